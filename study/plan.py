@@ -1,0 +1,224 @@
+"""The frozen question: what is compared, on which data, for which budget, and what the budget buys.
+
+A Plan is written to ``plan.json`` before the first trial. The arithmetic of shares is here, so that
+``--plan`` and the study use the same numbers.
+"""
+
+import dataclasses
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+FILE = "plan.json"
+BASELINE_RUNS = 3
+TUNING_RUNS_FLOOR = 8
+"""Full-run equivalents of tuning per arm under which no search deserves the name (method.md 2.2)."""
+CONFIRM_FLOOR = 3
+"""Confirmation runs per arm under which no plan is made (method.md 2.3)."""
+CONFIRM_CEILING = 20
+CONFIRM_SHARE = 0.2
+"""Part of an arm's share that is set apart for confirmation, before anything else."""
+MARGIN = 1.1
+"""Full runs are reserved at this multiple of their measured cost, since machines are noisy."""
+REDUCTION = 3
+"""ASHA's reduction factor: the best third of a rung goes on."""
+
+
+class PlanError(ValueError):
+    """A question that cannot be asked like this; the message says what is allowed instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Resource-seconds of one kind: ``8gpu-hours``, ``20cpu-minutes``."""
+
+    seconds: float
+    resource: Literal["gpu", "cpu"]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises PlanError for anything that is no positive, sane amount with a known unit."""
+        match = re.fullmatch(
+            r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(gpu|cpu)-?(hour|minute)s?\s*", text.lower()
+        )
+        if match is None:
+            raise PlanError(
+                f"budget {text!r} is not understood: give a positive number and one of gpu-hours, "
+                "gpu-minutes, cpu-hours, cpu-minutes, as in 8gpu-hours or 10cpu-minutes"
+            )
+        amount, resource, unit = match.groups()
+        seconds = float(amount) * (3600 if unit == "hour" else 60)
+        if not 0 < seconds <= 1e6 * 3600:
+            raise PlanError(f"budget {text!r} is out of range: above 0 and at most a million hours")
+        return cls(seconds=seconds, resource="gpu" if resource == "gpu" else "cpu")
+
+    def __str__(self) -> str:
+        hours = self.seconds / 3600
+        amount, unit = (
+            (hours, "hours") if hours >= 1 and hours == round(hours, 2) else (self.seconds / 60, "minutes")
+        )
+        return f"{amount:.10g}{self.resource}-{unit}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCard:
+    """What the study knows of its images without opening the sealed test part."""
+
+    spec: str
+    """As given: ``cifar10``, ``digits``, ``folder:PATH``."""
+    classes: tuple[str, ...]
+    train: int
+    """Images in the training pool, validation included."""
+    test: int
+    size: int
+    """Pixels per side."""
+    channels: int
+    fingerprint: str
+    """SHA-256 over all images and labels, test included."""
+    note: str = ""
+    """How the images were made square, or the test part set apart, when the study had to choose."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Complexity and measured speed of one arm at its default setting."""
+
+    params: int
+    macs: int
+    """Multiply-accumulates of one forward pass of one image."""
+    images_per_second: float
+    """Training, forward + backward + step, on what one trial holds."""
+    eval_images_per_second: float
+    peak_bytes: int
+    """Peak memory of training: device memory on a GPU, resident memory of the process on a CPU."""
+    startup_seconds: float
+    """From the grant of the resource to the first training step on a fresh worker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What every trial holds, and how many run side by side."""
+
+    resource: Literal["gpu", "cpu"]
+    slots: int
+    fraction: float
+    """Of one GPU, or CPU cores, that a trial holds: the factor between wall and resource-seconds."""
+    threads: int
+    """CPU threads per trial."""
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The whole question. Two studies with equal plans ask the same thing of the same machine."""
+
+    arms: tuple[str, ...]
+    data: DataCard
+    budget: Budget
+    epochs: int
+    rope: float
+    """Half-width of the region of practical equivalence, as a fraction of accuracy."""
+    seed: int
+    val_fraction: float
+    batch_sizes: tuple[int, ...]
+    """Options of the shared batch-size axis that every arm can hold in memory."""
+    audits: dict[str, Audit]
+    machine: Machine
+    probe_cost: dict[str, float]
+    """Resource-seconds already spent on measuring each arm."""
+    command: str
+    versions: dict[str, str]
+    code: str
+    """SHA-256 over the source of ``study`` and ``search_spaces``."""
+
+    @property
+    def share(self) -> float:
+        """Resource-seconds per arm, all phases together."""
+        return self.budget.seconds / len(self.arms)
+
+    @property
+    def train_images(self) -> int:
+        """Images that one run trains on."""
+        return self.data.train - self.val_images
+
+    @property
+    def val_images(self) -> int:
+        return max(len(self.data.classes), round(self.val_fraction * self.data.train))
+
+    def epoch_cost(self, arm: str) -> float:
+        """Estimated resource-seconds of one epoch with its validation."""
+        audit = self.audits[arm]
+        wall = self.train_images / audit.images_per_second + self.val_images / audit.eval_images_per_second
+        return wall * self.machine.fraction
+
+    def test_cost(self, arm: str) -> float:
+        """Estimated resource-seconds of scoring one net on the test set."""
+        return self.data.test / self.audits[arm].eval_images_per_second * self.machine.fraction
+
+    def full_run(self, arm: str) -> float:
+        """Estimated resource-seconds of one full-length run, its test score included."""
+        return self.epochs * self.epoch_cost(arm) + self.test_cost(arm)
+
+    @property
+    def full_runs(self) -> float:
+        """Full-length runs that one arm's share buys, counted for the dearest arm."""
+        return self.share / max(self.full_run(a) for a in self.arms)
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Epochs at which ASHA decides, ascending; the full length is not among them."""
+        return rungs(self.epochs)
+
+    @property
+    def candidates(self) -> int:
+        """Settings per arm that enter selection."""
+        return 4 if self.full_runs >= 40 else 2
+
+    @property
+    def select_runs(self) -> int:
+        """Selection runs per arm: m x 1, then two more for the best two (four: 4 + 4, two: 2 x 2)."""
+        return 8 if self.candidates == 4 else 4
+
+    @property
+    def confirm_reserved(self) -> int:
+        """Confirmation runs per arm for which cost is set apart before the search."""
+        return min(CONFIRM_CEILING, max(CONFIRM_FLOOR, math.floor(CONFIRM_SHARE * self.full_runs)))
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Raises PlanError when the file is not a plan of this version."""
+        try:
+            return cls.from_dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise PlanError(f"{path} is no plan of this version: {error}") from error
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> Self:
+        data = {**body["data"], "classes": tuple(body["data"]["classes"])}
+        return cls(
+            **{
+                **body,
+                "arms": tuple(body["arms"]),
+                "batch_sizes": tuple(body["batch_sizes"]),
+                "data": DataCard(**data),
+                "budget": Budget(**body["budget"]),
+                "audits": {arm: Audit(**audit) for arm, audit in body["audits"].items()},
+                "machine": Machine(**body["machine"]),
+            }
+        )
+
+
+def rungs(epochs: int) -> tuple[int, ...]:
+    """A third of the run, a third of that, ... down to one epoch (at most three rungs)."""
+    found: list[int] = []
+    rung = epochs // REDUCTION
+    while rung >= 1 and len(found) < 3:
+        found.insert(0, rung)
+        rung //= REDUCTION
+    return tuple(found)

@@ -1,0 +1,176 @@
+"""What is ever written down: frozen records of decisions, measures and costs.
+
+Standard library only, so that the report can be rebuilt on a machine that has neither torch nor Ray.
+Units: accuracy is a fraction in [0, 1]; ``cost`` is resource-seconds (fraction of a GPU or CPU core
+held x wall seconds held, start-up included); plain ``seconds`` are wall seconds.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+Scalar = bool | int | float | str
+Config = dict[str, Scalar]
+
+Phase = Literal["probe", "baseline", "search", "select", "confirm", "test"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+State = Literal["finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training run as it was decided: with the Plan, enough to run it again to the last digit."""
+
+    id: str
+    arm: str
+    phase: Phase
+    index: int
+    """Position among the arm's trials of this phase, from 0."""
+    island: int
+    """Which independent search of the arm it belongs to (0 outside the search)."""
+    config: Config
+    seed: int
+    """Fixes initialisation, order and augmentation."""
+    split_seed: int
+    """Fixes which images of the training pool are held out for validation."""
+    epochs: int
+    """Length of the full run that the schedule is made for, also when it is stopped before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One pass over the training images and its measures."""
+
+    trial: str
+    epoch: int
+    """Passes done so far, from 1."""
+    train_loss: float
+    train_accuracy: float
+    """Running accuracy on the augmented images as they were trained on."""
+    val_loss: float
+    val_accuracy: float
+    train_seconds: float
+    eval_seconds: float
+    cost: float = 0.0
+    """Resource-seconds that the trial had held when this report came in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a trial ended. ``stopped`` is the study's decision, ``failed`` the trial's own end."""
+
+    trial: str
+    state: State
+    reason: str
+    """``full length``, ``asha: ...``, ``budget: ...``, ``diverged: ...``, ``error: ...``, ``interrupted``."""
+    epochs: int
+    cost: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Resource-seconds held for an arm outside any trial: measuring it, or scoring its nets."""
+
+    arm: str
+    phase: Phase
+    what: str
+    cost: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """The tuning share, fixed once full runs have really been timed: equal for every arm."""
+
+    per_arm: float
+    """Resource-seconds of search per arm."""
+    full_run: dict[str, float]
+    """Measured resource-seconds of one full-length run, per arm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The one setting of an arm that goes to confirmation, and why."""
+
+    config: Config
+    trials: tuple[str, ...]
+    """Selection runs of this setting."""
+    val_accuracy: float
+    """Their mean validation accuracy on fresh splits."""
+    runs: int
+    """Fresh-seed confirmation runs that the arm's share still pays for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What is confirmed, written before the test set may be opened."""
+
+    choices: dict[str, Choice]
+    sha256: str
+    """Hash of the choices, quoted by every later record that opens the test set."""
+
+    @staticmethod
+    def of(choices: dict[str, Choice]) -> "Manifest":
+        return Manifest(choices=choices, sha256=_sha256({a: asdict(c) for a, c in choices.items()}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestOpened:
+    """The sealed test set was opened, once, for these trials' nets together."""
+
+    __test__ = False
+    manifest: str
+    trials: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A net's score on the test set; its predictions lie in ``predictions/<trial>.npz``."""
+
+    trial: str
+    test_accuracy: float
+
+
+Record = Trial | Epoch | Outcome | Cost | Tuning | Manifest | TestOpened | Scored
+
+
+def asdict(record: Any) -> dict[str, Any]:
+    """The record as plain JSON values."""
+    plain = dataclasses.asdict(record)
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in plain.items()}
+
+
+def encode(record: Record) -> str:
+    """One JSON line, without the newline. Raises ValueError for a non-finite number."""
+    body = {"record": type(record).__name__, **asdict(record)}
+    return json.dumps(body, allow_nan=False, separators=(",", ":"))
+
+
+def decode(line: str) -> Record:
+    """The record a line was made from. Raises ValueError when the line is not one of ours."""
+    try:
+        body = json.loads(line)
+        kind = _KINDS[body.pop("record")]
+        if kind is Manifest:
+            body["choices"] = {
+                arm: Choice(**{**c, "trials": tuple(c["trials"])}) for arm, c in body["choices"].items()
+            }
+        if kind is TestOpened:
+            body["trials"] = tuple(body["trials"])
+        record: Record = kind(**body)
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"not a record of ours: {error}") from error
+    return record
+
+
+def setting(config: Config) -> str:
+    """A short name for a Config, the same for equal ones, to group runs by setting."""
+    return _sha256(config)[:10]
+
+
+_KINDS: dict[str, Any] = {k.__name__: k for k in get_args(Record)}
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
