@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 FILE = "plan.json"
 BASELINE_RUNS = 3
+SELECT_FLOOR = 4
 TUNING_RUNS_FLOOR = 8
 """Full-run equivalents of tuning per arm under which no search deserves the name (method.md 2.2)."""
 CONFIRM_FLOOR = 3
@@ -25,6 +26,10 @@ MARGIN = 1.1
 """Full runs are reserved at this multiple of their measured cost, since machines are noisy."""
 REDUCTION = 3
 """ASHA's reduction factor: the best third of a rung goes on."""
+EPOCHS = (3, 50)
+"""Shortest and longest full run that is chosen without ``--epochs``; 50 is the seed post's length."""
+AIM = 24
+"""Full runs per arm that a chosen length leaves room for."""
 
 
 class PlanError(ValueError):
@@ -163,9 +168,33 @@ class Plan:
         return self.epochs * self.epoch_cost(arm) + self.test_cost(arm)
 
     @property
+    def startup(self) -> float:
+        """Resource-seconds per arm that go by while every slot's worker imports torch."""
+        seconds = max(a.startup_seconds for a in self.audits.values())
+        return seconds * self.machine.slots * self.machine.fraction / len(self.arms)
+
+    @property
+    def overhead(self) -> float:
+        """Resource-seconds per arm that no run gets: measuring, starting workers for trials and for the test."""
+        return max(self.probe_cost.values()) + 2 * self.startup
+
+    @property
     def full_runs(self) -> float:
         """Full-length runs that one arm's share buys, counted for the dearest arm."""
-        return self.share / max(self.full_run(a) for a in self.arms)
+        return (self.share - self.overhead) / max(self.full_run(a) for a in self.arms)
+
+    @property
+    def tuning_runs(self) -> float:
+        """Full-run equivalents per arm that are left for the search."""
+        return self.full_runs - BASELINE_RUNS - MARGIN * (self.select_runs + self.confirm_reserved)
+
+    @property
+    def smallest_budget(self) -> Budget:
+        """The smallest budget at which this question, with runs of this length, can be asked."""
+        runs = BASELINE_RUNS + TUNING_RUNS_FLOOR + MARGIN * (SELECT_FLOOR + CONFIRM_FLOOR)
+        share = self.overhead + runs * max(self.full_run(a) for a in self.arms)
+        minutes = math.ceil(1.02 * share * len(self.arms) / 60)
+        return Budget(seconds=60.0 * minutes, resource=self.budget.resource)
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -180,7 +209,7 @@ class Plan:
     @property
     def select_runs(self) -> int:
         """Selection runs per arm: m x 1, then two more for the best two (four: 4 + 4, two: 2 x 2)."""
-        return 8 if self.candidates == 4 else 4
+        return 8 if self.candidates == 4 else SELECT_FLOOR
 
     @property
     def confirm_reserved(self) -> int:
@@ -212,6 +241,26 @@ class Plan:
                 "machine": Machine(**body["machine"]),
             }
         )
+
+
+def with_length(plan: Plan, epochs: int | None) -> Plan:
+    """The plan with full runs of ``epochs``; without one, the longest that leaves room for ``AIM`` of them.
+
+    Raises PlanError, naming the smallest budget that would do, when too few runs would be left.
+    """
+    if epochs is None:
+        left = (plan.share - plan.overhead) / AIM
+        affordable = min((left - plan.test_cost(arm)) / plan.epoch_cost(arm) for arm in plan.arms)
+        epochs = max(EPOCHS[0], min(EPOCHS[1], math.floor(affordable)))
+    plan = dataclasses.replace(plan, epochs=epochs)
+    if plan.tuning_runs < TUNING_RUNS_FLOOR:
+        raise PlanError(
+            f"a budget of {plan.budget} is too small: it buys each arm {max(0.0, plan.full_runs):.1f} full runs of "
+            f"{epochs} epochs, of which {max(0.0, plan.tuning_runs):.1f} would be left for the search, and a search "
+            f"of fewer than {TUNING_RUNS_FLOOR} says little. The smallest that would do: --budget {plan.smallest_budget}"
+            + (" (or fewer --epochs)" if epochs > EPOCHS[0] else "")
+        )
+    return plan
 
 
 def rungs(epochs: int) -> tuple[int, ...]:

@@ -1,0 +1,277 @@
+"""A data set as uint8 arrays in memory: the training pool in the open, the test part sealed in a file.
+
+``prepare`` decodes everything once, on the driver. What it hands out has no test images: ``seal``
+writes them to a file and forgets them, and ``unseal`` is the only reader of that file, which asks for
+the manifest of confirmed settings. Same data, same seed: same arrays, same fingerprint.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.images import SUFFIXES, DataError, Images, decode_all, shown
+from study.plan import DataCard
+from study.records import Manifest
+
+__all__ = ["DataError", "Images", "Prepared", "names", "prepare", "split", "unseal"]
+
+CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+"""Our names -> torchvision's classes."""
+SMALLEST_CLASS = 3
+"""Images per class under which training, validation and test cannot all have one."""
+
+
+class Prepared:
+    """What the study may know of its data: ``card`` and ``train``. The test part can only be sealed."""
+
+    def __init__(
+        self, *, spec: str, classes: tuple[str, ...], train: Images, test: Images, note: str = ""
+    ) -> None:
+        self.train = train
+        self._test: Images | None = test
+        self.card = DataCard(
+            spec=spec,
+            classes=classes,
+            train=len(train),
+            test=len(test),
+            size=train.pixels.shape[-1],
+            channels=train.pixels.shape[1],
+            fingerprint=_digest(train, test, classes=classes),
+            note=note,
+        )
+
+    def seal(self, path: Path) -> None:
+        """Write the test part to ``path`` (.npz, all or nothing) and forget it.
+
+        Raises DataError when it is sealed already or the file cannot be written.
+        """
+        if self._test is None:
+            raise DataError("the test part is sealed already: prepare the data again to seal it elsewhere")
+        test = self._test
+        partial = path.with_name(path.name + ".partial")
+        try:
+            with partial.open("wb") as file:
+                np.savez(
+                    file,
+                    pixels=test.pixels,
+                    labels=test.labels,
+                    sha256=np.array(_digest(test), dtype=np.str_),
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError as error:
+            raise DataError(f"the sealed test part cannot be written to {path}: {error}") from error
+        self._test = None
+
+
+def names() -> list[str]:
+    """What ``prepare`` understands."""
+    return [*CIFAR, "digits", "folder:PATH"]
+
+
+def prepare(spec: str, *, seed: int, root: Path) -> Prepared:
+    """Decode the data set that ``spec`` names, one of ``names()``.
+
+    ``seed`` decides which images become the test part where the data set brings none; ``root`` is the
+    folder that downloads go to. Raises DataError.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "folder" and rest:
+        return _folder(spec, rest, seed)
+    if spec == "digits":
+        return _digits(seed)
+    if spec in CIFAR:
+        return _cifar(spec, root)
+    raise DataError(
+        f"no data set {spec!r}. There are: {', '.join(names())}, where PATH is a folder that holds "
+        "train/<class>/<image>"
+    )
+
+
+def unseal(path: Path, manifest: Manifest) -> Images:
+    """The test part that ``Prepared.seal`` wrote to ``path``.
+
+    Raises DataError without a valid manifest, or when the file is not what was sealed.
+    """
+    if not isinstance(manifest, Manifest) or manifest.sha256 != Manifest.of(manifest.choices).sha256:
+        raise DataError(
+            "the test part stays sealed until every arm has its confirmed setting: its manifest is missing "
+            "or was changed after it was written"
+        )
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            test = Images(file["pixels"], file["labels"])
+            sealed = str(file["sha256"])
+    except Exception as error:  # a damaged archive fails in many ways, and all mean the same
+        raise DataError(f"the sealed test part {path} cannot be read: {error}") from error
+    if sealed != _digest(test):
+        raise DataError(f"the sealed test part {path} is not what was sealed: start a new study")
+    return test
+
+
+def split(labels: NDArray[np.int64], *, val: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions to train on and to validate on, ascending: exactly ``val`` of them in the second.
+
+    Stratified: each class gives its share, rounded so that the sum fits, and has at least one image on
+    both sides. Raises DataError where that cannot be.
+    """
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if counts.min(initial=2) < 2 or not 1 <= len(counts) <= val <= len(labels) - len(counts):
+        raise DataError(
+            f"{len(labels)} images of {len(counts)} classes (the rarest has {counts.min(initial=0)}) cannot be split "
+            f"into {len(labels) - val} and {val} with one of each class on both sides"
+        )
+    rng = np.random.default_rng(seed)
+    quota = val * counts / len(labels) + rng.uniform(0, 1e-6, len(counts))  # equal remainders: by lot
+    taken = np.clip(np.floor(quota).astype(np.int64), 1, counts - 1)
+    while (missing := val - taken.sum()) != 0:
+        movable = taken < counts - 1 if missing > 0 else taken > 1
+        want = np.where(movable, (quota - taken) * np.sign(missing), -np.inf)
+        taken[want.argmax()] += np.sign(missing)
+    held_out = np.zeros(len(labels), dtype=np.bool_)
+    for label, count in enumerate(taken):
+        held_out[rng.permutation(np.flatnonzero(classes == label))[:count]] = True
+    return np.flatnonzero(~held_out).astype(np.int64), np.flatnonzero(held_out).astype(np.int64)
+
+
+def _digits(seed: int) -> Prepared:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
+    pool = Images(pixels, digits.target.astype(np.int64))
+    return _set_apart("digits", tuple("0123456789"), pool, share=0.2, seed=seed, notes=[])
+
+
+def _cifar(spec: str, root: Path) -> Prepared:
+    from torchvision import datasets
+
+    source = getattr(datasets, CIFAR[spec])
+    try:
+        parts = [source(root, train=train, download=True) for train in (True, False)]
+    except Exception as error:  # no network, no disk, a damaged archive: all end in the same advice
+        raise DataError(
+            f"{spec} could not be fetched: {error}. Put {source.filename} from {source.url} into {root}, "
+            "or study images of your own by folder:PATH"
+        ) from error
+    train, test = (
+        Images(
+            np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), np.asarray(part.targets, dtype=np.int64)
+        )
+        for part in parts
+    )
+    return Prepared(spec=spec, classes=tuple(parts[0].classes), train=train, test=test)
+
+
+def _set_apart(
+    spec: str, classes: tuple[str, ...], pool: Images, *, share: float, seed: int, notes: Sequence[str]
+) -> Prepared:
+    """Make a test part out of the pool where the data set brings none."""
+    _check_classes(spec, classes, pool.labels)
+    train, test = split(pool.labels, val=max(len(classes), round(share * len(pool))), seed=seed)
+    told = f"no test part of its own: {share:.0%} of each class set apart as the test, by seed {seed}"
+    return Prepared(
+        spec=spec,
+        classes=classes,
+        train=pool.take(train),
+        test=pool.take(test),
+        note="; ".join([*notes, told]),
+    )
+
+
+def _folder(spec: str, given: str, seed: int) -> Prepared:
+    notes: list[str] = []
+    try:
+        path = Path(given).expanduser()
+        train = _listing(path / "train", None)
+        part = next((path / name for name in ("test", "val") if _class_folders(path / name)), None)
+        test = _listing(part, train.classes) if part else None
+    except (OSError, RuntimeError) as error:  # RuntimeError: no such user's home
+        raise DataError(f"{shown(given)} cannot be listed: {error}") from error
+    if not test and (path / "test").is_dir():
+        raise DataError(
+            f"{shown(path / 'test')} holds no class folders: give it the classes of train/, or remove it and a "
+            "tenth of train/ is set apart"
+        )
+    _check_classes(spec, train.classes, train.labels)
+    listings = [train, test] if test else [train]
+    if skipped := sum(listing.skipped for listing in listings):
+        notes.append(f"{skipped} entries that are no images skipped")
+    if test and part:
+        absent = sorted({train.classes[i] for i in set(train.labels) - set(test.labels)})
+        notes += ["val/ is the test part"] if part.name == "val" else []
+        notes += ["val/ is left unused"] if part.name == "test" and _class_folders(path / "val") else []
+        notes += [f"no test images of {', '.join(absent)}"] if absent else []
+    pools, note = decode_all([listing.files for listing in listings])
+    notes += [note] if note else []
+    images = [
+        Images(pixels, np.asarray(listing.labels, dtype=np.int64))
+        for pixels, listing in zip(pools, listings, strict=True)
+    ]
+    if not test:
+        return _set_apart(spec, train.classes, images[0], share=0.1, seed=seed, notes=notes)
+    return Prepared(spec=spec, classes=train.classes, train=images[0], test=images[1], note="; ".join(notes))
+
+
+@dataclass(frozen=True)
+class _Listing:
+    classes: tuple[str, ...]
+    files: list[Path]
+    labels: list[int]
+    skipped: int
+
+
+def _class_folders(part: Path) -> list[Path]:
+    if not part.is_dir():
+        return []
+    return sorted(p for p in part.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _listing(part: Path, known: tuple[str, ...] | None) -> _Listing:
+    """The images of ``part/<class>/``, by name; classes beyond ``known`` are refused."""
+    folders = _class_folders(part)
+    if not folders:
+        raise DataError(
+            f"{shown(part)} {'holds no class folders' if part.is_dir() else 'is no folder'}: the images are "
+            "looked for in train/<class>/ and test/<class>/ under the path that is given"
+        )
+    classes = known or tuple(shown(p.name) for p in folders)
+    if extra := sorted({shown(p.name) for p in folders} - set(classes)):
+        raise DataError(f"{shown(part)} has classes that train/ has not: {', '.join(extra)}. Remove them")
+    files: list[Path] = []
+    labels: list[int] = []
+    skipped = 0
+    for folder in folders:
+        entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+        images = [p for p in entries if p.suffix.lower() in SUFFIXES and not p.is_dir()]
+        skipped += len(entries) - len(images)
+        files += images
+        labels += [classes.index(shown(folder.name))] * len(images)
+    if not files:
+        raise DataError(f"{shown(part)} holds no images; known suffixes: {' '.join(sorted(SUFFIXES))}")
+    return _Listing(classes, files, labels, skipped)
+
+
+def _check_classes(spec: str, classes: tuple[str, ...], labels: Sequence[int] | NDArray[np.int64]) -> None:
+    if len(classes) < 2:
+        raise DataError(f"{spec} has one class, {classes[0]!r}: at least two are needed to tell apart")
+    counts = np.bincount(labels, minlength=len(classes))
+    if counts.min() < SMALLEST_CLASS:
+        raise DataError(
+            f"{spec} has {counts.min()} training images of class {classes[counts.argmin()]!r}: at least "
+            f"{SMALLEST_CLASS} of each class are needed. Add some, or remove the class"
+        )
+
+
+def _digest(*parts: Images, classes: tuple[str, ...] = ()) -> str:
+    sha = hashlib.sha256(repr((classes, [part.pixels.shape for part in parts])).encode())
+    for part in parts:
+        sha.update(part.pixels.data)
+        sha.update(part.labels.astype("<i8").tobytes())
+    return sha.hexdigest()

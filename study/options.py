@@ -1,0 +1,192 @@
+"""The command line: few flags, each checked once, with a message that says what would work.
+
+Imports no torch and no Ray, so that ``--help`` and a wrong flag answer at once.
+"""
+
+import argparse
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, Self
+
+import search_spaces
+from study.plan import FILE, Budget, PlanError
+
+DEFAULT_ARMS = {"gpu": ("resnet50", "resnext50"), "cpu": ("small_resnet", "small_resnext")}
+
+DESCRIPTION = (
+    "Which architecture is better on my images, when each is tuned equally well, and how sure are we?"
+)
+EXAMPLES = """\
+examples:
+  python study/run.py --budget 10cpu-minutes --data digits
+      a first study on a laptop: small arms, images that come with scikit-learn
+  python study/run.py --budget 8gpu-hours
+      resnet50 against resnext50 on CIFAR-10 (downloaded once into data/)
+  python study/run.py --budget 8gpu-hours --data folder:my-images --plan
+      what a study of your own images (train/<class>/*, test/<class>/*) would do; runs nothing
+  python study/run.py --budget 60cpu-minutes --arms tiny_resnet,tiny_resnext,small_resnet
+      any arms of search_spaces/, two or more; a new file there is a new arm
+
+exit codes: 0 done, 2 bad input, 3 could not finish, 130 interrupted
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user asked for, valid as far as that can be known without torch, data and Ray."""
+
+    budget: Budget
+    arms: tuple[str, ...]
+    data: str
+    epochs: int | None
+    rope: float
+    """As a fraction of accuracy."""
+    seed: int
+    out: Path
+    plan_only: bool
+    address: str | None
+    notes: tuple[str, ...]
+    """What was chosen for the user, to be said."""
+    command: str
+
+    @classmethod
+    def parse(cls, argv: list[str]) -> Self:
+        """Exits with code 2 and one sentence for anything that cannot work."""
+        parser = _parser()
+        given = parser.parse_args(argv)
+        try:
+            budget = Budget.parse(given.budget)
+            arms = _arms(given.arms, budget)
+        except PlanError as error:
+            parser.error(str(error))
+        if given.epochs is not None and not 1 <= given.epochs <= 10_000:
+            parser.error(
+                f"--epochs {given.epochs} is out of range: from 1 to 10000 passes over the training images"
+            )
+        if not 0 < given.rope <= 20:
+            parser.error(f"--rope {given.rope:g} is out of range: above 0 and at most 20 accuracy points")
+        if not 0 <= given.seed < 2**31:
+            parser.error(f"--seed {given.seed} is out of range: from 0 to {2**31 - 1}")
+        out = Path(given.out) if given.out else Path("runs") / _run_name(given.data)
+        if not given.plan:
+            _check_out(parser, out)
+        notes = (
+            []
+            if given.arms
+            else [f"no --arms given: a {budget.resource} budget compares {' with '.join(arms)}"]
+        )
+        return cls(
+            budget=budget,
+            arms=arms,
+            data=given.data,
+            epochs=given.epochs,
+            rope=given.rope / 100,
+            seed=given.seed,
+            out=out,
+            plan_only=given.plan,
+            address=given.address,
+            notes=tuple(notes),
+            command=_command(budget, arms, given),
+        )
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with an error that is one readable line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n(python study/run.py --help shows examples)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python study/run.py",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    question = parser.add_argument_group("the question")
+    question.add_argument(
+        "--budget", required=True, metavar="AMOUNT",
+        help="what the whole study may cost, as in 8gpu-hours, 90gpu-minutes, 2cpu-hours, 10cpu-minutes "
+        "(fraction of a GPU or core held x time held)",
+    )  # fmt: skip
+    question.add_argument(
+        "--arms", metavar="A,B",
+        help="architectures, two or more (default: resnet50,resnext50 on GPUs, small_resnet,small_resnext on CPUs). "
+        f"There are: {', '.join(search_spaces.names())}",
+    )  # fmt: skip
+    question.add_argument(
+        "--data", default="cifar10", metavar="NAME",
+        help="cifar10 (default), cifar100, digits, or folder:PATH with train/<class>/* and test/<class>/*",
+    )  # fmt: skip
+    question.add_argument(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="length of a full run (default: what the budget allows, 3 to 50)",
+    )
+    question.add_argument(
+        "--rope", type=float, default=0.5, metavar="POINTS",
+        help="accuracy difference that would not matter to you, in points (default 0.5)",
+    )  # fmt: skip
+    question.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default 0)")
+    running = parser.add_argument_group("running it")
+    running.add_argument(
+        "--out", metavar="DIR", help="where the study is written (default: runs/<time>-<data>)"
+    )
+    running.add_argument(
+        "--plan", action="store_true", help="measure the arms, print what would be run, run nothing"
+    )
+    running.add_argument(
+        "--address", metavar="HOST:PORT", help="an existing Ray cluster (default: this machine)"
+    )
+    return parser
+
+
+def _arms(given: str | None, budget: Budget) -> tuple[str, ...]:
+    if given is None:
+        return DEFAULT_ARMS[budget.resource]
+    arms = tuple(name.strip() for name in given.split(",") if name.strip())
+    known = search_spaces.names()
+    for name in arms:
+        if name not in known:
+            raise PlanError(
+                f"no arm {name!r}. There are: {', '.join(known)}. A new file search_spaces/{name}.py would define it"
+            )
+    if len(arms) < 2 or len(set(arms)) != len(arms):
+        raise PlanError(
+            f"--arms {given!r}: a comparison needs two or more different arms, as in --arms {known[0]},{known[1]}"
+        )
+    return arms
+
+
+def _check_out(parser: argparse.ArgumentParser, out: Path) -> None:
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            what = "a study" if (out / FILE).exists() else "something else"
+            parser.error(
+                f"--out {out} holds {what} already and is left as it is: give another directory"
+                + (f"; python -m analysis {out} shows that study" if what == "a study" else "")
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        parser.error(f"--out {out} cannot be written: {error.strerror}")
+
+
+def _run_name(data: str) -> str:
+    stem = Path(data.removeprefix("folder:")).name or "images"
+    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
+    return f"{datetime.datetime.now().strftime('%Y%m%d-%H%M%S')}-{safe}"
+
+
+def _command(budget: Budget, arms: tuple[str, ...], given: argparse.Namespace) -> str:
+    """The command that asks the same question again, with every default spelled out but the length."""
+    parts = ["python study/run.py", f"--budget {budget}", f"--arms {','.join(arms)}", f"--data {given.data}"]
+    if given.epochs is not None:
+        parts.append(f"--epochs {given.epochs}")
+    return " ".join([*parts, f"--rope {given.rope:g}", f"--seed {given.seed}"])

@@ -1,0 +1,237 @@
+"""The command: parse -> measure -> plan -> trials -> open the test -> report. Composition only."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # else study/ itself would be on the path, and `import study` would fail
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import hashlib
+import importlib.metadata
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import search_spaces
+from analysis.words import duration
+from search_spaces import Arm, ArmError
+from study import ledger as ledgers
+from study import plan as plans
+from study.confirm import StudyError
+from study.options import Options
+from study.plan import Audit, Budget, Plan, PlanError
+from study.records import Cost
+
+if TYPE_CHECKING:
+    from study.data import Prepared
+
+DONE, BAD_INPUT, UNFINISHED, INTERRUPTED = 0, 2, 3, 130
+SEALED = "sealed_test.npz"
+VAL_FRACTION = 0.1
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "scipy")
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = Options.parse(sys.argv[1:] if argv is None else argv)
+    console = Console(
+        width=None if sys.stdout.isatty() else 120, soft_wrap=not sys.stdout.isatty(), highlight=False
+    )
+    for note in options.notes:
+        console.print(f"note: {escape(note)}")
+    with ExitStack() as cleanup:
+        home = options.out
+        if options.plan_only:
+            home = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
+        try:
+            return _study(options, home, console)
+        except KeyboardInterrupt:
+            console.print(
+                f"interrupted; what was done is kept: python -m analysis {options.out} shows it", markup=False
+            )
+            return INTERRUPTED
+        except Exception as error:
+            code = _exit_code(error)
+            if code is None:
+                raise
+            Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
+            return code
+        finally:
+            if not (home / plans.FILE).exists():
+                shutil.rmtree(home, ignore_errors=True)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The exit code of an error that is the user's or the surroundings', None for a fault of ours."""
+    from analysis.evidence import EvidenceError
+    from study.cluster import ClusterError
+    from study.data import DataError
+
+    if isinstance(error, ArmError | PlanError | DataError):
+        return BAD_INPUT
+    if isinstance(error, ClusterError | StudyError | ledgers.LedgerError | EvidenceError):
+        return UNFINISHED
+    return None
+
+
+def _study(options: Options, home: Path, console: Console) -> int:
+    _need_gpu(options)
+
+    from study import data
+
+    prepared = data.prepare(options.data, seed=options.seed, root=Path("data"))
+    arms = {name: search_spaces.load(name) for name in options.arms}
+
+    import ray
+
+    from study import cluster
+
+    card = prepared.card
+    console.print(
+        f"data: {card.spec}, {card.train} images to train and validate on, {card.test} sealed for the test, "
+        f"{len(card.classes)} classes, {card.size} x {card.size} pixels. {card.note}",
+        markup=False,
+    )
+    dashboard = cluster.connect(options.address, home / cluster.LOG)
+    if dashboard:
+        console.print(f"Ray dashboard: {dashboard}")
+    try:
+        plan = _plan(options, arms, prepared, console)
+        _show(plan, console)
+        if options.plan_only:
+            return DONE
+        _run(plan, arms, prepared, home, console)
+    finally:
+        ray.shutdown()
+    from analysis import report
+
+    verdict = report.write(home)
+    console.print(f"\n{verdict.headline}", markup=False)
+    console.print(f"report: {home / 'report.html'}", markup=False)
+    return DONE
+
+
+def _need_gpu(options: Options) -> None:
+    if options.budget.resource != "gpu" or options.address:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        cpu = Budget(seconds=options.budget.seconds, resource="cpu")
+        raise PlanError(
+            f"a budget of {options.budget} needs a GPU, and this machine has none that torch can use. "
+            f"On the CPU this works: python study/run.py --budget 10cpu-minutes --data digits "
+            f"(or --budget {cpu} with --data {options.data}); a cluster's GPUs: --address HOST:PORT"
+        )
+
+
+def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", console: Console) -> Plan:
+    """Measure the arms and freeze the question. Raises PlanError when the budget is too small for it."""
+    from study import probe
+
+    console.print("measuring the arms ...")
+    survey = probe.survey(arms, prepared.card, options.budget)
+    _show_audit(survey.audits, console)
+    plan = Plan(
+        arms=options.arms,
+        data=prepared.card,
+        budget=options.budget,
+        epochs=options.epochs or plans.EPOCHS[0],
+        rope=options.rope,
+        seed=options.seed,
+        val_fraction=VAL_FRACTION,
+        batch_sizes=survey.batch_sizes,
+        audits=survey.audits,
+        machine=survey.machine,
+        probe_cost=survey.cost,
+        command=options.command,
+        versions=_versions(),
+        code=_code(),
+    )
+    return plans.with_length(plan, options.epochs)
+
+
+def _run(plan: Plan, arms: Mapping[str, Arm], prepared: "Prepared", home: Path, console: Console) -> None:
+    from study import cluster
+    from study.schedule import Schedule
+    from study.score import open_test
+    from study.view import View
+
+    with ledgers.Ledger(home / ledgers.FILE) as ledger:
+        plan.save(home / plans.FILE)
+        prepared.seal(home / SEALED)
+        for arm, cost in plan.probe_cost.items():
+            ledger.add(Cost(arm=arm, phase="probe", what="speed and memory", cost=cost))
+        schedule = Schedule(plan, ledger, arms)
+        try:
+            with View(schedule, console) as view:
+                weights = cluster.run_trials(schedule, prepared.train, home, view.tick)
+        except BaseException:
+            schedule.interrupt()
+            raise
+        console.print("opening the test set, once, for all arms together ...")
+        open_test(plan, ledger, home / SEALED, weights, home)
+
+
+def _show_audit(audits: Mapping[str, Audit], console: Console) -> None:
+    from study.probe import unmatched
+
+    table = Table(title="complexity audit (default settings)")
+    for column in ("arm", "parameters", "MACs per image", "images/s training", "peak memory"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for arm, audit in audits.items():
+        table.add_row(
+            arm,
+            f"{audit.params / 1e6:.2f} M",
+            f"{audit.macs / 1e6:.1f} M",
+            f"{audit.images_per_second:.0f}",
+            f"{audit.peak_bytes / 2**30:.1f} GiB",
+        )
+    console.print(table)
+    warning = unmatched(dict(audits))
+    if warning:
+        console.print(f"warning: {warning}", markup=False)
+
+
+def _show(plan: Plan, console: Console) -> None:
+    from analysis import planner
+
+    wall = plan.budget.seconds / (plan.machine.slots * plan.machine.fraction)
+    runs = ", ".join(f"{arm} {duration(plan.full_run(arm))}" for arm in plan.arms)
+    rungs = ", ".join(map(str, plan.rungs)) or "none"
+    promise = planner.promise(
+        runs=plan.confirm_reserved, images=plan.data.test, rope=plan.rope, arms=len(plan.arms)
+    )
+    console.print(
+        f"plan: {' against '.join(plan.arms)} for {plan.budget}, about {duration(wall)} of wall time, "
+        f"{plan.machine.slots} trials side by side ({plan.machine.name})\n"
+        f"  each arm gets {duration(plan.share)} of {plan.machine.resource} time = {plan.full_runs:.1f} full runs "
+        f"of {plan.epochs} epochs ({runs} each)\n"
+        f"  of these {plans.BASELINE_RUNS} for the post's fixed setting, about {plan.tuning_runs:.1f} for the search "
+        f"(ASHA decides at epochs {rungs}), {plan.select_runs} for selection and {plan.confirm_reserved} or more "
+        f"for confirmation\n  {promise}",
+        markup=False,
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
+
+
+def _code() -> str:
+    """SHA-256 over the source that the trials run."""
+    digest = hashlib.sha256()
+    for package in ("study", "search_spaces"):
+        for file in sorted((Path(__file__).parent.parent / package).glob("*.py")):
+            digest.update(f"{package}/{file.name}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

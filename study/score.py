@@ -1,0 +1,64 @@
+"""The one place that opens the sealed test set: once, after the manifest, for all arms together."""
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+import search_spaces
+from study.cluster import run_tasks
+from study.data import Images, unseal
+from study.ledger import Ledger
+from study.plan import Plan
+from study.records import Config, Cost, Scored, TestOpened
+from study.train import build, predict
+from study.worker import SCORED_PHASES, device_of, image_spec
+
+PREDICTIONS = "predictions"
+
+
+def open_test(plan: Plan, ledger: Ledger, sealed: Path, weights: Mapping[str, Path], out: Path) -> None:
+    """Score every kept net on the test set and store its predictions, ``predictions/<trial>.npz``.
+
+    Each file has ``labels`` and ``predictions`` (images,) int64 and ``probabilities`` (images, classes)
+    float16. The cost is booked per arm. Raises DataError when the sealed file is not as it was.
+    """
+    assert ledger.manifest is not None
+    test = unseal(sealed, ledger.manifest)
+    # arms in turn, so that each pays for as many starting processes as the others
+    nets = [[t for p in SCORED_PHASES for t in ledger.full_length(arm, p)] for arm in plan.arms]
+    trials = [t for turn in itertools.zip_longest(*nets) for t in turn if t is not None and t.id in weights]
+    ledger.add(TestOpened(manifest=ledger.manifest.sha256, trials=tuple(t.id for t in trials)))
+    (out / PREDICTIONS).mkdir(exist_ok=True)
+    shared = ray.put(test)
+    jobs = [(t.id, (plan, t.arm, t.config, str(weights[t.id]), shared)) for t in trials]
+    for trial_id, probabilities, held in run_tasks(probabilities_of, jobs, plan.machine):
+        predictions = probabilities.argmax(1)
+        _write(out / PREDICTIONS / f"{trial_id}.npz", test.labels, predictions, probabilities)
+        ledger.add(Cost(arm=ledger.trials[trial_id].arm, phase="test", what=trial_id, cost=held))
+        ledger.add(Scored(trial=trial_id, test_accuracy=float((predictions == test.labels).mean())))
+
+
+def probabilities_of(
+    plan: Plan, arm: str, config: Config, weights: str, test: Images
+) -> "np.ndarray[Any, Any]":
+    """Class probabilities, float32 (images, classes), of the net that ``weights`` belong to."""
+    device = device_of(plan.machine)
+    net = build(search_spaces.load(arm), config, image_spec(plan.data), seed=0, device=device)
+    net.load_state_dict(torch.load(weights, map_location=device, weights_only=True))
+    images = torch.from_numpy(test.pixels.copy()).to(device)
+    return predict(net, images, torch.arange(len(images), device=device)).cpu().numpy()
+
+
+def _write(path: Path, labels: Any, predictions: Any, probabilities: Any) -> None:
+    """The file is there whole or not at all."""
+    torn = path.with_suffix(".tmp")
+    with torn.open("wb") as file:
+        np.savez_compressed(
+            file, labels=labels, predictions=predictions, probabilities=probabilities.astype(np.float16)
+        )
+    torn.replace(path)

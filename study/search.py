@@ -1,0 +1,108 @@
+"""The search of one arm: its own Optuna study proposes, its own ASHA rungs stop.
+
+Arms never share a sampler or a rung: a joint search starves the slower starter and so picks the
+wrong architecture. This module is the only one that knows Optuna, and knows no Ray.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from search_spaces import Choice, Config, Float, Int, Scalar, Space
+from study.plan import REDUCTION
+from study.records import Epoch, Outcome
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Rungs:
+    """Asynchronous successive halving, stopping variant (Li et al. 2020, "A System for Massively Parallel
+    Hyperparameter Tuning", algorithm 2; the rule of Ray's AsyncHyperBandScheduler with one bracket).
+
+    At each rung a trial goes on when it is not below the best 1/``reduction`` of those that came
+    there before it; the first one always goes on.
+    """
+
+    def __init__(self, epochs: Iterable[int], *, reduction: int = REDUCTION) -> None:
+        self._keep = 1 - 1 / reduction
+        self._seen: dict[int, list[float]] = {epoch: [] for epoch in epochs}
+
+    def passes(self, epoch: int, accuracy: float) -> bool:
+        """Whether a trial with this validation accuracy after ``epoch`` goes on; remembers the score."""
+        seen = self._seen.get(epoch)
+        if seen is None:
+            return True
+        good = not seen or accuracy >= float(np.quantile(seen, self._keep))
+        seen.append(accuracy)
+        return good
+
+
+class ArmSearch:
+    """Ask for configs of one arm, and tell what became of them."""
+
+    def __init__(self, space: Space, default: Config, rungs: Iterable[int], *, seed: int) -> None:
+        self._space = space
+        self._rungs = Rungs(rungs)
+        sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
+        self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        self._study.enqueue_trial(default)
+        self._open: dict[str, optuna.Trial] = {}
+
+    def ask(self, trial_id: str) -> Config:
+        """The next Config: the arm's default first, then what its study suggests."""
+        trial = self._study.ask()
+        config: Config = {}
+        for name, axis in self._space.items():
+            if axis.active(config):
+                config[name] = _suggest(trial, name, axis)
+        self._open[trial_id] = trial
+        return config
+
+    def report(self, epoch: Epoch) -> bool:
+        """Tell a validation accuracy; False when ASHA stops the trial here."""
+        self._open[epoch.trial].report(epoch.val_accuracy, epoch.epoch)
+        return self._rungs.passes(epoch.epoch, epoch.val_accuracy)
+
+    def tell(self, outcome: Outcome, accuracy: float | None) -> None:
+        """Tell how a trial ended: complete, pruned (with its intermediate values) or failed.
+
+        A trial that the budget stopped stays running in the study: nothing was learnt against it.
+        """
+        trial = self._open.pop(outcome.trial)
+        if outcome.state == "finished" and accuracy is not None:
+            self._study.tell(trial, accuracy)
+        elif outcome.state == "failed":
+            self._study.tell(trial, state=TrialState.FAIL)
+        elif outcome.reason.startswith("asha"):
+            self._study.tell(trial, state=TrialState.PRUNED)
+
+    @property
+    def told(self) -> list[tuple[Config, str]]:
+        """Config and Optuna's state of every trial so far, in order."""
+        return [(dict(t.params), t.state.name) for t in self._study.get_trials(deepcopy=False)]
+
+
+def _suggest(trial: optuna.Trial, name: str, axis: Float | Int | Choice) -> Scalar:
+    match axis:
+        case Float():
+            return trial.suggest_float(name, axis.low, axis.high, log=axis.log)
+        case Int():
+            return trial.suggest_int(name, axis.low, axis.high, log=axis.log)
+        case Choice():
+            chosen: Scalar = trial.suggest_categorical(name, axis.options)  # type: ignore[assignment]
+            return chosen
+
+
+def restrict(space: Space, batch_sizes: tuple[int, ...]) -> Space:
+    """The space with the batch sizes that memory and data allow, the same for every arm.
+
+    A default that fell away is replaced by the largest option left.
+    """
+    axis = space["batch_size"]
+    if not isinstance(axis, Choice):
+        return space
+    options = tuple(option for option in axis.options if option in batch_sizes)
+    default = axis.default if axis.default in options else max(options, key=lambda o: float(o))
+    return {**space, "batch_size": Choice(options=options, default=default, when=axis.when)}
