@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import Choice, Config, Float, Int, Scalar, Space
 from study.plan import REDUCTION
@@ -79,9 +79,9 @@ class ArmSearch:
             self._study.tell(trial, state=TrialState.PRUNED)
 
     @property
-    def told(self) -> list[tuple[Config, str]]:
-        """Config and Optuna's state of every trial so far, in order."""
-        return [(dict(t.params), t.state.name) for t in self._study.get_trials(deepcopy=False)]
+    def told(self) -> list[FrozenTrial]:
+        """Optuna's own view of every trial so far, in the order they were asked for."""
+        return self._study.get_trials(deepcopy=False)
 
 
 def _suggest(trial: optuna.Trial, name: str, axis: Float | Int | Choice) -> Scalar:

@@ -1,0 +1,145 @@
+"""The ledger gives back what was written, and says plainly when it cannot be trusted."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from study.ledger import Ledger, LedgerError, read
+from study.records import (
+    Choice,
+    Cost,
+    Epoch,
+    Manifest,
+    Outcome,
+    Record,
+    Scored,
+    TestOpened,
+    Trial,
+    Tuning,
+    decode,
+    encode,
+)
+
+
+def a_trial(number: int = 0) -> Trial:
+    return Trial(
+        id=f"tiny_resnet-search-{number:04d}",
+        arm="tiny_resnet",
+        phase="search",
+        index=number,
+        island=0,
+        config={"lr": 0.1, "augment": "none"},
+        seed=1,
+        split_seed=2,
+        epochs=3,
+    )
+
+
+def an_epoch(trial: Trial, epoch: int, cost: float) -> Epoch:
+    return Epoch(
+        trial=trial.id,
+        epoch=epoch,
+        train_loss=1.0,
+        train_accuracy=0.5,
+        val_loss=1.1,
+        val_accuracy=0.4,
+        train_seconds=1.0,
+        eval_seconds=0.1,
+        cost=cost,
+    )
+
+
+def an_outcome(trial: Trial, cost: float) -> Outcome:
+    return Outcome(trial=trial.id, state="finished", reason="full length", epochs=3, cost=cost)
+
+
+CHOICE = Choice(config={"lr": 0.1}, trials=("a-select-0000", "a-select-0001"), val_accuracy=0.9, runs=5)
+EVERY_KIND: list[Record] = [
+    a_trial(),
+    an_epoch(a_trial(), 1, 2.0),
+    an_outcome(a_trial(), 3.0),
+    Cost(arm="a", phase="probe", what="speed", cost=1.0),
+    Tuning(per_arm=100.0, full_run={"a": 5.0}),
+    Manifest.of({"a": CHOICE}),
+    TestOpened(manifest="ff", trials=("a-confirm-0000",)),
+    Scored(trial="a-confirm-0000", test_accuracy=0.8),
+]
+
+
+@pytest.mark.parametrize("record", EVERY_KIND, ids=lambda r: type(r).__name__)
+def test_every_record_comes_back_as_it_was(record: Record) -> None:
+    assert decode(encode(record)) == record
+
+
+def test_a_number_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        encode(an_epoch(a_trial(), 1, math.nan))
+
+
+def test_spend_counts_every_second_once(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    done, open_ = a_trial(0), a_trial(1)
+    with Ledger(path) as ledger:
+        for record in (
+            done, an_epoch(done, 1, 4.0), an_epoch(done, 2, 7.0), an_outcome(done, 7.5),
+            open_, an_epoch(open_, 1, 2.0),
+            Cost(arm="tiny_resnet", phase="probe", what="speed", cost=1.0),
+        ):  # fmt: skip
+            ledger.add(record)
+        assert ledger.spent("tiny_resnet", "search") == pytest.approx(9.5)
+        assert ledger.spent("tiny_resnet") == pytest.approx(10.5)
+        assert [t.id for t in ledger.running("tiny_resnet", "search")] == [open_.id]
+    assert read(path).spent("tiny_resnet") == pytest.approx(10.5)
+
+
+def test_a_torn_last_line_is_left_out_with_a_notice(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    whole = "".join(encode(r) + "\n" for r in (a_trial(0), a_trial(1)))
+    path.write_text(whole[:-20])
+    history = read(path)
+    assert list(history.trials) == [a_trial(0).id]
+    assert "torn" in history.torn
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"not json", b'{"record":"Trial"}', b'{"record":"Nothing"}', b"[]", b"\xff\xfe", b'{"record":["a"]}'],
+)
+def test_any_other_damage_stops_with_its_line(tmp_path: Path, bad: bytes) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(encode(a_trial(0)).encode() + b"\n" + bad + b"\n")
+    with pytest.raises(LedgerError, match="line 2"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("records", "why"),
+    [
+        ([a_trial(), a_trial()], "twice"),
+        ([an_epoch(a_trial(), 1, 1.0)], "unknown trial"),
+        ([a_trial(), an_outcome(a_trial(), 1.0), an_epoch(a_trial(), 1, 1.0)], "ended already"),
+        ([a_trial(), an_epoch(a_trial(), 1, 5.0), an_epoch(a_trial(), 2, 4.0)], "gives back"),
+        ([Manifest.of({"a": CHOICE}), Manifest.of({"a": CHOICE})], "second manifest"),
+    ],
+)
+def test_a_contradiction_is_refused_and_not_written(tmp_path: Path, records: list[Record], why: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path) as ledger:
+        for record in records[:-1]:
+            ledger.add(record)
+        with pytest.raises(LedgerError, match=why):
+            ledger.add(records[-1])
+    assert len(path.read_text().splitlines()) == len(records) - 1
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path), pytest.raises(LedgerError, match="another process"):
+        Ledger(path)
+
+
+def test_a_manifest_is_named_by_its_content() -> None:
+    other = Choice(config={"lr": 0.2}, trials=CHOICE.trials, val_accuracy=0.9, runs=5)
+    assert Manifest.of({"a": CHOICE}).sha256 == Manifest.of({"a": CHOICE}).sha256
+    assert Manifest.of({"a": CHOICE}).sha256 != Manifest.of({"a": other}).sha256

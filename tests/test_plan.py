@@ -1,0 +1,118 @@
+"""Budgets parse and print, shares add up, and a plan on disk is the plan."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from study.plan import (
+    CONFIRM_FLOOR,
+    TUNING_RUNS_FLOOR,
+    Audit,
+    Budget,
+    DataCard,
+    Machine,
+    Plan,
+    PlanError,
+    rungs,
+    with_length,
+)
+
+AUDIT = Audit(
+    params=1000, macs=10_000, images_per_second=1000.0, eval_images_per_second=4000.0, peak_bytes=2**30,
+    startup_seconds=5.0,
+)  # fmt: skip
+PLAN = Plan(
+    arms=("a", "b"),
+    data=DataCard(
+        spec="digits", classes=("x", "y"), train=1000, test=200, size=8, channels=1, fingerprint="0" * 64
+    ),
+    budget=Budget.parse("10cpu-minutes"),
+    epochs=5,
+    rope=0.005,
+    seed=0,
+    val_fraction=0.1,
+    batch_sizes=(32, 64),
+    audits={"a": AUDIT, "b": dataclasses.replace(AUDIT, images_per_second=800.0)},
+    machine=Machine(resource="cpu", slots=2, fraction=1.0, threads=1, name="CPU x 2"),
+    probe_cost={"a": 10.0, "b": 11.0},
+    command="python study/run.py",
+    versions={"python": "3.11"},
+    code="0" * 64,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "resource", "printed"),
+    [
+        ("8gpu-hours", 28800, "gpu", "8gpu-hours"),
+        ("10cpu-minutes", 600, "cpu", "10cpu-minutes"),
+        ("1.5cpu-hours", 5400, "cpu", "1.5cpu-hours"),
+        ("90 GPU-minutes", 5400, "gpu", "1.5gpu-hours"),
+        ("1gpu-hour", 3600, "gpu", "1gpu-hours"),
+        (".5cpu-minutes", 30, "cpu", "0.5cpu-minutes"),
+    ],
+)
+def test_budgets_parse_and_print(text: str, seconds: float, resource: str, printed: str) -> None:
+    budget = Budget.parse(text)
+    assert (budget.seconds, budget.resource, str(budget)) == (seconds, resource, printed)
+    assert Budget.parse(str(budget)) == budget
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8", "gpu-hours", "-1gpu-hours", "0cpu-minutes", "8gpu-days", "8tpu-hours", "nancpu-hours",
+             "infgpu-hours", "1e99gpu-hours", "8gpu-hours extra", "1_0cpu-minutes", "٣cpu-minutes"],
+)  # fmt: skip
+def test_nonsense_budgets_are_refused_with_what_is_allowed(text: str) -> None:
+    with pytest.raises(PlanError, match="gpu-hours|at most"):
+        Budget.parse(text)
+
+
+def test_a_plan_comes_back_from_disk(tmp_path: Path) -> None:
+    PLAN.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == PLAN
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"arms": 3}', "null"])
+def test_a_damaged_plan_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(PlanError, match="plan of this version"):
+        Plan.load(tmp_path / "plan.json")
+
+
+def test_the_shares_are_counted_for_the_dearest_arm() -> None:
+    assert PLAN.full_run("b") > PLAN.full_run("a")
+    reserved = 3 + 1.1 * (PLAN.select_runs + PLAN.confirm_reserved) + PLAN.tuning_runs
+    assert PLAN.overhead + reserved * PLAN.full_run("b") == pytest.approx(PLAN.share)
+    assert PLAN.confirm_reserved >= CONFIRM_FLOOR
+
+
+@pytest.mark.parametrize("minutes", [1, 2, 3, 5, 10, 30, 300])
+def test_a_refused_budget_names_one_that_is_accepted(minutes: int) -> None:
+    plan = dataclasses.replace(PLAN, budget=Budget(seconds=60.0 * minutes, resource="cpu"))
+    for epochs in (None, 3, 20):
+        try:
+            accepted = with_length(plan, epochs)
+        except PlanError as error:
+            named = Budget.parse(str(error).split("--budget ")[1].split(" ")[0])
+            assert named.seconds > plan.budget.seconds
+            with_length(dataclasses.replace(plan, budget=named), epochs)
+        else:
+            assert accepted.tuning_runs >= TUNING_RUNS_FLOOR
+
+
+def test_a_chosen_length_grows_with_the_budget_up_to_the_posts_fifty_epochs() -> None:
+    lengths = [
+        with_length(dataclasses.replace(PLAN, budget=Budget(seconds=s, resource="cpu")), None).epochs
+        for s in (300.0, 600.0, 1200.0, 1e6)
+    ]
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[1]
+    assert lengths[-1] == 50
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"), [(1, ()), (2, ()), (3, (1,)), (10, (1, 3)), (27, (1, 3, 9)), (50, (1, 5, 16))]
+)
+def test_rungs_are_thirds_of_thirds(epochs: int, expected: tuple[int, ...]) -> None:
+    assert rungs(epochs) == expected

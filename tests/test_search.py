@@ -1,0 +1,104 @@
+"""An arm's search proposes reproducibly, stops as Ray's ASHA would, and tells Optuna the truth."""
+
+import numpy as np
+import pytest
+from ray.tune.schedulers.async_hyperband import _Bracket
+
+from search_spaces import Choice, Config, Float, Int, Space
+from study.records import Epoch, Outcome
+from study.search import ArmSearch, Rungs, restrict
+
+SPACE: Space = {
+    "lr": Float(low=1e-3, high=1.0, default=0.1, log=True),
+    "depth": Int(low=1, high=4, default=2),
+    "policy": Choice(options=("a", "b"), default="a"),
+    "strength": Float(low=0.0, high=1.0, default=0.5, when={"policy": ("b",)}),
+    "batch_size": Choice(options=(32, 64, 128), default=32),
+}
+DEFAULT: Config = {"lr": 0.1, "depth": 2, "policy": "a", "batch_size": 32}
+
+
+def an_epoch(trial: str, epoch: int, accuracy: float) -> Epoch:
+    return Epoch(
+        trial=trial, epoch=epoch, train_loss=1.0, train_accuracy=accuracy, val_loss=1.0, val_accuracy=accuracy,
+        train_seconds=1.0, eval_seconds=1.0,
+    )  # fmt: skip
+
+
+def play(search: ArmSearch, trials: int, *, seed: int = 0) -> list[Config]:
+    """Run a search of six-epoch trials on made-up curves, one at a time."""
+    rng = np.random.default_rng(seed)
+    configs = []
+    for number in range(trials):
+        name = f"t{number}"
+        config = search.ask(name)
+        configs.append(config)
+        accuracy = 1 / (1 + abs(np.log10(float(config["lr"])) + 1)) + 0.01 * float(rng.standard_normal())
+        outcome = Outcome(trial=name, state="finished", reason="full length", epochs=6, cost=6.0)
+        for epoch in range(1, 7):
+            if not search.report(an_epoch(name, epoch, accuracy * epoch / 6)) and epoch < 6:
+                outcome = Outcome(trial=name, state="stopped", reason="asha: here", epochs=epoch, cost=epoch)
+                break
+        search.tell(outcome, accuracy)
+    return configs
+
+
+def test_the_default_is_the_first_trial_and_all_lie_in_the_space() -> None:
+    configs = play(ArmSearch(SPACE, DEFAULT, (2,), seed=1), 20)
+    assert configs[0] == DEFAULT
+    for config in configs:
+        assert 1e-3 <= float(config["lr"]) <= 1.0
+        assert config["depth"] in (1, 2, 3, 4)
+        assert ("strength" in config) == (config["policy"] == "b")
+
+
+def test_the_same_seed_proposes_the_same_configs() -> None:
+    first, again, other = (play(ArmSearch(SPACE, DEFAULT, (2,), seed=s), 20) for s in (1, 1, 2))
+    assert first == again
+    assert first[1:] != other[1:]
+
+
+def test_stopped_trials_are_pruned_with_their_values_failed_ones_fail() -> None:
+    search = ArmSearch(SPACE, DEFAULT, (2,), seed=3)
+    play(search, 20)
+    search.ask("bad")
+    search.tell(Outcome(trial="bad", state="failed", reason="diverged: nan", epochs=0, cost=1.0), None)
+    search.ask("late")
+    search.report(an_epoch("late", 1, 0.9))
+    search.tell(Outcome(trial="late", state="stopped", reason="budget: spent", epochs=1, cost=1.0), 0.9)
+    told = search.told
+    states = [t.state.name for t in told]
+    assert states[-2:] == ["FAIL", "RUNNING"]
+    assert states[0] == "COMPLETE"
+    pruned = [t for t in told if t.state.name == "PRUNED"]
+    assert pruned
+    assert all(list(t.intermediate_values) == [1, 2] for t in pruned)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rungs_decide_as_rays_asha_bracket(seed: int) -> None:
+    ours = Rungs((1, 3, 9), reduction=3)
+    rays = _Bracket(min_t=1, max_t=27, reduction_factor=3, s=0)
+
+    class Name:
+        def __init__(self, trial_id: str) -> None:
+            self.trial_id = trial_id
+
+    rng = np.random.default_rng(seed)
+    alive = [(Name(f"t{i}"), float(rng.uniform())) for i in range(60)]
+    for rung in (1, 3, 9):
+        passed = []
+        for trial, quality in alive:
+            accuracy = quality + 0.1 * float(rng.standard_normal())
+            mine = ours.passes(rung, accuracy)
+            assert mine == (rays.on_result(trial, rung, accuracy) == "CONTINUE")
+            if mine:
+                passed.append((trial, quality))
+        alive = passed
+    assert 0 < len(alive) < 30
+
+
+def test_batch_sizes_that_do_not_fit_leave_the_space() -> None:
+    axis = restrict(SPACE, (64, 128))["batch_size"]
+    assert axis == Choice(options=(64, 128), default=128)
+    assert restrict(SPACE, (32, 64))["batch_size"] == Choice(options=(32, 64), default=32)
