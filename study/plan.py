@@ -224,7 +224,7 @@ class Plan:
         """Raises PlanError when the file is not a plan of this version."""
         try:
             return cls.from_dict(json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise PlanError(f"{path} is no plan of this version: {error}") from error
 
     @classmethod

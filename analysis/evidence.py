@@ -1,0 +1,167 @@
+"""Reads a run directory: the plan, the ledger, and every net's predictions on the test images.
+
+What comes out is all that a verdict may rest on. A run that failed by itself is never dropped: it stays
+as a row of guesses. What was interrupted, or stopped by the study, is no run of the setting and only
+told about.
+"""
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.verdict import Runs
+from analysis.words import counted
+from study import ledger, plan
+from study.ledger import History
+from study.plan import Plan
+from study.records import Phase, Trial
+
+PREDICTIONS = "predictions"
+NOT_ITS_OWN_END = ("interrupted", "out of memory")
+"""Reasons of failed trials that say nothing about the setting: the study runs those again."""
+
+Labels = NDArray[np.int64]
+
+
+class EvidenceError(ValueError):
+    """A run directory that cannot be believed or read; the message names the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A run directory, read and checked. ``default`` and ``tuned`` lack arms without scored runs."""
+
+    plan: Plan
+    history: History
+    default: dict[str, Runs]
+    """Baseline runs: the arm's fixed setting."""
+    tuned: dict[str, Runs]
+    """Confirmation runs: the setting that the search found."""
+    open: tuple[str, ...]
+    """What is still to come before a verdict can be given; empty when all is there."""
+
+
+def read(run: Path) -> Evidence:
+    """Everything in the folder ``run``. Raises EvidenceError, naming the file and the fault."""
+    if not run.is_dir():
+        raise EvidenceError(f"{run} is no folder: give the folder of a study, as in runs/ID")
+    try:
+        question, history = plan.Plan.load(run / plan.FILE), ledger.read(run / ledger.FILE)
+    except (plan.PlanError, ledger.LedgerError) as error:
+        raise EvidenceError(str(error)) from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise EvidenceError(f"{run}: a value of the wrong kind in the plan or the ledger: {error}") from error
+    if strangers := history.scores.keys() - history.trials.keys():
+        raise EvidenceError(f"{run / ledger.FILE}: scores of unknown trials {', '.join(sorted(strangers))}")
+    shelf = _Shelf(run / PREDICTIONS, history)
+    default, tuned = (
+        {arm: runs for arm in question.arms if (runs := shelf.runs(question, arm, phase)) is not None}
+        for phase in _COMPARED
+    )
+    return Evidence(
+        plan=question, history=history, default=default, tuned=tuned, open=_still_open(question, history)
+    )
+
+
+def fell_short(history: History, trial: str) -> bool:
+    """The trial failed by its own doing (diverged, crashed), so that it counts as guessing."""
+    outcome = history.outcomes.get(trial)
+    return (
+        outcome is not None
+        and outcome.state == "failed"
+        and trial not in history.scores
+        and not outcome.reason.startswith(NOT_ITS_OWN_END)
+    )
+
+
+_COMPARED: tuple[Phase, Phase] = ("baseline", "confirm")
+
+
+class _Shelf:
+    """Prediction files of one study: all must be about the same images."""
+
+    def __init__(self, folder: Path, history: History) -> None:
+        self.history = history
+        self.predicted: dict[str, Labels] = {}
+        labels: Labels | None = None
+        for trial in history.scores:
+            path = folder / f"{trial}.npz"
+            found, self.predicted[trial] = _load(path)
+            labels = found if labels is None else labels
+            if not np.array_equal(found, labels):
+                raise EvidenceError(f"{path} has other labels than the study's other predictions")
+            recorded = history.scores[trial].test_accuracy
+            if abs(float((self.predicted[trial] == found).mean()) - recorded) > 1e-6:
+                raise EvidenceError(f"{path} does not give the accuracy {recorded} that the ledger has")
+        self.labels = labels
+
+    def runs(self, question: Plan, arm: str, phase: Phase) -> Runs | None:
+        """The arm's counted runs of a phase, None when there are none."""
+        if self.labels is None:
+            return None
+        trials = self.history.of(arm, phase)
+        guess = np.bincount(self.labels).argmax()
+        rows = [
+            self.predicted[t.id] == self.labels if t.id in self.predicted else self.labels == guess
+            for t in trials
+            if t.id in self.predicted or fell_short(self.history, t.id)
+        ]
+        if not rows:
+            return None
+        return Runs(
+            arm=arm,
+            correct=np.stack(rows),
+            full_run=self._full_run(question, arm, trials),
+            guessed=sum(fell_short(self.history, t.id) for t in trials),
+        )
+
+    def _full_run(self, question: Plan, arm: str, trials: list[Trial]) -> float:
+        costs = [self.history.outcomes[t.id].cost for t in trials if self.history.finished(t.id)]
+        if costs:
+            return float(np.mean(costs))
+        tuning = self.history.tuning
+        return tuning.full_run[arm] if tuning and arm in tuning.full_run else question.full_run(arm)
+
+
+def _load(path: Path) -> tuple[Labels, Labels]:
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            labels, predictions = arrays["labels"], arrays["predictions"]
+    except FileNotFoundError as error:
+        raise EvidenceError(f"{path} is missing, though the ledger has its score") from error
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise EvidenceError(f"{path} cannot be read: {error}") from error
+    whole = labels.dtype.kind in "iu" and predictions.dtype.kind in "iu"
+    if (
+        not whole
+        or labels.ndim != 1
+        or labels.shape != predictions.shape
+        or not len(labels)
+        or labels.min() < 0
+    ):
+        raise EvidenceError(
+            f"{path}: labels and predictions must be two lists of class numbers, of one length"
+        )
+    return labels.astype(np.int64), predictions.astype(np.int64)
+
+
+def _still_open(question: Plan, history: History) -> tuple[str, ...]:
+    told: list[str] = []
+    if history.manifest is None:
+        told.append("no setting has been frozen for confirmation")
+    for arm in question.arms:
+        trials = history.of(arm, "confirm")
+        if history.manifest is not None and not trials:
+            told.append(f"{arm} has no confirmation run")
+        if running := history.running(arm, "confirm"):
+            told.append(f"{arm}: {counted(len(running), 'confirmation run')} not ended")
+        unscored = [t for t in trials if history.finished(t.id) and t.id not in history.scores]
+        if unscored:
+            told.append(f"{arm}: {counted(len(unscored), 'confirmation run')} not scored on the test images")
+    if not history.opened:
+        told.append("the test set has not been opened")
+    return tuple(told)

@@ -1,0 +1,139 @@
+"""Everything a report says, as plain values: what the evidence gives by the estimators, before any layout."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.estimate import Estimate, Refused, crossed, mean_accuracy
+from analysis.evidence import Evidence
+from analysis.verdict import Runs, Verdict, headline, judge_all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """A difference that is told beside the verdict: first minus second, fractions."""
+
+    label: str
+    arm: str
+    """Whose colour it has, empty for none."""
+    tuned: bool
+    estimate: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """``verdicts`` is empty when there is none; ``headline`` then says why."""
+
+    headline: str
+    verdicts: tuple[Verdict, ...]
+    gains: tuple[Contrast, ...]
+    """Tuned minus default, per arm."""
+    defaults: tuple[Contrast, ...]
+    """Default against default, in the pairs and signs of the verdicts."""
+
+
+def find(evidence: Evidence) -> Findings:
+    """The answer as far as the evidence carries it; a question it cannot answer is left out, not NaN."""
+    verdicts: tuple[Verdict, ...] = ()
+    if evidence.open:
+        told = f"No verdict yet: {'; '.join(evidence.open)}."
+    else:
+        try:
+            runs = [_counted(evidence, arm) for arm in evidence.plan.arms]
+            verdicts = tuple(judge_all(runs, rope=evidence.plan.rope))
+            told = headline(list(verdicts))
+        except Refused as refusal:
+            told = f"No verdict: {refusal}."
+    return Findings(
+        headline=told,
+        verdicts=verdicts,
+        gains=tuple(
+            found
+            for arm in evidence.plan.arms
+            if (
+                found := _contrast(
+                    f"{arm}:\ntuning gained",
+                    arm,
+                    evidence.tuned.get(arm),
+                    evidence.default.get(arm),
+                    tuned=True,
+                )
+            )
+        ),
+        defaults=tuple(
+            found
+            for v in verdicts
+            if (
+                found := _contrast(
+                    f"default: {v.first}\n− {v.second}",
+                    "",
+                    evidence.default.get(v.first),
+                    evidence.default.get(v.second),
+                    tuned=False,
+                )
+            )
+        ),
+    )
+
+
+def accuracies(evidence: Evidence) -> pd.DataFrame:
+    """One row per arm and setting with scored runs, as ``figures.draw_forest`` wants it, and the sd."""
+    rows = []
+    for arm in evidence.plan.arms:
+        for kind, shelf in (("default", evidence.default), ("tuned", evidence.tuned)):
+            if (runs := shelf.get(arm)) is None:
+                continue
+            try:
+                interval: Estimate | None = mean_accuracy(runs.correct)
+            except Refused:
+                interval = None
+            scores = pd.Series(runs.accuracies)
+            rows.append(
+                {
+                    "arm": arm,
+                    "kind": kind,
+                    "runs": len(scores),
+                    "guessed": runs.guessed,
+                    "accuracies": list(runs.accuracies),
+                    "mean": runs.mean,
+                    "median": float(scores.median()),
+                    "sd": float(scores.std()),
+                    "min": float(scores.min()),
+                    "max": float(scores.max()),
+                    "low": interval.low if interval else float("nan"),
+                    "high": interval.high if interval else float("nan"),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def differences(found: Findings) -> pd.DataFrame:
+    """One row per difference, tuned pairs first, as ``figures.draw_differences`` wants it."""
+    rows = [
+        {"label": f"tuned: {v.first}\n− {v.second}", "arm": "", "filled": True, "delta": v.delta}
+        | {"low": v.low, "high": v.high}
+        for v in found.verdicts
+    ] + [
+        {"label": c.label, "arm": c.arm, "filled": c.tuned, "delta": c.estimate.delta}
+        | {"low": c.estimate.low, "high": c.estimate.high}
+        for c in (*found.defaults, *found.gains)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _counted(evidence: Evidence, arm: str) -> Runs:
+    if (runs := evidence.tuned.get(arm)) is None:
+        raise Refused(f"no confirmation run of {arm} left a score")
+    return runs
+
+
+def _contrast(
+    label: str, arm: str, first: Runs | None, second: Runs | None, *, tuned: bool
+) -> Contrast | None:
+    if first is None or second is None:
+        return None
+    try:
+        estimate = crossed(first.correct, second.correct)
+    except Refused:
+        return None
+    return Contrast(label=label, arm=arm, tuned=tuned, estimate=estimate)

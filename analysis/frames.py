@@ -1,0 +1,93 @@
+"""From ledger to tidy tables: one row per trial, per epoch, per arm and phase.
+
+Accuracies are fractions, costs resource-seconds. Tables are what figures and the report are made of;
+numbers that a figure shows can always be read here first.
+"""
+
+import pandas as pd
+
+from study.ledger import History
+from study.plan import Plan
+from study.records import PHASES, Outcome
+
+ENDS = ("finished", "stopped by ASHA", "stopped by the budget", "failed", "not ended")
+
+
+def trials(history: History) -> pd.DataFrame:
+    """One row per trial in the order of decision; settings in columns ``config.<name>``.
+
+    Columns: trial, arm, phase, island, state (``open`` before the end), reason, end (one of ENDS),
+    epochs, cost, seed, val_accuracy and test_accuracy (NaN when there is none).
+    """
+    rows = []
+    for trial in history.trials.values():
+        outcome, seen = history.outcomes.get(trial.id), history.epochs.get(trial.id, [])
+        score = history.scores.get(trial.id)
+        rows.append(
+            {
+                "trial": trial.id,
+                "arm": trial.arm,
+                "phase": trial.phase,
+                "island": trial.island,
+                "state": outcome.state if outcome else "open",
+                "reason": outcome.reason if outcome else "",
+                "end": how_it_ended(outcome),
+                "epochs": seen[-1].epoch if seen else 0,
+                "cost": outcome.cost if outcome else (seen[-1].cost if seen else 0.0),
+                "seed": trial.seed,
+                "val_accuracy": seen[-1].val_accuracy if seen else float("nan"),
+                "test_accuracy": score.test_accuracy if score else float("nan"),
+                **{f"config.{name}": value for name, value in trial.config.items()},
+            }
+        )
+    return pd.DataFrame(rows, columns=None if rows else _TRIAL_COLUMNS)
+
+
+def epochs(history: History) -> pd.DataFrame:
+    """One row per epoch of every trial: trial, arm, phase, end, epoch, cost, losses and accuracies."""
+    rows = [
+        {
+            "trial": trial.id,
+            "arm": trial.arm,
+            "phase": trial.phase,
+            "end": how_it_ended(history.outcomes.get(trial.id)),
+            "epoch": e.epoch,
+            "cost": e.cost,
+            "train_loss": e.train_loss,
+            "train_accuracy": e.train_accuracy,
+            "val_loss": e.val_loss,
+            "val_accuracy": e.val_accuracy,
+        }
+        for trial in history.trials.values()
+        for e in history.epochs.get(trial.id, [])
+    ]
+    return pd.DataFrame(rows, columns=None if rows else _EPOCH_COLUMNS)
+
+
+def spend(history: History, plan: Plan) -> pd.DataFrame:
+    """One row per arm and phase: arm, phase, cost, share (of the arm's own spend)."""
+    rows = []
+    for arm in plan.arms:
+        whole = history.spent(arm)
+        for phase in PHASES:
+            cost = history.spent(arm, phase)
+            rows.append({"arm": arm, "phase": phase, "cost": cost, "share": cost / whole if whole else 0.0})
+    return pd.DataFrame(rows)
+
+
+def how_it_ended(outcome: Outcome | None) -> str:
+    """One of ENDS: the study's stops apart by cause, since ASHA's and the budget's mean different things."""
+    if outcome is None:
+        return "not ended"
+    if outcome.state == "stopped":
+        return "stopped by the budget" if outcome.reason.startswith("budget") else "stopped by ASHA"
+    return outcome.state
+
+
+_TRIAL_COLUMNS = [
+    "trial", "arm", "phase", "island", "state", "reason", "end", "epochs", "cost", "seed",
+    "val_accuracy", "test_accuracy",
+]  # fmt: skip
+_EPOCH_COLUMNS = [
+    "trial", "arm", "phase", "end", "epoch", "cost", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
+]  # fmt: skip

@@ -1,0 +1,111 @@
+"""What a reader must know before believing a report: everything in a study that was not as it should be."""
+
+from analysis.evidence import Evidence, fell_short
+from analysis.words import counted, duration, listed, percent
+from study.plan import BASELINE_RUNS, CONFIRM_FLOOR, MARGIN, TUNING_RUNS_FLOOR
+
+MATCHED = 0.05
+"""Arms whose multiply-accumulates differ by more than this are not matched."""
+EQUAL_SPEND = 0.02
+OVERSHOOT = 0.02
+
+
+def warnings(evidence: Evidence) -> list[str]:
+    """One sentence per trouble, the gravest first; empty when there is none."""
+    return [*_records(evidence), *_runs(evidence), *_fairness(evidence)]
+
+
+def _records(evidence: Evidence) -> list[str]:
+    history = evidence.history
+    told = [f"{history.torn[0].upper()}{history.torn[1:]}."] if history.torn else []
+    if len(history.opened) > 1:
+        told.append(
+            f"The test set was opened {len(history.opened)} times. A result that was seen before the last "
+            "runs were chosen is no sealed result."
+        )
+    manifest = history.manifest.sha256 if history.manifest else None
+    if any(opened.manifest != manifest for opened in history.opened):
+        told.append("The test set was opened for another manifest than the one that is recorded.")
+    return told
+
+
+def _runs(evidence: Evidence) -> list[str]:
+    history, plan, told = evidence.history, evidence.plan, []
+    for arm in plan.arms:
+        for runs, name in (
+            (evidence.default.get(arm), "baseline"),
+            (evidence.tuned.get(arm), "confirmation"),
+        ):
+            if runs is not None and runs.guessed:
+                told.append(
+                    f"{arm}: {runs.guessed} of {len(runs.correct)} {name} runs failed. A failed run counted as "
+                    "guessing the most frequent class; leaving it out would flatter the arm."
+                )
+        for phase in ("baseline", "confirm"):
+            cut = [
+                t.id
+                for t in history.of(arm, "baseline" if phase == "baseline" else "confirm")
+                if t.id in history.outcomes
+                and not history.finished(t.id)
+                and t.id not in history.scores
+                and not fell_short(history, t.id)
+            ]
+            if cut:
+                told.append(
+                    f"{arm}: {counted(len(cut), f'{phase} run')} ended by the study or the machine, not counted "
+                    f"({history.outcomes[cut[0]].reason})."
+                )
+        tuned, default = evidence.tuned.get(arm), evidence.default.get(arm)
+        if tuned is not None and len(tuned.correct) < CONFIRM_FLOOR:
+            told.append(
+                f"{arm}: only {counted(len(tuned.correct), 'confirmation run')}; under {CONFIRM_FLOOR} is thin."
+            )
+        if not evidence.open and (default is None or len(default.correct) < BASELINE_RUNS):
+            count = 0 if default is None else len(default.correct)
+            told.append(f"{arm}: {count} of {BASELINE_RUNS} baseline runs are there.")
+        failed = [
+            t.id for t in history.of(arm, "search") if t.id in history.outcomes and _failed(evidence, t.id)
+        ]
+        if failed:
+            told.append(
+                f"{arm}: {len(failed)} of {len(history.of(arm, 'search'))} search trials failed; their cost is "
+                "in its share."
+            )
+    return told
+
+
+def _fairness(evidence: Evidence) -> list[str]:
+    plan, history, told = evidence.plan, evidence.history, []
+    macs = {arm: plan.audits[arm].macs for arm in plan.arms}
+    if max(macs.values()) > (1 + MATCHED) * min(macs.values()):
+        told.append(
+            f"The arms are not matched: {max(macs, key=lambda a: macs[a])} needs "
+            f"{percent(max(macs.values()) / min(macs.values()) - 1, 0)} more multiply-accumulates per image "
+            f"than {min(macs, key=lambda a: macs[a])}. Part of a difference may be size."
+        )
+    for arm in plan.arms:
+        seconds, last = history.spent(arm), plan.machine.slots * plan.epoch_cost(arm)
+        if seconds > plan.share + max(OVERSHOOT * plan.share, last):
+            told.append(
+                f"{arm} spent {duration(seconds)}, {percent(seconds / plan.share - 1, 1)} over its share."
+            )
+    searched = {arm: history.spent(arm, "search") for arm in plan.arms}
+    last = plan.machine.slots * max(plan.epoch_cost(arm) for arm in plan.arms)
+    gap = max(searched.values()) - min(searched.values())
+    if not evidence.open and gap > max(EQUAL_SPEND * max(searched.values()), last):
+        each = listed([f"{arm} {duration(seconds)}" for arm, seconds in searched.items()])
+        told.append(f"The arms did not get the same search: {each}.")
+    tuning = history.tuning
+    for arm in plan.arms:
+        full = tuning.full_run.get(arm, 0.0) if tuning else plan.full_run(arm)
+        share = tuning.per_arm if tuning else 0.0
+        if tuning and full and share < TUNING_RUNS_FLOOR * full / MARGIN:
+            told.append(
+                f"{arm}: its search was worth {share / full:.1f} full runs, under {TUNING_RUNS_FLOOR} no search "
+                "deserves the name."
+            )
+    return told
+
+
+def _failed(evidence: Evidence, trial: str) -> bool:
+    return evidence.history.outcomes[trial].state == "failed"

@@ -1,0 +1,106 @@
+"""What a plan can promise before it runs: the smallest gap it can show, and whether it can prove a tie.
+
+Rests on two assumptions that the study later measures: how often two nets of this accuracy disagree,
+and how much luck a run has. Accuracies, gaps and sds are fractions. scipy only.
+"""
+
+import math
+
+from scipy import optimize, stats
+
+ACCURACY = 0.93
+"""Assumed when nothing is known: the post's nets."""
+RUN_SD = 0.001
+"""Distribution-wise sd of one run: Jordan 2023 (arXiv 2304.01910) finds it several times below the
+0.15-0.25 pt that runs differ by on a test set; 0.1 pt is the middle case of method.md's simulations."""
+LASTING = 0.3
+"""Part of the disagreement that stays when each arm is averaged over endless runs. Set so that 5 runs
+per arm on 10,000 images at 93 % give the standard error of 0.17 pt of method.md 2.3."""
+POWER = 0.8
+
+
+def disagreement(accuracy: float) -> float:
+    """Share of images on which just one of two nets of this accuracy is right.
+
+    p (1 - p), half of what independent errors would give: 6.5 % at 93 %, 4.1 % at 95.75 %, against
+    6.5 % and 3.6 % among published CIFAR-10 nets (method.md 2.3).
+    """
+    return accuracy * (1 - accuracy)
+
+
+def standard_error(
+    *, runs: int, images: int, accuracy: float = ACCURACY, run_sd: float = RUN_SD
+) -> tuple[float, float]:
+    """Expected se of the difference (a fraction) and its degrees of freedom, for ``runs`` per arm.
+
+    Raises ValueError below two runs or two images, or for an accuracy outside (0, 1).
+    """
+    if runs < 2 or images < 2 or not 0 < accuracy < 1:
+        raise ValueError("the crossed interval needs 2 runs per arm, 2 images, an accuracy between 0 and 1")
+    image = disagreement(accuracy) * (LASTING + (1 - LASTING) / runs) / images
+    run = 2 * run_sd**2 / runs
+    wobble = run + disagreement(accuracy) * (1 - LASTING) / runs / images  # the runs' s2/k, both arms
+    df = (image + run) ** 2 / (image**2 / (images - 1) + wobble**2 / (2 * (runs - 1)))
+    return math.sqrt(image + run), df
+
+
+def smallest_gap(
+    *, runs: int, images: int, accuracy: float = ACCURACY, run_sd: float = RUN_SD, pairs: int = 1
+) -> float:
+    """Smallest true difference whose interval excludes 0 in 80 % of studies. Raises ValueError as above.
+
+    ``pairs``: intervals that hold together (Bonferroni).
+    """
+    se, df = standard_error(runs=runs, images=images, accuracy=accuracy, run_sd=run_sd)
+    return se * (float(stats.t.ppf(1 - 0.025 / pairs, df)) + float(stats.t.ppf(POWER, df)))
+
+
+def smallest_tie(
+    *, runs: int, images: int, accuracy: float = ACCURACY, run_sd: float = RUN_SD, pairs: int = 1
+) -> float:
+    """Smallest ROPE within which two equal arms are called a practical tie in 80 % of studies.
+
+    The whole interval must fit, on both sides: t(.975) + t(.9) standard errors. That is method.md's
+    3.2 se with many degrees of freedom, and 3.5 at 3 runs per arm. Raises ValueError as above.
+    """
+    se, df = standard_error(runs=runs, images=images, accuracy=accuracy, run_sd=run_sd)
+    return se * (float(stats.t.ppf(1 - 0.025 / pairs, df)) + float(stats.t.ppf((1 + POWER) / 2, df)))
+
+
+def tie_provable(
+    rope: float, *, runs: int, images: int, accuracy: float = ACCURACY, run_sd: float = RUN_SD, pairs: int = 1
+) -> bool:
+    """Whether this ROPE is wide enough for a tie to be proved with 80 % power. Raises ValueError as above."""
+    return rope >= smallest_tie(runs=runs, images=images, accuracy=accuracy, run_sd=run_sd, pairs=pairs)
+
+
+def images_for_tie(
+    rope: float, *, runs: int, accuracy: float = ACCURACY, run_sd: float = RUN_SD
+) -> int | None:
+    """Test images from which a tie at this ROPE can be proved with ``runs`` per arm; None if never."""
+
+    def lacking(log_images: float) -> float:
+        images = round(math.exp(log_images))
+        return smallest_tie(runs=runs, images=images, accuracy=accuracy, run_sd=run_sd) - rope
+
+    low, high = math.log(2), math.log(1e8)
+    if lacking(high) > 0:
+        return None
+    return 2 if lacking(low) < 0 else math.ceil(math.exp(optimize.brentq(lacking, low, high, xtol=1e-4)))
+
+
+def promise(*, runs: int, images: int, rope: float, accuracy: float = ACCURACY, arms: int = 2) -> str:
+    """What to tell a user before the run, in two sentences. Raises ValueError as ``standard_error``."""
+    pairs = arms * (arms - 1) // 2
+    gap = smallest_gap(runs=runs, images=images, accuracy=accuracy, pairs=pairs)
+    shown = (
+        f"With {runs} confirmation runs per arm on {images} test images, the smallest true gap that shows in "
+        f"{100 * POWER:.0f} % of studies is about {100 * gap:.2f} pt (for nets near {100 * accuracy:.0f} %)."
+    )
+    margin = smallest_tie(runs=runs, images=images, accuracy=accuracy, pairs=pairs)
+    if rope >= margin:
+        return f"{shown} If the arms are equal, a practical tie within {100 * rope:g} pt can be proved."
+    return (
+        f"{shown} If the arms are equal, a practical tie within {100 * rope:g} pt will often stay unproved: "
+        f"that takes a margin of {100 * margin:.2f} pt, more runs or more test images."
+    )

@@ -1,0 +1,233 @@
+"""The report: a pure function of plan, ledger and predictions; the same inputs give the same bytes.
+
+Writes into the run's own folder: ``report.html`` (one self-contained file), ``report.md``,
+``verdict.json`` (fractions, stable keys) and ``figures/*.svg|png``.
+"""
+
+import json
+import math
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from analysis import figures, findings, frames, health, words
+from analysis.evidence import Evidence, EvidenceError, read
+from analysis.findings import Findings
+from analysis.planner import promise
+from analysis.verdict import SCOPE, Verdict
+from study.records import PHASES, Config
+
+HTML, MARKDOWN, JSON, FIGURES = "report.html", "report.md", "verdict.json", "figures"
+FORMAT = 1
+"""Of verdict.json: raised when a key changes its meaning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was written and what it says; ``verdicts`` is empty when there is none yet."""
+
+    path: Path
+    headline: str
+    verdicts: tuple[Verdict, ...]
+
+
+def write(run: Path) -> Report:
+    """Build the report of the study in the folder ``run`` and write it there.
+
+    Raises EvidenceError, with the sentence for the user, when the folder cannot be read or written.
+    """
+    evidence = read(run)
+    found = findings.find(evidence)
+    drawn = _draw(evidence, found)
+    files: dict[str, bytes] = {}
+    for name, figure in drawn.items():
+        files[f"{FIGURES}/{name}.svg"] = figures.svg(figure)
+        files[f"{FIGURES}/{name}.png"] = figures.png(figure)
+    facts = _facts(evidence, found)
+    inline = {name: _inline(files[f"{FIGURES}/{name}.svg"], name) for name in drawn}
+    files[HTML] = _render("report.html.jinja", facts | {"figures": inline})
+    files[MARKDOWN] = _render("report.md.jinja", facts | {"figures": drawn})
+    body = json.dumps(_verdict_json(evidence, found), indent=1, sort_keys=True, allow_nan=False)
+    files[JSON] = body.encode() + b"\n"
+    try:
+        (run / FIGURES).mkdir(exist_ok=True)
+        for name, content in files.items():
+            (run / name).write_bytes(content)
+    except OSError as error:
+        raise EvidenceError(f"the report cannot be written to {run}: {error.strerror}") from error
+    return Report(path=run / HTML, headline=found.headline, verdicts=found.verdicts)
+
+
+def _draw(evidence: Evidence, found: Findings) -> dict[str, Figure]:
+    palette = figures.colours(evidence.plan.arms)
+    drawn = {}
+    accuracies, differences = findings.accuracies(evidence), findings.differences(found)
+    if not accuracies.empty and not differences.empty:
+        drawn["forest"] = figures.forest(accuracies, differences, evidence.plan.rope, palette)
+    epochs = frames.epochs(evidence.history)
+    if not epochs.empty:
+        drawn["curves"] = figures.curves(epochs, palette)
+    spend = frames.spend(evidence.history, evidence.plan)
+    if spend["cost"].sum() > 0:
+        drawn["spend"] = figures.spend(spend, palette)
+    return drawn
+
+
+def _facts(evidence: Evidence, found: Findings) -> dict[str, Any]:
+    """What both templates show, numbers still as fractions and seconds."""
+    plan, history = evidence.plan, evidence.history
+    accuracies = findings.accuracies(evidence)
+    leader = found.verdicts[0].first if found.verdicts else ""
+    return {
+        "plan": plan,
+        "headline": found.headline,
+        "against": [v for v in found.verdicts if v.first == leader],
+        "others": [v for v in found.verdicts if v.first != leader],
+        "scope": SCOPE,
+        "palette": figures.colours(plan.arms),
+        "accuracies": accuracies.to_dict("records") if not accuracies.empty else [],
+        "gains": [(c.arm, c.estimate) for c in found.gains],
+        "defaults": [
+            (c.label.replace("\n", " ").removeprefix("default: "), c.estimate) for c in found.defaults
+        ],
+        "searches": _searches(evidence),
+        "settings": _settings(evidence),
+        "spend": _spend(evidence),
+        "total": sum(history.spent(arm) for arm in plan.arms),
+        "warnings": health.warnings(evidence),
+        "promise": _promise(evidence),
+        "manifest": history.manifest.sha256 if history.manifest else "",
+        "opened": len(history.opened),
+    }
+
+
+def _searches(evidence: Evidence) -> list[dict[str, Any]]:
+    table = frames.trials(evidence.history)
+    rows = []
+    for arm in evidence.plan.arms:
+        ends = table.loc[(table["arm"] == arm) & (table["phase"] == "search"), "end"].value_counts()
+        rows.append(
+            {"arm": arm, "trials": int(ends.sum())} | {end: int(ends.get(end, 0)) for end in frames.ENDS}
+        )
+    return rows
+
+
+def _settings(evidence: Evidence) -> list[tuple[str, list[str]]]:
+    """One row per parameter: its confirmed value per arm, a dash where the arm has no such parameter."""
+    manifest = evidence.history.manifest
+    if manifest is None:
+        return []
+    chosen: list[Config] = [
+        manifest.choices[arm].config if arm in manifest.choices else {} for arm in evidence.plan.arms
+    ]
+    names = dict.fromkeys(name for config in chosen for name in config)
+    return [(name, [_value(config.get(name)) for config in chosen]) for name in names]
+
+
+def _value(value: object) -> str:
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _spend(evidence: Evidence) -> list[tuple[str, list[tuple[float, float]], float]]:
+    """One row per phase that cost anything: (cost, share of the arm's spend) per arm, cost of all."""
+    table = frames.spend(evidence.history, evidence.plan)
+    rows = []
+    for phase, group in table.groupby("phase", sort=False):
+        cells = list(zip(group["cost"], group["share"], strict=True))
+        if sum(cost for cost, _ in cells) > 0:
+            rows.append((str(phase), cells, sum(cost for cost, _ in cells)))
+    return rows
+
+
+def _promise(evidence: Evidence) -> str:
+    plan = evidence.plan
+    runs = min((len(r.correct) for r in evidence.tuned.values()), default=plan.confirm_reserved)
+    level = max((r.mean for r in evidence.tuned.values()), default=0.93)
+    try:
+        return promise(
+            runs=runs, images=plan.data.test, rope=plan.rope, accuracy=min(level, 0.999), arms=len(plan.arms)
+        )
+    except ValueError:
+        return ""
+
+
+def _verdict_json(evidence: Evidence, found: Findings) -> dict[str, Any]:
+    plan, history = evidence.plan, evidence.history
+    verdicts = [asdict(v) for v in found.verdicts]
+    return {
+        "format": FORMAT,
+        "headline": found.headline,
+        "verdict": verdicts[0]["word"] if len(verdicts) == 1 else None,
+        "verdicts": verdicts,
+        "scope": SCOPE,
+        "rope": plan.rope,
+        "arms": list(plan.arms),
+        "accuracies": [_without_nan(row) for row in findings.accuracies(evidence).to_dict("records")],
+        "gains": {c.arm: asdict(c.estimate) for c in found.gains},
+        "defaults": [
+            asdict(c.estimate) | {"label": c.label.replace("\n", " ").removeprefix("default: ")}
+            for c in found.defaults
+        ],
+        "settings": {a: c.config for a, c in history.manifest.choices.items()} if history.manifest else {},
+        "spend_seconds": {
+            arm: {str(phase): history.spent(arm, phase) for phase in PHASES if history.spent(arm, phase) > 0}
+            for arm in plan.arms
+        },
+        "budget_seconds": plan.budget.seconds,
+        "manifest": history.manifest.sha256 if history.manifest else None,
+        "test_opened": len(history.opened),
+        "warnings": health.warnings(evidence),
+        "command": plan.command,
+        "versions": plan.versions,
+        "code": plan.code,
+    }
+
+
+def _without_nan(row: dict[Any, Any]) -> dict[str, Any]:
+    return {str(k): None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+
+
+def _inline(svg: bytes, name: str) -> Markup:
+    """The SVG for use inside HTML: without prolog and fixed size, its ids apart from other figures'."""
+    text = svg.decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", text, count=2)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1))
+
+
+def _render(template: str, facts: dict[str, Any]) -> bytes:
+    html = template.startswith("report.html")
+    environment = Environment(
+        loader=PackageLoader("analysis", "."),
+        autoescape=html,
+        finalize=None if html else _plain,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "points": words.points,
+        "percent": words.percent,
+        "chance": words.chance,
+        "duration": words.duration,
+        "level": words.level,
+    }
+    environment.globals["smallest_p"] = _smallest_p
+    return environment.get_template(template).render(facts).encode()
+
+
+def _plain(value: object) -> object:
+    """Markdown may carry raw HTML and its tables split at bars: neither comes from a value."""
+    return value.replace("<", "&lt;").replace("|", "\\|") if isinstance(value, str) else value
+
+
+def _smallest_p(verdict: Verdict) -> float:
+    splits = math.comb(verdict.k_first + verdict.k_second, verdict.k_first)
+    return (2 if verdict.k_first == verdict.k_second else 1) / splits

@@ -1,0 +1,266 @@
+"""From two arms' confirmation runs to one of four words, and what it means for whoever asked.
+
+The table of ``method.md`` section 3: better / better, size unclear / practical tie / inconclusive,
+judged by the crossed interval against a region of practical equivalence (ROPE) fixed before the run.
+Accuracies and differences are fractions; only sentences speak in points (pt).
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from analysis.estimate import (
+    Correct,
+    Estimate,
+    crossed,
+    half_width,
+    permutation_p,
+    rope_probabilities,
+    welch,
+)
+from analysis.words import counted, listed, points
+
+Word = Literal["better", "better, size unclear", "practical tie", "inconclusive"]
+
+SCOPE = (
+    "Holds for the settings found by one search per arm, retrained with fresh seeds, on new images of the "
+    "same kind. It is no answer for the search itself: another search may find other settings."
+)
+MORE_RUNS_LIMIT = 1000
+SAME_COST = 0.02
+"""Full runs whose costs differ by less than this are called equally dear."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """One arm's runs of one frozen setting on the test images."""
+
+    arm: str
+    correct: Correct
+    """Shape (k, n): run s is right on image i. A failed run is a row of guesses, never left out."""
+    full_run: float
+    """Mean resource-seconds of one full run of this setting."""
+    guessed: int = 0
+    """Rows that stand for a failed run."""
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        return tuple(float(a) for a in self.correct.mean(axis=1))
+
+    @property
+    def mean(self) -> float:
+        return float(self.correct.mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """``first`` against ``second``: differences are first minus second."""
+
+    word: Word
+    sentence: str
+    advice: str
+    """What to do with it: the cheaper arm of a tie, what it would take to decide."""
+    scope: str
+    first: str
+    second: str
+    ahead: str | None
+    """The arm that the word speaks for; None for a tie or an open question."""
+    delta: float
+    low: float
+    high: float
+    confidence: float
+    """Of this interval alone; above 0.95 when several pairs share the 95 %."""
+    se: float
+    df: float
+    rope: float
+    p_first: float
+    """P(first is better by more than the ROPE) from the t posterior; with p_tie, p_second it sums to 1."""
+    p_tie: float
+    p_second: float
+    k_first: int
+    k_second: int
+    n: int
+    """Test images."""
+    mean_first: float
+    mean_second: float
+    this_test_set: Estimate
+    """Welch on run accuracies: other runs, this test set only."""
+    permutation_p: float
+    more_runs: int | None
+    """Inconclusive only: runs per arm to add, if the difference stays (estimate). None: no number would do."""
+    images_needed: int | None
+    """Inconclusive only: test images at which even endless runs could decide, when these are too few."""
+    cheaper: str | None
+    """The arm whose full run costs less, None when they cost the same."""
+
+
+def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1) -> Verdict:
+    """The verdict on two arms; with ``pairs`` > 1 the intervals hold together (Bonferroni).
+
+    Raises Refused below two runs per arm: one run cannot show how runs vary.
+    """
+    confidence = 1 - 0.05 / pairs
+    interval = crossed(first.correct, second.correct, confidence=confidence)
+    local = welch(first.correct.mean(axis=1), second.correct.mean(axis=1), confidence=confidence)
+    low, high = interval.low, interval.high
+    word: Word
+    if low > rope or high < -rope:
+        word = "better"
+    elif (low > 0 and high > rope) or (high < 0 and low < -rope):
+        word = "better, size unclear"
+    elif -rope <= low and high <= rope:
+        word = "practical tie"
+    else:
+        word = "inconclusive"
+    ahead = (first.arm if interval.delta > 0 else second.arm) if word.startswith("better") else None
+    more_runs, images_needed = (
+        _what_would_decide(first, second, interval, rope) if word == "inconclusive" else (None, None)
+    )
+    cheaper = _cheaper(first, second)
+    p_second, p_tie, p_first = rope_probabilities(interval, rope)
+    return Verdict(
+        word=word,
+        sentence=_sentence(word, first.arm, second.arm, interval, rope, pairs),
+        advice=_advice(word, first, second, cheaper, more_runs, images_needed),
+        scope=SCOPE,
+        first=first.arm,
+        second=second.arm,
+        ahead=ahead,
+        delta=interval.delta,
+        low=low,
+        high=high,
+        confidence=confidence,
+        se=interval.se,
+        df=interval.df,
+        rope=rope,
+        p_first=p_first,
+        p_tie=p_tie,
+        p_second=p_second,
+        k_first=len(first.correct),
+        k_second=len(second.correct),
+        n=first.correct.shape[1],
+        mean_first=first.mean,
+        mean_second=second.mean,
+        this_test_set=local,
+        permutation_p=permutation_p(first.correct.mean(axis=1), second.correct.mean(axis=1)),
+        more_runs=more_runs,
+        images_needed=images_needed,
+        cheaper=cheaper,
+    )
+
+
+def judge_all(arms: list[Runs], *, rope: float) -> list[Verdict]:
+    """Every pair, simultaneously at 95 %; the leader (highest mean) against each other arm comes first.
+
+    Two arms keep the order in which they were named, so that the sign of delta is the reader's.
+    Raises Refused below two arms or below two runs of an arm.
+    """
+    if len(arms) > 2:
+        leader = max(arms, key=lambda runs: runs.mean)
+        arms = [leader, *(runs for runs in arms if runs is not leader)]
+    couples = list(itertools.combinations(arms, 2))
+    return [judge(a, b, rope=rope, pairs=len(couples)) for a, b in couples]
+
+
+def headline(verdicts: list[Verdict]) -> str:
+    """The one sentence for the terminal: the verdict, or the leader against each other arm."""
+    leader = verdicts[0].first
+    against = [v for v in verdicts if v.first == leader]
+    if len(against) == 1:
+        return verdicts[0].sentence
+    groups: dict[str, list[str]] = {}
+    for v in against:
+        groups.setdefault(_SHORT[v.word], []).append(v.second)
+    told = "; ".join(f"{word} {listed(names)}" for word, names in groups.items())
+    return (
+        f"{leader} has the highest mean accuracy of {len(against) + 1} arms: {told} "
+        f"(intervals that hold together at 95 % over {len(verdicts)} pairs)."
+    )
+
+
+_SHORT: dict[Word, str] = {
+    "better": "better by more than the margin than",
+    "better, size unclear": "ahead, by an open margin, of",
+    "practical tie": "a practical tie with",
+    "inconclusive": "inconclusive against",
+}
+
+
+def _sentence(word: Word, first: str, second: str, e: Estimate, rope: float, pairs: int) -> str:
+    if e.delta < 0:  # every sentence speaks from the arm that is ahead
+        first, second = second, first
+        e = Estimate(delta=-e.delta, low=-e.high, high=-e.low, se=e.se, df=e.df, confidence=e.confidence)
+    kind = "95 %" if pairs == 1 else f"simultaneous 95 % over {pairs} pairs"
+    span = f"({kind} interval {points(e.low)} to {points(e.high)})"
+    margin = points(rope)
+    match word:
+        case "better":
+            return (
+                f"{first} is better than {second} by {points(e.delta)} pt {span}, "
+                f"more than the {margin} pt you said matters."
+            )
+        case "better, size unclear":
+            return (
+                f"{first} is ahead of {second} by {points(e.delta)} pt {span}; "
+                f"whether that is more than the {margin} pt you said matters is open."
+            )
+        case "practical tie":
+            less = f", {first} ahead by less than that" if e.low > 0 else ""
+            return (
+                f"{first} and {second} are equal within {margin} pt{less}: "
+                f"the difference is {points(e.delta)} pt {span}."
+            )
+        case "inconclusive":
+            return (
+                f"This study cannot tell {first} from {second}: "
+                f"the difference is {points(e.delta)} pt {span}, the margin that matters {margin} pt."
+            )
+
+
+def _advice(
+    word: Word, first: Runs, second: Runs, cheaper: str | None, more: int | None, images: int | None
+) -> str:
+    dear, cheap = sorted((first.full_run, second.full_run), reverse=True)
+    saving = f"its full run costs {100 * (1 - cheap / dear):.0f} % less" if cheaper else ""
+    if word == "practical tie":
+        return f"Take {cheaper}: {saving}." if cheaper else "Their full runs cost the same: take either."
+    if word == "inconclusive":
+        if more is not None:
+            return (
+                f"About {counted(more, 'more confirmation run')} per arm would decide, if the difference stays as "
+                "measured (estimate)."
+            )
+        need = f": about {images} test images would be needed (estimate)" if images else ""
+        return f"It cannot be decided by more runs with this test set{need}."
+    if cheaper is None:
+        return "Their full runs cost the same."
+    return f"{cheaper} is the cheaper one: {saving}."
+
+
+def _what_would_decide(first: Runs, second: Runs, e: Estimate, rope: float) -> tuple[int | None, int | None]:
+    """Runs to add per arm, or the images that are missing: half-width below max(|d|, r - |d|).
+
+    Below |d| the interval leaves 0; below r - |d| it lies within the ROPE.
+    """
+    target = max(abs(e.delta), rope - abs(e.delta))
+
+    def wide(runs: float) -> float:
+        return half_width(first.correct, second.correct, runs=runs, confidence=e.confidence)
+
+    images = first.correct.shape[1]
+    have = min(len(first.correct), len(second.correct))
+    if target <= 0:
+        return None, None
+    if wide(math.inf) >= target:
+        return None, math.ceil(images * (wide(math.inf) / target) ** 2)
+    for more in itertools.chain(range(1, 50), range(50, MORE_RUNS_LIMIT + 1, 10)):
+        if wide(have + more) < target:
+            return more, None
+    return None, None
+
+
+def _cheaper(first: Runs, second: Runs) -> str | None:
+    if math.isclose(first.full_run, second.full_run, rel_tol=SAME_COST):
+        return None
+    return first.arm if first.full_run < second.full_run else second.arm

@@ -1,0 +1,44 @@
+"""How numbers are said everywhere: points with one or two decimals, minutes, shares."""
+
+
+def points(fraction: float, *, sign: bool = False) -> str:
+    """``0.0123`` -> ``1.23``: accuracy points, with a true minus and, if wanted, a plus."""
+    value = round(100 * fraction, 2) + 0.0  # + 0.0 turns -0.0 into 0.0
+    text = f"{abs(value):.2f}"
+    return ("−" if value < 0 else "+" if sign and value > 0 else "") + text
+
+
+def percent(fraction: float, digits: int = 2) -> str:
+    """``0.9312`` -> ``93.12 %``."""
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def chance(probability: float) -> str:
+    """A probability in percent; never a claimed 0 or 100 that a t tail cannot carry."""
+    if probability < 0.005:
+        return "< 1 %"
+    if probability > 0.995:
+        return "> 99 %"
+    return f"{100 * probability:.0f} %"
+
+
+def level(confidence: float) -> str:
+    """``0.95`` -> ``95 %``, ``0.98333`` -> ``98.33 %``."""
+    return f"{100 * confidence:.4g} %"
+
+
+def duration(seconds: float) -> str:
+    """Resource-seconds in the unit that reads best."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.2f} h"
+
+
+def listed(names: list[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

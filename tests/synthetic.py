@@ -1,0 +1,254 @@
+"""Seeded right/wrong tables from a latent-logit model, and complete run directories made of them.
+
+The model: an image has a difficulty that the arms share in part, a run shifts all its logits by its
+own distribution-wise luck, and errors are independent per image given both. ``SPREAD`` and ``SHARED``
+are set so that two nets at 93 % disagree on 6.5 % of the images, of which 30 % stays after averaging
+over runs (method.md 2.3).
+"""
+
+import functools
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from study.ledger import Ledger
+from study.plan import Audit, Budget, DataCard, Machine, Plan
+from study.records import (
+    Choice,
+    Config,
+    Cost,
+    Epoch,
+    Manifest,
+    Outcome,
+    Phase,
+    Scored,
+    State,
+    TestOpened,
+    Trial,
+)
+
+SPREAD = 5.6
+SHARED = 0.9
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(201)
+
+
+def _mean(location: float, spread: float = SPREAD) -> float:
+    p = 1 / (1 + np.exp(-(location + spread * _NODES)))
+    return float((p * _WEIGHTS).sum() / _WEIGHTS.sum())
+
+
+@functools.cache
+def location(accuracy: float) -> float:
+    """The mean logit at which the expected accuracy over images is ``accuracy``."""
+    return float(optimize.brentq(lambda m: _mean(m) - accuracy, -60, 60))
+
+
+def right_wrong(
+    rng: np.random.Generator,
+    *,
+    runs: tuple[int, ...],
+    accuracies: tuple[float, ...],
+    images: int,
+    run_sd: float,
+    shared: float = SHARED,
+) -> list[NDArray[np.bool_]]:
+    """One (runs, images) table per arm. ``run_sd``: distribution-wise sd of one run, as a fraction."""
+    common = rng.standard_normal(images, dtype=np.float32)
+    tables = []
+    for k, accuracy in zip(runs, accuracies, strict=True):
+        own = rng.standard_normal(images, dtype=np.float32)
+        centre = location(accuracy)
+        latent = centre + SPREAD * (math.sqrt(shared) * common + math.sqrt(1 - shared) * own)
+        slope = (_mean(centre + 0.01) - _mean(centre - 0.01)) / 0.02
+        shift = rng.standard_normal((k, 1)) * run_sd / slope
+        chance = 1 / (1 + np.exp(-(latent + shift.astype(np.float32))))
+        tables.append(rng.random((k, images), dtype=np.float32) < chance)
+    return tables
+
+
+def audit(macs: int = 1_000_000) -> Audit:
+    return Audit(
+        params=250_000,
+        macs=macs,
+        images_per_second=900.0,
+        eval_images_per_second=3000.0,
+        peak_bytes=400 << 20,
+        startup_seconds=2.5,
+    )
+
+
+def plan(arms: tuple[str, ...] = ("resnet8", "resnext8"), *, images: int = 2000, rope: float = 0.005) -> Plan:
+    return Plan(
+        arms=arms,
+        data=DataCard(
+            spec="cifar10",
+            classes=tuple(f"class {i}" for i in range(10)),
+            train=10_000,
+            test=images,
+            size=32,
+            channels=3,
+            fingerprint="f" * 64,
+        ),
+        budget=Budget(seconds=2400.0 * len(arms), resource="cpu"),
+        epochs=9,
+        rope=rope,
+        seed=0,
+        val_fraction=0.1,
+        batch_sizes=(64, 128),
+        audits={arm: audit(1_000_000 + 20_000 * i) for i, arm in enumerate(arms)},
+        machine=Machine(resource="cpu", slots=2, fraction=1.0, threads=1, name="2 cores"),
+        probe_cost=dict.fromkeys(arms, 12.0),
+        command="python study/run.py --budget 60cpu-minutes --data cifar10",
+        versions={"python": "3.11.9", "torch": "2.15.0"},
+        code="c" * 64,
+    )
+
+
+class Diary:
+    """Writes one made-up study into a folder, phase by phase, in the order a real one writes."""
+
+    def __init__(self, folder: Path, question: Plan, *, seed: int = 0) -> None:
+        self.folder, self.plan, self.rng = folder, question, np.random.default_rng(seed)
+        (folder / "predictions").mkdir(parents=True)
+        question.save(folder / "plan.json")
+        self.ledger = Ledger(folder / "ledger.jsonl")
+        self.labels = self.rng.integers(0, len(question.data.classes), question.data.test)
+        for arm, cost in question.probe_cost.items():
+            self.ledger.add(Cost(arm=arm, phase="probe", what="measured", cost=cost))
+
+    def trial(
+        self, arm: str, phase: Phase, *, state: State, reason: str, epochs: int, level: float = 0.9
+    ) -> str:
+        index = len(self.ledger.of(arm, phase))
+        name = f"arm{self.plan.arms.index(arm)}-{phase}-{index}"
+        config: Config = {
+            "learning_rate": float(round(10 ** self.rng.uniform(-3, 0), 5)) if phase == "search" else 0.1,
+            "augmentation": "flip+crop",
+        }
+        self.ledger.add(
+            Trial(
+                id=name,
+                arm=arm,
+                phase=phase,
+                index=index,
+                island=0,
+                config=config,
+                seed=len(self.ledger.trials),
+                split_seed=index,
+                epochs=self.plan.epochs,
+            )
+        )
+        cost = 2.5
+        for epoch in range(1, epochs + 1):
+            cost += 10.0 * self.rng.uniform(0.95, 1.1)
+            accuracy = float(level * (1 - 0.6 * math.exp(-epoch / 2.5)) + self.rng.normal(0, 0.004))
+            self.ledger.add(
+                Epoch(
+                    trial=name,
+                    epoch=epoch,
+                    train_loss=2 * math.exp(-epoch / 3) + 0.2,
+                    train_accuracy=min(1.0, accuracy + 0.02),
+                    val_loss=2 * math.exp(-epoch / 3) + 0.4,
+                    val_accuracy=min(1.0, accuracy),
+                    train_seconds=9.0,
+                    eval_seconds=0.5,
+                    cost=cost,
+                )
+            )
+        self.ledger.add(Outcome(trial=name, state=state, reason=reason, epochs=epochs, cost=cost + 0.3))
+        return name
+
+    def full(self, arm: str, phase: Phase, runs: int, level: float = 0.9) -> list[str]:
+        return [
+            self.trial(
+                arm, phase, state="finished", reason="full length", epochs=self.plan.epochs, level=level
+            )
+            for _ in range(runs)
+        ]
+
+    def search(self, arm: str, trials: int = 18) -> None:
+        for i in range(trials):
+            level = self.rng.uniform(0.6, 0.92)
+            if i % 9 == 5:
+                self.trial(arm, "search", state="failed", reason="diverged: loss nan", epochs=1, level=0.2)
+            elif i == trials - 1:
+                self.trial(
+                    arm, "search", state="stopped", reason="budget: share spent", epochs=4, level=level
+                )
+            elif level > 0.82:
+                self.trial(arm, "search", state="finished", reason="full length", epochs=9, level=level)
+            else:
+                rung = 1 if level < 0.72 else 3
+                self.trial(arm, "search", state="stopped", reason="asha: rung", epochs=rung, level=level)
+
+    def freeze(self, runs: int) -> None:
+        choices = {
+            arm: Choice(config={"learning_rate": 0.1}, trials=(), val_accuracy=0.91, runs=runs)
+            for arm in self.plan.arms
+        }
+        self.ledger.add(Manifest.of(choices))
+
+    def open(self, trials: list[str]) -> None:
+        assert self.ledger.manifest is not None
+        self.ledger.add(TestOpened(manifest=self.ledger.manifest.sha256, trials=tuple(trials)))
+
+    def score(self, trials: list[str], right: NDArray[np.bool_]) -> None:
+        """Store predictions that are right where ``right`` (runs, images) says so."""
+        classes = len(self.plan.data.classes)
+        for trial, row in zip(trials, right, strict=True):
+            wrong = (self.labels + self.rng.integers(1, classes, len(self.labels))) % classes
+            predicted = np.where(row, self.labels, wrong)
+            np.savez(
+                self.folder / "predictions" / f"{trial}.npz",
+                labels=self.labels,
+                predictions=predicted,
+                probabilities=np.eye(classes, dtype=np.float16)[predicted],
+            )
+            self.ledger.add(Scored(trial=trial, test_accuracy=float(row.mean())))
+
+
+def write_run(
+    folder: Path,
+    *,
+    arms: tuple[str, ...] = ("resnet8", "resnext8"),
+    default: tuple[float, ...] = (0.90, 0.895),
+    tuned: tuple[float, ...] = (0.92, 0.93),
+    runs: int = 5,
+    failed: int = 0,
+    images: int = 2000,
+    rope: float = 0.005,
+    seed: int = 0,
+    confirmed: bool = True,
+) -> Path:
+    """A complete run directory. ``failed``: confirmation runs of the last arm that diverged on top;
+    without ``confirmed`` the study stands after its search."""
+    diary = Diary(folder, plan(arms, images=images, rope=rope), seed=seed)
+    with diary.ledger:
+        baseline = [diary.full(arm, "baseline", 3, level) for arm, level in zip(arms, default, strict=True)]
+        for arm in arms:
+            diary.search(arm)
+        if not confirmed:
+            return folder
+        for arm in arms:
+            diary.full(arm, "select", 4, 0.91)
+        diary.freeze(runs)
+        confirm = [diary.full(arm, "confirm", runs, level) for arm, level in zip(arms, tuned, strict=True)]
+        for _ in range(failed):
+            diary.trial(arms[-1], "confirm", state="failed", reason="diverged: loss nan", epochs=2, level=0.2)
+        diary.open([t for trials in baseline + confirm for t in trials])
+        for trials, levels in ((baseline, default), (confirm, tuned)):
+            tables = right_wrong(
+                diary.rng,
+                runs=tuple(len(t) for t in trials),
+                accuracies=levels,
+                images=images,
+                run_sd=0.001,
+            )
+            for names, table in zip(trials, tables, strict=True):
+                diary.score(names, table)
+        for arm in arms:
+            diary.ledger.add(Cost(arm=arm, phase="test", what="scoring", cost=8.0))
+    return folder

@@ -1,0 +1,345 @@
+"""The report: right words, whole files, same bytes, and a sentence instead of a traceback."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from synthetic import Diary, plan, write_run
+
+from analysis import figures, findings, frames
+from analysis.__main__ import main
+from analysis.evidence import EvidenceError, fell_short, read
+from analysis.report import write
+from study.ledger import Ledger
+from study.records import Manifest, Scored, TestOpened
+
+NASTY = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study of two arms; tests that change it copy it first."""
+    return write_run(tmp_path_factory.mktemp("study") / "run")
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def digests(run: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(run.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_report_is_whole_and_says_the_verdict_first(copied: Path) -> None:
+    report = write(copied)
+    assert {p.name for p in copied.iterdir()} >= {"report.html", "report.md", "verdict.json", "figures"}
+    assert {p.name for p in (copied / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in ("forest", "curves", "spend") for kind in ("svg", "png")
+    }
+    body = json.loads((copied / "verdict.json").read_text())
+    assert body["verdict"] == report.verdicts[0].word
+    assert body["headline"] == report.headline == report.verdicts[0].sentence
+    assert 0 <= body["verdicts"][0]["mean_first"] <= 1
+    text = (copied / "report.html").read_text()
+    for needed in (
+        report.headline,
+        "settings found by one search per arm",
+        "opened 1 time",
+        body["manifest"],
+    ):
+        assert needed in text
+    assert text.index(report.headline) < text.index("Default against tuned") < text.index("Learning curves")
+    assert report.headline in (copied / "report.md").read_text()
+
+
+def test_the_same_inputs_give_the_same_bytes(copied: Path, tmp_path: Path) -> None:
+    write(copied)
+    first = digests(copied)
+    other = Path(shutil.copytree(copied, tmp_path / "elsewhere"))
+    shutil.rmtree(other / "figures")
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis", str(other)], capture_output=True, text=True, check=True
+    )
+    assert digests(other) == first
+    assert done.stdout.splitlines()[-1] == str(other / "report.html")
+
+
+def test_the_page_asks_nothing_from_outside_and_closes_its_tags(copied: Path) -> None:
+    write(copied)
+    text = (copied / "report.html").read_text()
+    asked = re.findall(r'(?:src|href|action)="([^"]*)"', text)
+    assert all(a.startswith(("#", "data:")) for a in asked)
+    assert not re.search(r"@import|<script|<iframe|url\((?!#)", text)
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    open_tags: list[str] = []
+
+    class Walker(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
+            if tag not in {"meta", "link", "br"}:
+                open_tags.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert open_tags.pop() == tag
+
+        def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            pass
+
+    Walker().feed(text)
+    assert open_tags == []
+
+
+def test_names_are_escaped(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", arms=("resnet8", NASTY))
+    report = write(run)
+    assert NASTY in report.headline
+    text = (run / "report.html").read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "<script" not in (run / "report.md").read_text()
+
+
+def test_three_arms_are_compared_pair_by_pair(tmp_path: Path) -> None:
+    run = write_run(
+        tmp_path / "run", arms=("a", "b", "c"), default=(0.9, 0.9, 0.9), tuned=(0.90, 0.93, 0.91), images=5000
+    )
+    report = write(run)
+    assert report.headline.startswith("b has the highest mean accuracy of 3 arms")
+    body = json.loads((run / "verdict.json").read_text())
+    assert (len(body["verdicts"]), body["verdict"]) == (3, None)
+    assert "simultaneous 95 % over 3 pairs" in (run / "report.html").read_text()
+
+
+def test_an_unfinished_study_says_what_stands(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", confirmed=False)
+    report = write(run)
+    assert report.verdicts == ()
+    assert report.headline.startswith("No verdict yet: no setting has been frozen")
+    text = (run / "report.html").read_text()
+    assert "Learning curves" in text
+    assert json.loads((run / "verdict.json").read_text())["verdict"] is None
+
+
+def test_a_study_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
+    diary = Diary(tmp_path / "run", plan())
+    diary.ledger.__exit__(None, None, None)
+    assert write(tmp_path / "run").verdicts == ()
+
+
+def test_scores_that_are_still_to_come_hold_the_verdict_back(copied: Path) -> None:
+    lines = (copied / "ledger.jsonl").read_text().splitlines(keepends=True)
+    last = max(i for i, line in enumerate(lines) if '"Scored"' in line)
+    (copied / "ledger.jsonl").write_text("".join(lines[:last] + lines[last + 1 :]))
+    report = write(copied)
+    assert report.verdicts == ()
+    assert "resnext8: 1 confirmation run not scored" in report.headline
+
+
+def test_one_confirmation_run_gives_no_verdict_but_a_reason(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", runs=1)
+    report = write(run)
+    assert report.verdicts == ()
+    assert "at least two per arm" in report.headline
+    assert "nan" not in (run / "report.html").read_text().lower().replace("finance", "")
+
+
+def test_inv_5_a_failed_confirmation_run_counts_as_guessing(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", failed=1, runs=4)
+    evidence = read(run)
+    with np.load(run / "predictions" / "arm0-confirm-0.npz") as arrays:
+        labels = arrays["labels"]
+    tuned = evidence.tuned["resnext8"]
+    assert tuned.correct.shape[0] == 5
+    assert tuned.guessed == 1
+    assert tuned.accuracies[-1] == pytest.approx(np.bincount(labels).max() / len(labels))
+    report = write(run)
+    assert report.verdicts[0].k_second == 5
+    assert "A failed run counted as guessing" in (run / "report.html").read_text()
+
+
+def test_an_interrupted_run_is_told_but_not_counted(tmp_path: Path) -> None:
+    diary = Diary(tmp_path / "run", plan())
+    with diary.ledger:
+        name = diary.trial("resnet8", "confirm", state="failed", reason="interrupted", epochs=2)
+        broke = diary.trial("resnet8", "confirm", state="failed", reason="diverged: loss nan", epochs=2)
+        assert not fell_short(diary.ledger, name)
+        assert fell_short(diary.ledger, broke)
+    write(tmp_path / "run")
+    assert "not counted (interrupted)" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_health_warnings_name_what_is_wrong(copied: Path) -> None:
+    body = json.loads((copied / "plan.json").read_text())
+    body["audits"]["resnext8"]["macs"] *= 2
+    body["budget"]["seconds"] = 600.0
+    (copied / "plan.json").write_text(json.dumps(body))
+    with (copied / "ledger.jsonl").open("a") as file:
+        file.write('{"record":"TestOpened","manifest":"other","trials":[]}\n{"record":"Outc')
+    write(copied)
+    told = " ".join(json.loads((copied / "verdict.json").read_text())["warnings"])
+    for needed in (
+        "torn",
+        "opened 2 times",
+        "another manifest",
+        "not matched",
+        "over its share",
+        "trials failed",
+    ):
+        assert needed in told
+
+
+def test_hon_1_the_report_claims_no_more_than_it_knows(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", runs=3, tuned=(0.92, 0.92))
+    write(run)
+    for name in ("report.html", "report.md", "verdict.json"):
+        text = (run / name).read_text().lower()
+        assert "signific" not in text
+        assert "no difference" not in text
+        assert "settings found by one search per arm" in text
+    html = (run / "report.html").read_text()
+    assert "cannot fall below 0.100" in html
+    assert "this test set only" in html
+    comparison = html[html.index("<table>") : html.index("Learning curves")]
+    assert "validation" not in comparison.lower().replace("before any search", "")
+
+
+@pytest.mark.parametrize("missing", ["plan.json", "ledger.jsonl", "predictions/arm0-confirm-1.npz"])
+def test_a_missing_file_is_named(copied: Path, missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (copied / missing).unlink()
+    assert main([str(copied)]) == 2
+    told = capsys.readouterr().err
+    assert missing in told
+    assert told.startswith("error: ")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"text"])
+def test_damaged_predictions_are_named(copied: Path, content: bytes) -> None:
+    (copied / "predictions" / "arm0-confirm-1.npz").write_bytes(content)
+    with pytest.raises(EvidenceError, match=r"arm0-confirm-1\.npz cannot be read"):
+        write(copied)
+
+
+def test_predictions_that_are_pickles_are_not_loaded(copied: Path) -> None:
+    strange = np.array([{"a": 1}], dtype=object)
+    np.savez(copied / "predictions" / "arm0-confirm-1.npz", labels=strange, predictions=strange)
+    with pytest.raises(EvidenceError, match="cannot be read"):
+        write(copied)
+
+
+def test_predictions_that_contradict_the_ledger_are_refused(copied: Path) -> None:
+    path = copied / "predictions" / "arm0-confirm-1.npz"
+    with np.load(path) as arrays:
+        labels = arrays["labels"]
+    np.savez(path, labels=labels, predictions=labels)
+    with pytest.raises(EvidenceError, match="does not give the accuracy"):
+        write(copied)
+    np.savez(path, labels=labels[::-1], predictions=labels)
+    with pytest.raises(EvidenceError, match="other labels"):
+        write(copied)
+    np.savez(path, labels=labels, predictions=labels[:-1])
+    with pytest.raises(EvidenceError, match="of one length"):
+        write(copied)
+    np.savez(path, labels=labels, predictions=labels.astype(str))
+    with pytest.raises(EvidenceError, match="class numbers"):
+        write(copied)
+
+
+def test_a_damaged_ledger_is_named_by_line(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (copied / "ledger.jsonl").read_text().splitlines(keepends=True)
+    lines[6] = "{broken\n"
+    (copied / "ledger.jsonl").write_text("".join(lines))
+    assert main([str(copied)]) == 2
+    assert "line 7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("swap", [('"cost":', '"cost":"x","c":'), ('"epoch":1,', '"epoch":1,"cost":"x",')])
+def test_a_ledger_with_wrong_values_is_no_traceback(copied: Path, swap: tuple[str, str]) -> None:
+    text = (copied / "ledger.jsonl").read_text()
+    (copied / "ledger.jsonl").write_text(text.replace(*swap, 1))
+    assert main([str(copied)]) in {0, 2}
+
+
+def test_a_plan_with_wrong_values_is_no_traceback(copied: Path) -> None:
+    body = json.loads((copied / "plan.json").read_text())
+    (copied / "plan.json").write_text(json.dumps(body | {"audits": []}))
+    assert main([str(copied)]) == 2
+
+
+def test_scores_of_unknown_trials_are_refused(copied: Path) -> None:
+    with Ledger(copied / "ledger.jsonl") as ledger:
+        ledger.add(Scored(trial="nobody", test_accuracy=0.9))
+    with pytest.raises(EvidenceError, match="unknown trials nobody"):
+        write(copied)
+
+
+def test_the_command_ends_with_the_verdict_and_the_path(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(copied)]) == 0
+    sentence, path = capsys.readouterr().out.splitlines()
+    assert sentence == json.loads((copied / "verdict.json").read_text())["headline"]
+    assert path == str(copied / "report.html")
+
+
+def test_the_command_refuses_what_is_no_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "is no folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert stopped.value.code == 2
+
+
+def test_a_folder_that_cannot_be_written_is_said(copied: Path) -> None:
+    (copied / "figures").write_text("in the way")
+    with pytest.raises(EvidenceError, match="cannot be written"):
+        write(copied)
+
+
+def test_tables_add_up_to_the_ledger(finished: Path) -> None:
+    evidence = read(finished)
+    trials, spend = frames.trials(evidence.history), frames.spend(evidence.history, evidence.plan)
+    assert len(trials) == len(evidence.history.trials)
+    assert set(trials["end"]) <= set(frames.ENDS)
+    assert "config.learning_rate" in trials.columns
+    for arm in evidence.plan.arms:
+        assert spend.loc[spend["arm"] == arm, "cost"].sum() == pytest.approx(evidence.history.spent(arm))
+        assert spend.loc[spend["arm"] == arm, "share"].sum() == pytest.approx(1)
+    assert len(frames.epochs(evidence.history)) == sum(map(len, evidence.history.epochs.values()))
+    table = findings.accuracies(evidence)
+    assert list(table["runs"]) == [3, 5, 3, 5]
+    assert (table["low"] < table["mean"]).all()
+
+
+def test_figures_draw_the_table_and_nothing_else(finished: Path) -> None:
+    evidence = read(finished)
+    palette = figures.colours(evidence.plan.arms)
+    ax = Figure().subplots()
+    table = findings.accuracies(evidence)
+    figures.draw_forest(table, ax, palette)
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    assert [len(np.asarray(line.get_xdata())) for line in dots] == list(table["runs"])
+    assert {line.get_color() for line in ax.lines} == set(palette.values())
+    curves = frames.epochs(evidence.history)
+    ax = Figure().subplots()
+    figures.draw_curves(curves[curves["arm"] == "resnet8"], ax, palette["resnet8"])
+    assert len(ax.lines) == curves.loc[curves["arm"] == "resnet8", "trial"].nunique()
+
+
+def test_the_manifest_of_the_made_up_study_is_its_own(finished: Path) -> None:
+    history = read(finished).history
+    assert isinstance(history.manifest, Manifest)
+    assert [type(o) for o in history.opened] == [TestOpened]
+    assert history.opened[0].manifest == history.manifest.sha256

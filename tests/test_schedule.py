@@ -1,0 +1,219 @@
+"""The schedule's promises, played through with made-up curves and a made-up clock (no Ray needed).
+
+Trial costs differ between the arms, trials diverge, and two run side by side, as on a real machine.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from search_spaces import Arm, Config, load
+from study.confirm import RUNS_FLOOR, StudyError
+from study.ledger import Ledger, read
+from study.plan import BASELINE_RUNS, Budget, Plan, with_length
+from study.records import Epoch, Outcome, Trial
+from study.schedule import Schedule, derive_seed
+from tests.test_plan import PLAN
+
+ARMS = {"tiny_resnet": load("tiny_resnet"), "tiny_resnext": load("tiny_resnext")}
+SECONDS = {"tiny_resnet": 0.9, "tiny_resnext": 1.3}
+"""Wall seconds of one epoch."""
+
+
+def a_plan(*, minutes: float = 10, slots: int = 2, seed: int = 0) -> Plan:
+    plan = dataclasses.replace(
+        PLAN,
+        arms=tuple(ARMS),
+        audits=dict(zip(ARMS, PLAN.audits.values(), strict=True)),
+        probe_cost=dict.fromkeys(ARMS, 10.0),
+        budget=Budget(seconds=60 * minutes, resource="cpu"),
+        machine=dataclasses.replace(PLAN.machine, slots=slots),
+        batch_sizes=(32, 64, 128, 256),
+        seed=seed,
+    )
+    return with_length(plan, 9)
+
+
+def accuracy_of(trial: Trial, epoch: int) -> float:
+    """A curve that rises to a height which depends on the learning rate, with noise from the seed."""
+    height = 0.9 - 0.1 * abs(np.log10(float(trial.config["lr"])) + 1)
+    noise = 0.01 * float(np.random.default_rng([trial.seed, epoch]).standard_normal())
+    return float(np.clip(height * (1 - 0.5**epoch) + noise, 0, 1))
+
+
+def diverges(trial: Trial, epoch: int) -> str:
+    return "diverged: nan" if float(trial.config["lr"]) > 0.5 and epoch == 2 else ""
+
+
+def play(
+    plan: Plan,
+    path: Path,
+    *,
+    fails: Callable[[Trial, int], str] = diverges,
+    arms: dict[str, Arm] = ARMS,
+) -> Ledger:
+    """Run the whole schedule in simulated time."""
+    now = [0.0]
+    with Ledger(path) as ledger:
+        _drive(Schedule(plan, ledger, arms, clock=lambda: now[0]), now, fails)
+    return ledger
+
+
+def _drive(schedule: Schedule, now: list[float], fails: Callable[[Trial, int], str]) -> None:
+    running: list[tuple[float, Trial, int]] = []
+    while True:
+        while (trial := schedule.next()) is not None:
+            running.append((now[0] + SECONDS[trial.arm] + 0.05, trial, 1))
+        if not running:
+            assert schedule.done
+            return
+        running.sort(key=lambda item: item[0])
+        now[0], trial, epoch = running.pop(0)
+        failure = fails(trial, epoch)
+        if failure:
+            schedule.end(trial.id, failure)
+            continue
+        accuracy = accuracy_of(trial, epoch)
+        goes_on = schedule.report(
+            Epoch(
+                trial=trial.id, epoch=epoch, train_loss=1.0, train_accuracy=accuracy, val_loss=1.0,
+                val_accuracy=accuracy, train_seconds=SECONDS[trial.arm], eval_seconds=0.01,
+            )  # fmt: skip
+        )
+        if goes_on and epoch < trial.epochs:
+            running.append((now[0] + SECONDS[trial.arm], trial, epoch + 1))
+        else:
+            schedule.end(trial.id)
+
+
+def all_trials(ledger: Ledger) -> list[Trial]:
+    return list(ledger.trials.values())
+
+
+def test_bud_1_arms_spend_the_same_on_tuning(tmp_path: Path) -> None:
+    for seed in range(5):
+        plan = a_plan(minutes=20, seed=seed)
+        ledger = play(plan, tmp_path / f"{seed}.jsonl")
+        spends = [ledger.spent(arm, "search") for arm in plan.arms]
+        one_report = max(SECONDS.values()) + 0.05
+        assert ledger.tuning is not None
+        for spend in spends:
+            assert ledger.tuning.per_arm - 3 * one_report <= spend <= ledger.tuning.per_arm + 2 * one_report
+        assert abs(spends[0] - spends[1]) <= max(0.02 * max(spends), 2 * one_report)
+
+
+def test_the_budget_holds_to_within_one_report_per_running_trial(tmp_path: Path) -> None:
+    for minutes in (8, 12, 40):
+        plan = a_plan(minutes=minutes)
+        ledger = play(plan, tmp_path / f"{minutes}.jsonl")
+        for arm in plan.arms:
+            total = ledger.spent(arm) + plan.startup  # scoring the nets comes after the schedule
+            assert total <= plan.share + plan.machine.slots * (SECONDS[arm] + 0.05)
+
+
+def test_bud_2_stopped_and_failed_trials_are_charged(tmp_path: Path) -> None:
+    ledger = play(a_plan(minutes=20), tmp_path / "ledger.jsonl")
+    outcomes = [(t, ledger.outcomes[t.id]) for t in all_trials(ledger)]
+    assert {o.state for _, o in outcomes} == {"finished", "stopped", "failed"}
+    assert all(o.cost > 0 for _, o in outcomes)
+    for arm in ARMS:
+        by_hand = sum(o.cost for t, o in outcomes if t.arm == arm)
+        assert ledger.spent(arm) == pytest.approx(by_hand)
+    failed = next(o for _, o in outcomes if o.state == "failed")
+    assert failed.reason == "diverged: nan"
+    assert failed.epochs == 1
+
+
+def test_phases_follow_one_another_per_arm(tmp_path: Path) -> None:
+    plan = a_plan(minutes=20)
+    ledger = play(plan, tmp_path / "ledger.jsonl")
+    assert ledger.manifest is not None
+    for arm in plan.arms:
+        order = [t.phase for t in all_trials(ledger) if t.arm == arm]
+        assert order == sorted(order, key=("baseline", "search", "select", "confirm").index)
+        assert len(ledger.of(arm, "baseline")) == BASELINE_RUNS
+        assert len(ledger.of(arm, "select")) == plan.select_runs
+        choice = ledger.manifest.choices[arm]
+        confirmed = ledger.of(arm, "confirm")
+        assert RUNS_FLOOR <= len(confirmed) <= choice.runs
+        assert all(t.config == choice.config for t in confirmed)
+        assert ledger.of(arm, "search")[0].config == ledger.of(arm, "baseline")[0].config
+    lines = (tmp_path / "ledger.jsonl").read_text().splitlines()
+    manifest = next(i for i, line in enumerate(lines) if '"Manifest"' in line)
+    first_confirm = next(i for i, line in enumerate(lines) if '"phase":"confirm"' in line)
+    assert manifest < first_confirm
+
+
+def test_sel_2_no_seed_of_the_search_or_selection_returns_in_confirmation(tmp_path: Path) -> None:
+    ledger = play(a_plan(minutes=20), tmp_path / "ledger.jsonl")
+    seeds: dict[str, set[int]] = {}
+    for trial in all_trials(ledger):
+        seeds.setdefault(trial.phase, set()).update((trial.seed, trial.split_seed))
+    for phase in ("baseline", "search", "select"):
+        assert not seeds[phase] & seeds["confirm"]
+    runs = [t.seed for t in all_trials(ledger)]
+    assert len(set(runs)) == len(runs)
+
+
+def test_search_trials_share_one_split_other_runs_have_their_own(tmp_path: Path) -> None:
+    ledger = play(a_plan(minutes=20), tmp_path / "ledger.jsonl")
+    for arm in ARMS:
+        assert len({t.split_seed for t in ledger.of(arm, "search")}) == 1
+        confirm = [t.split_seed for t in ledger.of(arm, "confirm")]
+        assert len(set(confirm)) == len(confirm)
+    first, second = ([t.split_seed for t in ledger.of(arm, "confirm")] for arm in ARMS)
+    shorter = min(len(first), len(second))
+    assert first[:shorter] == second[:shorter]  # blocked by split
+
+
+def test_with_one_trial_at_a_time_the_same_seed_proposes_the_same(tmp_path: Path) -> None:
+    def proposals(name: str, seed: int) -> list[tuple[str, Config]]:
+        ledger = play(a_plan(minutes=12, slots=1, seed=seed), tmp_path / name)
+        return [(t.id, t.config) for t in all_trials(ledger)]
+
+    assert proposals("a", 0) == proposals("b", 0)
+    assert proposals("c", 1) != proposals("d", 0)
+
+
+def test_the_ledger_on_disk_is_the_ledger_in_memory(tmp_path: Path) -> None:
+    ledger = play(a_plan(), tmp_path / "ledger.jsonl")
+    again = read(tmp_path / "ledger.jsonl")
+    assert again.trials == ledger.trials
+    assert again.outcomes == ledger.outcomes
+    assert again.manifest == ledger.manifest
+    for arm in ARMS:
+        assert again.spent(arm) == pytest.approx(ledger.spent(arm))
+
+
+def test_an_arm_that_always_fails_ends_the_study_with_its_reason(tmp_path: Path) -> None:
+    def fails(trial: Trial, epoch: int) -> str:
+        return "error: RuntimeError: boom" if trial.arm == "tiny_resnext" else diverges(trial, epoch)
+
+    with pytest.raises(StudyError, match=r"tiny_resnext.*boom"):
+        play(a_plan(), tmp_path / "ledger.jsonl", fails=fails)
+
+
+def test_an_interrupted_study_books_what_was_held(tmp_path: Path) -> None:
+    now = [0.0]
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        schedule = Schedule(a_plan(), ledger, ARMS, clock=lambda: now[0])
+        first, second = schedule.next(), schedule.next()
+        assert first is not None
+        assert second is not None
+        assert {first.arm, second.arm} == set(ARMS)
+        now[0] = 7.0
+        schedule.interrupt()
+        expected = [
+            Outcome(trial=t.id, state="failed", reason="interrupted", epochs=0, cost=7.0)
+            for t in (first, second)
+        ]
+        assert list(ledger.outcomes.values()) == expected
+
+
+def test_derived_seeds_are_distinct_and_fit_any_generator() -> None:
+    seeds = {derive_seed(s, p, i) for s in range(5) for p in ("a", "b", "ab") for i in range(100)}
+    assert len(seeds) == 1500
+    assert all(0 <= s < 2**63 for s in seeds)
