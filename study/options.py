@@ -5,6 +5,7 @@ Imports no torch and no Ray, so that ``--help`` and a wrong flag answer at once.
 
 import argparse
 import datetime
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Self
@@ -186,7 +187,9 @@ def _run_name(data: str) -> str:
 
 def _command(budget: Budget, arms: tuple[str, ...], given: argparse.Namespace) -> str:
     """The command that asks the same question again, with every default spelled out but the length."""
-    parts = ["python study/run.py", f"--budget {budget}", f"--arms {','.join(arms)}", f"--data {given.data}"]
+    parts = ["--budget", str(budget), "--arms", ",".join(arms), "--data", given.data]
     if given.epochs is not None:
-        parts.append(f"--epochs {given.epochs}")
-    return " ".join([*parts, f"--rope {given.rope:g}", f"--seed {given.seed}"])
+        parts += ["--epochs", str(given.epochs)]
+    return "python study/run.py " + shlex.join(
+        [*parts, "--rope", f"{given.rope:g}", "--seed", str(given.seed)]
+    )

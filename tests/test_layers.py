@@ -86,7 +86,11 @@ def test_analysis_knows_only_the_records_of_a_study(path: Path) -> None:
 )
 def test_help_and_bad_flags_import_neither_torch_nor_ray(arguments: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-X", "importtime", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode in (0, 2)
     loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "import time:" in line}

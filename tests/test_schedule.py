@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_plan import PLAN
 
 from search_spaces import Arm, Config, load
 from study.confirm import RUNS_FLOOR, StudyError
@@ -16,7 +17,6 @@ from study.ledger import Ledger, read
 from study.plan import BASELINE_RUNS, Budget, Plan, with_length
 from study.records import Epoch, Outcome, Trial
 from study.schedule import Schedule, derive_seed
-from tests.test_plan import PLAN
 
 ARMS = {"tiny_resnet": load("tiny_resnet"), "tiny_resnext": load("tiny_resnext")}
 SECONDS = {"tiny_resnet": 0.9, "tiny_resnext": 1.3}
@@ -79,9 +79,15 @@ def _drive(schedule: Schedule, now: list[float], fails: Callable[[Trial, int], s
         accuracy = accuracy_of(trial, epoch)
         goes_on = schedule.report(
             Epoch(
-                trial=trial.id, epoch=epoch, train_loss=1.0, train_accuracy=accuracy, val_loss=1.0,
-                val_accuracy=accuracy, train_seconds=SECONDS[trial.arm], eval_seconds=0.01,
-            )  # fmt: skip
+                trial=trial.id,
+                epoch=epoch,
+                train_loss=1.0,
+                train_accuracy=accuracy,
+                val_loss=1.0,
+                val_accuracy=accuracy,
+                train_seconds=SECONDS[trial.arm],
+                eval_seconds=0.01,
+            )
         )
         if goes_on and epoch < trial.epochs:
             running.append((now[0] + SECONDS[trial.arm], trial, epoch + 1))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers.async_hyperband import _Bracket
 
 from search_spaces import Choice, Config, Float, Int, Space
@@ -80,12 +81,8 @@ def test_rungs_decide_as_rays_asha_bracket(seed: int) -> None:
     ours = Rungs((1, 3, 9), reduction=3)
     rays = _Bracket(min_t=1, max_t=27, reduction_factor=3, s=0)
 
-    class Name:
-        def __init__(self, trial_id: str) -> None:
-            self.trial_id = trial_id
-
     rng = np.random.default_rng(seed)
-    alive = [(Name(f"t{i}"), float(rng.uniform())) for i in range(60)]
+    alive = [(RayTrial("unused", trial_id=f"t{i}", stub=True), float(rng.uniform())) for i in range(60)]
     for rung in (1, 3, 9):
         passed = []
         for trial, quality in alive:

@@ -1,0 +1,290 @@
+"""The command as a user runs it: real Ray, real Optuna, real training, on 8x8 images made here.
+
+The repository is copied, the README's example arm is added as a new file and nothing else is edited.
+"""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from study.data import prepare
+from study.ledger import History, read
+from study.plan import Plan
+from study.records import Trial
+from study.worker import start
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parent.parent
+WATCHED = """
+import json, pathlib, sys
+home, log = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+def watch(event, details):
+    if event == "open" and str(details[0]).endswith("sealed_test.npz") and details[1] == "rb":
+        ledger = home / "ledger.jsonl"
+        with log.open("a") as file:
+            file.write(json.dumps("Manifest" in ledger.read_text() if ledger.exists() else False) + "\\n")
+sys.addaudithook(watch)
+sys.path.insert(0, "")
+import study.run
+sys.exit(study.run.main(sys.argv[3:]))
+"""
+"""Runs the study and writes down, at every opening of the sealed file, whether the manifest was there."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study that ran to its end."""
+
+    repo: Path
+    home: Path
+    output: str
+    wall: float
+    openings: list[bool]
+    plan: Plan
+    history: History
+
+
+def make_images(folder: Path, *, train: int, test: int, size: int = 8) -> None:
+    """Three classes of coloured stripes under noise: learnable, but not at once."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", train), ("test", test)):
+        for label, name in enumerate(("flat", "rows", "slope & <b>")):
+            (folder / part / name).mkdir(parents=True)
+            for number in range(count):
+                rows, columns = np.mgrid[:size, :size]
+                wave = (np.zeros((size, size)), rows % 2, (rows + columns) / size)[label]
+                pixels = 128 + 40 * wave[..., None] + 50 * rng.standard_normal((size, size, 3))
+                image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+                image.save(folder / part / name / f"{number:04d}.png")
+
+
+def example_arm() -> str:
+    """The arm file that the README shows."""
+    match = re.search(r"```python\n(\"\"\".*?ARM = .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert match is not None
+    return match.group(1)
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    repo = tmp_path_factory.mktemp("user") / "repo"
+    repo.mkdir()
+    for package in ("study", "search_spaces", "analysis"):
+        shutil.copytree(ROOT / package, repo / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (repo / "search_spaces" / "my_net.py").write_text(example_arm())
+    make_images(repo / "images", train=80, test=40)
+    return repo
+
+
+@pytest.fixture(scope="module")
+def finished(repo: Path) -> Finished:
+    log = repo / "openings"
+    began = time.monotonic()
+    flags = (
+        "--budget 4cpu-minutes --arms tiny_resnet,my_net --data folder:images --epochs 3 --seed 3 --out out"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, "out", str(log), *flags.split()],
+        cwd=repo, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Finished(
+        repo=repo,
+        home=repo / "out",
+        output=done.stdout,
+        wall=time.monotonic() - began,
+        openings=[json.loads(line) for line in log.read_text().splitlines()],
+        plan=Plan.load(repo / "out" / "plan.json"),
+        history=read(repo / "out" / "ledger.jsonl"),
+    )
+
+
+def test_it_ends_with_the_verdict_and_the_report(finished: Finished) -> None:
+    *_, verdict, path = finished.output.strip().splitlines()
+    assert "pt" in verdict
+    assert path == "report: out/report.html"
+    assert (finished.home / "report.html").read_text().count("<svg") >= 3
+    stored = json.loads((finished.home / "verdict.json").read_text())
+    assert verdict in json.dumps(stored, ensure_ascii=False)
+    for part in ("measuring the arms", "complexity audit", "each arm gets", "127.0.0.1"):
+        assert part in finished.output
+
+
+def test_a_new_file_was_a_new_arm(finished: Finished) -> None:
+    assert finished.plan.arms == ("tiny_resnet", "my_net")
+    assert finished.history.full_length("my_net", "confirm")
+
+
+def test_the_report_is_rebuilt_byte_for_byte(finished: Finished) -> None:
+    built = ("report.html", "report.md", "verdict.json")
+    before = {name: (finished.home / name).read_bytes() for name in built}
+    figures = {p.name: p.read_bytes() for p in (finished.home / "figures").iterdir()}
+    for name in built:
+        (finished.home / name).unlink()
+    done = subprocess.run([sys.executable, "-m", "analysis", "out"], cwd=finished.repo, check=False)
+    assert done.returncode == 0
+    assert {name: (finished.home / name).read_bytes() for name in built} == before
+    assert {p.name: p.read_bytes() for p in (finished.home / "figures").iterdir()} == figures
+
+
+def test_sel_3_the_test_set_is_opened_once_and_after_the_manifest(finished: Finished) -> None:
+    assert finished.openings == [True]
+    assert len(finished.history.opened) == 1
+    assert finished.history.manifest is not None
+    assert finished.history.opened[0].manifest == finished.history.manifest.sha256
+    source = {p.name for p in (ROOT / "study").glob("*.py") if "unseal(" in p.read_text()}
+    assert source == {"data.py", "score.py"}
+
+
+def test_every_confirmation_and_baseline_run_left_its_predictions(finished: Finished) -> None:
+    history = finished.history
+    kept = {
+        t.id
+        for arm in finished.plan.arms
+        for p in ("baseline", "confirm")
+        for t in history.full_length(arm, p)
+    }
+    assert {p.stem for p in (finished.home / "predictions").iterdir()} == kept == set(history.scores)
+    for trial in kept:
+        with np.load(finished.home / "predictions" / f"{trial}.npz", allow_pickle=False) as file:
+            assert file["probabilities"].shape == (120, 3)
+            accuracy = float((file["predictions"] == file["labels"]).mean())
+        assert accuracy == history.scores[trial].test_accuracy
+
+
+def test_the_ledger_adds_up_to_what_was_held(finished: Finished) -> None:
+    history, plan = finished.history, finished.plan
+    spent = sum(history.spent(arm) for arm in plan.arms)
+    by_hand = sum(o.cost for o in history.outcomes.values()) + sum(c.cost for c in history.costs)
+    assert spent == pytest.approx(by_hand)
+    assert 0 < spent <= finished.wall * plan.machine.slots
+    longest = max(max(e.train_seconds + e.eval_seconds for e in es) for es in history.epochs.values())
+    assert spent <= plan.budget.seconds + plan.machine.slots * (longest + plan.startup)
+
+
+def test_bud_1_both_arms_were_tuned_for_the_same_cost(finished: Finished) -> None:
+    history, plan = finished.history, finished.plan
+    spends = [history.spent(arm, "search") for arm in plan.arms]
+    per_report = [
+        later.cost - earlier.cost
+        for epochs in history.epochs.values()
+        for earlier, later in itertools.pairwise(epochs)
+    ]
+    assert abs(spends[0] - spends[1]) <= 0.02 * max(spends) + plan.machine.slots * 2 * max(per_report)
+
+
+def test_any_trial_runs_again_from_its_record_alone(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished.repo)
+    torch.set_num_threads(finished.plan.machine.threads)
+    plan, history = finished.plan, finished.history
+    data = prepare(plan.data.spec, seed=plan.seed, root=Path("data"))
+    assert data.card == plan.data
+    chosen: list[Trial] = [
+        history.full_length("tiny_resnet", p)[-1] for p in ("baseline", "search", "confirm")
+    ]
+    chosen += [t for t in history.of("tiny_resnet", "search") if history.outcomes[t.id].state == "stopped"][
+        :1
+    ]
+    for trial in chosen:
+        recorded = history.epochs[trial.id]
+        _, epochs = start(plan, trial, data.train, torch.device("cpu"))
+        for before, again in zip(recorded, epochs, strict=False):
+            assert (again.train_loss, again.train_accuracy) == (before.train_loss, before.train_accuracy)
+            assert (again.val_loss, again.val_accuracy) == (before.val_loss, before.val_accuracy)
+
+
+def test_class_names_are_escaped(finished: Finished) -> None:
+    assert "slope & <b>" not in (finished.home / "report.html").read_text()
+
+
+def test_a_finished_study_is_never_overwritten(finished: Finished) -> None:
+    before = (finished.home / "ledger.jsonl").read_bytes()
+    done = command(finished.repo, "--budget 10cpu-minutes --data folder:images --out out")
+    assert done.returncode == 2
+    assert "python -m analysis out" in done.stderr
+    assert (finished.home / "ledger.jsonl").read_bytes() == before
+
+
+def command(repo: Path, flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "study/run.py", *flags.split()],
+        cwd=repo, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--budget 5cpu-minutes --data nothing", "cifar10"),
+        ("--budget 5cpu-minutes --data folder:nowhere", "nowhere"),
+        ("--budget 5cpu-minutes --data folder:images --arms broken,tiny_resnet", "search_spaces/broken.py"),
+        ("--budget 5cpu-minutes --data folder:images --arms crooked,tiny_resnet", "crooked"),
+        ("--budget 1cpu-minutes --data folder:images --arms tiny_resnet,tiny_resnext", "--budget"),
+    ],
+    ids=["data set", "folder", "arm that cannot be imported", "arm that cannot train", "budget"],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(repo: Path, flags: str, says: str) -> None:
+    (repo / "search_spaces" / "broken.py").write_text("import nothing_of_this_name\n")
+    crooked = example_arm().replace("images.classes", "images.classes - 1")
+    (repo / "search_spaces" / "crooked.py").write_text(crooked)
+    done = command(repo, f"{flags} --out fresh")
+    (repo / "search_spaces" / "broken.py").unlink()
+    (repo / "search_spaces" / "crooked.py").unlink()
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.startswith("error: ")
+    assert says in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (repo / "fresh").exists()
+
+
+def test_a_gpu_budget_without_a_gpu_ends_with_a_command_that_works(repo: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = command(repo, "--budget 8gpu-hours --data folder:images --out fresh")
+    assert done.returncode == 2
+    assert "python study/run.py --budget 10cpu-minutes --data digits" in done.stderr
+
+
+def test_planning_runs_nothing(repo: Path) -> None:
+    done = command(repo, "--budget 5cpu-minutes --data folder:images --arms tiny_resnet,tiny_resnext --plan")
+    assert done.returncode == 0, done.stderr
+    for part in ("full runs", "each arm gets", "smallest true gap", "confirmation"):
+        assert part in done.stdout
+    assert not (repo / "runs").exists()
+
+
+def test_ctrl_c_ends_cleanly_and_keeps_the_ledger(repo: Path) -> None:
+    study = subprocess.Popen(
+        [sys.executable, "study/run.py", *["--budget", "1cpu-hours", "--data", "folder:images", "--out", "stopped"],
+         "--arms", "tiny_resnet,tiny_resnext"],
+        cwd=repo, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    ledger = repo / "stopped" / "ledger.jsonl"
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and not (ledger.exists() and '"Epoch"' in ledger.read_text()):
+        time.sleep(0.2)
+    os.kill(study.pid, signal.SIGINT)
+    output, errors = study.communicate(timeout=60)
+    assert study.returncode == 130, output + errors
+    assert "Traceback" not in output + errors
+    assert "python -m analysis stopped" in output
+    history = read(ledger)
+    assert set(history.outcomes) == set(history.trials)
+    assert "interrupted" in {o.reason for o in history.outcomes.values()}
+    shown = subprocess.run([sys.executable, "-m", "analysis", "stopped"], cwd=repo, check=False)
+    assert shown.returncode == 0

@@ -1,0 +1,124 @@
+"""The training core learns, repeats itself to the last digit, and says when it diverges."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from test_plan import PLAN
+
+from search_spaces import ImageSpec, load
+from study import probe
+from study.data import Images, Prepared, prepare, split
+from study.plan import Machine, Plan
+from study.records import Epoch, Trial
+from study.train import DivergedError, build
+from study.worker import image_spec, start
+
+CPU = torch.device("cpu")
+ONE_CORE = Machine(resource="cpu", slots=1, fraction=1.0, threads=1, name="one core")
+
+
+@pytest.fixture(scope="module")
+def digits() -> Prepared:
+    torch.set_num_threads(1)
+    return prepare("digits", seed=0, root=Path("unused"))
+
+
+@pytest.fixture(scope="module")
+def plan(digits: Prepared) -> Plan:
+    return dataclasses.replace(PLAN, data=digits.card, machine=ONE_CORE)
+
+
+def a_trial(*, seed: int = 1, epochs: int = 2, **changes: float | str) -> Trial:
+    config = {**load("tiny_resnet").default(), "batch_size": 64, "lr": 0.1, "augment": "none", **changes}
+    return Trial(
+        id="t", arm="tiny_resnet", phase="search", index=0, island=0, config=config, seed=seed, split_seed=5,
+        epochs=epochs,
+    )  # fmt: skip
+
+
+def measures(epochs: list[Epoch]) -> list[tuple[float, ...]]:
+    return [(e.train_loss, e.train_accuracy, e.val_loss, e.val_accuracy) for e in epochs]
+
+
+def test_it_learns_real_images(plan: Plan, digits: Prepared) -> None:
+    _, epochs = start(plan, a_trial(epochs=5), digits.train, CPU)
+    curve = list(epochs)
+    assert [e.epoch for e in curve] == [1, 2, 3, 4, 5]
+    assert curve[-1].val_accuracy > 0.85
+    assert curve[-1].train_loss < curve[0].train_loss
+    assert all(e.train_seconds > 0 and e.eval_seconds > 0 for e in curve)
+
+
+@pytest.mark.parametrize("policy", ["none", "flip+rotate", "flip+crop+cutout", "trivial"])
+def test_the_same_seed_gives_the_same_numbers(plan: Plan, digits: Prepared, policy: str) -> None:
+    curves = []
+    for seed in (1, 1, 2):
+        torch.rand(seed)  # whatever the global state is
+        _, epochs = start(plan, a_trial(seed=seed, augment=policy), digits.train, CPU)
+        curves.append(measures(list(epochs)))
+    assert curves[0] == curves[1]
+    assert curves[0] != curves[2]
+
+
+def test_the_callers_randomness_is_left_alone(plan: Plan, digits: Prepared) -> None:
+    before = torch.random.get_rng_state()
+    _, epochs = start(plan, a_trial(), digits.train, CPU)
+    for _ in epochs:
+        assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_validation_images_are_not_trained_on(plan: Plan, digits: Prepared) -> None:
+    """Blacking out the held-out images leaves the training measures exactly as they were."""
+    trial = a_trial()
+    _, val = split(digits.train.labels, val=plan.val_images, seed=trial.split_seed)
+    pixels = digits.train.pixels.copy()
+    pixels[val] = 0
+    curves = []
+    for pool in (digits.train, Images(pixels, digits.train.labels)):
+        _, epochs = start(plan, trial, pool, CPU)
+        curves.append(list(epochs))
+    whole, blacked = curves
+    assert [e.train_loss for e in whole] == [e.train_loss for e in blacked]
+    assert whole[-1].val_accuracy > blacked[-1].val_accuracy
+
+
+@pytest.mark.parametrize("lr", [1e6, 1e30])
+def test_divergence_is_an_error_with_its_epoch(plan: Plan, digits: Prepared, lr: float) -> None:
+    _, epochs = start(plan, a_trial(lr=lr), digits.train, CPU)
+    with pytest.raises(DivergedError, match="epoch 1"):
+        next(epochs)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_a_shorter_look_at_a_run_is_its_beginning(plan: Plan, digits: Prepared, schedule: str) -> None:
+    """What ASHA stops early is a prefix of the full run, not a run with another schedule."""
+    _, whole = start(plan, a_trial(epochs=3, schedule=schedule), digits.train, CPU)
+    _, other = start(plan, a_trial(epochs=3, schedule=schedule), digits.train, CPU)
+    assert measures(list(itertools.islice(whole, 2))) == measures(list(other)[:2])
+
+
+def test_weights_come_from_the_seed(plan: Plan) -> None:
+    arm, spec = load("tiny_resnet"), image_spec(plan.data)
+    nets = [build(arm, arm.default(), spec, seed=s, device=CPU) for s in (1, 1, 2)]
+    first, same, other = (torch.cat([p.flatten() for p in n.parameters()]) for n in nets)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_the_audit_counts_what_torchvision_states() -> None:
+    """25.56 M parameters and 4.09 GMACs at 224 pixels are torchvision's own figures for resnet50."""
+    arm = load("resnet50")
+    params, macs = probe.complexity(arm, arm.default(), ImageSpec(channels=3, size=224, classes=1000))
+    assert params == 25_557_032
+    assert macs == pytest.approx(4.09e9, rel=0.005)
+
+
+def test_unmatched_arms_are_warned_of() -> None:
+    audit = PLAN.audits["a"]
+    assert probe.unmatched({"a": audit, "b": audit}) == ""
+    warning = probe.unmatched({"a": audit, "b": dataclasses.replace(audit, macs=2 * audit.macs)})
+    assert "100%" in warning
+    assert "b has" in warning
