@@ -2,10 +2,8 @@
 
 from analysis.evidence import Evidence, fell_short
 from analysis.words import counted, duration, listed, percent
-from study.plan import BASELINE_RUNS, CONFIRM_FLOOR, MARGIN, TUNING_RUNS_FLOOR
+from study.plan import BASELINE_RUNS, CONFIRM_FLOOR, MARGIN, TUNING_RUNS_FLOOR, unmatched
 
-MATCHED = 0.05
-"""Arms whose multiply-accumulates differ by more than this are not matched."""
 EQUAL_SPEND = 0.02
 OVERSHOOT = 0.02
 
@@ -75,14 +73,8 @@ def _runs(evidence: Evidence) -> list[str]:
 
 
 def _fairness(evidence: Evidence) -> list[str]:
-    plan, history, told = evidence.plan, evidence.history, []
-    macs = {arm: plan.audits[arm].macs for arm in plan.arms}
-    if max(macs.values()) > (1 + MATCHED) * min(macs.values()):
-        told.append(
-            f"The arms are not matched: {max(macs, key=lambda a: macs[a])} needs "
-            f"{percent(max(macs.values()) / min(macs.values()) - 1, 0)} more multiply-accumulates per image "
-            f"than {min(macs, key=lambda a: macs[a])}. Part of a difference may be size."
-        )
+    plan, history = evidence.plan, evidence.history
+    told = [warning] if (warning := unmatched(plan.audits)) else []
     for arm in plan.arms:
         seconds, last = history.spent(arm), plan.machine.slots * plan.epoch_cost(arm)
         if seconds > plan.share + max(OVERSHOOT * plan.share, last):

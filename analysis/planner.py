@@ -10,6 +10,8 @@ from scipy import optimize, stats
 
 ACCURACY = 0.93
 """Assumed when nothing is known: the post's nets."""
+UNKNOWN = (ACCURACY, 0.6)
+"""Levels that a promise is given for before any net is trained: strong nets, and small ones trained briefly."""
 RUN_SD = 0.001
 """Distribution-wise sd of one run: Jordan 2023 (arXiv 2304.01910) finds it several times below the
 0.15-0.25 pt that runs differ by on a test set; 0.1 pt is the middle case of method.md's simulations."""
@@ -89,15 +91,23 @@ def images_for_tie(
     return 2 if lacking(low) < 0 else math.ceil(math.exp(optimize.brentq(lacking, low, high, xtol=1e-4)))
 
 
-def promise(*, runs: int, images: int, rope: float, accuracy: float = ACCURACY, arms: int = 2) -> str:
-    """What to tell a user before the run, in two sentences. Raises ValueError as ``standard_error``."""
+def promise(*, runs: int, images: int, rope: float, accuracy: float | None = None, arms: int = 2) -> str:
+    """What these runs can show, in two sentences. Raises ValueError as ``standard_error``.
+
+    Before anything is known of the accuracy, the gap is given for two levels of it, and the tie is
+    judged at the lower, where nets disagree more.
+    """
     pairs = arms * (arms - 1) // 2
-    gap = smallest_gap(runs=runs, images=images, accuracy=accuracy, pairs=pairs)
+    levels = UNKNOWN if accuracy is None else (accuracy,)
+    gaps = [
+        f"{100 * smallest_gap(runs=runs, images=images, accuracy=a, pairs=pairs):.2f} pt for nets near {100 * a:.0f} %"
+        for a in levels
+    ]
     shown = (
         f"With {runs} confirmation runs per arm on {images} test images, the smallest true gap that shows in "
-        f"{100 * POWER:.0f} % of studies is about {100 * gap:.2f} pt (for nets near {100 * accuracy:.0f} %)."
+        f"{100 * POWER:.0f} % of studies is about {' and '.join(gaps)}."
     )
-    margin = smallest_tie(runs=runs, images=images, accuracy=accuracy, pairs=pairs)
+    margin = max(smallest_tie(runs=runs, images=images, accuracy=a, pairs=pairs) for a in levels)
     if rope >= margin:
         return f"{shown} If the arms are equal, a practical tie within {100 * rope:g} pt can be proved."
     return (

@@ -147,7 +147,11 @@ def run_trials(schedule: Schedule, pool: Images, out: Path, tick: Callable[[], N
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except tune.TuneError as error:
+        cause = str(error.__cause__ or error).strip().splitlines()
+        raise StudyError(f"Ray Tune stopped: {cause[-1]} (more in {out / LOG})") from error
     if runner.error is not None:
         raise runner.error
     return runner.weights

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -26,6 +27,8 @@ MARGIN = 1.1
 """Full runs are reserved at this multiple of their measured cost, since machines are noisy."""
 REDUCTION = 3
 """ASHA's reduction factor: the best third of a rung goes on."""
+MATCHED = 0.05
+"""Arms whose MACs differ by more are not matched: ResNeXt's own "matched" templates are up to 4.5 % apart."""
 EPOCHS = (3, 50)
 """Shortest and longest full run that is chosen without ``--epochs``; 50 is the seed post's length."""
 AIM = 24
@@ -241,6 +244,19 @@ class Plan:
                 "machine": Machine(**body["machine"]),
             }
         )
+
+
+def unmatched(audits: Mapping[str, Audit]) -> str:
+    """A warning when the arms' MACs are not within ``MATCHED`` of each other, else empty."""
+    macs = {arm: audit.macs for arm, audit in audits.items()}
+    small, large = min(macs, key=lambda a: macs[a]), max(macs, key=lambda a: macs[a])
+    gap = macs[large] / macs[small] - 1
+    if gap <= MATCHED:
+        return ""
+    return (
+        f"The arms are not matched: {large} needs {100 * gap:.0f} % more multiply-accumulates per image than "
+        f"{small}. Part of a difference may be size."
+    )
 
 
 def with_length(plan: Plan, epochs: int | None) -> Plan:

@@ -28,8 +28,6 @@ from study.worker import device_of, image_spec
 
 Result = TypeVar("Result")
 MEASURE_SECONDS = 2.0
-MATCHED = 0.05
-"""Arms whose MACs differ by more are not matched: ResNeXt's own "matched" templates are up to 4.5 % apart."""
 STEPS_FLOOR = 4
 """A batch size that leaves fewer steps per epoch is no option."""
 MOST_BATCHES = 4096
@@ -129,19 +127,6 @@ def complexity(arm: Arm, config: Config, images: ImageSpec) -> tuple[int, int]:
         with counter:
             net(torch.empty(1, images.channels, images.size, images.size))
     return sum(p.numel() for p in net.parameters() if p.requires_grad), counter.get_total_flops() // 2
-
-
-def unmatched(audits: dict[str, Audit]) -> str:
-    """A warning when the arms' MACs are not within ``MATCHED`` of each other, else empty."""
-    macs = {name: audit.macs for name, audit in audits.items()}
-    small, large = min(macs, key=lambda a: macs[a]), max(macs, key=lambda a: macs[a])
-    gap = macs[large] / macs[small] - 1
-    if gap <= MATCHED:
-        return ""
-    return (
-        f"the arms are not matched in complexity: {large} has {gap:.0%} more MACs than {small}; "
-        "the verdict compares them as they are"
-    )
 
 
 def _each(

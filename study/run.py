@@ -52,9 +52,11 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return _study(options, home, console)
         except KeyboardInterrupt:
-            console.print(
-                f"interrupted; what was done is kept: python -m analysis {options.out} shows it", markup=False
+            kept = (home / plans.FILE).exists()
+            shown = (
+                f"what was done is kept: python -m analysis {home} shows it" if kept else "nothing had begun"
             )
+            console.print(f"interrupted; {shown}", markup=False)
             return INTERRUPTED
         except Exception as error:
             code = _exit_code(error)
@@ -100,7 +102,7 @@ def _study(options: Options, home: Path, console: Console) -> int:
     )
     dashboard = cluster.connect(options.address, home / cluster.LOG)
     if dashboard:
-        console.print(f"Ray dashboard: {dashboard}")
+        console.print(f"Ray dashboard: {dashboard} (it asks for the token that `ray get-auth-token` prints)")
     try:
         plan = _plan(options, arms, prepared, console)
         _show(plan, console)
@@ -111,9 +113,9 @@ def _study(options: Options, home: Path, console: Console) -> int:
         ray.shutdown()
     from analysis import report
 
-    verdict = report.write(home)
-    console.print(f"\n{verdict.headline}", markup=False)
-    console.print(f"report: {home / 'report.html'}", markup=False)
+    written = report.write(home)
+    console.print("\n".join(["", *sorted({v.scope for v in written.verdicts})]), markup=False)
+    console.print(f"{written.headline}\nreport: {written.path}", markup=False)
     return DONE
 
 
@@ -180,8 +182,6 @@ def _run(plan: Plan, arms: Mapping[str, Arm], prepared: "Prepared", home: Path, 
 
 
 def _show_audit(audits: Mapping[str, Audit], console: Console) -> None:
-    from study.probe import unmatched
-
     table = Table(title="complexity audit (default settings)")
     for column in ("arm", "parameters", "MACs per image", "images/s training", "peak memory"):
         table.add_column(column, justify="left" if column == "arm" else "right")
@@ -194,7 +194,7 @@ def _show_audit(audits: Mapping[str, Audit], console: Console) -> None:
             f"{audit.peak_bytes / 2**30:.1f} GiB",
         )
     console.print(table)
-    warning = unmatched(dict(audits))
+    warning = plans.unmatched(audits)
     if warning:
         console.print(f"warning: {warning}", markup=False)
 

@@ -15,6 +15,7 @@ from study.plan import (
     Plan,
     PlanError,
     rungs,
+    unmatched,
     with_length,
 )
 
@@ -116,3 +117,9 @@ def test_a_chosen_length_grows_with_the_budget_up_to_the_posts_fifty_epochs() ->
 )
 def test_rungs_are_thirds_of_thirds(epochs: int, expected: tuple[int, ...]) -> None:
     assert rungs(epochs) == expected
+
+
+def test_unmatched_arms_are_warned_of() -> None:
+    assert unmatched({"a": AUDIT, "b": AUDIT}) == ""
+    warning = unmatched({"a": AUDIT, "b": dataclasses.replace(AUDIT, macs=2 * AUDIT.macs)})
+    assert "b needs 100 % more" in warning

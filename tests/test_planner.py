@@ -60,9 +60,13 @@ def test_more_of_anything_resolves_more() -> None:
 
 
 def test_the_sentence_says_the_gap_and_whether_a_tie_can_be_proved() -> None:
-    told = planner.promise(runs=5, images=10_000, rope=0.01)
+    told = planner.promise(runs=5, images=10_000, rope=0.01, accuracy=0.93)
     assert "smallest true gap" in told
     assert "can be proved" in told
+    before = planner.promise(runs=5, images=10_000, rope=0.01)
+    assert "near 93 %" in before
+    assert "near 60 %" in before
+    assert "unproved" in before
     assert "unproved" in planner.promise(runs=3, images=1000, rope=0.005, arms=3)
 
 

@@ -114,11 +114,3 @@ def test_the_audit_counts_what_torchvision_states() -> None:
     params, macs = probe.complexity(arm, arm.default(), ImageSpec(channels=3, size=224, classes=1000))
     assert params == 25_557_032
     assert macs == pytest.approx(4.09e9, rel=0.005)
-
-
-def test_unmatched_arms_are_warned_of() -> None:
-    audit = PLAN.audits["a"]
-    assert probe.unmatched({"a": audit, "b": audit}) == ""
-    warning = probe.unmatched({"a": audit, "b": dataclasses.replace(audit, macs=2 * audit.macs)})
-    assert "100%" in warning
-    assert "b has" in warning
