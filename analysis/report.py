@@ -147,11 +147,9 @@ def _spend(evidence: Evidence) -> list[tuple[str, list[tuple[float, float]], flo
 def _promise(evidence: Evidence) -> str:
     plan = evidence.plan
     runs = min((len(r.correct) for r in evidence.tuned.values()), default=plan.confirm_reserved)
-    level = max((r.mean for r in evidence.tuned.values()), default=0.93)
+    level = max((min(r.mean, 0.999) for r in evidence.tuned.values()), default=None)
     try:
-        return promise(
-            runs=runs, images=plan.data.test, rope=plan.rope, accuracy=min(level, 0.999), arms=len(plan.arms)
-        )
+        return promise(runs=runs, images=plan.data.test, rope=plan.rope, accuracy=level, arms=len(plan.arms))
     except ValueError:
         return ""
 
