@@ -110,11 +110,16 @@ class Arm:
 
     def default(self) -> Config:
         """The Config in which every active axis has its default."""
-        config: Config = {}
-        for name, axis in self.space.items():
-            if axis.active(config):
-                config[name] = axis.default
-        return config
+        return default(self.space)
+
+
+def default(space: Space) -> Config:
+    """The Config of this space in which every active axis has its default."""
+    config: Config = {}
+    for name, axis in space.items():
+        if axis.active(config):
+            config[name] = axis.default
+    return config
 
 
 def names() -> list[str]:

@@ -10,10 +10,16 @@ from collections.abc import Iterable
 from search_spaces import Config
 from study.ledger import History
 from study.plan import CONFIRM_CEILING, Plan
-from study.records import Choice, Trial, setting
+from study.records import Choice, Phase, Trial
 
 RUNS_FLOOR = 2
 """Fewer runs than this have no spread, and so no interval over new runs."""
+
+
+ENOUGH = 8
+"""More distinct settings than selection can ever ask for."""
+SCORED_PHASES: tuple[Phase, ...] = ("baseline", "slice", "select", "confirm")
+"""Phases some of whose nets meet the test set, so that their weights are kept."""
 
 
 class StudyError(RuntimeError):
@@ -21,22 +27,41 @@ class StudyError(RuntimeError):
 
 
 def candidates(plan: Plan, history: History, arm: str) -> list[Config]:
-    """The arm's settings that enter selection, best validation accuracy first, no setting twice.
+    """The settings that enter selection: what each island found by itself, then the best others.
 
-    Full-length search trials come first, then those that got furthest.
+    Found means furthest trained, then best validation accuracy. An island none of whose trials lasted
+    offers its first trial's setting, the arm's default. The others come from the random slice first,
+    without repeating a setting.
     """
-    reached: dict[str, tuple[tuple[int, float], Config]] = {}
-    for trial in history.of(arm, "search"):
-        epochs = history.epochs[trial.id]
-        outcome = history.outcomes.get(trial.id)
-        if not epochs or outcome is None or outcome.state == "failed":
-            continue
-        rank = (len(epochs), epochs[-1].val_accuracy)
-        key = setting(trial.config)
-        if key not in reached or rank > reached[key][0]:
-            reached[key] = (rank, trial.config)
-    ordered = sorted(reached.values(), key=lambda item: item[0], reverse=True)
-    return [config for _, config in ordered[: plan.candidates]]
+    chosen: list[Config] = []
+    for island in range(plan.islands):
+        trials = [t for t in history.of(arm, "search") if t.island == island]
+        chosen += (_best_first(history, trials) or [t.config for t in trials])[:1]
+    others = _best_first(history, history.of(arm, "slice"))[:1] + _best_first(
+        history, history.of(arm, "search")
+    )
+    for config in others:
+        if len(chosen) < plan.candidates and config not in chosen:
+            chosen.append(config)
+    return chosen
+
+
+def next_candidate(plan: Plan, history: History, arm: str) -> tuple[int, Config] | None:
+    """The candidate, by position, whose selection run comes next; None when none is due now.
+
+    One run of every candidate; then ``plan.extra_runs`` of each of the two best settings.
+    """
+    entered = candidates(plan, history, arm)
+    first = _first_runs(history, arm, entered)
+    for position, config in enumerate(entered):
+        if first[position] is None:
+            return position, config
+    if any(trial is not None and trial.id not in history.outcomes for trial in first):
+        return None
+    for config in _finalists(history, arm, entered):
+        if repeat(history, arm, config) < entered.count(config) + plan.extra_runs:
+            return entered.index(config), config
+    return None
 
 
 def repeat(history: History, arm: str, config: Config) -> int:
@@ -44,62 +69,52 @@ def repeat(history: History, arm: str, config: Config) -> int:
     return len(_runs(history, arm, config))
 
 
-def next_candidate(plan: Plan, history: History, arm: str) -> Config | None:
-    """The setting whose selection run comes next; None when none is due now.
-
-    Four candidates: one run each, then two more of the best two. Two candidates: two runs each.
-    """
-    first, second = (1, 2) if plan.candidates > 2 else (2, 0)
-    entered = candidates(plan, history, arm)
-    due = _due(history, arm, entered, first)
-    if (
-        due is not None
-        or not second
-        or history.running(arm, "select")
-        and not _decided(history, arm, entered)
-    ):
-        return due
-    finalists = sorted(entered, key=lambda c: _mean(history, _runs(history, arm, c)[:first]), reverse=True)[
-        :2
-    ]
-    return _due(history, arm, finalists, first + second)
-
-
 def choose(plan: Plan, history: History, arm: str) -> Choice:
     """The setting that goes to confirmation: best mean over its selection runs, ties to the cheaper.
 
-    Only settings with the most runs count. The rest of the arm's share says how many fresh-seed runs
-    follow, at the cost that its selection runs had. Raises StudyError when no selection run finished.
+    The rest of the arm's share says how many fresh-seed runs follow, at the cost that its selection
+    runs had. Raises StudyError when no finalist trained to the end.
     """
-    runs = {setting(c): _runs(history, arm, c) for c in candidates(plan, history, arm)}
-    most = max((len(trials) for trials in runs.values()), default=0)
-    finalists = [t for t in runs.values() if len(t) == most and any(history.finished(r.id) for r in t)]
-    if not finalists:
-        failed = [
-            o.reason
-            for t in history.of(arm, "search")
-            if (o := history.outcomes.get(t.id)) and o.state == "failed"
-        ]
-        why = f" The last failure: {failed[-1]}" if failed else ""
+    entered = candidates(plan, history, arm)
+    runs = [_runs(history, arm, config) for config in _finalists(history, arm, entered)]
+    lasting = [trials for trials in runs if any(history.finished(t.id) for t in trials)]
+    if not lasting:
+        ends = [history.outcomes.get(t.id) for t in history.of(arm, "search")]
+        reasons = [o.reason for o in ends if o is not None and o.state == "failed"]
+        why = f" The last failure: {reasons[-1]}" if reasons else ""
         raise StudyError(
             f"arm {arm} has no setting that trains to the end, so there is nothing to confirm.{why}"
         )
-    best = max(finalists, key=lambda trials: (_mean(history, trials), -_cost(history, trials)))
+    best = max(lasting, key=lambda trials: (_mean(history, trials), -_cost(history, trials)))
     names = tuple(t.id for t in best)
     affordable = math.floor(
         left(plan, history, arm, spent=history.spent(arm)) / run_cost(plan, history, names)
     )
+    islands = _first_runs(history, arm, entered)[: plan.islands]
     return Choice(
         config=best[0].config,
         trials=names,
         val_accuracy=_mean(history, best),
         runs=min(CONFIRM_CEILING, max(RUNS_FLOOR, affordable)),
+        islands=tuple(t.id for t in islands if t is not None),
     )
+
+
+def to_be_scored(history: History, arm: str) -> list[Trial]:
+    """The arm's nets that meet the test set: defaults, slice, the islands' own runs, confirmation."""
+    assert history.manifest is not None
+    islands = history.manifest.choices[arm].islands
+    return [
+        trial
+        for phase in SCORED_PHASES
+        for trial in history.full_length(arm, phase)
+        if phase != "select" or trial.id in islands
+    ]
 
 
 def left(plan: Plan, history: History, arm: str, *, spent: float) -> float:
     """Resource-seconds of the arm's share that are neither spent nor owed to the scoring of trained nets."""
-    owed = len(history.full_length(arm, "baseline")) + len(history.of(arm, "confirm"))
+    owed = plan.islands + sum(len(history.of(arm, p)) for p in SCORED_PHASES if p != "select")
     return plan.share - spent - plan.startup - owed * plan.test_cost(arm)
 
 
@@ -109,19 +124,45 @@ def run_cost(plan: Plan, history: History, trials: Iterable[str]) -> float:
     return _cost(history, chosen) + plan.test_cost(chosen[0].arm)
 
 
+def _best_first(history: History, trials: list[Trial]) -> list[Config]:
+    """Distinct settings of the trials that did not fail, furthest trained and most accurate first."""
+    lasting = [t for t in trials if (o := history.outcomes.get(t.id)) and o.state != "failed" and o.epochs]
+    lasting.sort(
+        key=lambda t: (len(history.epochs[t.id]), history.epochs[t.id][-1].val_accuracy), reverse=True
+    )
+    found: list[Config] = []
+    for trial in lasting:
+        if trial.config not in found:
+            found.append(trial.config)
+            if len(found) == ENOUGH:
+                break
+    return found
+
+
+def _first_runs(history: History, arm: str, entered: list[Config]) -> list[Trial | None]:
+    """The first selection run of every candidate, by position."""
+    first: list[Trial | None] = [None] * len(entered)
+    for trial in history.of(arm, "select")[: len(entered)]:
+        first[trial.island] = trial
+    return first
+
+
+def _finalists(history: History, arm: str, entered: list[Config]) -> list[Config]:
+    """The two settings with the best mean over the first round, in which every candidate ran once."""
+    first = _first_runs(history, arm, entered)
+    settings: list[Config] = []
+    for config in entered:
+        if config not in settings:
+            settings.append(config)
+
+    def score(config: Config) -> float:
+        return _mean(history, [t for t in first if t is not None and t.config == config])
+
+    return sorted(settings, key=score, reverse=True)[:2]
+
+
 def _runs(history: History, arm: str, config: Config) -> list[Trial]:
     return [t for t in history.of(arm, "select") if t.config == config]
-
-
-def _due(history: History, arm: str, configs: list[Config], runs: int) -> Config | None:
-    """The first of these settings with the fewest runs, while that is below ``runs``."""
-    fewest = min(configs, key=lambda c: repeat(history, arm, c), default=None)
-    return fewest if fewest is not None and repeat(history, arm, fewest) < runs else None
-
-
-def _decided(history: History, arm: str, entered: list[Config]) -> bool:
-    """Whether the first run of every candidate has ended, so that the finalists are known."""
-    return all(_runs(history, arm, c)[0].id in history.outcomes for c in entered)
 
 
 def _mean(history: History, trials: list[Trial]) -> float:

@@ -48,7 +48,7 @@ class History:
         self.torn: str = ""
         """The notice about a torn last line, empty when the file was whole."""
         self._of: dict[tuple[str, Phase], list[Trial]] = defaultdict(list)
-        self._spent: dict[tuple[str, Phase], float] = defaultdict(float)
+        self._spent: dict[tuple[str, Phase, int], float] = defaultdict(float)
 
     def add(self, record: Record) -> None:
         """Fold one record in. Raises LedgerError when it contradicts what is known."""
@@ -62,7 +62,7 @@ class History:
                 self._book(record)
             case Cost():
                 self.costs.append(record)
-                self._spent[record.arm, record.phase] += record.cost
+                self._spent[record.arm, record.phase, 0] += record.cost
             case Tuning():
                 self.tuning = record
             case Manifest():
@@ -95,9 +95,13 @@ class History:
         epochs = self.epochs.get(trial)
         return epochs[-1].val_accuracy if epochs else None
 
-    def spent(self, arm: str, *phases: Phase) -> float:
+    def spent(self, arm: str, *phases: Phase, island: int | None = None) -> float:
         """Resource-seconds booked for the arm, in these phases or in all; open trials to their last report."""
-        return sum(v for (a, p), v in self._spent.items() if a == arm and (not phases or p in phases))
+        return sum(
+            cost
+            for (a, phase, i), cost in self._spent.items()
+            if a == arm and (not phases or phase in phases) and island in (None, i)
+        )
 
     def _book(self, record: Epoch | Outcome) -> None:
         trial, seen = self.trials.get(record.trial), self.epochs[record.trial]
@@ -108,7 +112,7 @@ class History:
         cost = record.cost - (seen[-1].cost if seen else 0.0)
         if cost < 0:
             raise LedgerError(f"trial {trial.id} gives back {-cost:.3f} s of cost")
-        self._spent[trial.arm, trial.phase] += cost
+        self._spent[trial.arm, trial.phase, trial.island] += cost
         if isinstance(record, Epoch):
             seen.append(record)
         else:

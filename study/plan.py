@@ -15,7 +15,10 @@ from typing import Any, Literal, Self
 
 FILE = "plan.json"
 BASELINE_RUNS = 3
-SELECT_FLOOR = 4
+SELECT_FLOOR = 5
+"""Selection runs with two islands; a budget for one island only is too small for any search."""
+SLICE_SHARE = 0.15
+"""Part of the search share that goes to random configs which are never stopped (method.md 2.2, P2r)."""
 TUNING_RUNS_FLOOR = 8
 """Full-run equivalents of tuning per arm under which no search deserves the name (method.md 2.2)."""
 CONFIRM_FLOOR = 3
@@ -205,14 +208,24 @@ class Plan:
         return rungs(self.epochs)
 
     @property
+    def islands(self) -> int:
+        """Independent searches per arm: 4, 2 below 40 full runs per arm, 1 below 16 (method.md 2.3)."""
+        return 4 if self.full_runs >= 40 else 2 if self.full_runs >= 16 else 1
+
+    @property
     def candidates(self) -> int:
-        """Settings per arm that enter selection."""
-        return 4 if self.full_runs >= 40 else 2
+        """Settings per arm that enter selection: what each island found, and the best of the random slice."""
+        return max(2, self.islands + 1)
+
+    @property
+    def extra_runs(self) -> int:
+        """Further selection runs of each of the best two settings."""
+        return 2 if self.islands == 4 else 1
 
     @property
     def select_runs(self) -> int:
-        """Selection runs per arm: m x 1, then two more for the best two (four: 4 + 4, two: 2 x 2)."""
-        return 8 if self.candidates == 4 else SELECT_FLOOR
+        """Selection runs per arm, by sequential halving: one of every candidate, then more of the best two."""
+        return self.candidates + 2 * self.extra_runs
 
     @property
     def confirm_reserved(self) -> int:

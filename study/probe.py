@@ -18,7 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import search_spaces
-from search_spaces import Arm, ArmError, Choice, Config, ImageSpec
+from search_spaces import Arm, ArmError, Choice, Config, ImageSpec, default
 from study import cluster
 from study.plan import Audit, Budget, DataCard, Machine
 from study.records import Trial
@@ -142,7 +142,7 @@ def _each(
     extra = (batch_sizes,) if function is largest_batch else ()
     jobs = []
     for name, arm in arms.items():
-        config = Arm(arm.build, space=restrict(arm.space, batch_sizes)).default()
+        config = default(restrict(arm.space, batch_sizes))
         jobs += [(name, (name, config, images, machine, time.time(), *extra))] * copies
     try:
         yield from cluster.run_tasks(function, jobs, machine)

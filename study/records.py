@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 Scalar = bool | int | float | str
 Config = dict[str, Scalar]
 
-Phase = Literal["probe", "baseline", "search", "select", "confirm", "test"]
+Phase = Literal["probe", "baseline", "slice", "search", "select", "confirm", "test"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 State = Literal["finished", "stopped", "failed"]
 
@@ -29,7 +29,8 @@ class Trial:
     index: int
     """Position among the arm's trials of this phase, from 0."""
     island: int
-    """Which independent search of the arm it belongs to (0 outside the search)."""
+    """Which independent search of the arm it belongs to; in selection the candidate's position, where those
+    of the islands come first, in their order; 0 elsewhere."""
     config: Config
     seed: int
     """Fixes initialisation, order and augmentation."""
@@ -84,7 +85,9 @@ class Tuning:
     """The tuning share, fixed once full runs have really been timed: equal for every arm."""
 
     per_arm: float
-    """Resource-seconds of search per arm."""
+    """Resource-seconds of search per arm, the random slice included."""
+    slice_runs: int
+    """Full-length runs of random configs per arm."""
     full_run: dict[str, float]
     """Measured resource-seconds of one full-length run, per arm."""
 
@@ -100,6 +103,8 @@ class Choice:
     """Their mean validation accuracy on fresh splits."""
     runs: int
     """Fresh-seed confirmation runs that the arm's share still pays for."""
+    islands: tuple[str, ...]
+    """One fresh run of what each island found by itself: a selection run that did not choose its setting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +159,8 @@ def decode(line: str) -> Record:
         kind = _KINDS[body.pop("record")]
         if kind is Manifest:
             body["choices"] = {
-                arm: Choice(**{**c, "trials": tuple(c["trials"])}) for arm, c in body["choices"].items()
+                arm: Choice(**{**c, "trials": tuple(c["trials"]), "islands": tuple(c["islands"])})
+                for arm, c in body["choices"].items()
             }
         if kind is TestOpened:
             body["trials"] = tuple(body["trials"])
@@ -162,11 +168,6 @@ def decode(line: str) -> Record:
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"not a record of ours: {error}") from error
     return record
-
-
-def setting(config: Config) -> str:
-    """A short name for a Config, the same for equal ones, to group runs by setting."""
-    return _sha256(config)[:10]
 
 
 _KINDS: dict[str, Any] = {k.__name__: k for k in get_args(Record)}

@@ -7,15 +7,16 @@ drive it.
 
 import dataclasses
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping
 
-from search_spaces import Arm, Config
+from search_spaces import Arm, Config, default
 from study import confirm
 from study.ledger import Ledger
-from study.plan import BASELINE_RUNS, MARGIN, Plan
+from study.plan import BASELINE_RUNS, MARGIN, SLICE_SHARE, Plan
 from study.records import Epoch, Manifest, Outcome, Phase, Trial, Tuning
-from study.search import ArmSearch, restrict
+from study.search import ArmSearch, random_config, restrict
 
 
 def derive_seed(*parts: object) -> int:
@@ -40,14 +41,15 @@ class Schedule:
         self._clock = clock
         self._held_since: dict[str, float] = {}
         self._why_stopped: dict[str, str] = {}
-        self.defaults: dict[str, Config] = {}
-        self._searches: dict[str, ArmSearch] = {}
-        for name, arm in arms.items():
-            space = restrict(arm.space, plan.batch_sizes)
-            self.defaults[name] = Arm(arm.build, space=space).default()
-            self._searches[name] = ArmSearch(
-                space, self.defaults[name], plan.rungs, seed=derive_seed(plan.seed, "sampler", name)
+        self.spaces = {name: restrict(arm.space, plan.batch_sizes) for name, arm in arms.items()}
+        self.defaults = {name: default(space) for name, space in self.spaces.items()}
+        self._searches = {
+            (name, island): ArmSearch(
+                space, self.defaults[name], plan.rungs, seed=derive_seed(plan.seed, "sampler", name, island)
             )
+            for name, space in self.spaces.items()
+            for island in range(plan.islands)
+        }
 
     # -- what runs next
 
@@ -76,47 +78,80 @@ class Schedule:
         ledger, plan = self.ledger, self.plan
         if len(ledger.of(arm, "baseline")) < BASELINE_RUNS:
             return self._trial(arm, "baseline", self.defaults[arm])
-        if self._search_goes_on(arm):
-            trial = self._trial(arm, "search", {})
-            return dataclasses.replace(trial, config=self._searches[arm].ask(trial.id))
+        if ledger.tuning is not None and len(ledger.of(arm, "slice")) < ledger.tuning.slice_runs:
+            return self._trial(arm, "slice", self._random(arm, len(ledger.of(arm, "slice"))))
+        island = self._open_island(arm)
+        if island is not None:
+            trial = self._trial(arm, "search", {}, island)
+            return dataclasses.replace(trial, config=self._searches[arm, island].ask(trial.id))
         if ledger.manifest is not None:
             if self._confirmation_goes_on(arm):
                 return self._trial(arm, "confirm", ledger.manifest.choices[arm].config)
             return None
-        if ledger.tuning is None or ledger.running(arm, "search"):
+        if not self._searched(arm):
             return None
-        config = confirm.next_candidate(plan, ledger, arm)
-        return None if config is None else self._trial(arm, "select", config)
+        candidate = confirm.next_candidate(plan, ledger, arm)
+        return None if candidate is None else self._trial(arm, "select", candidate[1], candidate[0])
 
-    def _trial(self, arm: str, phase: Phase, config: Config) -> Trial:
+    def _trial(self, arm: str, phase: Phase, config: Config, island: int = 0) -> Trial:
         index = len(self.ledger.of(arm, phase))
         seed = self.plan.seed
-        if phase == "search":  # one split for all trials that are compared with each other
-            split_seed = derive_seed(seed, "split", phase, 0)
-        else:  # a new split per run; the arms' runs of one index share it
-            number = confirm.repeat(self.ledger, arm, config) if phase == "select" else index
-            split_seed = derive_seed(seed, "split", phase, number)
+        # Trials that are compared with each other share a split: those of an island, those of the slice.
+        # All other runs have a split each, and the arms' runs of one number share it.
+        number = {"search": island, "slice": 0, "select": confirm.repeat(self.ledger, arm, config)}
         return Trial(
             id=f"{arm}-{phase}-{index:04d}",
             arm=arm,
             phase=phase,
             index=index,
-            island=0,
+            island=island,
             config=config,
             seed=derive_seed(seed, "run", arm, phase, index),
-            split_seed=split_seed,
+            split_seed=derive_seed(seed, "split", phase, number.get(phase, index)),
             epochs=self.plan.epochs,
         )
 
-    def _search_goes_on(self, arm: str) -> bool:
-        """Whether the tuning share still pays for the first rung of one more trial."""
+    def _random(self, arm: str, index: int) -> Config:
+        """Random config number ``index``: the arms' shared axes have the same values in it."""
+        return random_config(self.spaces[arm], seed=derive_seed(self.plan.seed, "slice", index))
+
+    def _open_island(self, arm: str) -> int | None:
+        """The island that has spent least, if its share still pays for the first rung of one more trial."""
+        ledger = self.ledger
+        island = min(
+            range(self.plan.islands),
+            key=lambda i: self.spent_now(arm, "search", island=i) + self._held_in(arm, i),
+        )
+        if ledger.tuning is None:
+            return island
+        first = (self.plan.rungs or (self.plan.epochs,))[0]
+        rung_cost = ledger.tuning.full_run[arm] * first / self.plan.epochs
+        open_trials = sum(t.island == island for t in ledger.running(arm, "search"))
+        left = self._island_share(arm) - self.spent_now(arm, "search", island=island)
+        return island if left >= (1 + open_trials) * rung_cost else None
+
+    def _island_share(self, arm: str) -> float:
+        """What one island of the arm may spend: an equal part of what the random slice leaves."""
         tuning = self.ledger.tuning
         if tuning is None:
-            return True
-        first = (self.plan.rungs or (self.plan.epochs,))[0]
-        rung_cost = tuning.full_run[arm] * first / self.plan.epochs
-        open_trials = len(self.ledger.running(arm, "search"))
-        return tuning.per_arm - self.spent_now(arm, "search") >= (1 + open_trials) * rung_cost
+            return math.inf
+        to_come = tuning.slice_runs - sum(t.id in self.ledger.outcomes for t in self.ledger.of(arm, "slice"))
+        done = sum(
+            self.ledger.outcomes[t.id].cost
+            for t in self.ledger.of(arm, "slice")
+            if t.id in self.ledger.outcomes
+        )
+        return max(0.0, tuning.per_arm - done - to_come * tuning.full_run[arm]) / self.plan.islands
+
+    def _searched(self, arm: str) -> bool:
+        """Whether slice and search of the arm are over."""
+        ledger = self.ledger
+        return (
+            ledger.tuning is not None
+            and self._ended(arm, "slice", ledger.tuning.slice_runs)
+            and not ledger.running(arm, "search")
+            and self._open_island(arm) is None
+        )
 
     def _confirmation_goes_on(self, arm: str) -> bool:
         """Whether another of the manifest's runs is due and paid for; cost alone decides, never a score."""
@@ -145,16 +180,20 @@ class Schedule:
                 - MARGIN * reserved * (full_run[arm] + plan.test_cost(arm))
                 for arm in plan.arms
             ]
-            ledger.add(Tuning(per_arm=max(0.0, min(left)), full_run=full_run))
+            per_arm = max(0.0, min(left))
+            slice_runs = math.floor(SLICE_SHARE * per_arm / max(full_run.values()))
+            ledger.add(Tuning(per_arm=per_arm, slice_runs=slice_runs, full_run=full_run))
         undecided = ledger.tuning is not None and ledger.manifest is None
         if undecided and all(self._selected(arm) for arm in plan.arms):
             ledger.add(Manifest.of({arm: confirm.choose(plan, ledger, arm) for arm in plan.arms}))
 
     def _selected(self, arm: str) -> bool:
         """Whether the arm's selection is over: no run of it is open or due."""
-        ledger = self.ledger
-        busy = ledger.running(arm, "search") or ledger.running(arm, "select") or self._search_goes_on(arm)
-        return not busy and confirm.next_candidate(self.plan, ledger, arm) is None
+        return (
+            self._searched(arm)
+            and not self.ledger.running(arm, "select")
+            and confirm.next_candidate(self.plan, self.ledger, arm) is None
+        )
 
     def _ended(self, arm: str, phase: Phase, runs: int) -> bool:
         return len(self.ledger.of(arm, phase)) == runs and not self.ledger.running(arm, phase)
@@ -179,14 +218,14 @@ class Schedule:
         self.ledger.add(epoch)
         if trial.phase != "search":
             return True
-        passed = self._searches[trial.arm].report(epoch)
+        passed = self._searches[trial.arm, trial.island].report(epoch)
         if epoch.epoch == trial.epochs:
             return True
-        tuning = self.ledger.tuning
+        spent = self.spent_now(trial.arm, "search", island=trial.island)
         if not passed:
             self._why_stopped[trial.id] = f"asha: below the best third at epoch {epoch.epoch}"
-        elif tuning is not None and self.spent_now(trial.arm, "search") >= tuning.per_arm:
-            self._why_stopped[trial.id] = f"budget: the tuning share was spent at epoch {epoch.epoch}"
+        elif spent >= self._island_share(trial.arm):
+            self._why_stopped[trial.id] = f"budget: the search share was spent at epoch {epoch.epoch}"
         return trial.id not in self._why_stopped
 
     def end(self, trial_id: str, failure: str = "") -> Outcome:
@@ -204,7 +243,7 @@ class Schedule:
         del self._held_since[trial_id]
         self.ledger.add(outcome)
         if trial.phase == "search":
-            self._searches[trial.arm].tell(outcome, self.ledger.val_accuracy(trial_id))
+            self._searches[trial.arm, trial.island].tell(outcome, self.ledger.val_accuracy(trial_id))
         return outcome
 
     def interrupt(self) -> None:
@@ -218,18 +257,23 @@ class Schedule:
         """Resource-seconds that a running trial has held until now."""
         return (self._clock() - self._held_since[trial_id]) * self.plan.machine.fraction
 
-    def spent_now(self, arm: str, *phases: Phase) -> float:
+    def spent_now(self, arm: str, *phases: Phase, island: int | None = None) -> float:
         """As ``Ledger.spent``, with running trials counted until now instead of to their last report."""
-        booked = self.ledger.spent(arm, *phases)
+        booked = self.ledger.spent(arm, *phases, island=island)
         for trial_id in self._held_since:
             trial = self.ledger.trials[trial_id]
-            if trial.arm == arm and (not phases or trial.phase in phases):
+            if trial.arm == arm and (not phases or trial.phase in phases) and island in (None, trial.island):
                 epochs = self.ledger.epochs[trial_id]
                 booked += self.held(trial_id) - (epochs[-1].cost if epochs else 0.0)
         return booked
 
+    def _held_in(self, arm: str, island: int) -> float:
+        """What the island's running trials may yet cost, counted as full runs."""
+        open_trials = [t for t in self.ledger.running(arm, "search") if t.island == island]
+        return len(open_trials) * self.plan.full_run(arm)
+
     def _turn(self, arm: str) -> tuple[int, float]:
         """Who is next: fewest baseline runs, then least search, running trials counted at what they may cost."""
         running = sum(self.ledger.trials[t].arm == arm for t in self._held_since)
-        spent = self.ledger.spent(arm, "search") + running * self.plan.full_run(arm)
+        spent = self.ledger.spent(arm, "search", "slice") + running * self.plan.full_run(arm)
         return len(self.ledger.of(arm, "baseline")), spent

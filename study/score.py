@@ -11,12 +11,13 @@ import torch
 
 import search_spaces
 from study.cluster import run_tasks
+from study.confirm import to_be_scored
 from study.data import Images, unseal
 from study.ledger import Ledger
 from study.plan import Plan
 from study.records import Config, Cost, Scored, TestOpened
 from study.train import build, predict
-from study.worker import SCORED_PHASES, device_of, image_spec
+from study.worker import device_of, image_spec
 
 PREDICTIONS = "predictions"
 
@@ -30,7 +31,7 @@ def open_test(plan: Plan, ledger: Ledger, sealed: Path, weights: Mapping[str, Pa
     assert ledger.manifest is not None
     test = unseal(sealed, ledger.manifest)
     # arms in turn, so that each pays for as many starting processes as the others
-    nets = [[t for p in SCORED_PHASES for t in ledger.full_length(arm, p)] for arm in plan.arms]
+    nets = [to_be_scored(ledger, arm) for arm in plan.arms]
     trials = [t for turn in itertools.zip_longest(*nets) for t in turn if t is not None and t.id in weights]
     ledger.add(TestOpened(manifest=ledger.manifest.sha256, trials=tuple(t.id for t in trials)))
     (out / PREDICTIONS).mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ Arms never share a sampler or a rung: a joint search starves the slower starter 
 wrong architecture. This module is the only one that knows Optuna, and knows no Ray.
 """
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -93,6 +94,31 @@ def _suggest(trial: optuna.Trial, name: str, axis: Float | Int | Choice) -> Scal
         case Choice():
             chosen: Scalar = trial.suggest_categorical(name, axis.options)  # type: ignore[assignment]
             return chosen
+
+
+def random_config(space: Space, *, seed: int) -> Config:
+    """An i.i.d. Config: every axis uniform on its scale, from ``seed`` and its own name alone.
+
+    Arms that share an axis so draw the same value for it with the same seed, whatever else they have.
+    """
+    config: Config = {}
+    for name, axis in space.items():
+        if not axis.active(config):
+            continue
+        rng = np.random.default_rng([seed, *name.encode()])
+        match axis:
+            case Float():
+                config[name] = float(_between(axis.low, axis.high, float(rng.uniform()), log=axis.log))
+            case Int():
+                drawn = math.floor(_between(axis.low, axis.high + 1, float(rng.uniform()), log=axis.log))
+                config[name] = min(axis.high, drawn)
+            case Choice():
+                config[name] = axis.options[int(rng.integers(len(axis.options)))]
+    return config
+
+
+def _between(low: float, high: float, share: float, *, log: bool) -> float:
+    return low * (high / low) ** share if log else low + (high - low) * share
 
 
 def restrict(space: Space, batch_sizes: tuple[int, ...]) -> Space:

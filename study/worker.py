@@ -17,14 +17,13 @@ from torch import nn
 
 import search_spaces
 from search_spaces import ImageSpec
+from study.confirm import SCORED_PHASES
 from study.data import Images, split
 from study.plan import DataCard, Machine, Plan
-from study.records import Epoch, Phase, Trial
+from study.records import Epoch, Trial
 from study.train import DivergedError, Split, build, fit
 
 WEIGHTS = "weights.pt"
-SCORED_PHASES: tuple[Phase, ...] = ("baseline", "confirm")
-"""Phases whose nets meet the test set, so that their weights are kept."""
 
 
 def device_of(machine: Machine) -> torch.device:

@@ -186,7 +186,7 @@ class Diary:
 
     def freeze(self, runs: int) -> None:
         choices = {
-            arm: Choice(config={"learning_rate": 0.1}, trials=(), val_accuracy=0.91, runs=runs)
+            arm: Choice(config={"learning_rate": 0.1}, trials=(), val_accuracy=0.91, runs=runs, islands=())
             for arm in self.plan.arms
         }
         self.ledger.add(Manifest.of(choices))

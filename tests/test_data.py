@@ -16,7 +16,9 @@ from study.data import DataError, Images, Prepared, names, prepare, split, unsea
 from study.images import available_memory, check_memory
 from study.records import Choice, Manifest
 
-MANIFEST = Manifest.of({"a": Choice(config={"lr": 0.1}, trials=("t1",), val_accuracy=0.5, runs=3)})
+MANIFEST = Manifest.of(
+    {"a": Choice(config={"lr": 0.1}, trials=("t1",), val_accuracy=0.5, runs=3, islands=())}
+)
 
 
 def fill(path: Path, classes: dict[str, int], *, size: tuple[int, int] = (12, 12), mode: str = "RGB") -> None:

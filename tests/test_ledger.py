@@ -54,13 +54,19 @@ def an_outcome(trial: Trial, cost: float) -> Outcome:
     return Outcome(trial=trial.id, state="finished", reason="full length", epochs=3, cost=cost)
 
 
-CHOICE = Choice(config={"lr": 0.1}, trials=("a-select-0000", "a-select-0001"), val_accuracy=0.9, runs=5)
+CHOICE = Choice(
+    config={"lr": 0.1},
+    trials=("a-select-0000", "a-select-0001"),
+    val_accuracy=0.9,
+    runs=5,
+    islands=("a-select-0000",),
+)
 EVERY_KIND: list[Record] = [
     a_trial(),
     an_epoch(a_trial(), 1, 2.0),
     an_outcome(a_trial(), 3.0),
     Cost(arm="a", phase="probe", what="speed", cost=1.0),
-    Tuning(per_arm=100.0, full_run={"a": 5.0}),
+    Tuning(per_arm=100.0, slice_runs=2, full_run={"a": 5.0}),
     Manifest.of({"a": CHOICE}),
     TestOpened(manifest="ff", trials=("a-confirm-0000",)),
     Scored(trial="a-confirm-0000", test_accuracy=0.8),
@@ -140,6 +146,8 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_manifest_is_named_by_its_content() -> None:
-    other = Choice(config={"lr": 0.2}, trials=CHOICE.trials, val_accuracy=0.9, runs=5)
+    other = Choice(
+        config={"lr": 0.2}, trials=CHOICE.trials, val_accuracy=0.9, runs=5, islands=("a-select-0000",)
+    )
     assert Manifest.of({"a": CHOICE}).sha256 == Manifest.of({"a": CHOICE}).sha256
     assert Manifest.of({"a": CHOICE}).sha256 != Manifest.of({"a": other}).sha256

@@ -23,6 +23,9 @@ SECONDS = {"tiny_resnet": 0.9, "tiny_resnext": 1.3}
 """Wall seconds of one epoch."""
 
 
+STAGES = {"baseline": 0, "slice": 1, "search": 1, "select": 2, "confirm": 3}
+
+
 def a_plan(*, minutes: float = 10, slots: int = 2, seed: int = 0) -> Plan:
     plan = dataclasses.replace(
         PLAN,
@@ -103,7 +106,7 @@ def test_bud_1_arms_spend_the_same_on_tuning(tmp_path: Path) -> None:
     for seed in range(5):
         plan = a_plan(minutes=20, seed=seed)
         ledger = play(plan, tmp_path / f"{seed}.jsonl")
-        spends = [ledger.spent(arm, "search") for arm in plan.arms]
+        spends = [ledger.spent(arm, "search", "slice") for arm in plan.arms]
         one_report = max(SECONDS.values()) + 0.05
         assert ledger.tuning is not None
         for spend in spends:
@@ -138,8 +141,8 @@ def test_phases_follow_one_another_per_arm(tmp_path: Path) -> None:
     ledger = play(plan, tmp_path / "ledger.jsonl")
     assert ledger.manifest is not None
     for arm in plan.arms:
-        order = [t.phase for t in all_trials(ledger) if t.arm == arm]
-        assert order == sorted(order, key=("baseline", "search", "select", "confirm").index)
+        order = [STAGES[t.phase] for t in all_trials(ledger) if t.arm == arm]
+        assert order == sorted(order)
         assert len(ledger.of(arm, "baseline")) == BASELINE_RUNS
         assert len(ledger.of(arm, "select")) == plan.select_runs
         choice = ledger.manifest.choices[arm]
@@ -164,15 +167,76 @@ def test_sel_2_no_seed_of_the_search_or_selection_returns_in_confirmation(tmp_pa
     assert len(set(runs)) == len(runs)
 
 
-def test_search_trials_share_one_split_other_runs_have_their_own(tmp_path: Path) -> None:
-    ledger = play(a_plan(minutes=20), tmp_path / "ledger.jsonl")
+def test_an_islands_trials_share_one_split_other_runs_have_their_own(tmp_path: Path) -> None:
+    plan = a_plan(minutes=20)
+    ledger = play(plan, tmp_path / "ledger.jsonl")
+    splits = []
     for arm in ARMS:
-        assert len({t.split_seed for t in ledger.of(arm, "search")}) == 1
+        per_island = [
+            {t.split_seed for t in ledger.of(arm, "search") if t.island == i} for i in range(plan.islands)
+        ]
+        assert all(len(seeds) == 1 for seeds in per_island)
+        assert len(set().union(*per_island)) == plan.islands
+        assert len({t.split_seed for t in ledger.of(arm, "slice")}) == 1
+        splits.append(per_island)
         confirm = [t.split_seed for t in ledger.of(arm, "confirm")]
         assert len(set(confirm)) == len(confirm)
+    assert splits[0] == splits[1]
     first, second = ([t.split_seed for t in ledger.of(arm, "confirm")] for arm in ARMS)
     shorter = min(len(first), len(second))
     assert first[:shorter] == second[:shorter]  # blocked by split
+
+
+def test_islands_are_independent_and_share_the_search_equally(tmp_path: Path) -> None:
+    plan = a_plan(minutes=30)
+    assert plan.islands == 4
+    ledger = play(plan, tmp_path / "ledger.jsonl")
+    assert ledger.manifest is not None
+    for arm in ARMS:
+        spends = [ledger.spent(arm, "search", island=i) for i in range(4)]
+        assert sum(spends) == pytest.approx(ledger.spent(arm, "search"))
+        assert max(spends) - min(spends) <= 3 * (SECONDS[arm] + 0.05)
+        configs = [[t.config for t in ledger.of(arm, "search") if t.island == i] for i in range(4)]
+        assert all(c[0] == configs[0][0] for c in configs)  # each begins with the default
+        assert len({str(c[1:]) for c in configs}) == 4
+        runs = ledger.manifest.choices[arm].islands
+        assert [ledger.trials[r].island for r in runs] == [0, 1, 2, 3]
+        assert {ledger.trials[r].phase for r in runs} == {"select"}
+        for run, island in zip(runs, configs, strict=True):
+            assert ledger.trials[run].config in island
+
+
+def test_the_random_slice_is_never_stopped_and_shared_by_the_arms(tmp_path: Path) -> None:
+    plan = a_plan(minutes=30)
+    ledger = play(plan, tmp_path / "ledger.jsonl")
+    assert ledger.tuning is not None
+    assert ledger.tuning.slice_runs >= 3
+    slices = [ledger.of(arm, "slice") for arm in ARMS]
+    for trials in slices:
+        assert len(trials) == ledger.tuning.slice_runs
+        assert {ledger.outcomes[t.id].state for t in trials} <= {"finished", "failed"}
+    for one, other in zip(*slices, strict=True):
+        assert one.config == {k: v for k, v in other.config.items() if k in one.config}
+    share = ledger.spent("tiny_resnext", "slice") / ledger.tuning.per_arm
+    assert 0.05 < share < 0.2
+
+
+def test_the_headline_setting_won_its_selection_runs(tmp_path: Path) -> None:
+    plan = a_plan(minutes=30)
+    ledger = play(plan, tmp_path / "ledger.jsonl")
+    assert ledger.manifest is not None
+    for arm in ARMS:
+        runs: dict[str, list[float]] = {}
+        for trial in ledger.of(arm, "select"):
+            score = ledger.val_accuracy(trial.id)
+            assert score is not None
+            runs.setdefault(str(trial.config), []).append(score)
+        most = max(len(scores) for scores in runs.values())
+        assert most >= 1 + plan.extra_runs
+        finals = {c: sum(s) / len(s) for c, s in runs.items() if len(s) >= 1 + plan.extra_runs}
+        choice = ledger.manifest.choices[arm]
+        assert str(choice.config) == max(finals, key=lambda c: finals[c])
+        assert choice.val_accuracy == pytest.approx(max(finals.values()))
 
 
 def test_with_one_trial_at_a_time_the_same_seed_proposes_the_same(tmp_path: Path) -> None:
