@@ -7,6 +7,7 @@ told about.
 
 import io
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from analysis.words import counted
 from study import ledger, plan
 from study.ledger import History
 from study.plan import Plan
-from study.records import Phase, Trial
+from study.records import Config, Trial
 
 PREDICTIONS = "predictions"
 NOT_ITS_OWN_END = ("interrupted", "out of memory")
@@ -32,6 +33,20 @@ class EvidenceError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Draw:
+    """One trial of the random slice. ``index`` counts within the arm: equal ones share the common axes."""
+
+    index: int
+    config: Config
+    cost: float
+    val: float | None
+    """Validation accuracy at full length; None when it failed."""
+    test: float | None
+    train: float | None
+    """Running accuracy on the augmented training images of the last epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """A run directory, read and checked. ``default`` and ``tuned`` lack arms without scored runs."""
 
@@ -41,6 +56,10 @@ class Evidence:
     """Baseline runs: the arm's fixed setting."""
     tuned: dict[str, Runs]
     """Confirmation runs: the setting that the search found."""
+    islands: dict[str, Runs]
+    """One fresh run of what each independent search of the arm found: the procedure's own runs."""
+    slices: dict[str, tuple[Draw, ...]]
+    """The random slice: i.i.d. configs that were never stopped."""
     open: tuple[str, ...]
     """What is still to come before a verdict can be given; empty when all is there."""
 
@@ -58,13 +77,48 @@ def read(run: Path) -> Evidence:
     if strangers := history.scores.keys() - history.trials.keys():
         raise EvidenceError(f"{run / ledger.FILE}: scores of unknown trials {', '.join(sorted(strangers))}")
     shelf = _Shelf(run / PREDICTIONS, history)
-    default, tuned = (
-        {arm: runs for arm in question.arms if (runs := shelf.runs(question, arm, phase)) is not None}
-        for phase in _COMPARED
-    )
+
+    def shelved(trials: Callable[[str], list[Trial]]) -> dict[str, Runs]:
+        found = {arm: shelf.runs(question, arm, trials(arm)) for arm in question.arms}
+        return {arm: runs for arm, runs in found.items() if runs is not None}
+
     return Evidence(
-        plan=question, history=history, default=default, tuned=tuned, open=_still_open(question, history)
+        plan=question,
+        history=history,
+        default=shelved(lambda arm: history.of(arm, "baseline")),
+        tuned=shelved(lambda arm: history.of(arm, "confirm")),
+        islands=shelved(lambda arm: island_runs(history, arm)),
+        slices={arm: _draws(history, arm) for arm in question.arms},
+        open=_still_open(question, history),
     )
+
+
+def island_runs(history: History, arm: str) -> list[Trial]:
+    """The trials that the manifest names as the islands' own runs."""
+    if history.manifest is None or arm not in history.manifest.choices:
+        return []
+    return [history.trials[t] for t in history.manifest.choices[arm].islands if t in history.trials]
+
+
+def _draws(history: History, arm: str) -> tuple[Draw, ...]:
+    draws = []
+    for trial in history.of(arm, "slice"):
+        outcome = history.outcomes.get(trial.id)
+        if outcome is None or outcome.reason.startswith(NOT_ITS_OWN_END):
+            continue
+        done, score = history.finished(trial.id), history.scores.get(trial.id)
+        last = history.epochs[trial.id][-1] if done else None
+        draws.append(
+            Draw(
+                index=trial.index,
+                config=trial.config,
+                cost=outcome.cost,
+                val=last.val_accuracy if last else None,
+                train=last.train_accuracy if last else None,
+                test=score.test_accuracy if score else None,
+            )
+        )
+    return tuple(draws)
 
 
 def fell_short(history: History, trial: str) -> bool:
@@ -76,9 +130,6 @@ def fell_short(history: History, trial: str) -> bool:
         and trial not in history.scores
         and not outcome.reason.startswith(NOT_ITS_OWN_END)
     )
-
-
-_COMPARED: tuple[Phase, Phase] = ("baseline", "confirm")
 
 
 class _Shelf:
@@ -99,11 +150,10 @@ class _Shelf:
                 raise EvidenceError(f"{path} does not give the accuracy {recorded} that the ledger has")
         self.labels = labels
 
-    def runs(self, question: Plan, arm: str, phase: Phase) -> Runs | None:
-        """The arm's counted runs of a phase, None when there are none."""
+    def runs(self, question: Plan, arm: str, trials: list[Trial]) -> Runs | None:
+        """Those of the arm's trials that count as runs, None when there are none."""
         if self.labels is None:
             return None
-        trials = self.history.of(arm, phase)
         guess = np.bincount(self.labels).argmax()
         rows = [
             self.predicted[t.id] == self.labels if t.id in self.predicted else self.labels == guess

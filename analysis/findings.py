@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
-from analysis.estimate import Estimate, Refused, crossed, mean_accuracy
+from analysis.estimate import Estimate, Refused, crossed, mean_accuracy, welch
 from analysis.evidence import Evidence
 from analysis.verdict import Runs, Verdict, headline, judge_all
 
@@ -30,6 +31,8 @@ class Findings:
     """Tuned minus default, per arm."""
     defaults: tuple[Contrast, ...]
     """Default against default, in the pairs and signs of the verdicts."""
+    procedures: tuple[Contrast, ...]
+    """Search against search (Q3), in the pairs and signs of the verdicts; empty when it was not repeated."""
 
 
 def find(evidence: Evidence) -> Findings:
@@ -72,6 +75,9 @@ def find(evidence: Evidence) -> Findings:
                     tuned=False,
                 )
             )
+        ),
+        procedures=tuple(
+            found for v in verdicts if (found := _procedure(evidence, v.first, v.second, v.confidence))
         ),
     )
 
@@ -116,7 +122,7 @@ def differences(found: Findings) -> pd.DataFrame:
     ] + [
         {"label": c.label, "arm": c.arm, "filled": c.tuned, "delta": c.estimate.delta}
         | {"low": c.estimate.low, "high": c.estimate.high}
-        for c in (*found.defaults, *found.gains)
+        for c in (*found.procedures, *found.defaults, *found.gains)
     ]
     return pd.DataFrame(rows)
 
@@ -125,6 +131,18 @@ def _counted(evidence: Evidence, arm: str) -> Runs:
     if (runs := evidence.tuned.get(arm)) is None:
         raise Refused(f"no confirmation run of {arm} left a score")
     return runs
+
+
+def _procedure(evidence: Evidence, first: str, second: str, confidence: float) -> Contrast | None:
+    """Q3: Welch's interval over the R independent searches of each arm, one fresh run of each one's find."""
+    a, b = evidence.islands.get(first), evidence.islands.get(second)
+    if a is None or b is None or evidence.plan.islands < 2:
+        return None
+    try:
+        estimate = welch(np.array(a.accuracies), np.array(b.accuracies), confidence=confidence)
+    except Refused:
+        return None
+    return Contrast(label=f"search: {first}\n− {second}", arm="", tuned=True, estimate=estimate)
 
 
 def _contrast(

@@ -44,6 +44,8 @@ class Options:
     rope: float
     """As a fraction of accuracy."""
     seed: int
+    train_fraction: float
+    widen: tuple[str, ...]
     out: Path
     plan_only: bool
     address: str | None
@@ -69,6 +71,8 @@ class Options:
             parser.error(f"--rope {given.rope:g} is out of range: above 0 and at most 20 accuracy points")
         if not 0 <= given.seed < 2**31:
             parser.error(f"--seed {given.seed} is out of range: from 0 to {2**31 - 1}")
+        if not 0 < given.train_fraction <= 1:
+            parser.error(f"--train-fraction {given.train_fraction:g} is out of range: above 0 and at most 1")
         out = Path(given.out) if given.out else Path("runs") / _run_name(given.data)
         if not given.plan:
             _check_out(parser, out)
@@ -84,6 +88,8 @@ class Options:
             epochs=given.epochs,
             rope=given.rope / 100,
             seed=given.seed,
+            train_fraction=given.train_fraction,
+            widen=tuple(n.strip() for n in given.widen.split(",") if n.strip()),
             out=out,
             plan_only=given.plan,
             address=given.address,
@@ -131,6 +137,14 @@ def _parser() -> argparse.ArgumentParser:
     question.add_argument(
         "--rope", type=float, default=0.5, metavar="POINTS",
         help="accuracy difference that would not matter to you, in points (default 0.5)",
+    )  # fmt: skip
+    question.add_argument(
+        "--train-fraction", type=float, default=1.0, metavar="F",
+        help="part of the training images to use: does the answer hinge on the data's size? (default 1)",
+    )  # fmt: skip
+    question.add_argument(
+        "--widen", default="", metavar="X,Y",
+        help="numeric parameters to search three times as far, for all arms, when a winner lies on an edge",
     )  # fmt: skip
     question.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default 0)")
     running = parser.add_argument_group("running it")
@@ -190,6 +204,10 @@ def _command(budget: Budget, arms: tuple[str, ...], given: argparse.Namespace) -
     parts = ["--budget", str(budget), "--arms", ",".join(arms), "--data", given.data]
     if given.epochs is not None:
         parts += ["--epochs", str(given.epochs)]
+    if given.train_fraction != 1:
+        parts += ["--train-fraction", f"{given.train_fraction:g}"]
+    if given.widen:
+        parts += ["--widen", given.widen]
     return "python study/run.py " + shlex.join(
         [*parts, "--rope", f"{given.rope:g}", "--seed", str(given.seed)]
     )

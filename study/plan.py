@@ -134,6 +134,12 @@ class Plan:
     """Half-width of the region of practical equivalence, as a fraction of accuracy."""
     seed: int
     val_fraction: float
+    train_fraction: float
+    """Part of the images left for training that every run trains on: does the answer hinge on the data's size?"""
+    widen: tuple[str, ...]
+    """Numeric axes searched beyond their usual ends, for every arm that has them."""
+    spaces: dict[str, dict[str, dict[str, Any]]]
+    """Per arm and axis what was searched: ``low``, ``high``, ``log`` or ``options``, with ``default``."""
     batch_sizes: tuple[int, ...]
     """Options of the shared batch-size axis that every arm can hold in memory."""
     audits: dict[str, Audit]
@@ -153,7 +159,7 @@ class Plan:
     @property
     def train_images(self) -> int:
         """Images that one run trains on."""
-        return self.data.train - self.val_images
+        return max(len(self.data.classes), round(self.train_fraction * (self.data.train - self.val_images)))
 
     @property
     def val_images(self) -> int:
@@ -251,6 +257,7 @@ class Plan:
                 **body,
                 "arms": tuple(body["arms"]),
                 "batch_sizes": tuple(body["batch_sizes"]),
+                "widen": tuple(body["widen"]),
                 "data": DataCard(**data),
                 "budget": Budget(**body["budget"]),
                 "audits": {arm: Audit(**audit) for arm, audit in body["audits"].items()},

@@ -21,7 +21,7 @@ from rich.table import Table
 
 import search_spaces
 from analysis.words import duration
-from search_spaces import Arm, ArmError
+from search_spaces import Arm, ArmError, Choice
 from study import ledger as ledgers
 from study import plan as plans
 from study.confirm import StudyError
@@ -136,7 +136,9 @@ def _need_gpu(options: Options) -> None:
 def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", console: Console) -> Plan:
     """Measure the arms and freeze the question. Raises PlanError when the budget is too small for it."""
     from study import probe
+    from study.search import describe, restrict, widen
 
+    _check_widen(options, arms)
     console.print("measuring the arms ...")
     survey = probe.survey(arms, prepared.card, options.budget)
     _show_audit(survey.audits, console)
@@ -148,6 +150,12 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         rope=options.rope,
         seed=options.seed,
         val_fraction=VAL_FRACTION,
+        train_fraction=options.train_fraction,
+        widen=options.widen,
+        spaces={
+            name: describe(widen(restrict(arm.space, survey.batch_sizes), options.widen))
+            for name, arm in arms.items()
+        },
         batch_sizes=survey.batch_sizes,
         audits=survey.audits,
         machine=survey.machine,
@@ -157,6 +165,15 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         code=_code(),
     )
     return plans.with_length(plan, options.epochs)
+
+
+def _check_widen(options: Options, arms: Mapping[str, Arm]) -> None:
+    numeric = {n for arm in arms.values() for n, axis in arm.space.items() if not isinstance(axis, Choice)}
+    unknown = [name for name in options.widen if name not in numeric]
+    if unknown:
+        raise PlanError(
+            f"--widen {unknown[0]}: the arms' numeric parameters are {', '.join(sorted(numeric))}"
+        )
 
 
 def _run(plan: Plan, arms: Mapping[str, Arm], prepared: "Prepared", home: Path, console: Console) -> None:

@@ -16,7 +16,7 @@ from study import confirm
 from study.ledger import Ledger
 from study.plan import BASELINE_RUNS, MARGIN, SLICE_SHARE, Plan
 from study.records import Epoch, Manifest, Outcome, Phase, Trial, Tuning
-from study.search import ArmSearch, random_config, restrict
+from study.search import ArmSearch, random_config, restrict, widen
 
 
 def derive_seed(*parts: object) -> int:
@@ -41,7 +41,9 @@ class Schedule:
         self._clock = clock
         self._held_since: dict[str, float] = {}
         self._why_stopped: dict[str, str] = {}
-        self.spaces = {name: restrict(arm.space, plan.batch_sizes) for name, arm in arms.items()}
+        self.spaces = {
+            name: widen(restrict(arm.space, plan.batch_sizes), plan.widen) for name, arm in arms.items()
+        }
         self.defaults = {name: default(space) for name, space in self.spaces.items()}
         self._searches = {
             (name, island): ArmSearch(

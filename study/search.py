@@ -4,8 +4,10 @@ Arms never share a sampler or a rung: a joint search starves the slower starter 
 wrong architecture. This module is the only one that knows Optuna, and knows no Ray.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import optuna
@@ -16,6 +18,10 @@ from study.plan import REDUCTION
 from study.records import Epoch, Outcome
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+WIDER = 3
+"""How many times as far a widened axis reaches."""
 
 
 class Rungs:
@@ -94,6 +100,31 @@ def _suggest(trial: optuna.Trial, name: str, axis: Float | Int | Choice) -> Scal
         case Choice():
             chosen: Scalar = trial.suggest_categorical(name, axis.options)  # type: ignore[assignment]
             return chosen
+
+
+def widen(space: Space, names: Iterable[str]) -> Space:
+    """The space with the named numeric axes made three times as wide at either end (not below 0).
+
+    Cooper et al. 2021: an answer should survive a sceptic's search space.
+    """
+    wide = dict(space)
+    for name in names:
+        match wide.get(name):
+            case Float() as axis:
+                low = axis.low / WIDER if axis.log else max(0.0, axis.low - (axis.high - axis.low))
+                high = axis.high * WIDER if axis.log or axis.low == 0 else 2 * axis.high - axis.low
+                wide[name] = dataclasses.replace(axis, low=low, high=high)
+            case Int() as axis:
+                low_int = max(1, round(axis.low / WIDER)) if axis.low > 0 else axis.low
+                wide[name] = dataclasses.replace(axis, low=low_int, high=axis.high * WIDER)
+            case _:
+                pass
+    return wide
+
+
+def describe(space: Space) -> dict[str, dict[str, Any]]:
+    """The space as plain JSON values, for the plan."""
+    return {name: {k: v for k, v in vars(axis).items() if k != "when"} for name, axis in space.items()}
 
 
 def random_config(space: Space, *, seed: int) -> Config:

@@ -45,6 +45,9 @@ def start(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> tuple
     arm = search_spaces.load(trial.arm)
     net = build(arm, trial.config, image_spec(plan.data), seed=trial.seed, device=device)
     train, val = split(pool.labels, val=plan.val_images, seed=trial.split_seed)
+    if plan.train_fraction < 1:
+        _, kept = split(pool.labels[train], val=plan.train_images, seed=trial.split_seed + 1)
+        train = train[kept]
     with warnings.catch_warnings():
         # the pool is read-only memory shared by all trials of a node, and is never written
         warnings.filterwarnings("ignore", message=".*not writable.*")
