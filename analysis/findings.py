@@ -43,7 +43,7 @@ def find(evidence: Evidence) -> Findings:
     else:
         try:
             runs = [_counted(evidence, arm) for arm in evidence.plan.arms]
-            verdicts = tuple(judge_all(runs, rope=evidence.plan.rope))
+            verdicts = tuple(judge_all(runs, rope=evidence.plan.rope, islands=evidence.plan.islands))
             told = headline(list(verdicts))
         except Refused as refusal:
             told = f"No verdict: {refusal}."

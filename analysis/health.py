@@ -1,16 +1,61 @@
 """What a reader must know before believing a report: everything in a study that was not as it should be."""
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 from analysis.evidence import Evidence, fell_short
 from analysis.words import counted, duration, listed, percent
 from study.plan import BASELINE_RUNS, CONFIRM_FLOOR, MARGIN, TUNING_RUNS_FLOOR, unmatched
 
 EQUAL_SPEND = 0.02
+EDGE = 0.05
 OVERSHOOT = 0.02
 
 
 def warnings(evidence: Evidence) -> list[str]:
     """One sentence per trouble, the gravest first; empty when there is none."""
-    return [*_records(evidence), *_runs(evidence), *_fairness(evidence)]
+    return [*_records(evidence), *_runs(evidence), *_fairness(evidence), *_edges(evidence)]
+
+
+def position(axis: Mapping[str, Any], value: object) -> float | None:
+    """Where a value lies in its range, 0 to 1 on the scale that was searched; None for a choice."""
+    if "low" not in axis or isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    low, high, x = float(axis["low"]), float(axis["high"]), float(value)
+    if axis.get("log"):
+        low, high, x = math.log(low), math.log(high), math.log(max(x, low))
+    return (x - low) / (high - low)
+
+
+def edges(evidence: Evidence) -> list[tuple[str, str, float]]:
+    """(arm, parameter, value) of every confirmed setting that lies in the outer twentieth of its range.
+
+    An optimum at the edge may lie beyond it (Cooper et al. 2021). A lower end of 0 is no edge.
+    """
+    manifest, spaces = evidence.history.manifest, evidence.plan.spaces
+    found = []
+    for arm, choice in manifest.choices.items() if manifest else ():
+        for name, value in choice.config.items():
+            axis = spaces.get(arm, {}).get(name, {})
+            where = position(axis, value)
+            if where is not None and (where > 1 - EDGE or (where < EDGE and axis["low"] != 0)):
+                found.append((arm, name, float(value)))
+    return found
+
+
+def _edges(evidence: Evidence) -> list[str]:
+    found = edges(evidence)
+    if not found:
+        return []
+    told = [
+        f"{arm}: the chosen {name} of {value:.4g} lies at the edge of what was searched "
+        f"({evidence.plan.spaces[arm][name]['low']:g} to {evidence.plan.spaces[arm][name]['high']:g}), so a better "
+        "one may lie beyond."
+        for arm, name, value in found
+    ]
+    wider = ",".join(sorted({name for _, name, _ in found} | set(evidence.plan.widen)))
+    return [*told, f"To search further for every arm alike: {evidence.plan.command} --widen {wider}"]
 
 
 def _records(evidence: Evidence) -> list[str]:

@@ -7,6 +7,7 @@ Writes into the run's own folder: ``report.html`` (one self-contained file), ``r
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from analysis import figures, findings, frames, health, words
 from analysis.evidence import Evidence, EvidenceError, read
 from analysis.findings import Findings
 from analysis.planner import promise
-from analysis.verdict import SCOPE, Verdict
+from analysis.verdict import Verdict, scope
 from study.records import PHASES, Config
 
 HTML, MARKDOWN, JSON, FIGURES = "report.html", "report.md", "verdict.json", "figures"
@@ -88,7 +89,7 @@ def _facts(evidence: Evidence, found: Findings) -> dict[str, Any]:
         "headline": found.headline,
         "against": [v for v in found.verdicts if v.first == leader],
         "others": [v for v in found.verdicts if v.first != leader],
-        "scope": SCOPE,
+        "scope": scope(plan.islands),
         "palette": figures.colours(plan.arms),
         "accuracies": accuracies.to_dict("records") if not accuracies.empty else [],
         "gains": [(c.arm, c.estimate) for c in found.gains],
@@ -126,11 +127,24 @@ def _settings(evidence: Evidence) -> list[tuple[str, list[str]]]:
         manifest.choices[arm].config if arm in manifest.choices else {} for arm in evidence.plan.arms
     ]
     names = dict.fromkeys(name for config in chosen for name in config)
-    return [(name, [_value(config.get(name)) for config in chosen]) for name in names]
+    spaces = [evidence.plan.spaces.get(arm, {}) for arm in evidence.plan.arms]
+    return [
+        (
+            name,
+            [
+                _value(config.get(name), space.get(name, {}))
+                for config, space in zip(chosen, spaces, strict=True)
+            ],
+        )
+        for name in names
+    ]
 
 
-def _value(value: object) -> str:
-    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+def _value(value: object, axis: Mapping[str, Any]) -> str:
+    """The value, and for a number where in its range it lies."""
+    told = "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    where = health.position(axis, value)
+    return told if where is None else f"{told} ({100 * where:.0f} % of its range)"
 
 
 def _spend(evidence: Evidence) -> list[tuple[str, list[tuple[float, float]], float]]:
@@ -162,7 +176,7 @@ def _verdict_json(evidence: Evidence, found: Findings) -> dict[str, Any]:
         "headline": found.headline,
         "verdict": verdicts[0]["word"] if len(verdicts) == 1 else None,
         "verdicts": verdicts,
-        "scope": SCOPE,
+        "scope": scope(plan.islands),
         "rope": plan.rope,
         "arms": list(plan.arms),
         "accuracies": [_without_nan(row) for row in findings.accuracies(evidence).to_dict("records")],

@@ -23,10 +23,20 @@ from analysis.words import counted, listed, points
 
 Word = Literal["better", "better, size unclear", "practical tie", "inconclusive"]
 
-SCOPE = (
-    "Holds for the settings found by one search per arm, retrained with fresh seeds, on new images of the "
-    "same kind. It is no answer for the search itself: another search may find other settings."
-)
+
+def scope(islands: int) -> str:
+    """What a verdict holds for, when each arm had this many independent searches."""
+    if islands == 1:
+        return (
+            "Holds for the settings found by one search per arm, retrained with fresh seeds, on new images of the "
+            "same kind. It is no answer for the search itself: another search may find other settings."
+        )
+    return (
+        f"Holds for the settings found, the best of {islands} independent searches per arm, retrained with fresh "
+        "seeds, on new images of the same kind. What another search would give is told apart, over the searches."
+    )
+
+
 MORE_RUNS_LIMIT = 1000
 SAME_COST = 0.02
 """Full runs whose costs differ by less than this are called equally dear."""
@@ -95,8 +105,10 @@ class Verdict:
     """The arm whose full run costs less, None when they cost the same."""
 
 
-def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1) -> Verdict:
+def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1, islands: int = 1) -> Verdict:
     """The verdict on two arms; with ``pairs`` > 1 the intervals hold together (Bonferroni).
+
+    ``islands``: independent searches per arm that the settings were chosen from.
 
     Raises Refused below two runs per arm: one run cannot show how runs vary.
     """
@@ -123,7 +135,7 @@ def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1) -> Verdict:
         word=word,
         sentence=_sentence(word, first.arm, second.arm, interval, rope, pairs),
         advice=_advice(word, first, second, cheaper, more_runs, images_needed),
-        scope=SCOPE,
+        scope=scope(islands),
         first=first.arm,
         second=second.arm,
         ahead=ahead,
@@ -150,7 +162,7 @@ def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1) -> Verdict:
     )
 
 
-def judge_all(arms: list[Runs], *, rope: float) -> list[Verdict]:
+def judge_all(arms: list[Runs], *, rope: float, islands: int = 1) -> list[Verdict]:
     """Every pair, simultaneously at 95 %; the leader (highest mean) against each other arm comes first.
 
     Two arms keep the order in which they were named, so that the sign of delta is the reader's.
@@ -160,7 +172,7 @@ def judge_all(arms: list[Runs], *, rope: float) -> list[Verdict]:
         leader = max(arms, key=lambda runs: runs.mean)
         arms = [leader, *(runs for runs in arms if runs is not leader)]
     couples = list(itertools.combinations(arms, 2))
-    return [judge(a, b, rope=rope, pairs=len(couples)) for a, b in couples]
+    return [judge(a, b, rope=rope, pairs=len(couples), islands=islands) for a, b in couples]
 
 
 def headline(verdicts: list[Verdict]) -> str:
