@@ -171,7 +171,11 @@ def _interval(per_image: Reals, arms: list[Correct], confidence: float) -> Estim
 
 def _satterthwaite(variance: float, terms: list[float], dfs: Sequence[float]) -> float:
     denominator = sum(term**2 / df for term, df in zip(terms, dfs, strict=True))
-    return variance**2 / denominator if denominator > 0 else float(sum(dfs))
+    if denominator == 0:
+        return float(sum(dfs))
+    # Terms that cancel in the variance must not leave fewer degrees of freedom than the weakest of them
+    # has: one run set against itself would get an interval of any width.
+    return max(variance**2 / denominator, float(min(dfs)))
 
 
 def _estimate(delta: float, variance: float, df: float, confidence: float) -> Estimate:

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from analysis.evidence import Evidence, fell_short
 from analysis.words import counted, duration, listed, percent
+from study.ledger import History
 from study.plan import BASELINE_RUNS, CONFIRM_FLOOR, MARGIN, TUNING_RUNS_FLOOR, unmatched
 
 EQUAL_SPEND = 0.02
@@ -127,7 +129,7 @@ def _fairness(evidence: Evidence) -> list[str]:
                 f"{arm} spent {duration(seconds)}, {percent(seconds / plan.share - 1, 1)} over its share."
             )
     searched = {arm: history.spent(arm, "search") for arm in plan.arms}
-    last = plan.machine.slots * max(plan.epoch_cost(arm) for arm in plan.arms)
+    last = plan.machine.slots * max((_dearest_report(history, arm) for arm in plan.arms), default=0.0)
     gap = max(searched.values()) - min(searched.values())
     if not evidence.open and gap > max(EQUAL_SPEND * max(searched.values()), last):
         each = listed([f"{arm} {duration(seconds)}" for arm, seconds in searched.items()])
@@ -142,6 +144,12 @@ def _fairness(evidence: Evidence) -> list[str]:
                 "deserves the name."
             )
     return told
+
+
+def _dearest_report(history: History, arm: str) -> float:
+    """Largest cost between two reports of a search trial: what a decision to stop may come too late."""
+    curves = [[0.0, *(e.cost for e in history.epochs[t.id])] for t in history.of(arm, "search")]
+    return max((after - before for costs in curves for before, after in pairwise(costs)), default=0.0)
 
 
 def _failed(evidence: Evidence, trial: str) -> bool:

@@ -32,7 +32,7 @@ WATCHED = """
 import json, pathlib, sys
 home, log = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 def watch(event, details):
-    if event == "open" and str(details[0]).endswith("sealed_test.npz") and details[1] == "rb":
+    if event == "open" and str(details[0]).endswith("sealed_test.npz"):
         ledger = home / "ledger.jsonl"
         with log.open("a") as file:
             file.write(json.dumps("Manifest" in ledger.read_text() if ledger.exists() else False) + "\\n")
