@@ -128,7 +128,7 @@ def _fairness(evidence: Evidence) -> list[str]:
             told.append(
                 f"{arm} spent {duration(seconds)}, {percent(seconds / plan.share - 1, 1)} over its share."
             )
-    searched = {arm: history.spent(arm, "search") for arm in plan.arms}
+    searched = {arm: history.spent(arm, "search", "slice") for arm in plan.arms}
     last = plan.machine.slots * max((_dearest_report(history, arm) for arm in plan.arms), default=0.0)
     gap = max(searched.values()) - min(searched.values())
     if not evidence.open and gap > max(EQUAL_SPEND * max(searched.values()), last):

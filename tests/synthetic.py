@@ -123,7 +123,15 @@ class Diary:
             self.ledger.add(Cost(arm=arm, phase="probe", what="measured", cost=cost))
 
     def trial(
-        self, arm: str, phase: Phase, *, state: State, reason: str, epochs: int, level: float = 0.9
+        self,
+        arm: str,
+        phase: Phase,
+        *,
+        state: State,
+        reason: str,
+        epochs: int,
+        level: float = 0.9,
+        island: int = 0,
     ) -> str:
         index = len(self.ledger.of(arm, phase))
         name = f"arm{self.plan.arms.index(arm)}-{phase}-{index}"
@@ -131,13 +139,17 @@ class Diary:
             "learning_rate": float(round(10 ** self.rng.uniform(-3, 0), 5)) if phase == "search" else 0.1,
             "augmentation": "flip+crop",
         }
+        if phase == "slice":  # the arms draw the same setting under the same index
+            rng = np.random.default_rng(index)
+            config["learning_rate"] = float(round(10 ** rng.uniform(-3, 0), 5))
+            config["augmentation"] = str(rng.choice(["none", "flip", "flip+crop"]))
         self.ledger.add(
             Trial(
                 id=name,
                 arm=arm,
                 phase=phase,
                 index=index,
-                island=0,
+                island=island,
                 config=config,
                 seed=len(self.ledger.trials),
                 split_seed=index,
@@ -165,32 +177,57 @@ class Diary:
         return name
 
     def full(self, arm: str, phase: Phase, runs: int, level: float = 0.9) -> list[str]:
+        """Full-length trials; those of the selection are its candidates, by position."""
         return [
             self.trial(
-                arm, phase, state="finished", reason="full length", epochs=self.plan.epochs, level=level
+                arm,
+                phase,
+                state="finished",
+                reason="full length",
+                epochs=self.plan.epochs,
+                level=level,
+                island=number if phase == "select" else 0,
             )
-            for _ in range(runs)
+            for number in range(runs)
         ]
+
+    def slice(self, arm: str, trials: int, shift: float) -> list[str]:
+        """Random settings; good ones lie at a learning rate of 0.1, and ``shift`` is the arm's own."""
+        names = []
+        for index in range(trials):
+            rate = 10 ** np.random.default_rng(index).uniform(-3, 0)
+            level = 0.9 + shift - 0.1 * abs(math.log10(rate) + 1)
+            if rate > 0.8:
+                self.trial(arm, "slice", state="failed", reason="diverged: loss nan", epochs=1, level=0.2)
+                continue
+            names.append(
+                self.trial(
+                    arm, "slice", state="finished", reason="full length", epochs=self.plan.epochs, level=level
+                )
+            )
+        return names
 
     def search(self, arm: str, trials: int = 18) -> None:
         for i in range(trials):
+            island = i % self.plan.islands
             level = self.rng.uniform(0.6, 0.92)
             if i % 9 == 5:
-                self.trial(arm, "search", state="failed", reason="diverged: loss nan", epochs=1, level=0.2)
+                end: tuple[State, str, int] = ("failed", "diverged: loss nan", 1)
+                level = 0.2
             elif i == trials - 1:
-                self.trial(
-                    arm, "search", state="stopped", reason="budget: share spent", epochs=4, level=level
-                )
+                end = ("stopped", "budget: share spent", 4)
             elif level > 0.82:
-                self.trial(arm, "search", state="finished", reason="full length", epochs=9, level=level)
+                end = ("finished", "full length", 9)
             else:
-                rung = 1 if level < 0.72 else 3
-                self.trial(arm, "search", state="stopped", reason="asha: rung", epochs=rung, level=level)
+                end = ("stopped", "asha: rung", 1 if level < 0.72 else 3)
+            self.trial(arm, "search", state=end[0], reason=end[1], epochs=end[2], level=level, island=island)
 
-    def freeze(self, runs: int) -> None:
+    def freeze(self, runs: int, islands: list[list[str]]) -> None:
         choices = {
-            arm: Choice(config={"learning_rate": 0.1}, trials=(), val_accuracy=0.91, runs=runs, islands=())
-            for arm in self.plan.arms
+            arm: Choice(
+                config={"learning_rate": 0.1}, trials=(), val_accuracy=0.91, runs=runs, islands=tuple(own)
+            )
+            for arm, own in zip(self.plan.arms, islands, strict=True)
         }
         self.ledger.add(Manifest.of(choices))
 
@@ -225,24 +262,31 @@ def write_run(
     rope: float = 0.005,
     seed: int = 0,
     confirmed: bool = True,
+    slice_runs: int = 0,
 ) -> Path:
     """A complete run directory. ``failed``: confirmation runs of the last arm that diverged on top;
-    without ``confirmed`` the study stands after its search."""
+    without ``confirmed`` the study stands after its search; ``slice_runs`` random settings."""
     diary = Diary(folder, plan(arms, images=images, rope=rope), seed=seed)
     with diary.ledger:
         baseline = [diary.full(arm, "baseline", 3, level) for arm, level in zip(arms, default, strict=True)]
+        draws = [diary.slice(arm, slice_runs, 0.01 * i) for i, arm in enumerate(arms)]
         for arm in arms:
             diary.search(arm)
         if not confirmed:
             return folder
-        for arm in arms:
-            diary.full(arm, "select", 4, 0.91)
-        diary.freeze(runs)
+        select = [diary.full(arm, "select", diary.plan.candidates, 0.91) for arm in arms]
+        islands = [names[: diary.plan.islands] for names in select]
+        diary.freeze(runs, islands)
         confirm = [diary.full(arm, "confirm", runs, level) for arm, level in zip(arms, tuned, strict=True)]
         for _ in range(failed):
             diary.trial(arms[-1], "confirm", state="failed", reason="diverged: loss nan", epochs=2, level=0.2)
-        diary.open([t for trials in baseline + confirm for t in trials])
-        for trials, levels in ((baseline, default), (confirm, tuned)):
+        diary.open([t for trials in baseline + draws + islands + confirm for t in trials])
+        for trials, levels in (
+            (baseline, default),
+            (islands, tuned),
+            (confirm, tuned),
+            *((draws, default) for _ in range(slice_runs > 0)),
+        ):
             tables = right_wrong(
                 diary.rng,
                 runs=tuple(len(t) for t in trials),

@@ -7,7 +7,7 @@ from ray.tune.schedulers.async_hyperband import _Bracket
 
 from search_spaces import Choice, Config, Float, Int, Space
 from study.records import Epoch, Outcome
-from study.search import ArmSearch, Rungs, restrict
+from study.search import ArmSearch, Rungs, describe, random_config, restrict, widen
 
 SPACE: Space = {
     "lr": Float(low=1e-3, high=1.0, default=0.1, log=True),
@@ -99,3 +99,28 @@ def test_batch_sizes_that_do_not_fit_leave_the_space() -> None:
     axis = restrict(SPACE, (64, 128))["batch_size"]
     assert axis == Choice(options=(64, 128), default=128)
     assert restrict(SPACE, (32, 64))["batch_size"] == Choice(options=(32, 64), default=32)
+
+
+def test_random_configs_are_uniform_on_their_scales_and_shared_by_name() -> None:
+    draws = [random_config(SPACE, seed=s) for s in range(400)]
+    exponents = np.log10([float(c["lr"]) for c in draws])
+    assert (exponents.min(), exponents.max()) == pytest.approx((-3, 0), abs=0.05)
+    assert float(np.mean(exponents)) == pytest.approx(-1.5, abs=0.15)
+    assert {c["depth"] for c in draws} == {1, 2, 3, 4}
+    assert all(("strength" in c) == (c["policy"] == "b") for c in draws)
+    other: Space = {"lr": SPACE["lr"], "width": Int(low=8, high=64, default=16, log=True)}
+    for seed in range(20):
+        assert random_config(other, seed=seed)["lr"] == random_config(SPACE, seed=seed)["lr"]
+
+
+def test_widened_axes_reach_three_times_as_far() -> None:
+    wide = widen(SPACE, ["lr", "depth", "strength", "no_axis_of_this_arm"])
+    assert wide["lr"] == Float(low=1e-3 / 3, high=3.0, default=0.1, log=True)
+    assert wide["depth"] == Int(low=1, high=12, default=2)
+    strength = wide["strength"]
+    assert isinstance(strength, Float)
+    assert (strength.low, strength.high) == (0.0, 3.0)
+    assert widen(SPACE, []) == SPACE
+    described = describe(wide)
+    assert described["lr"] == {"low": 1e-3 / 3, "high": 3.0, "default": 0.1, "log": True}
+    assert described["policy"] == {"options": ("a", "b"), "default": "a"}

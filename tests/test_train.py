@@ -114,3 +114,14 @@ def test_the_audit_counts_what_torchvision_states() -> None:
     params, macs = probe.complexity(arm, arm.default(), ImageSpec(channels=3, size=224, classes=1000))
     assert params == 25_557_032
     assert macs == pytest.approx(4.09e9, rel=0.005)
+
+
+def test_a_train_fraction_takes_a_part_of_every_class_and_leaves_validation_alone(
+    plan: Plan, digits: Prepared
+) -> None:
+    half = dataclasses.replace(plan, train_fraction=0.5)
+    assert half.train_images == pytest.approx(plan.train_images / 2, abs=1)
+    assert half.val_images == plan.val_images
+    _, whole = start(plan, a_trial(), digits.train, CPU)
+    _, part = start(half, a_trial(), digits.train, CPU)
+    assert next(part).train_accuracy != next(whole).train_accuracy
