@@ -1,21 +1,27 @@
 """``python -m analysis runs/ID``: build a study's report again from what it wrote down.
 
 Reads plan.json, ledger.jsonl and predictions/, writes the same bytes as the study did, and prints the
-verdict and the report's path. Exit codes: 0 done, 2 bad input.
+verdict and the report's path. ``python -m analysis compare A B`` judges predictions that came from
+elsewhere; a study in a folder called compare is ./compare. Exit codes: 0 done, 2 bad input.
 """
 # ruff: noqa: T201 - a command speaks to its user
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 
 def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["compare"]:
+        return _compare(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="python -m analysis",
         description="Build the report of a study again from its records. Writes report.html, report.md, "
         "verdict.json and figures/ into the study's folder.",
-        epilog="example: python -m analysis runs/2026-11-22",
+        epilog="example: python -m analysis runs/2026-11-22. For predictions that came from elsewhere: "
+        "python -m analysis compare --help",
     )
     parser.add_argument("run", type=Path, help="the folder of a study, with plan.json and ledger.jsonl")
     run = parser.parse_args(arguments).run
@@ -30,6 +36,39 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(report.headline)
     print(report.path)
+    return 0
+
+
+def _compare(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis compare",
+        description="Which of two sets of predictions is better, and how sure are we? A side is an .npz file or "
+        "a folder of them (one or more runs each, in the order of their names) with the arrays: labels (images,) and "
+        "predictions (runs, images) or (images,), or probabilities (runs, images, classes) or (images, classes). "
+        "With one run per side only these two nets are compared.",
+        epilog="example: python -m analysis compare predictions/resnet50 predictions/resnext50 --rope 0.3",
+    )
+    parser.add_argument("first", metavar="A", type=Path, help="a folder of .npz files, or one file")
+    parser.add_argument("second", metavar="B", type=Path, help="the other side, on the same images")
+    parser.add_argument(
+        "--rope", type=float, default=0.5, metavar="POINTS",
+        help="accuracy difference that would not matter to you, in points (default 0.5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object; accuracies and differences as fractions"
+    )
+    given = parser.parse_args(arguments)
+    if not 0 < given.rope <= 20:
+        parser.error(f"--rope {given.rope:g} is out of range: above 0 and at most 20 accuracy points")
+
+    from analysis.compare import CompareError, compare  # scipy only once the arguments are valid
+
+    try:
+        found = compare(given.first, given.second, rope=given.rope / 100)
+    except CompareError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(found.facts(), allow_nan=False) if given.json else found.told())
     return 0
 
 

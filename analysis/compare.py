@@ -1,0 +1,297 @@
+"""``python -m analysis compare A B``: the same verdict for predictions that came from elsewhere.
+
+A side is one ``.npz`` file or a folder of them: ``labels`` (images,) with ``predictions`` (runs, images)
+or (images,), or ``probabilities`` (runs, images, classes) or (images, classes). A folder's files are runs,
+stacked in the order of their names. One run per side answers for these two nets (Q1) and no more: how a
+setting does when it is trained again (Q2) cannot be seen from one run.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.estimate import Correct, Refused
+from analysis.paired import Paired, paired
+from analysis.superiority import Superiority, superiority
+from analysis.verdict import Runs, Verdict, judge
+from analysis.words import chance, counted, listed, percent, points
+
+REFUSED = "refused"
+"""The verdict on sides of which one has a single run."""
+SCOPE = (
+    "Holds for the settings that made these predictions, retrained with fresh seeds, on new images of the same "
+    "kind, if each side's runs are independent trainings of one setting and none was chosen by these images. "
+    "Nothing is known here about how the settings were tuned, so it is no answer for the architectures."
+)
+SCOPE_OF_NETS = (
+    "Holds for these two trained nets only{which}, on new images of the same kind. Which setting or architecture "
+    "is better when trained again (Q2) is refused: {reason}."
+)
+
+Array = NDArray[Any]
+
+
+class CompareError(ValueError):
+    """A side that cannot be read or believed; the message is one sentence that names the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Side A against side B; differences are A minus B, everything is a fraction of the images."""
+
+    first: str
+    second: str
+    accuracy_first: float
+    """Mean over all runs of the side."""
+    accuracy_second: float
+    k_first: int
+    k_second: int
+    nets: Paired
+    """Q1: the first run of each side."""
+    verdict: Verdict | None
+    """Q2: all runs. None where it is refused."""
+    superiority: Superiority | None
+    """None where the verdict is."""
+    scope: str
+
+    def facts(self) -> dict[str, float | int | str | None]:
+        """What ``--json`` prints. ``n10`` to ``tango_high`` are about the first run of each side."""
+        return {
+            "accuracy_a": self.accuracy_first,
+            "accuracy_b": self.accuracy_second,
+            "delta": self.accuracy_first - self.accuracy_second,
+            "n10": self.nets.n10,
+            "n01": self.nets.n01,
+            "mcnemar_exact_p": self.nets.exact_p,
+            "mcnemar_mid_p": self.nets.mid_p,
+            "tango_low": self.nets.low,
+            "tango_high": self.nets.high,
+            "crossed_low": self.verdict.low if self.verdict else None,
+            "crossed_high": self.verdict.high if self.verdict else None,
+            "verdict": self.verdict.word if self.verdict else REFUSED,
+            "scope": self.scope,
+        }
+
+    def told(self) -> str:
+        """What a person reads: the verdict and what stands behind it, the two nets, the scope."""
+        a, b, nets = self.first, self.second, self.nets
+        means = (
+            f"Mean accuracy on the {counted(nets.images, 'image')}: "
+            f"{a} {percent(self.accuracy_first)} ({counted(self.k_first, 'run')}), "
+            f"{b} {percent(self.accuracy_second)} ({counted(self.k_second, 'run')})."
+        )
+        who = "The two nets" if self.k_first == self.k_second == 1 else "The first run of each side"
+        appendix = (
+            f"{who}, no evidence on other runs: only {a} is right on {counted(nets.n10, 'image')}, "
+            f"only {b} on {nets.n01}; difference {points(nets.delta, sign=True)} pt "
+            f"(95 % interval {points(nets.low, sign=True)} to {points(nets.high, sign=True)}), "
+            f"McNemar p = {nets.exact_p:.3g} exact, {nets.mid_p:.3g} mid-p."
+        )
+        return "\n".join([*self._answer(), means, "", appendix, "", self.scope])
+
+    def _answer(self) -> list[str]:
+        v, s = self.verdict, self.superiority
+        if v is None or s is None:
+            which = f"{self.first} or {self.second}"
+            return [f"Refused: these runs cannot tell whether {which} is better when trained again."]
+        margin = points(v.rope)
+        chances = (
+            f"Probabilities: {v.first} better by more than {margin} pt {chance(v.p_first)}, within {margin} pt "
+            f"{chance(v.p_tie)}, {v.second} better by more than {margin} pt {chance(v.p_second)}."
+        )
+        wins = (
+            f"On these images a run of {v.first} beats a run of {v.second} with probability {s.probability:.2f} "
+            f"(95 % interval {s.low:.2f} to {s.high:.2f}); by counting wins alone, without their size, an advantage "
+            f"is {s.standing} from {v.k_first} and {v.k_second} runs."
+        )
+        return [v.sentence, *([v.advice] if v.word == "inconclusive" else []), chances, wins]
+
+
+def compare(first: Path, second: Path, *, rope: float) -> Comparison:
+    """Read both sides and judge them; ``rope`` is a fraction.
+
+    Raises CompareError for anything that cannot be read or does not fit together.
+    """
+    a, b = _read(first), _read(second)
+    _same_labels(b.labels, second, a.labels, first)
+    names = _names(first, second)
+    nets = paired(a.correct[0], b.correct[0])
+    several = min(len(a.correct), len(b.correct)) > 1
+    try:
+        verdict = judge(
+            *(
+                Runs(arm=name, correct=side.correct, full_run=1.0)  # of its cost nothing is known
+                for name, side in zip(names, (a, b), strict=True)
+            ),
+            rope=rope,
+        )
+        beats = superiority(a.correct.mean(axis=1), b.correct.mean(axis=1))
+        copied = [name for name, side in zip(names, (a, b), strict=True) if side.copies]
+        scope = " ".join([SCOPE, *([_copies(copied)] if copied else [])])
+    except Refused as error:
+        verdict, beats = None, None
+        reason = str(error) if several else "one run cannot show how runs vary; it takes two or more per side"
+        which = "" if len(a.correct) == len(b.correct) == 1 else " (the first run of each side)"
+        scope = SCOPE_OF_NETS.format(which=which, reason=reason)
+    return Comparison(
+        first=names[0],
+        second=names[1],
+        accuracy_first=float(a.correct.mean()),
+        accuracy_second=float(b.correct.mean()),
+        k_first=len(a.correct),
+        k_second=len(b.correct),
+        nets=nets,
+        verdict=verdict,
+        superiority=beats,
+        scope=scope,
+    )
+
+
+def _copies(names: list[str]) -> str:
+    return (
+        f"Runs of {listed(names)} agree on every image: if they are one net stored twice, they count for one "
+        "and the interval is too narrow."
+    )
+
+
+def _names(first: Path, second: Path) -> tuple[str, str]:
+    """The shortest names that tell the sides apart, printable on any terminal."""
+    for a, b in (
+        tuple(p.stem if p.suffix == ".npz" else p.name for p in (first, second)),
+        (str(first), str(second)),
+    ):
+        if a and b and a != b:
+            return _printable(a), _printable(b)
+    return "A", "B"
+
+
+def _printable(name: str) -> str:
+    shown = "".join(c if c.isprintable() else "?" for c in name)
+    return shown.encode(errors="replace").decode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Side:
+    labels: Array
+    correct: Correct
+    copies: bool
+    """Two runs predict the same for every image."""
+
+
+def _read(path: Path) -> _Side:
+    files = _files(path)
+    labels, predicted = _load(files[0])
+    rows = list(predicted)
+    for file in files[1:]:
+        found, predicted = _load(file)
+        _same_labels(found, file, labels, files[0])
+        rows += list(predicted)
+    return _Side(
+        labels=labels,
+        correct=np.stack([row == labels for row in rows]),
+        copies=len({row.astype(np.int64).tobytes() for row in rows}) < len(rows),
+    )
+
+
+def _files(path: Path) -> list[Path]:
+    try:
+        found = sorted(p for p in path.iterdir() if p.suffix == ".npz") if path.is_dir() else [path]
+        missing = [file for file in found if not file.is_file()]
+    except OSError as error:
+        raise CompareError(f"{path} cannot be opened: {error.strerror}") from error
+    if not found:
+        raise CompareError(f"{path} has no .npz file in it")
+    if missing:
+        raise CompareError(
+            f"{missing[0]} is not a file" if missing[0].exists() else f"{missing[0]} is missing"
+        )
+    return found
+
+
+def _load(path: Path) -> tuple[Array, Array]:
+    """Labels (images,) and predicted classes (runs, images) of one file, checked."""
+    arrays = _arrays(path)
+    labels = arrays["labels"]
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise CompareError(f"{path}: labels must be whole numbers of shape (images,), not {_kind(labels)}")
+    if not len(labels):
+        raise CompareError(f"{path} is about no image: labels is empty")
+    if labels.min() < 0:
+        raise CompareError(f"{path}: labels must be class numbers from 0 on, not {labels.min()}")
+    if "predictions" in arrays:
+        predicted = _predicted(path, arrays["predictions"], len(labels))
+    else:
+        predicted = _most_likely(path, arrays["probabilities"], labels)
+    return labels, predicted
+
+
+def _predicted(path: Path, predictions: Array, images: int) -> Array:
+    if predictions.dtype.kind not in "iu" or predictions.ndim not in (1, 2):
+        raise CompareError(
+            f"{path}: predictions must be whole numbers of shape (images,) or (runs, images), "
+            f"not {_kind(predictions)}"
+        )
+    if predictions.shape[-1] != images or not predictions.size:
+        raise CompareError(f"{path}: predictions of shape {predictions.shape} do not fit {images} labels")
+    if predictions.min() < 0:
+        raise CompareError(f"{path}: predictions must be class numbers from 0 on, not {predictions.min()}")
+    return np.atleast_2d(predictions)
+
+
+def _most_likely(path: Path, probabilities: Array, labels: Array) -> Array:
+    if probabilities.dtype.kind != "f" or probabilities.ndim not in (2, 3):
+        raise CompareError(
+            f"{path}: probabilities must be floating-point numbers of shape (images, classes) or "
+            f"(runs, images, classes), not {_kind(probabilities)}"
+        )
+    if probabilities.shape[-2] != len(labels) or not probabilities.size:
+        raise CompareError(
+            f"{path}: probabilities of shape {probabilities.shape} do not fit {len(labels)} labels"
+        )
+    if labels.max() >= (classes := probabilities.shape[-1]):
+        raise CompareError(f"{path}: label {labels.max()} is outside the {classes} classes of probabilities")
+    if not np.isfinite(probabilities).all():
+        raise CompareError(f"{path}: probabilities has values that are not finite (NaN or infinite)")
+    predicted: Array = probabilities.argmax(axis=-1)
+    return np.atleast_2d(predicted)
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    """``labels`` and one of the others; predictions win where both are stored, as they are exact."""
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            names = list(getattr(archive, "files", []))
+            wanted = ["labels", *[n for n in ("predictions", "probabilities") if n in names][:1]]
+            found = {name: archive[name] for name in wanted if name in names}
+    except OSError as error:
+        raise CompareError(f"{path} cannot be opened: {error.strerror or 'damaged'}") from error
+    except MemoryError as error:
+        raise CompareError(f"{path} is too large for this machine's memory") from error
+    except Exception as error:  # foreign bytes: numpy, zipfile and zlib have a dozen ways to fail
+        raise CompareError(
+            f"{path} is no .npz file that can be read: it is damaged, of another format or holds Python objects"
+        ) from error
+    if len(found) < 2 or not all(isinstance(value, np.ndarray) for value in found.values()):
+        has = f"it has {listed(sorted(names))}" if names else "it has none"
+        raise CompareError(f"{path} must have arrays labels and predictions or probabilities: {has}")
+    return found
+
+
+def _same_labels(labels: Array, path: Path, others: Array, other: Path) -> None:
+    if len(labels) != len(others):
+        raise CompareError(
+            f"{path} is about {counted(len(labels), 'image')} and {other} about {len(others)}: "
+            "both must be about the same images"
+        )
+    if not np.array_equal(labels, others):
+        raise CompareError(
+            f"{path} has other labels than {other}: both must be about the same images, in the same order"
+        )
+
+
+def _kind(array: Array) -> str:
+    return f"{array.dtype} of shape {array.shape}"
