@@ -2,7 +2,8 @@
 
 Reads plan.json, ledger.jsonl and predictions/, writes the same bytes as the study did, and prints the
 verdict and the report's path. ``python -m analysis compare A B`` judges predictions that came from
-elsewhere; a study in a folder called compare is ./compare. Exit codes: 0 done, 2 bad input.
+elsewhere; a study in a folder called compare is ./compare. Exit codes: 0 done, 2 bad input; with
+``--expect ARM`` 0 the arm is better than every other, 1 it is not, 4 undecided.
 """
 # ruff: noqa: T201 - a command speaks to its user
 
@@ -20,23 +21,34 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m analysis",
         description="Build the report of a study again from its records. Writes report.html, report.md, "
         "verdict.json and figures/ into the study's folder.",
-        epilog="example: python -m analysis runs/2026-11-22. For predictions that came from elsewhere: "
+        epilog="example: python -m analysis runs/2026-11-22 --expect resnext50. Exit codes: 0 done, 2 bad input. For predictions that came from elsewhere: "
         "python -m analysis compare --help",
     )
     parser.add_argument("run", type=Path, help="the folder of a study, with plan.json and ledger.jsonl")
-    run = parser.parse_args(arguments).run
+    parser.add_argument(
+        "--expect", metavar="ARM",
+        help="for gates: exit 0 if this arm is better than every other arm, 1 if it is not (worse than one, or "
+        "a practical tie), 4 if that is undecided or there is no verdict yet",
+    )  # fmt: skip
+    given = parser.parse_args(arguments)
 
     from analysis.evidence import EvidenceError  # pandas and matplotlib only once the arguments are valid
-    from analysis.report import write
+    from analysis.report import gate, write
 
     try:
-        report = write(run)
+        report = write(given.run)
     except EvidenceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if given.expect is not None and given.expect not in report.arms:
+        print(
+            f"error: --expect {given.expect} is no arm of this study: it has {', '.join(report.arms)}",
+            file=sys.stderr,
+        )
+        return 2
     print(report.headline)
     print(report.path)
-    return 0
+    return 0 if given.expect is None else gate(report, given.expect)
 
 
 def _compare(arguments: list[str]) -> int:

@@ -1,13 +1,13 @@
 """Everything a report says, as plain values: what the evidence gives by the estimators, before any layout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.estimate import Estimate, Refused, crossed, mean_accuracy, welch
 from analysis.evidence import Evidence
-from analysis.verdict import Runs, Verdict, headline, judge_all
+from analysis.verdict import Runs, Verdict, headline, judge_all, scope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,8 @@ class Findings:
     """``verdicts`` is empty when there is none; ``headline`` then says why."""
 
     headline: str
+    scope: str
+    """What the verdicts hold for; agrees with whether the searches could be compared."""
     verdicts: tuple[Verdict, ...]
     gains: tuple[Contrast, ...]
     """Tuned minus default, per arm."""
@@ -47,9 +49,14 @@ def find(evidence: Evidence) -> Findings:
             told = headline(list(verdicts))
         except Refused as refusal:
             told = f"No verdict: {refusal}."
+    procedures = tuple(
+        found for v in verdicts if (found := _procedure(evidence, v.first, v.second, v.confidence))
+    )
+    holds = scope(evidence.plan.islands, estimated=len(procedures) == len(verdicts))
     return Findings(
         headline=told,
-        verdicts=verdicts,
+        scope=holds,
+        verdicts=tuple(replace(v, scope=holds) for v in verdicts),
         gains=tuple(
             found
             for arm in evidence.plan.arms
@@ -76,9 +83,7 @@ def find(evidence: Evidence) -> Findings:
                 )
             )
         ),
-        procedures=tuple(
-            found for v in verdicts if (found := _procedure(evidence, v.first, v.second, v.confidence))
-        ),
+        procedures=procedures,
     )
 
 
@@ -133,13 +138,28 @@ def _counted(evidence: Evidence, arm: str) -> Runs:
     return runs
 
 
+def procedure(evidence: Evidence, first: str, second: str, confidence: float) -> Estimate:
+    """Q3: Welch's interval over the independent searches of each arm, one fresh run of each one's find.
+
+    Raises Refused when an arm was searched once, or fewer than two of its searches left a scored run.
+    """
+    if evidence.plan.islands < 2:
+        raise Refused("one search per arm")
+    own = []
+    for arm in (first, second):
+        runs = evidence.islands.get(arm)
+        if runs is None or len(runs.correct) < 2:
+            left = "none" if runs is None else "only one"
+            raise Refused(
+                f"{left} of the {evidence.plan.islands} searches of {arm} has a scored run of its own"
+            )
+        own.append(np.array(runs.accuracies))
+    return welch(*own, confidence=confidence)
+
+
 def _procedure(evidence: Evidence, first: str, second: str, confidence: float) -> Contrast | None:
-    """Q3: Welch's interval over the R independent searches of each arm, one fresh run of each one's find."""
-    a, b = evidence.islands.get(first), evidence.islands.get(second)
-    if a is None or b is None or evidence.plan.islands < 2:
-        return None
     try:
-        estimate = welch(np.array(a.accuracies), np.array(b.accuracies), confidence=confidence)
+        estimate = procedure(evidence, first, second, confidence)
     except Refused:
         return None
     return Contrast(label=f"search: {first}\n− {second}", arm="", tuned=True, estimate=estimate)

@@ -16,11 +16,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from analysis import figures, findings, frames, health, words
+from analysis import figures, findings, frames, health, pairs, words
 from analysis.evidence import Evidence, EvidenceError, read
 from analysis.findings import Findings
 from analysis.planner import promise
-from analysis.verdict import Verdict, scope
+from analysis.section import Section, plain
+from analysis.verdict import Verdict
 from study.records import PHASES, Config
 
 HTML, MARKDOWN, JSON, FIGURES = "report.html", "report.md", "verdict.json", "figures"
@@ -34,6 +35,7 @@ class Report:
 
     path: Path
     headline: str
+    arms: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
 
 
@@ -49,11 +51,12 @@ def write(run: Path) -> Report:
     for name, figure in drawn.items():
         files[f"{FIGURES}/{name}.svg"] = figures.svg(figure)
         files[f"{FIGURES}/{name}.png"] = figures.png(figure)
-    facts = _facts(evidence, found)
+    sections = _sections(evidence, found)
+    facts = _facts(evidence, found) | {"sections": sections}
     inline = {name: _inline(files[f"{FIGURES}/{name}.svg"], name) for name in drawn}
     files[HTML] = _render("report.html.jinja", facts | {"figures": inline})
     files[MARKDOWN] = _render("report.md.jinja", facts | {"figures": drawn})
-    body = json.dumps(_verdict_json(evidence, found), indent=1, sort_keys=True, allow_nan=False)
+    body = json.dumps(_verdict_json(evidence, found, sections), indent=1, sort_keys=True, allow_nan=False)
     files[JSON] = body.encode() + b"\n"
     try:
         (run / FIGURES).mkdir(exist_ok=True)
@@ -61,7 +64,15 @@ def write(run: Path) -> Report:
             (run / name).write_bytes(content)
     except OSError as error:
         raise EvidenceError(f"the report cannot be written to {run}: {error.strerror}") from error
-    return Report(path=run / HTML, headline=found.headline, verdicts=found.verdicts)
+    return Report(path=run / HTML, headline=found.headline, arms=evidence.plan.arms, verdicts=found.verdicts)
+
+
+def gate(report: Report, arm: str) -> int:
+    """Exit code of ``--expect``: 0 the arm is better than every other, 1 it is not, 4 that is undecided."""
+    own = [v for v in report.verdicts if arm in (v.first, v.second)]
+    if any(v.word == "practical tie" or v.ahead not in (None, arm) for v in own):
+        return 1
+    return 0 if own and all(v.ahead == arm for v in own) else 4
 
 
 def _draw(evidence: Evidence, found: Findings) -> dict[str, Figure]:
@@ -79,6 +90,14 @@ def _draw(evidence: Evidence, found: Findings) -> dict[str, Figure]:
     return drawn
 
 
+def _sections(evidence: Evidence, found: Findings) -> dict[str, Section]:
+    """By the key that each has in verdict.json."""
+    return {
+        "search_against_search": pairs.searches(evidence, found),
+        "appendix": pairs.appendix(evidence, found),
+    }
+
+
 def _facts(evidence: Evidence, found: Findings) -> dict[str, Any]:
     """What both templates show, numbers still as fractions and seconds."""
     plan, history = evidence.plan, evidence.history
@@ -89,7 +108,7 @@ def _facts(evidence: Evidence, found: Findings) -> dict[str, Any]:
         "headline": found.headline,
         "against": [v for v in found.verdicts if v.first == leader],
         "others": [v for v in found.verdicts if v.first != leader],
-        "scope": scope(plan.islands),
+        "scope": found.scope,
         "palette": figures.colours(plan.arms),
         "accuracies": accuracies.to_dict("records") if not accuracies.empty else [],
         "gains": [(c.arm, c.estimate) for c in found.gains],
@@ -168,7 +187,7 @@ def _promise(evidence: Evidence) -> str:
         return ""
 
 
-def _verdict_json(evidence: Evidence, found: Findings) -> dict[str, Any]:
+def _verdict_json(evidence: Evidence, found: Findings, sections: Mapping[str, Section]) -> dict[str, Any]:
     plan, history = evidence.plan, evidence.history
     verdicts = [asdict(v) for v in found.verdicts]
     return {
@@ -176,7 +195,7 @@ def _verdict_json(evidence: Evidence, found: Findings) -> dict[str, Any]:
         "headline": found.headline,
         "verdict": verdicts[0]["word"] if len(verdicts) == 1 else None,
         "verdicts": verdicts,
-        "scope": scope(plan.islands),
+        "scope": found.scope,
         "rope": plan.rope,
         "arms": list(plan.arms),
         "accuracies": [_without_nan(row) for row in findings.accuracies(evidence).to_dict("records")],
@@ -197,6 +216,7 @@ def _verdict_json(evidence: Evidence, found: Findings) -> dict[str, Any]:
         "command": plan.command,
         "versions": plan.versions,
         "code": plan.code,
+        **{name: plain(section.facts) for name, section in sections.items()},
     }
 
 

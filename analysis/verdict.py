@@ -24,16 +24,24 @@ from analysis.words import counted, listed, points
 Word = Literal["better", "better, size unclear", "practical tie", "inconclusive"]
 
 
-def scope(islands: int) -> str:
-    """What a verdict holds for, when each arm had this many independent searches."""
+def scope(islands: int, *, estimated: bool = True) -> str:
+    """What a verdict holds for, when each arm had this many independent searches.
+
+    ``estimated``: whether these searches left enough scored runs to be compared with each other.
+    """
     if islands == 1:
         return (
             "Holds for the settings found by one search per arm, retrained with fresh seeds, on new images of the "
             "same kind. It is no answer for the search itself: another search may find other settings."
         )
+    again = (
+        "What another search would give is told apart, over the searches."
+        if estimated
+        else "It is no answer for the search itself: too few of the searches have a scored run of their own."
+    )
     return (
         f"Holds for the settings found, the best of {islands} independent searches per arm, retrained with fresh "
-        "seeds, on new images of the same kind. What another search would give is told apart, over the searches."
+        f"seeds, on new images of the same kind. {again}"
     )
 
 

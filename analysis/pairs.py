@@ -1,0 +1,131 @@
+"""What stands beside the verdict on a pair: search against search (Q3), and the appendix (method.md 1 and 3)."""
+
+from dataclasses import asdict
+
+import numpy as np
+
+from analysis.estimate import Estimate, Refused
+from analysis.evidence import Evidence, fell_short, island_runs
+from analysis.findings import Findings, procedure
+from analysis.paired import Paired, paired
+from analysis.section import Section, Table, pairs, span
+from analysis.superiority import holm, superiority
+from analysis.words import counted, points
+
+
+def searches(evidence: Evidence, found: Findings) -> Section:
+    """Q3: would searching again give the same answer? Welch over the islands' own runs."""
+    told, estimated = [], []
+    for first, second, confidence in pairs(evidence, found):
+        try:
+            e = procedure(evidence, first, second, confidence)
+        except Refused as refusal:
+            told.append(f"Q3 is not estimated: {refusal}.")
+            continue
+        told.append(_told(evidence, first, second, e))
+        estimated.append({"first": first, "second": second} | asdict(e))
+    values = {arm: _values(evidence, arm) for arm in evidence.plan.arms}
+    several = any(len(own) > 1 for own in values.values())
+    return Section(
+        title="Search against search",
+        text=tuple(dict.fromkeys(told)),
+        tables=(_islands(evidence, values),) if several else (),
+        note="Each search had its own seed, split of the training images and share of the budget. What it found by itself was "
+        "trained once more with a fresh seed and scored on the test images; the interval is Welch's over these "
+        "values, so it holds for other searches with as much budget, on this test set."
+        if several
+        else "",
+        facts={
+            "islands": evidence.plan.islands,
+            "estimated": bool(estimated),
+            "told": list(dict.fromkeys(told)),
+            "values": {arm: [accuracy for _, accuracy in own] for arm, own in values.items()},
+            "pairs": estimated,
+        },
+    )
+
+
+def appendix(evidence: Evidence, found: Findings) -> Section:
+    """Per pair: how often a run wins, this test set only, and the first net of each side."""
+    text: list[str] = []
+    facts = []
+    adjusted = holm([v.permutation_p for v in found.verdicts])
+    for v, p in zip(found.verdicts, adjusted, strict=True):
+        first, second = evidence.tuned[v.first], evidence.tuned[v.second]
+        wins = superiority(np.array(first.accuracies), np.array(second.accuracies))
+        nets = paired(first.correct[0], second.correct[0])
+        beats = (
+            f"{v.first} against {v.second}. On this test set a run of {v.first} beats a run of {v.second} with "
+            f"probability {wins.probability:.2f} (95 % interval {wins.low:.2f} to {wins.high:.2f}); by counting wins "
+            f"alone, without their size, an advantage is {wins.standing} from {v.k_first} and {v.k_second} runs."
+        )
+        here = (
+            f"This test set only: {v.first} minus {v.second} is {span(v.this_test_set)} by Welch's interval over the "
+            f"runs; permutation p = {v.permutation_p:.3f}{_together(p, len(found.verdicts))}."
+        )
+        text += [beats, here, _nets(v.first, v.second, nets)]
+        facts.append(
+            {"first": v.first, "second": v.second, "nets": asdict(nets)}
+            | {"superiority": asdict(wins) | {"standing": wins.standing}}
+            | {"welch": asdict(v.this_test_set), "permutation_p": v.permutation_p, "holm_p": p}
+        )
+    return Section(
+        title="Appendix: other ways to look at a pair",
+        text=tuple(text) or ("There is no verdict, and so no pair to look at.",),
+        note="None of this makes the verdict: it holds for other runs on the same test images, or for two nets."
+        if text
+        else "",
+        facts={"pairs": facts},
+    )
+
+
+def _told(evidence: Evidence, first: str, second: str, e: Estimate) -> str:
+    counts = sorted({len(evidence.islands[arm].correct) for arm in (first, second)})
+    over = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} and {counts[1]}"
+    ahead, behind = (first, second) if e.delta > 0 else (second, first)
+    if e.low > 0 or e.high < 0:
+        end = f"searching {ahead} gives more than searching {behind}, whichever search one happens to make"
+    else:
+        end = "the interval includes 0, so which arm is the better one to search is open"
+    return (
+        f"Q3, tuning again from the start: over {over} independent searches per arm, {first} minus {second} is "
+        f"{span(e)}; {end}."
+    )
+
+
+def _values(evidence: Evidence, arm: str) -> list[tuple[int, float]]:
+    """(island from 1, test accuracy) of every search whose own run counts."""
+    if (runs := evidence.islands.get(arm)) is None:
+        return []
+    history = evidence.history
+    trials = [t for t in island_runs(history, arm) if t.id in history.scores or fell_short(history, t.id)]
+    return [(t.island + 1, a) for t, a in zip(trials, runs.accuracies, strict=True)]
+
+
+def _islands(evidence: Evidence, values: dict[str, list[tuple[int, float]]]) -> Table:
+    numbers = sorted({number for own in values.values() for number, _ in own})
+    return Table(
+        head=("test accuracy, %", *(f"search {n}" for n in numbers), "mean"),
+        rows=tuple(
+            (
+                arm,
+                *(points(found[n]) if n in found else "–" for n in numbers),
+                points(sum(found.values()) / len(found)) if found else "–",
+            )
+            for arm in evidence.plan.arms
+            if (found := dict(values[arm])) is not None
+        ),
+    )
+
+
+def _together(adjusted: float, pairs_in_all: int) -> str:
+    return f" ({adjusted:.3f} by Holm over {pairs_in_all} pairs)" if pairs_in_all > 1 else ""
+
+
+def _nets(first: str, second: str, nets: Paired) -> str:
+    return (
+        f"Two trained nets only (Q1), the first run of each side: only {first} is right on "
+        f"{counted(nets.n10, 'image')}, only {second} on {nets.n01}; difference {points(nets.delta, sign=True)} pt "
+        f"(Tango's 95 % interval {points(nets.low, sign=True)} to {points(nets.high, sign=True)}), McNemar mid-p = "
+        f"{nets.mid_p:.3g}. It tells nothing about other runs: two seeds of one setting often differ as much."
+    )

@@ -1,0 +1,73 @@
+"""A part of the report as plain values: what both templates and ``verdict.json`` show of it.
+
+Text and cells are already in words; ``facts`` has the numbers behind them, fractions and seconds.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from analysis.estimate import Estimate
+from analysis.evidence import Evidence
+from analysis.findings import Findings
+from analysis.words import level, points
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Cells as text; the first column names the row."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """``text`` is never empty: a question that cannot be answered is told with its reason."""
+
+    title: str
+    text: tuple[str, ...]
+    tables: tuple[Table, ...] = ()
+    commands: tuple[str, ...] = ()
+    note: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def pairs(evidence: Evidence, found: Findings) -> list[tuple[str, str, float]]:
+    """(first, second, confidence) of every pair, in the order and signs of the verdicts when there are any."""
+    if found.verdicts:
+        return [(v.first, v.second, v.confidence) for v in found.verdicts]
+    couples = list(itertools.combinations(evidence.plan.arms, 2))
+    return [(a, b, 1 - 0.05 / len(couples)) for a, b in couples]
+
+
+def against_leader(evidence: Evidence, found: Findings) -> list[tuple[str, str, float]]:
+    """The pairs of the first arm named: all others would say the same in other signs."""
+    couples = pairs(evidence, found)
+    return [couple for couple in couples if couple[0] == couples[0][0]]
+
+
+def span(e: Estimate) -> str:
+    """``+0.31 pt (95 % interval −0.12 to +0.74)``."""
+    return (
+        f"{points(e.delta, sign=True)} pt ({level(e.confidence)} interval "
+        f"{points(e.low, sign=True)} to {points(e.high, sign=True)})"
+    )
+
+
+def sentence(refusal: Exception | str) -> str:
+    """A refusal as a sentence of its own."""
+    told = str(refusal)
+    return f"{told[0].upper()}{told[1:]}{'' if told.endswith('.') else '.'}"
+
+
+def plain(value: Any) -> Any:
+    """The value for JSON: numbers that are not finite become None, numpy's become Python's."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

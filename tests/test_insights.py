@@ -1,0 +1,121 @@
+"""What stands beside the verdict: the numbers are the estimators', and every question has an answer or a reason."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic import write_run
+
+from analysis.__main__ import main
+from analysis.estimate import welch
+from analysis.evidence import read
+from analysis.report import write
+
+
+@pytest.fixture(scope="module")
+def sliced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study with a random slice and two islands per arm, its report written."""
+    run = write_run(tmp_path_factory.mktemp("study") / "run", slice_runs=12, images=2000)
+    write(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that has only searched: nothing that this file is about can be answered."""
+    run = write_run(tmp_path_factory.mktemp("bare") / "run", confirmed=False)
+    write(run)
+    return run
+
+
+def told(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "verdict.json").read_text())
+    return found
+
+
+def test_q3_is_welch_over_the_searches_own_runs(sliced: Path) -> None:
+    evidence, body = read(sliced), told(sliced)["search_against_search"]
+    a, b = (np.array(evidence.islands[arm].accuracies) for arm in evidence.plan.arms)
+    expected = welch(a, b)
+    (pair,) = body["pairs"]
+    assert [pair[k] for k in ("delta", "low", "high")] == pytest.approx(
+        [expected.delta, expected.low, expected.high]
+    )
+    assert body["values"]["resnet8"] == pytest.approx(list(a))
+    assert "What another search would give is told apart" in told(sliced)["scope"]
+    assert "| resnet8 |" in (sliced / "report.md").read_text()
+
+
+def test_q3_and_scope_agree_when_a_search_left_no_run(tmp_path: Path, sliced: Path) -> None:
+    run = Path(shutil.copytree(sliced, tmp_path / "run"))
+    lines = (run / "ledger.jsonl").read_text().splitlines()
+    lost = [line for line in lines if not ('"Scored"' in line and '"arm1-select-1"' in line)]
+    assert len(lost) == len(lines) - 1
+    (run / "ledger.jsonl").write_text("\n".join(lost) + "\n")
+    write(run)
+    body = told(run)
+    assert body["search_against_search"]["estimated"] is False
+    assert body["search_against_search"]["told"] == [
+        "Q3 is not estimated: only one of the 2 searches of resnext8 has a scored run of its own."
+    ]
+    assert "It is no answer for the search itself" in body["scope"] == body["verdicts"][0]["scope"]
+
+
+def test_one_search_per_arm_says_so(tmp_path: Path, sliced: Path) -> None:
+    run = Path(shutil.copytree(sliced, tmp_path / "run"))
+    plan = json.loads((run / "plan.json").read_text())
+    plan["budget"]["seconds"] /= 3
+    (run / "plan.json").write_text(json.dumps(plan))
+    assert read(run).plan.islands == 1
+    write(run)
+    assert told(run)["search_against_search"]["told"] == ["Q3 is not estimated: one search per arm."]
+    assert "found by one search per arm" in told(run)["scope"]
+
+
+@pytest.mark.parametrize(
+    ("tuned", "arm", "code"),
+    [
+        ((0.90, 0.95), "resnext8", 0),
+        ((0.90, 0.95), "resnet8", 1),
+        ((0.92, 0.923), "resnext8", 4),
+        ((0.92, 0.923), "nobody", 2),
+    ],
+)
+def test_the_gate_answers_by_its_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tuned: tuple[float, float], arm: str, code: int
+) -> None:
+    run = write_run(tmp_path / "run", tuned=tuned)
+    assert main([str(run), "--expect", arm]) == code
+    if code == 2:
+        assert "resnet8, resnext8" in capsys.readouterr().err
+
+
+def test_the_gate_on_ties_several_arms_and_no_verdict(tmp_path: Path, bare: Path) -> None:
+    tie = write_run(tmp_path / "tie", tuned=(0.92, 0.92), rope=0.1)
+    assert told_after(tie)["verdict"] == "practical tie"
+    assert main([str(tie), "--expect", "resnext8"]) == 1
+    assert main([str(bare), "--expect", "resnext8"]) == 4
+    three = write_run(tmp_path / "three", arms=("a", "b", "c"), default=(0.9,) * 3, tuned=(0.9, 0.95, 0.9))
+    assert [main([str(three), "--expect", arm]) for arm in "abc"] == [1, 0, 1]
+
+
+def told_after(run: Path) -> dict[str, Any]:
+    write(run)
+    return told(run)
+
+
+def test_the_appendix_says_what_each_number_is_about(sliced: Path) -> None:
+    (pair,) = told(sliced)["appendix"]["pairs"]
+    evidence = read(sliced)
+    first, second = (evidence.tuned[arm].correct[0] for arm in evidence.plan.arms)
+    assert (pair["nets"]["n10"], pair["nets"]["n01"]) == (
+        int((first & ~second).sum()),
+        int((~first & second).sum()),
+    )
+    assert 0 <= pair["superiority"]["low"] <= pair["superiority"]["probability"] <= 1
+    text = (sliced / "report.html").read_text()
+    for needed in ("Two trained nets only (Q1)", "mid-p", "This test set only", "beats a run of"):
+        assert needed in text
