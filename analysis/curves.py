@@ -223,7 +223,10 @@ def crossover_slices(
     curves, resampled = [], []
     for values, cost in zip((first, second), unit, strict=True):
         size = len(_finite(values))
-        weights = all_weights(size)[np.floor(grid / cost * (1 + 1e-12)).astype(int) - 1].T
+        whole = np.floor(grid / cost * (1 + 1e-12)).astype(int)
+        part, table = np.clip(grid / cost - whole, 0, 1)[:, None], all_weights(size)
+        # Between whole numbers of draws in proportion: steps of arms that cost almost the same would cross at each.
+        weights = ((1 - part) * table[whole - 1] + part * table[np.minimum(whole, size - 1)]).T
         curves.append(np.sort(values) @ weights)
         resampled.append(np.sort(values[rng.integers(size, size=(resamples, size))], axis=1) @ weights)
     return _crossover(curves[0] - curves[1], resampled[0] - resampled[1], grid, end, confidence)

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from analysis import figures, findings, frames, health, pairs, words
+from analysis import figures, figures_tuning, findings, frames, health, pairs, tuning, words
 from analysis.evidence import Evidence, EvidenceError, read
 from analysis.findings import Findings
 from analysis.planner import promise
@@ -46,12 +46,13 @@ def write(run: Path) -> Report:
     """
     evidence = read(run)
     found = findings.find(evidence)
-    drawn = _draw(evidence, found)
+    tuned = tuning.curves(evidence)
+    drawn = _draw(evidence, found, tuned)
     files: dict[str, bytes] = {}
     for name, figure in drawn.items():
         files[f"{FIGURES}/{name}.svg"] = figures.svg(figure)
         files[f"{FIGURES}/{name}.png"] = figures.png(figure)
-    sections = _sections(evidence, found)
+    sections = _sections(evidence, found, tuned)
     facts = _facts(evidence, found) | {"sections": sections}
     inline = {name: _inline(files[f"{FIGURES}/{name}.svg"], name) for name in drawn}
     files[HTML] = _render("report.html.jinja", facts | {"figures": inline})
@@ -75,7 +76,7 @@ def gate(report: Report, arm: str) -> int:
     return 0 if own and all(v.ahead == arm for v in own) else 4
 
 
-def _draw(evidence: Evidence, found: Findings) -> dict[str, Figure]:
+def _draw(evidence: Evidence, found: Findings, tuned: tuning.Curves) -> dict[str, Figure]:
     palette = figures.colours(evidence.plan.arms)
     drawn = {}
     accuracies, differences = findings.accuracies(evidence), findings.differences(found)
@@ -84,16 +85,19 @@ def _draw(evidence: Evidence, found: Findings) -> dict[str, Figure]:
     epochs = frames.epochs(evidence.history)
     if not epochs.empty:
         drawn["curves"] = figures.curves(epochs, palette)
+    if tuned.slices or tuned.islands:
+        drawn["tuning"] = figures_tuning.tuning(tuned.slices, tuned.islands, palette)
     spend = frames.spend(evidence.history, evidence.plan)
     if spend["cost"].sum() > 0:
         drawn["spend"] = figures.spend(spend, palette)
     return drawn
 
 
-def _sections(evidence: Evidence, found: Findings) -> dict[str, Section]:
+def _sections(evidence: Evidence, found: Findings, tuned: tuning.Curves) -> dict[str, Section]:
     """By the key that each has in verdict.json."""
     return {
         "search_against_search": pairs.searches(evidence, found),
+        "tuning_curves": tuning.section(evidence, found, tuned),
         "appendix": pairs.appendix(evidence, found),
     }
 

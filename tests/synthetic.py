@@ -28,6 +28,7 @@ from study.records import (
     State,
     TestOpened,
     Trial,
+    Tuning,
 )
 
 SPREAD = 5.6
@@ -197,7 +198,7 @@ class Diary:
         for index in range(trials):
             rate = 10 ** np.random.default_rng(index).uniform(-3, 0)
             level = 0.9 + shift - 0.1 * abs(math.log10(rate) + 1)
-            if rate > 0.8:
+            if rate > 0.7:
                 self.trial(arm, "slice", state="failed", reason="diverged: loss nan", epochs=1, level=0.2)
                 continue
             names.append(
@@ -216,7 +217,7 @@ class Diary:
                 level = 0.2
             elif i == trials - 1:
                 end = ("stopped", "budget: share spent", 4)
-            elif level > 0.82:
+            elif level > 0.82 or i < self.plan.islands:  # a search begins with a setting that lasts
                 end = ("finished", "full length", 9)
             else:
                 end = ("stopped", "asha: rung", 1 if level < 0.72 else 3)
@@ -269,6 +270,10 @@ def write_run(
     diary = Diary(folder, plan(arms, images=images, rope=rope), seed=seed)
     with diary.ledger:
         baseline = [diary.full(arm, "baseline", 3, level) for arm, level in zip(arms, default, strict=True)]
+        full_run = dict.fromkeys(arms, 100.0)
+        diary.ledger.add(
+            Tuning(per_arm=1000.0 + 100.0 * slice_runs, slice_runs=slice_runs, full_run=full_run)
+        )
         draws = [diary.slice(arm, slice_runs, 0.01 * i) for i, arm in enumerate(arms)]
         for arm in arms:
             diary.search(arm)

@@ -119,3 +119,29 @@ def test_the_appendix_says_what_each_number_is_about(sliced: Path) -> None:
     text = (sliced / "report.html").read_text()
     for needed in ("Two trained nets only (Q1)", "mid-p", "This test set only", "beats a run of"):
         assert needed in text
+
+
+def test_bud_3_curves_stop_at_what_was_spent(sliced: Path) -> None:
+    evidence, body = read(sliced), told(sliced)["tuning_curves"]
+    tuning = evidence.history.tuning
+    assert tuning is not None
+    for arm in evidence.plan.arms:
+        share = (tuning.per_arm - evidence.history.spent(arm, "slice")) / evidence.plan.islands
+        assert body["islands"][arm][-1]["cost"] == pytest.approx(share)
+        draws = evidence.slices[arm]
+        assert len(body["slices"][arm]) == len(draws) == 12
+        assert body["slices"][arm][-1]["cost"] == pytest.approx(sum(d.cost for d in draws))
+        guessed = [0.1 if d.val is None else d.val for d in draws]
+        assert 0.1 in guessed
+        assert body["slices"][arm][0]["mean"] == pytest.approx(np.mean(guessed))
+        assert body["slices"][arm][-1]["mean"] == pytest.approx(max(guessed))
+
+
+def test_a_study_without_a_slice_says_so(tmp_path: Path, bare: Path) -> None:
+    run = write_run(tmp_path / "run")
+    write(run)
+    for folder in (run, bare):
+        text = (folder / "report.html").read_text()
+        assert "No curve of random settings for resnet8: no run in its random slice." in text
+        assert "nan" not in text.lower().replace("finance", "")
+        assert "NaN" not in (folder / "report.md").read_text()
