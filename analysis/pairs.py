@@ -9,7 +9,7 @@ from analysis.evidence import Evidence, fell_short, island_runs
 from analysis.findings import Findings, procedure
 from analysis.paired import Paired, paired
 from analysis.section import Section, Table, pairs, span
-from analysis.superiority import holm, superiority
+from analysis.superiority import Superiority, holm, superiority
 from analysis.words import counted, points
 
 
@@ -55,9 +55,8 @@ def appendix(evidence: Evidence, found: Findings) -> Section:
         wins = superiority(np.array(first.accuracies), np.array(second.accuracies))
         nets = paired(first.correct[0], second.correct[0])
         beats = (
-            f"{v.first} against {v.second}. On this test set a run of {v.first} beats a run of {v.second} with "
-            f"probability {wins.probability:.2f} (95 % interval {wins.low:.2f} to {wins.high:.2f}); by counting wins "
-            f"alone, without their size, an advantage is {wins.standing} from {v.k_first} and {v.k_second} runs."
+            f"{v.first} against {v.second}. {_wins(v.first, v.second, wins)}; by counting wins alone, "
+            f"without their size, an advantage is {wins.standing} from {v.k_first} and {v.k_second} runs."
         )
         here = (
             f"This test set only: {v.first} minus {v.second} is {span(v.this_test_set)} by Welch's interval over the "
@@ -120,6 +119,17 @@ def _islands(evidence: Evidence, values: dict[str, list[tuple[int, float]]]) -> 
 
 def _together(adjusted: float, pairs_in_all: int) -> str:
     return f" ({adjusted:.3f} by Holm over {pairs_in_all} pairs)" if pairs_in_all > 1 else ""
+
+
+def _wins(first: str, second: str, s: Superiority) -> str:
+    """From the arm that wins more often."""
+    p, low, high = s.probability, s.low, s.high
+    if p < 0.5:
+        first, second, p, low, high = second, first, 1 - p, 1 - high, 1 - low
+    return (
+        f"On this test set a run of {first} beats a run of {second} with probability {p:.2f} "
+        f"(95 % interval {low:.2f} to {high:.2f})"
+    )
 
 
 def _nets(first: str, second: str, nets: Paired) -> str:

@@ -16,7 +16,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from analysis import figures, figures_tuning, findings, frames, health, pairs, tuning, words
+from analysis import (
+    costs,
+    figures,
+    figures_tuning,
+    findings,
+    frames,
+    health,
+    mattered,
+    pairs,
+    together,
+    tuning,
+    whys,
+    words,
+)
 from analysis.evidence import Evidence, EvidenceError, read
 from analysis.findings import Findings
 from analysis.planner import promise
@@ -52,7 +65,7 @@ def write(run: Path) -> Report:
     for name, figure in drawn.items():
         files[f"{FIGURES}/{name}.svg"] = figures.svg(figure)
         files[f"{FIGURES}/{name}.png"] = figures.png(figure)
-    sections = _sections(evidence, found, tuned)
+    sections = _sections(run, evidence, found, tuned)
     facts = _facts(evidence, found) | {"sections": sections}
     inline = {name: _inline(files[f"{FIGURES}/{name}.svg"], name) for name in drawn}
     files[HTML] = _render("report.html.jinja", facts | {"figures": inline})
@@ -87,17 +100,23 @@ def _draw(evidence: Evidence, found: Findings, tuned: tuning.Curves) -> dict[str
         drawn["curves"] = figures.curves(epochs, palette)
     if tuned.slices or tuned.islands:
         drawn["tuning"] = figures_tuning.tuning(tuned.slices, tuned.islands, palette)
+    if not (against := costs.table(evidence)).empty:
+        drawn["costs"] = figures_tuning.costs(against, palette)
     spend = frames.spend(evidence.history, evidence.plan)
     if spend["cost"].sum() > 0:
         drawn["spend"] = figures.spend(spend, palette)
     return drawn
 
 
-def _sections(evidence: Evidence, found: Findings, tuned: tuning.Curves) -> dict[str, Section]:
+def _sections(run: Path, evidence: Evidence, found: Findings, tuned: tuning.Curves) -> dict[str, Section]:
     """By the key that each has in verdict.json."""
     return {
         "search_against_search": pairs.searches(evidence, found),
         "tuning_curves": tuning.section(evidence, found, tuned),
+        "accuracy_against_cost": costs.section(evidence, costs.table(evidence)),
+        "what_mattered": mattered.section(evidence, found),
+        "whys": whys.section(evidence, found),
+        "ensembles": together.section(run, evidence, found),
         "appendix": pairs.appendix(evidence, found),
     }
 

@@ -145,3 +145,69 @@ def test_a_study_without_a_slice_says_so(tmp_path: Path, bare: Path) -> None:
         assert "No curve of random settings for resnet8: no run in its random slice." in text
         assert "nan" not in text.lower().replace("finance", "")
         assert "NaN" not in (folder / "report.md").read_text()
+
+
+def test_every_section_answers_or_says_why_not(bare: Path, tmp_path: Path) -> None:
+    few = write_run(tmp_path / "few", runs=2, failed=1)
+    write(few)
+    for folder in (few, bare):
+        text = (folder / "report.md").read_text()
+        for needed in (
+            "Which parameters mattered for resnet8 is not known. Too few trials",
+            "How much resnet8 asks of its tuner is not known.",
+            "no crossing can be told",
+            "--train-fraction 0.1",
+            "--train-fraction 0.3",
+        ):
+            assert needed in text, needed
+    text = (bare / "report.md").read_text()
+    for needed in (
+        "Q3 is not estimated: none of the 2 searches of resnet8",
+        "There is no verdict, and so no pair to look at.",
+        "Ensembles of resnet8 and resnext8 are not compared.",
+        "Regularisation of resnet8 and resnext8 cannot be compared",
+        "Whether one fixed setting would have misled is not known",
+    ):
+        assert needed in text, needed
+
+
+def test_the_trap_is_paired_and_only_asked_of_a_winner(tmp_path: Path, sliced: Path) -> None:
+    assert told(sliced)["what_mattered"]["traps"] == []
+    assert "the verdict names no better arm" in (sliced / "report.md").read_text()
+    run = write_run(tmp_path / "run", slice_runs=12, tuned=(0.92, 0.95))
+    write(run)
+    (trap,) = told(run)["what_mattered"]["traps"]
+    assert (trap["wrong_arm"], trap["paired"], trap["settings"]) == ("resnet8", True, 12)
+    evidence = read(run)
+    a, b = ([0.1 if d.val is None else d.val for d in evidence.slices[arm]] for arm in evidence.plan.arms)
+    wrong = np.mean([(np.sign(x - y) + 1) / 2 for x, y in zip(a, b, strict=True)])
+    assert trap["wrong"]["value"] == pytest.approx(wrong)
+
+
+def test_whys_costs_and_ensembles_give_the_numbers_of_the_records(sliced: Path) -> None:
+    evidence, body = read(sliced), told(sliced)
+    time = body["whys"]["pairs"][0]["epoch_time"]
+    assert (time["slower"], time["ratio"]) == ("resnext8", pytest.approx(1.0))
+    assert {(g["arm"], g["kind"]) for g in body["whys"]["gaps"]} == {
+        (arm, kind) for arm in evidence.plan.arms for kind in ("confirmed", "random slice")
+    }
+    assert all(g["gap"] == pytest.approx(0.02) for g in body["whys"]["gaps"])
+    for row in body["accuracy_against_cost"]["rows"]:
+        assert row["milliseconds"] == pytest.approx(1 / 3)
+        assert (row["kind"] == "tuned") or not row["front"]
+    single = {
+        row["kind"]: row["accuracy"]
+        for row in body["ensembles"]["pairs"][0]["accuracies"]
+        if row["members"] == 1
+    }
+    assert single == pytest.approx({arm: evidence.tuned[arm].mean for arm in evidence.plan.arms})
+
+
+def test_runs_without_probabilities_are_no_ensemble(tmp_path: Path, sliced: Path) -> None:
+    run = Path(shutil.copytree(sliced, tmp_path / "run"))
+    path = run / "predictions" / "arm0-confirm-1.npz"
+    with np.load(path) as arrays:
+        kept = {name: arrays[name] for name in ("labels", "predictions")}
+    np.savez(path, **kept)
+    write(run)
+    assert "arm0-confirm-1.npz has no probabilities that can be read" in (run / "report.md").read_text()

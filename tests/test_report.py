@@ -47,7 +47,9 @@ def test_the_report_is_whole_and_says_the_verdict_first(copied: Path) -> None:
     report = write(copied)
     assert {p.name for p in copied.iterdir()} >= {"report.html", "report.md", "verdict.json", "figures"}
     assert {p.name for p in (copied / "figures").iterdir()} == {
-        f"{name}.{kind}" for name in ("forest", "curves", "tuning", "spend") for kind in ("svg", "png")
+        f"{name}.{kind}"
+        for name in ("forest", "curves", "tuning", "costs", "spend")
+        for kind in ("svg", "png")
     }
     body = json.loads((copied / "verdict.json").read_text())
     assert body["verdict"] == report.verdicts[0].word

@@ -1,0 +1,130 @@
+"""What mattered: how much each arm asks of its tuner, whether one fixed setting misleads, which parameter counts."""
+
+from dataclasses import asdict
+from typing import Any, Literal
+
+import numpy as np
+
+from analysis.estimate import Refused
+from analysis.evidence import Evidence
+from analysis.findings import Findings
+from analysis.section import Section, Table, sentence, span
+from analysis.tunability import Interval, fixed_setting_trap, sensitivity, tunability
+from analysis.tuning import drawn
+from analysis.verdict import Verdict
+from analysis.words import counted, percent, points
+
+
+def section(evidence: Evidence, found: Findings) -> Section:
+    """All of it from the random slice, except the gain over the default."""
+    plan = evidence.plan
+    text = [f"Tuning gained {c.arm} {span(c.estimate)} over its default setting." for c in found.gains]
+    missing = [arm for arm in plan.arms if arm not in {c.arm for c in found.gains}]
+    text += [
+        f"What tuning gained {arm} over its default is not known: it takes scored runs of both."
+        for arm in missing
+    ]
+    tables, facts = [], {}
+    for table, told, own in (_asks(evidence), _importances(evidence)):
+        tables += table
+        text += told
+        facts |= own
+    traps: list[dict[str, Any]] = []
+    for v in found.verdicts:
+        told_trap, trap = _trap(evidence, v)
+        text.append(told_trap)
+        traps += trap
+    if not found.verdicts:
+        text.append("Whether one fixed setting would have misled is not known: no arm is called better yet.")
+    return Section(
+        title="What mattered",
+        text=tuple(text),
+        tables=tuple(tables),
+        note="Of random settings, each run to full length once, by validation accuracy; intervals 95 %. Omega weights "
+        "what few settings find more than what many find; the area weights all alike. Near the best: within 1 pt of "
+        "what selection measured for the chosen setting, or of the slice's own best. A failed run counts as guessing."
+        if tables
+        else "",
+        facts=facts | {"traps": traps, "told": text},
+    )
+
+
+def _asks(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, Any]]:
+    """Tunability and sensitivity, at one horizon for all arms."""
+    rows, told, facts = [], [], {}
+    horizon = min((len(d) // 2 for d in evidence.slices.values() if len(d) > 1), default=0)
+    manifest = evidence.history.manifest
+    for arm in evidence.plan.arms:
+        val, _, _ = drawn(evidence, arm)
+        try:
+            asks = tunability(val, horizon=horizon)
+            best = manifest.choices[arm].val_accuracy if manifest and arm in manifest.choices else None
+            fates = sensitivity(val, [d.val is None for d in evidence.slices[arm]], best=best)
+        except Refused as refusal:
+            told.append(f"How much {arm} asks of its tuner is not known. {sentence(refusal)}")
+            continue
+        rows.append(
+            (
+                arm,
+                *(_points(i) for i in (asks.one, asks.omega, asks.area)),
+                points(asks.last),
+                *(_percent(i) for i in (fates.near, fates.diverged)),
+            )
+        )
+        facts[arm] = {"tunability": asdict(asks), "sensitivity": asdict(fates)}
+    best_of = f"best of {horizon}"
+    head = ("validation, %", "one random setting", "omega", "area", best_of, "near the best", "failed")
+    return ([Table(head=head, rows=tuple(rows))] if rows else []), told, {"random_settings": facts}
+
+
+def _importances(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, Any]]:
+    rows: list[tuple[str, ...]] = []
+    told, facts = [], {}
+    for arm in evidence.plan.arms:
+        draws = evidence.slices.get(arm, ())
+        accuracies = np.array([np.nan if d.val is None else d.val for d in draws], dtype=np.float64)
+        try:
+            from analysis.importance import importances  # Optuna takes a second to import
+
+            table = importances([d.config for d in draws], accuracies)
+        except Refused as refusal:
+            told.append(f"Which parameters mattered for {arm} is not known. {sentence(refusal)}")
+            continue
+        facts[arm] = table.to_dict("records")
+        for row in facts[arm]:
+            shown = "yes" if row["p_chance"] <= 0.05 else "not shown"
+            ranks = f"{row['rank']:g} ({row['rank_low']:g} to {row['rank_high']:g})"
+            rows.append((f"{arm}: {row['parameter']}", percent(row["importance"], 0), ranks, shown))
+    head = ("parameter", "importance", "rank (95 %)", "more than chance")
+    return ([Table(head=head, rows=tuple(rows))] if rows else []), told, {"importance": facts}
+
+
+def _trap(evidence: Evidence, v: Verdict) -> tuple[str, list[dict[str, Any]]]:
+    if v.ahead is None:
+        told = (
+            f"The fixed-setting trap is not asked for {v.first} and {v.second}: the verdict names no better arm, so "
+            "there is no wrong one."
+        )
+        return told, []
+    (a, _, _), (b, _, _) = drawn(evidence, v.first), drawn(evidence, v.second)
+    better: Literal["first", "second"] = "first" if v.ahead == v.first else "second"
+    settings = [[str(d.index) for d in evidence.slices[arm]] for arm in (v.first, v.second)]
+    try:
+        trap = fixed_setting_trap(a, b, better=better, settings=(settings[0], settings[1]))
+    except Refused as refusal:
+        return f"Whether one fixed setting would have misled is not known. {sentence(refusal)}", []
+    wrong = v.second if better == "first" else v.first
+    told = (
+        f"The fixed-setting trap: with one random setting for both arms and one run of each, {wrong} would have come "
+        f"out ahead of {v.ahead} in {_percent(trap.wrong)} of the cases ({counted(trap.settings, 'shared setting')}; "
+        "what only one arm has was drawn for it alone)."
+    )
+    return told, [{"first": v.first, "second": v.second, "wrong_arm": wrong} | asdict(trap)]
+
+
+def _points(i: Interval) -> str:
+    return f"{points(i.value)} ({points(i.low)} to {points(min(1.0, i.high))})"
+
+
+def _percent(i: Interval) -> str:
+    return f"{percent(i.value, 0)} ({100 * i.low:.0f} to {percent(i.high, 0)})"

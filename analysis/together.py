@@ -1,0 +1,127 @@
+"""Ensembles of the confirmation runs: reads the stored probabilities, which nothing else needs."""
+
+import io
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.ensembles import Labels, Probabilities, compare, mixing_helps
+from analysis.estimate import Refused
+from analysis.evidence import PREDICTIONS, Evidence
+from analysis.findings import Findings
+from analysis.section import Section, Table, against_leader, sentence
+from analysis.words import counted, listed, percent, points
+
+
+def section(run: Path, evidence: Evidence, found: Findings) -> Section:
+    """Same arm against mixed, at equal member count and at equal compute, and how differently nets err."""
+    text: list[str] = []
+    facts: list[dict[str, Any]] = []
+    tables: list[Table] = []
+    for first, second, _ in against_leader(evidence, found):
+        try:
+            told, made, own = _pair(run, evidence, first, second)
+        except Refused as refusal:
+            text.append(f"Ensembles of {first} and {second} are not compared. {sentence(refusal)}")
+            continue
+        text.append(told)
+        tables += made
+        facts.append({"first": first, "second": second} | own)
+    return Section(
+        title="Ensembles",
+        text=tuple(text),
+        tables=tuple(tables),
+        note="An ensemble names the class with the highest mean probability of its members, the confirmation runs; "
+        "each number is a mean over the ensembles that they can form. Equal compute: by training cost; m members of the dearer arm's. "
+        "Intervals (95 %) are for new images and new runs; a dash where one ensemble needs all runs, so that "
+        "nothing shows how runs vary. A failed run cannot be a member."
+        if tables
+        else "",
+        facts={"pairs": facts, "told": text},
+    )
+
+
+def _pair(run: Path, evidence: Evidence, first: str, second: str) -> tuple[str, list[Table], dict[str, Any]]:
+    (a, labels), (b, _) = _load(run, evidence, first), _load(run, evidence, second)
+    costs = evidence.tuned[first].full_run, evidence.tuned[second].full_run
+    try:
+        made = compare(a, b, labels, names=(first, second), costs=costs)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    sizes = mixing_helps(made.contrasts)
+    told = f"{first} and {second}: " + (
+        f"mixed ensembles of {listed([str(m) for m in sizes])} surely beat both arms' own of that size: the arms err "
+        "differently."
+        if sizes
+        else "no size at which a mixed ensemble is sure to beat both arms' own."
+    )
+    differ = [f"{d['pair']} {percent(d['disagreement'], 1)}" for d in made.diversity.to_dict("records")]
+    told += f" Two nets name different classes on this share of the images: {listed(differ)}."
+    accuracies = tuple(
+        (
+            f"{counted(r['members'], 'net')}, {r['kind']}",
+            f"{r['cost'] / min(costs):.1f}",
+            points(r["accuracy"]),
+            _between(r["low"], r["high"], sign=False),
+        )
+        for r in made.accuracies.to_dict("records")
+    )
+    contrasts = tuple(
+        (
+            f"equal {r['matched']}: {r['label']}",
+            points(r["delta"], sign=True),
+            _between(r["low"], r["high"], sign=True),
+        )
+        for r in made.contrasts.to_dict("records")
+    )
+    tables = [
+        Table(
+            head=("test accuracy, %", "cost, runs of the cheaper", "mean", "95 % interval"), rows=accuracies
+        )
+    ]
+    if contrasts:
+        tables.append(Table(head=("mixed minus own", "points", "95 % interval"), rows=contrasts))
+    return (
+        told,
+        tables,
+        {
+            "accuracies": made.accuracies.to_dict("records"),
+            "contrasts": made.contrasts.to_dict("records"),
+            "diversity": made.diversity.to_dict("records"),
+        },
+    )
+
+
+def _load(run: Path, evidence: Evidence, arm: str) -> tuple[Probabilities, Labels]:
+    """(runs, images, classes) of the arm's scored confirmation runs, and the labels.
+
+    Raises Refused when there are fewer than two, or a file has no probabilities of the right kind.
+    """
+    scores = evidence.history.scores
+    names = [t.id for t in evidence.history.of(arm, "confirm") if t.id in scores]
+    if len(names) < 2:
+        raise Refused(f"it takes two scored confirmation runs of {arm}")
+    nets: list[NDArray[np.floating[Any]]] = []
+    labels = np.zeros(0, dtype=np.int64)
+    for name in names:
+        path = run / PREDICTIONS / f"{name}.npz"
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+                labels, net = arrays["labels"].astype(np.int64), arrays["probabilities"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise Refused(f"{path.name} has no probabilities that can be read") from error
+        wanted = (len(labels), len(evidence.plan.data.classes))
+        if net.dtype.kind != "f" or net.shape != wanted or not np.isfinite(net).all():
+            raise Refused(f"{path.name} has no finite probabilities of shape {wanted}")
+        nets.append(net)
+    return np.stack(nets), labels
+
+
+def _between(low: float, high: float, *, sign: bool) -> str:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "–"
+    return f"{points(low, sign=sign)} to {points(high, sign=sign)}"
