@@ -52,7 +52,7 @@ def draw_costs(table: pd.DataFrame, column: str, ax: Axes, palette: Mapping[str,
         face = colour if row["kind"] == "tuned" else "white"
         ax.plot([x, x], [100 * row["low"], 100 * row["high"]], color=colour, lw=2, solid_capstyle="butt")
         ax.plot(x, 100 * row["mean"], marker="D", ms=7, color=colour, mfc=face, mew=1.6, ls="")
-    ax.margins(x=0.2)
+    ax.set_xlim(0, 1.15 * float(table[column].max()))  # from 0: a small saving must look small
     ax.grid(axis="y")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from analysis.estimate import Refused
 from analysis.evidence import Evidence
 from analysis.findings import Findings
-from analysis.section import Section, Table, sentence, span
+from analysis.section import Section, Table, sentence
 from analysis.tunability import Interval, fixed_setting_trap, sensitivity, tunability
 from analysis.tuning import drawn
 from analysis.verdict import Verdict
@@ -16,15 +16,15 @@ from analysis.words import counted, percent, points
 
 
 def section(evidence: Evidence, found: Findings) -> Section:
-    """All of it from the random slice, except the gain over the default."""
+    """All of it from the random slice; the gain over the default is told with the verdict."""
     plan = evidence.plan
-    text = [f"Tuning gained {c.arm} {span(c.estimate)} over its default setting." for c in found.gains]
     missing = [arm for arm in plan.arms if arm not in {c.arm for c in found.gains}]
-    text += [
+    text = [
         f"What tuning gained {arm} over its default is not known: it takes scored runs of both."
         for arm in missing
     ]
-    tables, facts = [], {}
+    tables: list[Table] = []
+    facts: dict[str, Any] = {}
     for table, told, own in (_asks(evidence), _importances(evidence)):
         tables += table
         text += told

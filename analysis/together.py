@@ -36,7 +36,7 @@ def section(run: Path, evidence: Evidence, found: Findings) -> Section:
         text=tuple(text),
         tables=tuple(tables),
         note="An ensemble names the class with the highest mean probability of its members, the confirmation runs; "
-        "each number is a mean over the ensembles that they can form. Equal compute: by training cost; m members of the dearer arm's. "
+        "each number is a mean over the ensembles that they can form. Training cost in full runs of the cheaper arm; equal compute is by it. "
         "Intervals (95 %) are for new images and new runs; a dash where one ensemble needs all runs, so that "
         "nothing shows how runs vary. A failed run cannot be a member."
         if tables
@@ -64,9 +64,9 @@ def _pair(run: Path, evidence: Evidence, first: str, second: str) -> tuple[str, 
     accuracies = tuple(
         (
             f"{counted(r['members'], 'net')}, {r['kind']}",
-            f"{r['cost'] / min(costs):.1f}",
             points(r["accuracy"]),
             _between(r["low"], r["high"], sign=False),
+            f"{r['cost'] / min(costs):.1f}",
         )
         for r in made.accuracies.to_dict("records")
     )
@@ -78,11 +78,7 @@ def _pair(run: Path, evidence: Evidence, first: str, second: str) -> tuple[str, 
         )
         for r in made.contrasts.to_dict("records")
     )
-    tables = [
-        Table(
-            head=("test accuracy, %", "cost, runs of the cheaper", "mean", "95 % interval"), rows=accuracies
-        )
-    ]
+    tables = [Table(head=("test accuracy, %", "mean", "95 % interval", "training cost"), rows=accuracies)]
     if contrasts:
         tables.append(Table(head=("mixed minus own", "points", "95 % interval"), rows=contrasts))
     return (
@@ -113,10 +109,10 @@ def _load(run: Path, evidence: Evidence, arm: str) -> tuple[Probabilities, Label
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 labels, net = arrays["labels"].astype(np.int64), arrays["probabilities"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise Refused(f"{path.name} has no probabilities that can be read") from error
+            raise Refused(f"the file {path.name} has no probabilities that can be read") from error
         wanted = (len(labels), len(evidence.plan.data.classes))
         if net.dtype.kind != "f" or net.shape != wanted or not np.isfinite(net).all():
-            raise Refused(f"{path.name} has no finite probabilities of shape {wanted}")
+            raise Refused(f"the file {path.name} has no finite probabilities of shape {wanted}")
         nets.append(net)
     return np.stack(nets), labels
 

@@ -127,7 +127,7 @@ def _time(
     )
     a, b = epoch_seconds(evidence, slow), epoch_seconds(evidence, fast)
     try:
-        if min(*a, *b, 1.0) <= 0:
+        if (np.concatenate([a, b]) <= 0).any():
             raise Refused("an epoch took no time")
         e = welch(np.log(a), np.log(b), confidence=confidence)
     except Refused:

@@ -171,9 +171,10 @@ def test_every_section_answers_or_says_why_not(bare: Path, tmp_path: Path) -> No
         assert needed in text, needed
 
 
-def test_the_trap_is_paired_and_only_asked_of_a_winner(tmp_path: Path, sliced: Path) -> None:
-    assert told(sliced)["what_mattered"]["traps"] == []
-    assert "the verdict names no better arm" in (sliced / "report.md").read_text()
+def test_the_trap_is_paired_and_only_asked_of_a_winner(tmp_path: Path) -> None:
+    even = write_run(tmp_path / "even", tuned=(0.92, 0.92), rope=0.1, slice_runs=4)
+    assert told_after(even)["what_mattered"]["traps"] == []
+    assert "the verdict names no better arm" in (even / "report.md").read_text()
     run = write_run(tmp_path / "run", slice_runs=12, tuned=(0.92, 0.95))
     write(run)
     (trap,) = told(run)["what_mattered"]["traps"]
