@@ -156,7 +156,7 @@ def _named(function: Callable[..., Result], name: str, *arguments: Any) -> Resul
         return function(name, *arguments)
     except ArmError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # any fault of an arm becomes a sentence with its name
         told = str(error).strip().splitlines() or [""]
         raise ArmError(
             f"arm {name} cannot be built and trained at its default setting: {type(error).__name__}: {told[0]}"
