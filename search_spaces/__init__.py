@@ -100,6 +100,8 @@ class Arm:
     def __post_init__(self) -> None:
         seen: set[str] = set()
         for name, axis in self.space.items():
+            if not isinstance(axis, Axis):
+                raise ArmError(f"{name}: {axis!r} is no range; write Float(...), Int(...) or Choice(...)")
             for other, options in axis.when.items():
                 source = self.space.get(other)
                 if other not in seen or not isinstance(source, Choice):
@@ -139,7 +141,10 @@ def load(name: str) -> Arm:
         )
     try:
         module = importlib.import_module(f"{__name__}.{name}")
-    except Exception as error:  # any fault of the user's file becomes one sentence about that file
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # any fault of the user's file becomes one sentence about that file
         raise ArmError(
             f"search_spaces/{name}.py cannot be imported: {type(error).__name__}: {error}"
         ) from error

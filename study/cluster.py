@@ -8,10 +8,30 @@ Tune's own state is ever restored: the ledger is the truth.
 import collections
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+
+# Ray reads these when it is imported.
+os.environ.update(
+    {
+        "RAY_AIR_NEW_OUTPUT": "0",  # our own live view instead of Tune's tables
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger has it all
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it keeps the ledger
+        "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's snapshots are never read
+        "TUNE_RESULT_BUFFER_LENGTH": "1",
+        "TUNE_WARN_THRESHOLD_S": "10",
+    }
+)
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # its C++ part writes past any Python logger
+if (
+    os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+    or (Path.home() / ".ray" / "auth_token").exists()
+):
+    # A token is presented only in this mode; a cluster that needs none takes no notice of it.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 import ray
 from ray import tune
@@ -27,23 +47,11 @@ from study.records import Epoch, asdict
 from study.schedule import Schedule
 from study.worker import WEIGHTS, StudyTrial
 
-LOG = "ray.log"
 TRIALS = "checkpoints"
 Result = TypeVar("Result")
 
-os.environ.update(
-    {
-        "RAY_AIR_NEW_OUTPUT": "0",  # our own live view instead of Tune's tables
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger has it all
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it keeps the ledger
-        "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # Tune's snapshots are never read
-        "TUNE_RESULT_BUFFER_LENGTH": "1",
-        "TUNE_WARN_THRESHOLD_S": "10",
-    }
-)
 
-
-class ClusterError(RuntimeError):
+class ClusterError(StudyError):
     """Ray cannot be started or joined, or has not what the budget asks for."""
 
 
@@ -57,6 +65,8 @@ def connect(address: str | None, log: Path) -> str:
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False
+    if address:
+        _knock(address)
     modules = [str(Path(m.__path__[0])) for m in (study, search_spaces)]
     try:
         context = ray.init(
@@ -69,10 +79,34 @@ def connect(address: str | None, log: Path) -> str:
             dashboard_host="127.0.0.1",
         )
     except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        hint = (
+            "is it running, and does this machine have its token (RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)?"
+            if address
+            else f"its messages are in {log}"
+        )
         raise ClusterError(
-            f"Ray cannot be {'reached at ' + address if address else 'started'}: {error}"
+            f"Ray cannot be {'reached at ' + address if address else 'started'}: {told[0]}; {hint}"
         ) from error
     return f"http://{context.dashboard_url}" if context.dashboard_url else ""
+
+
+def _knock(address: str) -> None:
+    """Raises ClusterError when nothing listens there: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(f"--address {address!r} is no HOST:PORT, as in 127.0.0.1:6379")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"Ray cannot be reached at {address}: {error}. Start it there with: ray start --head"
+        ) from error
+
+
+def disconnect() -> None:
+    """Stop the Ray that ``connect`` started, or leave the one it joined."""
+    ray.shutdown()
 
 
 def machine(budget: Budget) -> Machine:
@@ -144,6 +178,8 @@ def run_trials(schedule: Schedule, pool: Images, out: Path, tick: Callable[[], N
             storage_path=str(out.resolve()),
             stop=_Stops(schedule),
             callbacks=[runner],
+            # Only what is asked for is saved: the nets that will be scored. A failed trial has no net.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
     )
@@ -151,7 +187,7 @@ def run_trials(schedule: Schedule, pool: Images, out: Path, tick: Callable[[], N
         tuner.fit()
     except tune.TuneError as error:
         cause = str(error.__cause__ or error).strip().splitlines()
-        raise StudyError(f"Ray Tune stopped: {cause[-1]} (more in {out / LOG})") from error
+        raise StudyError(f"Ray Tune stopped: {cause[-1]} (more in the run's ray.log)") from error
     if runner.error is not None:
         raise runner.error
     return runner.weights

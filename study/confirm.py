@@ -115,13 +115,30 @@ def to_be_scored(history: History, arm: str) -> list[Trial]:
 def left(plan: Plan, history: History, arm: str, *, spent: float) -> float:
     """Resource-seconds of the arm's share that are neither spent nor owed to the scoring of trained nets."""
     owed = plan.islands + sum(len(history.of(arm, p)) for p in SCORED_PHASES if p != "select")
-    return plan.share - spent - plan.startup - owed * plan.test_cost(arm)
+    return plan.share - spent - startup(plan, history, arm) - owed * plan.test_cost(arm)
+
+
+def startup(plan: Plan, history: History, arm: str) -> float:
+    """Resource-seconds to set apart for workers that have yet to start: the most that was seen so far."""
+    extra = [overhead(plan, history, t) for t in history.full_length(arm, "baseline")]
+    return max(plan.startup, sum(extra) - len(extra) * min(extra, default=0.0))
+
+
+def overhead(plan: Plan, history: History, trial: Trial) -> float:
+    """What a full-length trial held beyond its epochs."""
+    return history.outcomes[trial.id].cost - trained(plan, history, trial)
+
+
+def trained(plan: Plan, history: History, trial: Trial) -> float:
+    """Resource-seconds of a trial's epochs alone."""
+    return sum(e.train_seconds + e.eval_seconds for e in history.epochs[trial.id]) * plan.machine.fraction
 
 
 def run_cost(plan: Plan, history: History, trials: Iterable[str]) -> float:
-    """Resource-seconds of one more run like these, its test score included."""
+    """Resource-seconds of one more run like these, its test score included; at the latest price if dearer."""
     chosen = [history.trials[t] for t in trials]
-    return _cost(history, chosen) + plan.test_cost(chosen[0].arm)
+    latest = history.full_length(chosen[0].arm, "confirm")[-1:]
+    return max(_cost(history, group) for group in (chosen, latest or chosen)) + plan.test_cost(chosen[0].arm)
 
 
 def _best_first(history: History, trials: list[Trial]) -> list[Config]:

@@ -22,6 +22,7 @@ __all__ = ["DataError", "Images", "Prepared", "names", "prepare", "split", "unse
 
 CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 """Our names -> torchvision's classes."""
+SMALLEST_TEST = 2
 SMALLEST_CLASS = 3
 """Images per class under which training, validation and test cannot all have one."""
 
@@ -32,6 +33,12 @@ class Prepared:
     def __init__(
         self, *, spec: str, classes: tuple[str, ...], train: Images, test: Images, note: str = ""
     ) -> None:
+        """Raises DataError when the test part is too small to say anything."""
+        if len(test) < SMALLEST_TEST:
+            raise DataError(
+                f"{spec} has {len(test)} test images, and fewer than {SMALLEST_TEST} say nothing: add some, or leave "
+                "test/ out, and a tenth of the training images is set apart"
+            )
         self.train = train
         self._test: Images | None = test
         self.card = DataCard(
@@ -42,7 +49,7 @@ class Prepared:
             size=train.pixels.shape[-1],
             channels=train.pixels.shape[1],
             fingerprint=_digest(train, test, classes=classes),
-            note=note,
+            note=" ".join(filter(None, (note, _leaked(train, test)))),
         )
 
     def seal(self, path: Path) -> None:
@@ -68,6 +75,15 @@ class Prepared:
         except OSError as error:
             raise DataError(f"the sealed test part cannot be written to {path}: {error}") from error
         self._test = None
+
+
+def _leaked(train: Images, test: Images) -> str:
+    """A warning about test images that are also trained on, pixel for pixel; empty when there are none."""
+    known = {hash(image.tobytes()) for image in train.pixels}
+    twice = sum(hash(image.tobytes()) in known for image in test.pixels)
+    if not twice:
+        return ""
+    return f"WARNING: {twice} of {len(test)} test images are training images too, pixel for pixel."
 
 
 def names() -> list[str]:

@@ -13,6 +13,8 @@ from typing import NoReturn, Self
 import search_spaces
 from study.plan import FILE, Budget, PlanError
 
+CLAIM = ".claimed"
+"""Lies in an out directory from the first moment: two studies never share one."""
 DEFAULT_ARMS = {"gpu": ("resnet50", "resnext50"), "cpu": ("small_resnet", "small_resnext")}
 
 DESCRIPTION = (
@@ -186,9 +188,9 @@ def _check_out(parser: argparse.ArgumentParser, out: Path) -> None:
                 + (f"; python -m analysis {out} shows that study" if what == "a study" else "")
             )
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
+        (out / CLAIM).touch(exist_ok=False)
+    except FileExistsError:
+        parser.error(f"--out {out} has just been taken by another study: give another directory")
     except OSError as error:
         parser.error(f"--out {out} cannot be written: {error.strerror}")
 

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import ray.exceptions
@@ -143,17 +143,24 @@ def _each(
     jobs = []
     for name, arm in arms.items():
         config = default(restrict(arm.space, batch_sizes))
-        jobs += [(name, (name, config, images, machine, time.time(), *extra))] * copies
+        jobs += [(name, (function, name, config, images, machine, time.time(), *extra))] * copies
     try:
-        yield from cluster.run_tasks(function, jobs, machine)
+        yield from cluster.run_tasks(_named, jobs, machine)
     except ray.exceptions.RayTaskError as error:
-        cause = error.cause or error
-        if isinstance(cause, ArmError):
-            raise cause from error
+        raise (error.cause if isinstance(error.cause, ArmError) else error) from None
+
+
+def _named(function: Callable[..., Result], name: str, *arguments: Any) -> Result:
+    """``function(name, ...)``, with the arm's name on whatever its code raises."""
+    try:
+        return function(name, *arguments)
+    except ArmError:
+        raise
+    except Exception as error:  # noqa: BLE001  # any fault of an arm becomes a sentence with its name
+        told = str(error).strip().splitlines() or [""]
         raise ArmError(
-            "an arm cannot be built and trained at its default setting: "
-            f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}"
-        ) from error
+            f"arm {name} cannot be built and trained at its default setting: {type(error).__name__}: {told[0]}"
+        ) from None
 
 
 def _batch_sizes(arms: Mapping[str, Arm], train: int) -> tuple[int, ...]:

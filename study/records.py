@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Scalar = bool | int | float | str
 Config = dict[str, Scalar]
@@ -165,12 +165,32 @@ def decode(line: str) -> Record:
         if kind is TestOpened:
             body["trials"] = tuple(body["trials"])
         record: Record = kind(**body)
+        _check_types(record)
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"not a record of ours: {error}") from error
     return record
 
 
+def _check_types(record: Any) -> None:
+    """Raises TypeError when a field is not of the kind that its annotation names."""
+    for name, (kinds, values) in _FIELDS[type(record).__name__].items():
+        value = getattr(record, name)
+        if not isinstance(value, kinds) or isinstance(value, bool) or (values and value not in values):
+            raise TypeError(f"{name} is {value!r}")
+
+
+def _fields(kind: Any) -> dict[str, tuple[tuple[type, ...], tuple[str, ...]]]:
+    """Per field the types that a value may have, and the values when they are listed."""
+    found: dict[str, tuple[tuple[type, ...], tuple[str, ...]]] = {}
+    for name, hint in get_type_hints(kind).items():
+        origin = get_origin(hint) or hint
+        types = (str,) if origin is Literal else (int, float) if origin is float else (origin,)
+        found[name] = types, get_args(hint) if origin is Literal else ()
+    return found
+
+
 _KINDS: dict[str, Any] = {k.__name__: k for k in get_args(Record)}
+_FIELDS = {name: _fields(kind) for name, kind in _KINDS.items()}
 
 
 def _sha256(value: Any) -> str:

@@ -1,18 +1,21 @@
 """The command: parse -> measure -> plan -> trials -> open the test -> report. Composition only."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # else study/ itself would be on the path, and `import study` would fail
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until there is anything to end in order
+    # else study/ itself would be on the path, and `import study` would fail
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import hashlib
 import importlib.metadata
 import platform
-import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -25,7 +28,7 @@ from search_spaces import Arm, ArmError, Choice
 from study import ledger as ledgers
 from study import plan as plans
 from study.confirm import StudyError
-from study.options import Options
+from study.options import CLAIM, Options
 from study.plan import Audit, Budget, Plan, PlanError
 from study.records import Cost
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from study.data import Prepared
 
 DONE, BAD_INPUT, UNFINISHED, INTERRUPTED = 0, 2, 3, 130
+LOG = "ray.log"
 SEALED = "sealed_test.npz"
 VAL_FRACTION = 0.1
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "scipy")
@@ -40,6 +44,7 @@ PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "scipy")
 
 def main(argv: list[str] | None = None) -> int:
     options = Options.parse(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     console = Console(
         width=None if sys.stdout.isatty() else 120, soft_wrap=not sys.stdout.isatty(), highlight=False
     )
@@ -65,21 +70,25 @@ def main(argv: list[str] | None = None) -> int:
             Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
             return code
         finally:
-            if not (home / plans.FILE).exists():
-                shutil.rmtree(home, ignore_errors=True)
+            if not (home / plans.FILE).exists():  # nothing of a study is there: leave no trace
+                for ours in (CLAIM, LOG):
+                    (home / ours).unlink(missing_ok=True)
+                with suppress(OSError):
+                    home.rmdir()
 
 
 def _exit_code(error: Exception) -> int | None:
     """The exit code of an error that is the user's or the surroundings', None for a fault of ours."""
-    from analysis.evidence import EvidenceError
-    from study.cluster import ClusterError
-    from study.data import DataError
-
-    if isinstance(error, ArmError | PlanError | DataError):
+    if isinstance(error, ArmError | PlanError):
         return BAD_INPUT
-    if isinstance(error, ClusterError | StudyError | ledgers.LedgerError | EvidenceError):
+    if isinstance(error, StudyError | ledgers.LedgerError):
         return UNFINISHED
-    return None
+    from analysis.evidence import EvidenceError
+    from study.images import DataError
+
+    if isinstance(error, DataError):
+        return BAD_INPUT
+    return UNFINISHED if isinstance(error, EvidenceError) else None
 
 
 def _study(options: Options, home: Path, console: Console) -> int:
@@ -90,8 +99,6 @@ def _study(options: Options, home: Path, console: Console) -> int:
     prepared = data.prepare(options.data, seed=options.seed, root=Path("data"))
     arms = {name: search_spaces.load(name) for name in options.arms}
 
-    import ray
-
     from study import cluster
 
     card = prepared.card
@@ -100,7 +107,7 @@ def _study(options: Options, home: Path, console: Console) -> int:
         f"{len(card.classes)} classes, {card.size} x {card.size} pixels. {card.note}",
         markup=False,
     )
-    dashboard = cluster.connect(options.address, home / cluster.LOG)
+    dashboard = cluster.connect(options.address, home / LOG)
     if dashboard:
         console.print(f"Ray dashboard: {dashboard} (it asks for the token that `ray get-auth-token` prints)")
     try:
@@ -110,7 +117,7 @@ def _study(options: Options, home: Path, console: Console) -> int:
             return DONE
         _run(plan, arms, prepared, home, console)
     finally:
-        ray.shutdown()
+        cluster.disconnect()
     from analysis import report
 
     written = report.write(home)
@@ -195,7 +202,13 @@ def _run(plan: Plan, arms: Mapping[str, Arm], prepared: "Prepared", home: Path, 
             schedule.interrupt()
             raise
         console.print("opening the test set, once, for all arms together ...")
-        open_test(plan, ledger, home / SEALED, weights, home)
+        try:
+            open_test(plan, ledger, home / SEALED, weights, home)
+        except KeyboardInterrupt:
+            console.print(
+                "the test set was open and not every net is scored: this study will have no verdict"
+            )
+            raise
 
 
 def _show_audit(audits: Mapping[str, Audit], console: Console) -> None:
@@ -232,7 +245,7 @@ def _show(plan: Plan, console: Console) -> None:
         f"of {plan.epochs} epochs ({runs} each)\n"
         f"  of these {plans.BASELINE_RUNS} for the post's fixed setting, about {plan.tuning_runs:.1f} for the search "
         f"(ASHA decides at epochs {rungs}), {plan.select_runs} for selection and {plan.confirm_reserved} or more "
-        f"for confirmation\n  {promise}",
+        f"for confirmation, if costs hold\n  {promise}",
         markup=False,
     )
 

@@ -177,7 +177,7 @@ class Schedule:
             left = [
                 plan.share
                 - ledger.spent(arm, "probe", "baseline")
-                - plan.startup
+                - confirm.startup(plan, ledger, arm)
                 - BASELINE_RUNS * plan.test_cost(arm)
                 - MARGIN * reserved * (full_run[arm] + plan.test_cost(arm))
                 for arm in plan.arms
@@ -202,14 +202,11 @@ class Schedule:
 
     def _full_run(self, arm: str) -> float:
         """Measured cost of one run on a worker that is up: mean of the baseline runs' epochs + least overhead."""
-        ledger, fraction = self.ledger, self.plan.machine.fraction
-        epochs, overheads = [], []
-        for trial in ledger.full_length(arm, "baseline"):
-            epochs.append(sum(e.train_seconds + e.eval_seconds for e in ledger.epochs[trial.id]) * fraction)
-            overheads.append(ledger.outcomes[trial.id].cost - epochs[-1])
-        if not epochs:  # every one failed: what the probe measured is all there is
+        runs = self.ledger.full_length(arm, "baseline")
+        if not runs:  # every one failed: what the probe measured is all there is
             return self.plan.epochs * self.plan.epoch_cost(arm)
-        return sum(epochs) / len(epochs) + min(overheads)
+        epochs = [confirm.trained(self.plan, self.ledger, t) for t in runs]
+        return sum(epochs) / len(epochs) + min(confirm.overhead(self.plan, self.ledger, t) for t in runs)
 
     # -- what the runner tells
 

@@ -42,6 +42,8 @@ def open_test(plan: Plan, ledger: Ledger, sealed: Path, weights: Mapping[str, Pa
         _write(out / PREDICTIONS / f"{trial_id}.npz", test.labels, predictions, probabilities)
         ledger.add(Cost(arm=ledger.trials[trial_id].arm, phase="test", what=trial_id, cost=held))
         ledger.add(Scored(trial=trial_id, test_accuracy=float((predictions == test.labels).mean())))
+    for trial_id in weights.keys() - ledger.scores.keys():  # selection runs that nothing asks for any more
+        weights[trial_id].unlink(missing_ok=True)
 
 
 def probabilities_of(

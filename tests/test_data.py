@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -23,7 +24,7 @@ MANIFEST = Manifest.of(
 
 def fill(path: Path, classes: dict[str, int], *, size: tuple[int, int] = (12, 12), mode: str = "RGB") -> None:
     """``path/<class>/*.png``: noise that is brighter from class to class."""
-    rng = np.random.default_rng(len(classes))
+    rng = np.random.default_rng([len(classes), *path.name.encode()])
     for level, (name, count) in enumerate(classes.items()):
         (path / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
@@ -318,3 +319,16 @@ def test_cifar_that_cannot_be_fetched_says_where_to_put_it(
     monkeypatch.setattr(datasets.CIFAR100, "url", "http://127.0.0.1:9/cifar-100-python.tar.gz")
     with pytest.raises(DataError, match=r"Put cifar-100-python\.tar\.gz .* into .*folder:PATH"):
         prepare("cifar100", seed=0, root=tmp_path)
+
+
+def test_test_images_that_are_trained_on_are_told(tmp_path: Path) -> None:
+    fill(tmp_path / "train", {"cat": 5, "ant": 4})
+    shutil.copytree(tmp_path / "train", tmp_path / "test")
+    assert "9 of 9 test images are training images too" in folder(tmp_path).card.note
+
+
+def test_a_test_part_of_one_image_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "train", {"cat": 5, "ant": 4})
+    fill(tmp_path / "test", {"cat": 1})
+    with pytest.raises(DataError, match="1 test images"):
+        folder(tmp_path)

@@ -110,7 +110,18 @@ def test_a_torn_last_line_is_left_out_with_a_notice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [b"not json", b'{"record":"Trial"}', b'{"record":"Nothing"}', b"[]", b"\xff\xfe", b'{"record":["a"]}'],
+    [
+        b"not json",
+        b'{"record":"Trial"}',
+        b'{"record":"Nothing"}',
+        b"[]",
+        b"\xff\xfe",
+        b'{"record":["a"]}',
+        b'{"record":"Scored","trial":"a","test_accuracy":"high"}',
+        b'{"record":"Scored","trial":1,"test_accuracy":1.0}',
+        b'{"record":"Outcome","trial":"a","state":"lost","reason":"","epochs":1,"cost":1.0}',
+        b'{"record":"Cost","arm":"a","phase":"probe","what":"w","cost":true}',
+    ],
 )
 def test_any_other_damage_stops_with_its_line(tmp_path: Path, bad: bytes) -> None:
     path = tmp_path / "ledger.jsonl"

@@ -78,6 +78,30 @@ def example_arm() -> str:
     return match.group(1)
 
 
+def moody_arm() -> str:
+    """The README's arm, but a fault of its own for some widths, and no sane loss for some others."""
+    return (
+        example_arm()
+        .replace(
+            "    widths =",
+            """    if int(config["width"]) > 24:
+        raise RuntimeError("too wide for my taste")
+    if int(config["width"]) < 13:
+        return nn.Sequential(nn.Flatten(), nn.Linear(images.channels * images.size**2, images.classes), Explode())
+    widths =""",
+        )
+        .replace(
+            "def build(",
+            """class Explode(nn.Module):
+    def forward(self, logits):
+        return logits * float("nan")
+
+
+def build(""",
+        )
+    )
+
+
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repo = tmp_path_factory.mktemp("user") / "repo"
@@ -85,6 +109,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package in ("study", "search_spaces", "analysis"):
         shutil.copytree(ROOT / package, repo / package, ignore=shutil.ignore_patterns("__pycache__"))
     (repo / "search_spaces" / "my_net.py").write_text(example_arm())
+    (repo / "search_spaces" / "moody.py").write_text(moody_arm())
     make_images(repo / "images", train=80, test=40)
     return repo
 
@@ -124,8 +149,22 @@ def test_it_ends_with_the_verdict_and_the_report(finished: Finished) -> None:
 
 
 def test_a_new_file_was_a_new_arm(finished: Finished) -> None:
-    assert finished.plan.arms == ("tiny_resnet", "my_net")
-    assert finished.history.full_length("my_net", "confirm")
+    assert finished.plan.arms == ("tiny_resnet", "moody")
+    assert finished.history.full_length("moody", "confirm")
+
+
+def test_bud_2_failures_keep_their_reason_and_cost_and_the_worker_lives_on(finished: Finished) -> None:
+    history = finished.history
+    failed = [o for o in history.outcomes.values() if o.state == "failed"]
+    assert {history.trials[o.trial].arm for o in failed} == {"moody"}
+    assert {o.reason.split(":")[0] for o in failed} <= {"error", "diverged"}
+    assert any(o.reason == "error: RuntimeError: too wide for my taste" for o in failed)
+    assert all(0 < o.cost < finished.plan.startup for o in failed[1:])
+
+
+def test_only_nets_that_are_scored_are_kept(finished: Finished) -> None:
+    kept = {p.parent.parent.name for p in (finished.home / "checkpoints").rglob("weights.pt")}
+    assert kept == set(finished.history.scores)
 
 
 def test_the_report_is_rebuilt_byte_for_byte(finished: Finished) -> None:
