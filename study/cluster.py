@@ -25,7 +25,6 @@ os.environ.update(
         "TUNE_WARN_THRESHOLD_S": "10",
     }
 )
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # its C++ part writes past any Python logger
 if (
     os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
     or (Path.home() / ".ray" / "auth_token").exists()
