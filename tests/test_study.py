@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from study.confirm import to_be_scored
+from study.confirm import SCORED_PHASES, to_be_scored
 from study.data import prepare
 from study.ledger import History, read
 from study.plan import Plan
@@ -191,12 +191,11 @@ def test_sel_3_the_test_set_is_opened_once_and_after_the_manifest(finished: Fini
 
 def test_every_net_that_met_the_test_left_its_predictions(finished: Finished) -> None:
     history = finished.history
-    kept = {
-        t.id
-        for arm in finished.plan.arms
-        for p in ("baseline", "confirm")
-        for t in history.full_length(arm, p)
-    }
+    kept = {t.id for arm in finished.plan.arms for t in to_be_scored(history, arm)}
+    for arm in finished.plan.arms:
+        for phase in SCORED_PHASES:
+            if phase != "select":  # of these only the islands' own
+                assert kept >= {t.id for t in history.full_length(arm, phase)}
     assert {p.stem for p in (finished.home / "predictions").iterdir()} == kept == set(history.scores)
     for trial in kept:
         with np.load(finished.home / "predictions" / f"{trial}.npz", allow_pickle=False) as file:
