@@ -30,13 +30,14 @@ def candidates(plan: Plan, history: History, arm: str) -> list[Config]:
     """The settings that enter selection: what each island found by itself, then the best others.
 
     Found means furthest trained, then best validation accuracy. An island none of whose trials lasted
-    offers its first trial's setting, the arm's default. The others come from the random slice first,
+    offers the arm's default. The others come from the random slice first,
     without repeating a setting.
     """
     chosen: list[Config] = []
+    default = [t.config for t in history.of(arm, "baseline")]
     for island in range(plan.islands):
         trials = [t for t in history.of(arm, "search") if t.island == island]
-        chosen += (_best_first(history, trials) or [t.config for t in trials])[:1]
+        chosen += (_best_first(history, trials) or default)[:1]
     others = _best_first(history, history.of(arm, "slice"))[:1] + _best_first(
         history, history.of(arm, "search")
     )

@@ -266,6 +266,20 @@ def test_an_arm_that_always_fails_ends_the_study_with_its_reason(tmp_path: Path)
         play(a_plan(), tmp_path / "ledger.jsonl", fails=fails)
 
 
+def test_a_search_that_no_money_is_left_for_confirms_the_default(tmp_path: Path) -> None:
+    """The machine turns out ten times dearer than measured: what is left of the share is not overrun for a search."""
+    plan = a_plan(minutes=12)
+    fast = {name: dataclasses.replace(a, images_per_second=20_000.0) for name, a in plan.audits.items()}
+    starved = dataclasses.replace(plan, audits=fast, budget=Budget(seconds=150.0, resource="cpu"))
+    ledger = play(starved, tmp_path / "ledger.jsonl")
+    assert ledger.manifest is not None
+    assert ledger.tuning is not None
+    assert ledger.tuning.per_arm == 0
+    for arm in starved.arms:
+        assert ledger.manifest.choices[arm].config == ledger.of(arm, "baseline")[0].config
+        assert len(ledger.of(arm, "confirm")) >= RUNS_FLOOR
+
+
 def test_an_interrupted_study_books_what_was_held(tmp_path: Path) -> None:
     now = [0.0]
     with Ledger(tmp_path / "ledger.jsonl") as ledger:
