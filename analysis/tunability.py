@@ -16,6 +16,7 @@ from scipy import stats
 
 from analysis.curves import all_weights
 from analysis.estimate import Reals, Refused, welch
+from analysis.words import counted
 
 RESAMPLES = 2000
 
@@ -57,7 +58,7 @@ def tunability(values: Reals, *, horizon: int | None = None, confidence: float =
     steps = size // 2 if horizon is None else horizon
     if size < 4 or not 1 <= steps < size:
         raise Refused(
-            f"a slice of {size} trials gives no curve of {steps} draws: 4 trials, and more than the draws"
+            f"the random slice has {counted(size, 'trial')}; at least {max(4, steps + 1)} are needed for this"
         )
     early = np.arange(steps, 0, -1) / (steps * (steps + 1) / 2)
     measures = np.stack([np.eye(steps)[0], early, np.full(steps, 1 / steps)], axis=1)
