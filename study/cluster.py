@@ -44,7 +44,7 @@ from study.data import Images
 from study.plan import Budget, Machine
 from study.records import Epoch, asdict
 from study.schedule import Schedule
-from study.worker import WEIGHTS, StudyTrial
+from study.worker import WEIGHTS, StudyTrial, first_line
 
 TRIALS = "checkpoints"
 Result = TypeVar("Result")
@@ -78,14 +78,13 @@ def connect(address: str | None, log: Path) -> str:
             dashboard_host="127.0.0.1",
         )
     except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
-        told = str(error).strip().splitlines() or [type(error).__name__]
         hint = (
             "is it running, and does this machine have its token (RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)?"
             if address
             else f"its messages are in {log}"
         )
         raise ClusterError(
-            f"Ray cannot be {'reached at ' + address if address else 'started'}: {told[0]}; {hint}"
+            f"Ray cannot be {'reached at ' + address if address else 'started'}: {first_line(error) or type(error).__name__}; {hint}"
         ) from error
     return f"http://{context.dashboard_url}" if context.dashboard_url else ""
 

@@ -1,4 +1,4 @@
-"""Selection re-runs, the manifest, and the one opening of the sealed test set.
+"""Selection re-runs, what goes to confirmation, and what that may cost.
 
 Selection is fixed-budget best-arm identification by sequential halving (Karnin et al. 2013) on new
 splits and seeds, since a tuning score is the luckiest of many (method.md 3, "Selection noise").
@@ -30,8 +30,7 @@ def candidates(plan: Plan, history: History, arm: str) -> list[Config]:
     """The settings that enter selection: what each island found by itself, then the best others.
 
     Found means furthest trained, then best validation accuracy. An island none of whose trials lasted
-    offers the arm's default. The others come from the random slice first,
-    without repeating a setting.
+    offers the arm's default. The others come from the random slice first, without repeating a setting.
     """
     chosen: list[Config] = []
     default = [t.config for t in history.of(arm, "baseline")]

@@ -47,6 +47,7 @@ class History:
         self.opened: list[TestOpened] = []
         self.torn: str = ""
         """The notice about a torn last line, empty when the file was whole."""
+        self._open: dict[str, Trial] = {}
         self._of: dict[tuple[str, Phase], list[Trial]] = defaultdict(list)
         self._spent: dict[tuple[str, Phase, int], float] = defaultdict(float)
 
@@ -56,7 +57,7 @@ class History:
             case Trial():
                 if record.id in self.trials:
                     raise LedgerError(f"trial {record.id} is there twice")
-                self.trials[record.id] = record
+                self.trials[record.id] = self._open[record.id] = record
                 self._of[record.arm, record.phase].append(record)
             case Epoch() | Outcome():
                 self._book(record)
@@ -80,7 +81,7 @@ class History:
 
     def running(self, arm: str, phase: Phase) -> list[Trial]:
         """Trials of this arm and phase that have no Outcome yet."""
-        return [t for t in self._of[arm, phase] if t.id not in self.outcomes]
+        return [t for t in self._open.values() if (t.arm, t.phase) == (arm, phase)]
 
     def full_length(self, arm: str, phase: Phase) -> list[Trial]:
         """Trials of this arm and phase that ran to the end."""
@@ -117,6 +118,7 @@ class History:
             seen.append(record)
         else:
             self.outcomes[trial.id] = record
+            del self._open[trial.id]
 
 
 def read(path: Path) -> History:

@@ -24,7 +24,7 @@ from study.plan import Audit, Budget, DataCard, Machine
 from study.records import Trial
 from study.search import restrict
 from study.train import Split, build, fit
-from study.worker import device_of, image_spec
+from study.worker import device_of, first_line, image_spec
 
 Result = TypeVar("Result")
 MEASURE_SECONDS = 2.0
@@ -157,9 +157,9 @@ def _named(function: Callable[..., Result], name: str, *arguments: Any) -> Resul
     except ArmError:
         raise
     except Exception as error:  # noqa: BLE001  # any fault of an arm becomes a sentence with its name
-        told = str(error).strip().splitlines() or [""]
         raise ArmError(
-            f"arm {name} cannot be built and trained at its default setting: {type(error).__name__}: {told[0]}"
+            f"arm {name} cannot be built and trained at its default setting: "
+            f"{type(error).__name__}: {first_line(error)}"
         ) from None
 
 

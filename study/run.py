@@ -143,7 +143,7 @@ def _need_gpu(options: Options) -> None:
 def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", console: Console) -> Plan:
     """Measure the arms and freeze the question. Raises PlanError when the budget is too small for it."""
     from study import probe
-    from study.search import describe, restrict, widen
+    from study.search import describe, searched
 
     _check_widen(options, arms)
     console.print("measuring the arms ...")
@@ -160,7 +160,7 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         train_fraction=options.train_fraction,
         widen=options.widen,
         spaces={
-            name: describe(widen(restrict(arm.space, survey.batch_sizes), options.widen))
+            name: describe(searched(arm.space, survey.batch_sizes, options.widen))
             for name, arm in arms.items()
         },
         batch_sizes=survey.batch_sizes,

@@ -1,6 +1,6 @@
 """What runs next, and when a running trial stops: decided from the plan and the ledger alone.
 
-Per arm the phases follow one another: baseline -> search -> selection -> confirmation. The next trial
+Per arm the phases follow one another: baseline -> slice and search -> selection -> confirmation. The next trial
 goes to the arm that has spent least. Knows no Ray: anything that starts trials and reports back can
 drive it.
 """
@@ -16,7 +16,7 @@ from study import confirm
 from study.ledger import Ledger
 from study.plan import BASELINE_RUNS, MARGIN, SLICE_SHARE, Plan
 from study.records import Epoch, Manifest, Outcome, Phase, Trial, Tuning
-from study.search import ArmSearch, random_config, restrict, widen
+from study.search import ArmSearch, random_config, searched
 
 
 def derive_seed(*parts: object) -> int:
@@ -26,7 +26,7 @@ def derive_seed(*parts: object) -> int:
 
 
 class Schedule:
-    """The study's decisions. ``start``, ``report`` and ``end`` are told by whoever runs the trials."""
+    """The study's decisions. Whoever runs the trials asks ``next`` and tells ``report`` and ``end``."""
 
     def __init__(
         self,
@@ -41,9 +41,7 @@ class Schedule:
         self._clock = clock
         self._held_since: dict[str, float] = {}
         self._why_stopped: dict[str, str] = {}
-        self.spaces = {
-            name: widen(restrict(arm.space, plan.batch_sizes), plan.widen) for name, arm in arms.items()
-        }
+        self.spaces = {name: searched(arm.space, plan.batch_sizes, plan.widen) for name, arm in arms.items()}
         self.defaults = {name: default(space) for name, space in self.spaces.items()}
         self._searches = {
             (name, island): ArmSearch(
@@ -137,13 +135,10 @@ class Schedule:
         tuning = self.ledger.tuning
         if tuning is None:
             return math.inf
-        to_come = tuning.slice_runs - sum(t.id in self.ledger.outcomes for t in self.ledger.of(arm, "slice"))
-        done = sum(
-            self.ledger.outcomes[t.id].cost
-            for t in self.ledger.of(arm, "slice")
-            if t.id in self.ledger.outcomes
-        )
-        return max(0.0, tuning.per_arm - done - to_come * tuning.full_run[arm]) / self.plan.islands
+        outcomes = self.ledger.outcomes
+        done = [outcomes[t.id].cost for t in self.ledger.of(arm, "slice") if t.id in outcomes]
+        to_come = (tuning.slice_runs - len(done)) * tuning.full_run[arm]
+        return max(0.0, tuning.per_arm - sum(done) - to_come) / self.plan.islands
 
     def _searched(self, arm: str) -> bool:
         """Whether slice and search of the arm are over."""

@@ -122,6 +122,11 @@ def widen(space: Space, names: Iterable[str]) -> Space:
     return wide
 
 
+def searched(space: Space, batch_sizes: tuple[int, ...], wide: Iterable[str]) -> Space:
+    """What a study really searches of an arm's space: ``restrict``, then ``widen``."""
+    return widen(restrict(space, batch_sizes), wide)
+
+
 def describe(space: Space) -> dict[str, dict[str, Any]]:
     """The space as plain JSON values, for the plan."""
     return {name: {k: v for k, v in vars(axis).items() if k != "when"} for name, axis in space.items()}

@@ -90,9 +90,9 @@ class StudyTrial(tune.Trainable):
         except DivergedError as error:
             return self._failure(f"diverged: {error}")
         except torch.cuda.OutOfMemoryError as error:
-            return self._failure(f"out of memory: {_first_line(error)}")
+            return self._failure(f"out of memory: {first_line(error)}")
         except Exception as error:  # noqa: BLE001  # an arm's fault is that trial's end, not the study's
-            return self._failure(f"error: {type(error).__name__}: {_first_line(error)}")
+            return self._failure(f"error: {type(error).__name__}: {first_line(error)}")
         last = epoch.epoch == self._trial.epochs
         return {
             "trial": self._trial.id,
@@ -113,6 +113,7 @@ class StudyTrial(tune.Trainable):
         return {"trial": self._trial.id, "failure": reason, "done": True}
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, cut to one line that a ledger and a terminal can hold."""
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else ""
