@@ -8,9 +8,12 @@ Tune's own state is ever restored: the ledger is the truth.
 import collections
 import logging
 import os
+import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,19 +37,28 @@ if (
 
 import ray
 from ray import tune
+from ray.tune.result import SHOULD_CHECKPOINT
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 import search_spaces
 import study
-from study.confirm import StudyError
+from study import checkpoint
+from study.confirm import SCORED_PHASES, StudyError
 from study.data import Images
+from study.ledger import LedgerError
 from study.plan import Budget, Machine
 from study.records import Epoch, asdict
-from study.schedule import Schedule
-from study.worker import WEIGHTS, StudyTrial, first_line
+from study.schedule import LossKind, Schedule
+from study.worker import StudyTrial, first_line
 
-TRIALS = "checkpoints"
+TUNES_OWN = ".tune"
+"""Where Tune keeps its state while it runs; what we keep of a trial lies in the ledger and its checkpoint."""
+LEAVE_SECONDS = 15.0
+"""So long running trials may take to write their checkpoints when the study stops."""
+DISK_SECONDS = 5.0
+DISK_FLOOR = 200 * 2**20
+"""Free bytes under which the study stops while it still can in order."""
 Result = TypeVar("Result")
 
 
@@ -59,6 +71,9 @@ def connect(address: str | None, log: Path) -> str:
 
     All of Ray's own messages go to ``log``. Raises ClusterError when Ray does not come up.
     """
+    hang_up = signal.signal(
+        signal.SIGHUP, signal.SIG_IGN
+    )  # inherited: a closed terminal does not take Ray with it
     handler = logging.FileHandler(log)
     for name in ("ray", "ray.tune", "ray.data", "ray._private", "ray.util"):
         logger = logging.getLogger(name)
@@ -86,6 +101,8 @@ def connect(address: str | None, log: Path) -> str:
         raise ClusterError(
             f"Ray cannot be {'reached at ' + address if address else 'started'}: {first_line(error) or type(error).__name__}; {hint}"
         ) from error
+    finally:
+        signal.signal(signal.SIGHUP, hang_up)
     return f"http://{context.dashboard_url}" if context.dashboard_url else ""
 
 
@@ -120,11 +137,20 @@ def machine(budget: Budget) -> Machine:
     return Machine(resource=budget.resource, slots=units, fraction=1.0, threads=min(threads, 8), name=name)
 
 
-def resources(machine: Machine) -> dict[str, float]:
-    """What one trial or task holds, in Ray's words."""
-    if machine.resource == "cpu":
-        return {"CPU": machine.fraction}
-    return {"GPU": machine.fraction, "CPU": 0}
+def check(machine: Machine) -> None:
+    """Raises ClusterError when the cluster has less than a study that goes on was planned with."""
+    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    needed, kind = machine.slots * machine.fraction, machine.resource.upper()
+    if have.get(kind, 0) + 1e-9 < needed:
+        raise ClusterError(
+            f"the study was planned with {needed:g} {kind}s ({machine.name}), and {have.get(kind, 0):g} are here: "
+            "costs and run times would no longer compare. Go on where there are as many, or start a new study"
+        )
+
+
+def resources(machine: Machine, fraction: float) -> dict[str, float]:
+    """What a trial or task that holds ``fraction`` of a GPU or CPU core holds, in Ray's words."""
+    return {"CPU": fraction} if machine.resource == "cpu" else {"GPU": fraction, "CPU": 0}
 
 
 def run_tasks(
@@ -134,8 +160,8 @@ def run_tasks(
 
     A job is held from when a slot is free for it to its end, start-up of its process included.
     """
-    held = resources(machine)
-    remote = ray.remote(function).options(num_cpus=held["CPU"], num_gpus=held.get("GPU", 0), max_retries=0)
+    held = resources(machine, machine.fraction)
+    remote = ray.remote(function).options(num_cpus=held["CPU"], num_gpus=held.get("GPU", 0), max_retries=3)
     waiting = collections.deque(jobs)
     running: dict[Any, tuple[str, float]] = {}
     while waiting or running:
@@ -148,17 +174,26 @@ def run_tasks(
         yield key, ray.get(done), seconds
 
 
-def run_trials(schedule: Schedule, pool: Images, out: Path, tick: Callable[[], None]) -> dict[str, Path]:
-    """Run the study's trials to the end in one Tune experiment; where each kept net's weights lie.
+def run_trials(
+    schedule: Schedule,
+    pool: Images,
+    out: Path,
+    tick: Callable[[], None],
+    leaving: Callable[[], bool] = lambda: False,
+) -> None:
+    """Run the study's trials to the end in one Tune experiment.
 
-    ``tick`` is called after every event. Raises StudyError when the study cannot be finished.
+    ``tick`` is called after every event. When ``leaving`` turns true, every running trial writes a checkpoint and
+    stops, and the call returns. Raises StudyError or LedgerError when the study cannot be finished.
     """
     plan = schedule.plan
-    runner = _Runner(schedule, tick)
-    held = resources(plan.machine)
+    (out / checkpoint.FOLDER).mkdir(exist_ok=True)
+    runner = _Runner(schedule, out, tick, leaving)
+    if schedule.done:
+        return
     trainable = tune.with_resources(
-        tune.with_parameters(StudyTrial, plan=asdict(plan), pool=pool),
-        tune.PlacementGroupFactory([held]),
+        tune.with_parameters(StudyTrial, plan=asdict(plan), pool=pool, home=str(out.resolve())),
+        lambda config: tune.PlacementGroupFactory([resources(plan.machine, config["fraction"])]),
     )
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(plan.machine.slots)
     tuner = tune.Tuner(
@@ -172,47 +207,64 @@ def run_trials(schedule: Schedule, pool: Images, out: Path, tick: Callable[[], N
             trial_dirname_creator=_name,
         ),
         run_config=tune.RunConfig(
-            name=TRIALS,
+            name=TUNES_OWN,
             storage_path=str(out.resolve()),
-            stop=_Stops(schedule),
+            stop=_Stops(runner),
             callbacks=[runner],
-            # Only what is asked for is saved: the nets that will be scored. A failed trial has no net.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=0),  # the schedule decides on another try
             verbose=0,
         ),
     )
     try:
         tuner.fit()
     except tune.TuneError as error:
-        cause = str(error.__cause__ or error).strip().splitlines()
-        raise StudyError(f"Ray Tune stopped: {cause[-1]} (more in the run's ray.log)") from error
+        if not runner.leaving():
+            cause = str(error.__cause__ or error).strip().splitlines()
+            raise StudyError(f"Ray Tune stopped: {cause[-1]} (more in ray.log)") from error
+    finally:
+        with suppress(LedgerError):  # which has been told before
+            schedule.leave()
+        shutil.rmtree(out / TUNES_OWN, ignore_errors=True)
     if runner.error is not None:
         raise runner.error
-    return runner.weights
 
 
 def _name(trial: Any) -> str:
-    return str(trial.config["trial"]["id"])
+    config = trial.config
+    return f"{config['trial']['id']}.{config['try']}" if config["try"] else str(config["trial"]["id"])
 
 
 class _Asks(Searcher):
-    """Tune asks for the next trial: ours, or none yet, or that the study is over."""
+    """Tune asks for the next trial: ours, or none yet, or that there are no more."""
 
     def __init__(self, schedule: Schedule, runner: "_Runner") -> None:
         super().__init__()
         self._schedule = schedule
         self._runner = runner
+        self._tries: collections.Counter[str] = collections.Counter()
 
     def suggest(self, trial_id: str) -> Any:
         del trial_id  # Ray's own; ours is in the record
-        try:
-            trial = self._schedule.next()
-        except StudyError as error:
-            self._runner.error = error
+        if self._runner.leaving():
             return Searcher.FINISHED
-        if trial is not None:
-            return {"trial": asdict(trial)}
-        return Searcher.FINISHED if self._schedule.done else None
+        try:
+            start = self._schedule.next()
+        except (StudyError, LedgerError) as error:
+            self._runner.leave_for(error)
+            return Searcher.FINISHED
+        if start is None:
+            return Searcher.FINISHED if self._schedule.done else None
+        trial = start.trial
+        self._tries[trial.id] += 1
+        self._runner.heard_of(trial.id)
+        return {
+            "trial": asdict(trial),
+            "epochs": start.epochs,
+            "again": start.again,
+            "fraction": start.fraction,
+            "try": self._tries[trial.id] - 1,
+        }
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -252,16 +304,14 @@ class _KeepsWorkers(FIFOScheduler):
 
 
 class _Stops(tune.Stopper):
-    """The first of ours to see a result: books the epoch and says whether the trial stops here."""
+    """The first of ours to see a result: whether the trial stops here."""
 
-    def __init__(self, schedule: Schedule) -> None:
-        self._schedule = schedule
+    def __init__(self, runner: "_Runner") -> None:
+        self._runner = runner
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         del trial_id
-        if "epoch" not in result:
-            return bool(result.get("done"))
-        return not self._schedule.report(Epoch(**result["epoch"]))
+        return self._runner.take(result)
 
     def stop_all(self) -> bool:
         return False  # True would tear running trials down instead of letting them end
@@ -271,32 +321,154 @@ class _Stops(tune.Stopper):
 
 
 class _Runner(tune.Callback):
-    """Books how trials end, remembers where weights were put, and keeps the live view alive."""
+    """Books what the workers tell and how trials end, and watches over what they do not tell."""
 
-    def __init__(self, schedule: Schedule, tick: Callable[[], None]) -> None:
+    def __init__(
+        self, schedule: Schedule, home: Path, tick: Callable[[], None], leaving: Callable[[], bool]
+    ) -> None:
         self._schedule = schedule
+        self._home = home
         self._tick = tick
-        self.weights: dict[str, Path] = {}
-        self.error: StudyError | None = None
+        self._leaving = leaving
+        self._left_at = self._disk_seen = 0.0
+        self._heard: dict[str, float] = {}
+        self._actors: dict[str, Any] = {}
+        self._ended: set[str] = set()
+        """Trials that ended by themselves or by decision, not because the study leaves."""
+        self._silenced: set[str] = set()
+        self.error: StudyError | LedgerError | None = None
 
-    def on_checkpoint(
-        self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
+    def leaving(self) -> bool:
+        """Whether the study stops here: asked to, or because it must."""
+        return self.error is not None or self._leaving()
+
+    def leave_for(self, error: StudyError | LedgerError) -> None:
+        """Stop in order, and raise ``error`` then; the first one counts."""
+        self.error = self.error or error
+
+    def heard_of(self, trial_id: str) -> None:
+        self._heard[trial_id] = time.monotonic()
+
+    def take(self, result: dict[str, Any]) -> bool:
+        """Book a worker's result; True when its trial stops here."""
+        trial_id = result.get("trial")
+        if trial_id is None:
+            return bool(result.get("done"))
+        self.heard_of(trial_id)
+        goes_on = True
+        try:
+            if "resumed" in result:
+                self._schedule.resumed(trial_id, **result["resumed"])
+            if "epoch" in result:
+                goes_on = self._schedule.report(Epoch(**result["epoch"]))
+        except LedgerError as error:
+            self.leave_for(error)
+        if "blocked" in result:
+            self.leave_for(StudyError(f"no checkpoint can be written: {result['blocked']}"))
+        if result.get("done") or not goes_on:
+            self._ended.add(trial_id)
+        return trial_id in self._ended or self.leaving()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        del iteration, trials, info
+        self._actors[trial.config["trial"]["id"]] = trial
+        self.heard_of(trial.config["trial"]["id"])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         del iteration, trials, info
-        self.weights[_name(trial)] = Path(checkpoint.path) / WEIGHTS
+        if self.leaving() and trial.config["trial"]["id"] not in self._ended:
+            result[SHOULD_CHECKPOINT] = True
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
-        self._schedule.end(_name(trial), (trial.last_result or {}).get("failure", ""))
+        trial_id, result = trial.config["trial"]["id"], trial.last_result or {}
+        self._actors.pop(trial_id, None)
+        if trial_id not in self._ended or isinstance(self.error, LedgerError):
+            return
+        self._ended.remove(trial_id)
+        try:
+            if "memory" in result:
+                self._lost(trial_id, "out of memory", result["failure"])
+            else:
+                self._schedule.end(trial_id, result.get("failure", ""))
+                self._tidy(trial_id)
+        except LedgerError as error:
+            self.leave_for(error)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The worker is gone; what an arm raises comes as a result instead."""
         del iteration, trials, info
-        reason = str(trial.get_error() or "the worker died").strip().splitlines()
-        self._schedule.end(_name(trial), f"error: {reason[-1][:300]}")
+        trial_id, error = trial.config["trial"]["id"], trial.get_error()
+        self._actors.pop(trial_id, None)
+        if self.leaving():
+            return  # it goes on from its last checkpoint when the study does
+        lines = [line for line in str(error or "no reason given").splitlines() if line.strip()]
+        said = lines[-1].strip()[:300]
+        out_of_memory = isinstance(error, ray.exceptions.OutOfMemoryError) or "memory usage" in str(error)
+        try:
+            if trial_id in self._silenced:
+                self._silenced.remove(trial_id)
+                self._lost(trial_id, "hang", "no sign of life, and its worker was ended")
+            else:
+                self._lost(trial_id, "out of memory" if out_of_memory else "worker died", said)
+        except LedgerError as failure:
+            self.leave_for(failure)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         del iteration, trials, info
+        now = time.monotonic()
+        if self.leaving():
+            self._left_at = self._left_at or now
+            if now - self._left_at > LEAVE_SECONDS:
+                raise tune.TuneError("a trial did not stop in time; it goes on from its last checkpoint")
+        else:
+            self._watch_trials(now)
+            self._watch_disk(now)
         self._tick()
+
+    def _watch_trials(self, now: float) -> None:
+        """Write a sign of life now and then, and end workers that give none."""
+        try:
+            self._schedule.beat()
+        except LedgerError as error:
+            self.leave_for(error)
+        for trial_id, ray_trial in self._actors.items():
+            actor = ray_trial.temporary_state.ray_actor
+            if actor is not None and now - self._heard[trial_id] > self._schedule.patience(trial_id):
+                self._silenced.add(trial_id)
+                self.heard_of(trial_id)
+                ray.kill(actor)
+
+    def _watch_disk(self, now: float) -> None:
+        """Stop in order while there is still room to do it."""
+        if now < self._disk_seen + DISK_SECONDS:
+            return
+        self._disk_seen = now
+        try:
+            free = shutil.disk_usage(self._home).free
+        except OSError as error:
+            self.leave_for(StudyError(f"the run directory {self._home} is gone: {error.strerror}"))
+            return
+        if free < DISK_FLOOR:
+            self.leave_for(
+                StudyError(
+                    f"the disk of {self._home} is nearly full: {free / 2**20:.0f} MiB are free, and "
+                    f"{DISK_FLOOR / 2**20:.0f} are needed to go on. Make room, then resume"
+                )
+            )
+
+    def _lost(self, trial_id: str, kind: LossKind, reason: str) -> None:
+        if self._schedule.lost(trial_id, kind, reason) is not None:
+            self._tidy(trial_id)
+
+    def _tidy(self, trial_id: str) -> None:
+        """Only the nets that may meet the test set are kept."""
+        history = self._schedule.ledger
+        if history.trials[trial_id].phase not in SCORED_PHASES or not history.finished(trial_id):
+            with suppress(OSError):
+                checkpoint.remove(checkpoint.path_of(self._home, trial_id))
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

@@ -23,7 +23,11 @@ SCORED_PHASES: tuple[Phase, ...] = ("baseline", "slice", "select", "confirm")
 
 
 class StudyError(RuntimeError):
-    """The study cannot be finished; the message says why and what would help."""
+    """The study cannot go on now; the message says why and what would help."""
+
+
+class GivenUpError(StudyError):
+    """The study can never be finished as it was asked for."""
 
 
 def candidates(plan: Plan, history: History, arm: str) -> list[Config]:
@@ -73,7 +77,7 @@ def choose(plan: Plan, history: History, arm: str) -> Choice:
     """The setting that goes to confirmation: best mean over its selection runs, ties to the cheaper.
 
     The rest of the arm's share says how many fresh-seed runs follow, at the cost that its selection
-    runs had. Raises StudyError when no finalist trained to the end.
+    runs had. Raises GivenUpError when no finalist trained to the end.
     """
     entered = candidates(plan, history, arm)
     runs = [_runs(history, arm, config) for config in _finalists(history, arm, entered)]
@@ -82,7 +86,7 @@ def choose(plan: Plan, history: History, arm: str) -> Choice:
         ends = [history.outcomes.get(t.id) for t in history.of(arm, "search")]
         reasons = [o.reason for o in ends if o is not None and o.state == "failed"]
         why = f" The last failure: {reasons[-1]}" if reasons else ""
-        raise StudyError(
+        raise GivenUpError(
             f"arm {arm} has no setting that trains to the end, so there is nothing to confirm.{why}"
         )
     best = max(lasting, key=lambda trials: (_mean(history, trials), -_cost(history, trials)))
@@ -115,7 +119,19 @@ def to_be_scored(history: History, arm: str) -> list[Trial]:
 def left(plan: Plan, history: History, arm: str, *, spent: float) -> float:
     """Resource-seconds of the arm's share that are neither spent nor owed to the scoring of trained nets."""
     owed = plan.islands + sum(len(history.of(arm, p)) for p in SCORED_PHASES if p != "select")
-    return plan.share - spent - startup(plan, history, arm) - owed * plan.test_cost(arm)
+    own = spent - history.spent(arm, "lost")
+    return (
+        plan.share
+        - own
+        - lost_share(plan, history)
+        - startup(plan, history, arm)
+        - owed * plan.test_cost(arm)
+    )
+
+
+def lost_share(plan: Plan, history: History) -> float:
+    """Every arm's equal part of what interruptions undid: whose trial it hit is chance and favours no arm."""
+    return sum(history.spent(arm, "lost") for arm in plan.arms) / len(plan.arms)
 
 
 def startup(plan: Plan, history: History, arm: str) -> float:

@@ -6,19 +6,23 @@ Spend, rungs, Optuna's studies and the report are all read from here; nothing el
 
 import fcntl
 import os
+import socket
 from collections import defaultdict
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from study.records import (
+    Beat,
     Cost,
     Epoch,
     Manifest,
     Outcome,
     Phase,
     Record,
+    Resumed,
     Scored,
+    Session,
     TestOpened,
     Trial,
     Tuning,
@@ -27,6 +31,8 @@ from study.records import (
 )
 
 FILE = "ledger.jsonl"
+CLAIM = ".claimed"
+"""Lies in a run's directory from the first moment, so that two studies never share one; says who writes."""
 
 
 class LedgerError(ValueError):
@@ -37,9 +43,11 @@ class History:
     """All records so far, indexed. Every look-up costs the same however long the study has run."""
 
     def __init__(self) -> None:
+        self.sessions: list[Session] = []
         self.trials: dict[str, Trial] = {}
         self.epochs: dict[str, list[Epoch]] = defaultdict(list)
         self.outcomes: dict[str, Outcome] = {}
+        self.resumed: dict[str, list[Resumed]] = defaultdict(list)
         self.costs: list[Cost] = []
         self.scores: dict[str, Scored] = {}
         self.tuning: Tuning | None = None
@@ -47,20 +55,36 @@ class History:
         self.opened: list[TestOpened] = []
         self.torn: str = ""
         """The notice about a torn last line, empty when the file was whole."""
-        self._open: dict[str, Trial] = {}
+        self.booked: dict[str, float] = defaultdict(float)
+        """Resource-seconds booked for each trial, without what was lost."""
+        self._open: dict[tuple[str, Phase], dict[str, Trial]] = defaultdict(dict)
         self._of: dict[tuple[str, Phase], list[Trial]] = defaultdict(list)
         self._spent: dict[tuple[str, Phase, int], float] = defaultdict(float)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record) -> None:  # noqa: C901  # one case per kind of record
         """Fold one record in. Raises LedgerError when it contradicts what is known."""
         match record:
+            case Session():
+                if self.sessions and record.plan != self.sessions[0].plan:
+                    raise LedgerError("a session of another plan")
+                self.sessions.append(record)
             case Trial():
                 if record.id in self.trials:
                     raise LedgerError(f"trial {record.id} is there twice")
-                self.trials[record.id] = self._open[record.id] = record
+                self.trials[record.id] = self._open[record.arm, record.phase][record.id] = record
                 self._of[record.arm, record.phase].append(record)
-            case Epoch() | Outcome():
-                self._book(record)
+            case Epoch():
+                self._add_epoch(record)
+            case Beat():
+                for trial_id, held in record.held.items():
+                    self._book(self._running(trial_id), held)
+            case Resumed():
+                self._add_resumed(record)
+            case Outcome():
+                trial = self._running(record.trial)
+                self._book(trial, record.cost)
+                self.outcomes[trial.id] = record
+                del self._open[trial.arm, trial.phase][trial.id]
             case Cost():
                 self.costs.append(record)
                 self._spent[record.arm, record.phase, 0] += record.cost
@@ -81,7 +105,12 @@ class History:
 
     def running(self, arm: str, phase: Phase) -> list[Trial]:
         """Trials of this arm and phase that have no Outcome yet."""
-        return [t for t in self._open.values() if (t.arm, t.phase) == (arm, phase)]
+        return list(self._open[arm, phase].values())
+
+    @property
+    def open(self) -> list[Trial]:
+        """All trials that have no Outcome yet."""
+        return [trial for trials in self._open.values() for trial in trials.values()]
 
     def full_length(self, arm: str, phase: Phase) -> list[Trial]:
         """Trials of this arm and phase that ran to the end."""
@@ -97,28 +126,50 @@ class History:
         return epochs[-1].val_accuracy if epochs else None
 
     def spent(self, arm: str, *phases: Phase, island: int | None = None) -> float:
-        """Resource-seconds booked for the arm, in these phases or in all; open trials to their last report."""
+        """Resource-seconds booked for the arm, in these phases or in all; open trials to their last record."""
         return sum(
             cost
             for (a, phase, i), cost in self._spent.items()
             if a == arm and (not phases or phase in phases) and island in (None, i)
         )
 
-    def _book(self, record: Epoch | Outcome) -> None:
-        trial, seen = self.trials.get(record.trial), self.epochs[record.trial]
+    def _running(self, trial_id: str) -> Trial:
+        trial = self.trials.get(trial_id)
         if trial is None:
-            raise LedgerError(f"a record of the unknown trial {record.trial}")
-        if trial.id in self.outcomes:
-            raise LedgerError(f"trial {trial.id} had ended already")
-        cost = record.cost - (seen[-1].cost if seen else 0.0)
+            raise LedgerError(f"a record of the unknown trial {trial_id}")
+        if trial_id in self.outcomes:
+            raise LedgerError(f"trial {trial_id} had ended already")
+        return trial
+
+    def _add_epoch(self, record: Epoch) -> None:
+        trial, seen = self._running(record.trial), self.epochs[record.trial]
+        if record.epoch != len(seen) + 1:
+            raise LedgerError(f"epoch {record.epoch} of trial {trial.id} after {len(seen)}")
+        self._book(trial, record.cost)
+        seen.append(record)
+
+    def _add_resumed(self, record: Resumed) -> None:
+        """Later epochs are forgotten; what was held for them stays spent, as lost."""
+        trial, seen = self._running(record.trial), self.epochs[record.trial]
+        if record.epoch > len(seen):
+            raise LedgerError(
+                f"trial {trial.id} goes on after epoch {record.epoch}, and {len(seen)} are known"
+            )
+        if record.lost < 0 or record.cost < 0:
+            raise LedgerError(f"trial {trial.id} is taken up again at a negative cost")
+        del seen[record.epoch :]
+        self._spent[trial.arm, trial.phase, trial.island] += record.cost - self.booked[trial.id]
+        self.booked[trial.id] = record.cost
+        self._spent[trial.arm, "lost", 0] += record.lost
+        self.resumed[trial.id].append(record)
+
+    def _book(self, trial: Trial, held: float) -> None:
+        """Bring what the trial has cost to ``held``."""
+        cost = held - self.booked[trial.id]
         if cost < 0:
             raise LedgerError(f"trial {trial.id} gives back {-cost:.3f} s of cost")
         self._spent[trial.arm, trial.phase, trial.island] += cost
-        if isinstance(record, Epoch):
-            seen.append(record)
-        else:
-            self.outcomes[trial.id] = record
-            del self._open[trial.id]
+        self.booked[trial.id] = held
 
 
 def read(path: Path) -> History:
@@ -127,6 +178,12 @@ def read(path: Path) -> History:
     Raises LedgerError, with the line's number, for any other line that cannot be read.
     """
     history = History()
+    _fold(path, history)
+    return history
+
+
+def _fold(path: Path, history: History) -> int:
+    """Add every whole line to ``history``; the bytes that they take."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -135,34 +192,53 @@ def read(path: Path) -> History:
         history.torn = f"the last line of {path.name} was torn and is left out"
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            history.add(decode(line.decode()))
+            History.add(history, decode(line.decode()))
         except ValueError as error:
             raise LedgerError(f"{path}, line {number}: {error}") from error
-    return history
+    return sum(map(len, lines[:-1])) + len(lines) - 1
 
 
 class Ledger(History):
     """A History that writes: each record is on disk before it counts. One writer at a time."""
 
     def __init__(self, path: Path) -> None:
+        """Goes on where the file ends, without a torn last line. Raises LedgerError."""
         super().__init__()
+        self._path = path
         try:
-            self._file = path.open("ab")
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise LedgerError(f"{path} cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._size = _fold(path, self)
+            os.ftruncate(self._file, self._size)
+            path.with_name(CLAIM).write_text(f"process {os.getpid()} on {socket.gethostname()}")
         except BlockingIOError as error:
-            self._file.close()
-            raise LedgerError(f"{path} is being written by another process") from error
+            os.close(self._file)
+            raise LedgerError(f"{path} is being written by {_holder(path)}") from error
+        except OSError as error:
+            os.close(self._file)
+            raise LedgerError(f"{path} cannot be written: {error.strerror}") from error
+        except LedgerError:
+            os.close(self._file)
+            raise
 
     def add(self, record: Record) -> None:
+        """Fold the record in and write it. Raises LedgerError, and leaves the file whole, when it cannot be written."""
         line = encode(record).encode() + b"\n"
         super().add(record)
-        self._file.write(line)
-        self._file.flush()
-        if not isinstance(record, Epoch):  # an epoch lost with the machine is only trained again
-            os.fsync(self._file.fileno())
+        try:
+            if os.write(self._file, line) < len(line):
+                raise OSError(0, "no space for a whole line")
+            if not isinstance(record, Epoch | Beat):  # one lost with the machine is only trained again
+                os.fsync(self._file)
+        except OSError as error:
+            os.ftruncate(self._file, self._size)
+            raise LedgerError(
+                f"{self._path} cannot be written: {error.strerror}. What was written before is whole"
+            ) from error
+        self._size += len(line)
 
     def __enter__(self) -> Self:
         return self
@@ -170,4 +246,11 @@ class Ledger(History):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        os.close(self._file)
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.with_name(CLAIM).read_text() or "another process"
+    except OSError:
+        return "another process"

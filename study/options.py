@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 import search_spaces
-from study.plan import FILE, Budget, PlanError
+from study.ledger import CLAIM
+from study.plan import FILE, Budget, Plan, PlanError
 
-CLAIM = ".claimed"
-"""Lies in an out directory from the first moment: two studies never share one."""
 DEFAULT_ARMS = {"gpu": ("resnet50", "resnext50"), "cpu": ("small_resnet", "small_resnext")}
 
 DESCRIPTION = (
@@ -31,7 +30,8 @@ examples:
   python study/run.py --budget 60cpu-minutes --arms tiny_resnet,tiny_resnext,small_resnet
       any arms of search_spaces/, two or more; a new file there is a new arm
 
-exit codes: 0 done, 2 bad input, 3 could not finish, 130 interrupted
+exit codes: 0 done, 2 bad input, 3 could not finish; stopped by a signal and to be resumed: 130 Ctrl-C,
+143 SIGTERM, 129 SIGHUP
 """
 
 
@@ -51,6 +51,9 @@ class Options:
     out: Path
     plan_only: bool
     address: str | None
+    resume: bool
+    """Go on with the study in ``out``; the question is then what its plan says."""
+    accept_changed_code: bool
     notes: tuple[str, ...]
     """What was chosen for the user, to be said."""
     command: str
@@ -60,6 +63,12 @@ class Options:
         """Exits with code 2 and one sentence for anything that cannot work."""
         parser = _parser()
         given = parser.parse_args(argv)
+        if given.resume is not None:
+            return cls._going_on(parser, given, argv)
+        if given.accept_changed_code:
+            parser.error("--accept-changed-code goes with --resume RUN")
+        if given.budget is None:
+            parser.error("--budget is missing: what may the study cost? As in --budget 10cpu-minutes")
         try:
             budget = Budget.parse(given.budget)
             arms = _arms(given.arms, budget)
@@ -95,8 +104,43 @@ class Options:
             out=out,
             plan_only=given.plan,
             address=given.address,
+            resume=False,
+            accept_changed_code=False,
             notes=tuple(notes),
             command=_command(budget, arms, given),
+        )
+
+    @classmethod
+    def _going_on(cls, parser: argparse.ArgumentParser, given: argparse.Namespace, argv: list[str]) -> Self:
+        """What is asked for, on what, for how much: all that lies in the run's plan."""
+        run = Path(given.resume)
+        asked = {word.partition("=")[0] for word in argv if word.startswith("--")}
+        if others := sorted(asked - {"--resume", "--accept-changed-code", "--address"}):
+            parser.error(
+                f"--resume takes the whole question from {run / FILE}: leave out {', '.join(others)}"
+            )
+        if not (run / FILE).is_file():
+            parser.error(f"--resume {run}: there is no study in it (no {FILE})")
+        try:
+            plan = Plan.load(run / FILE)
+        except PlanError as error:
+            parser.error(str(error))
+        return cls(
+            budget=plan.budget,
+            arms=plan.arms,
+            data=plan.data.spec,
+            epochs=plan.epochs,
+            rope=plan.rope,
+            seed=plan.seed,
+            train_fraction=plan.train_fraction,
+            widen=plan.widen,
+            out=run,
+            plan_only=False,
+            address=given.address,
+            resume=True,
+            accept_changed_code=given.accept_changed_code,
+            notes=(),
+            command=plan.command,
         )
 
 
@@ -117,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     question = parser.add_argument_group("the question")
     question.add_argument(
-        "--budget", required=True, metavar="AMOUNT",
+        "--budget", metavar="AMOUNT",
         help="what the whole study may cost, as in 8gpu-hours, 90gpu-minutes, 2cpu-hours, 10cpu-minutes "
         "(fraction of a GPU or core held x time held)",
     )  # fmt: skip
@@ -156,6 +200,15 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--plan", action="store_true", help="measure the arms, print what would be run, run nothing"
     )
+    running.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with a study that was stopped or killed; its plan is the question",
+    )
+    running.add_argument(
+        "--accept-changed-code", action="store_true",
+        help="with --resume: go on though code or versions changed; the report says so",
+    )  # fmt: skip
     running.add_argument(
         "--address", metavar="HOST:PORT", help="an existing Ray cluster (default: this machine)"
     )

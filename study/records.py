@@ -8,13 +8,16 @@ held x wall seconds held, start-up included); plain ``seconds`` are wall seconds
 import dataclasses
 import hashlib
 import json
+import re
+import zlib
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Scalar = bool | int | float | str
 Config = dict[str, Scalar]
 
-Phase = Literal["probe", "baseline", "slice", "search", "select", "confirm", "test"]
+Phase = Literal["probe", "baseline", "slice", "search", "select", "confirm", "test", "lost"]
+"""``lost`` is no phase of any trial: what was held for training that an interruption undid is booked there."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
 State = Literal["finished", "stopped", "failed"]
 
@@ -54,8 +57,14 @@ class Epoch:
     val_accuracy: float
     train_seconds: float
     eval_seconds: float
+    startup_seconds: float = 0.0
+    """In this process before the first step: building the net, the images to the device, reading a checkpoint."""
+    checkpoint_seconds: float = 0.0
+    """Writing checkpoints, since the last report."""
     cost: float = 0.0
     """Resource-seconds that the trial had held when this report came in."""
+    stop: str = ""
+    """Why the study stops the trial here, ``asha: ...`` or ``budget: ...``; empty when it goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +74,49 @@ class Outcome:
     trial: str
     state: State
     reason: str
-    """``full length``, ``asha: ...``, ``budget: ...``, ``diverged: ...``, ``error: ...``, ``interrupted``."""
+    """``full length``, ``asha: ...``, ``budget: ...``, ``diverged: ...``, ``error: ...``, ``out of memory: ...``,
+    ``worker died: ...``, ``hang: ...``."""
     epochs: int
     cost: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A process began to write: the study's first, or one that goes on after an interruption."""
+
+    plan: str
+    """SHA-256 of ``plan.json``: it never changes within a study."""
+    code: dict[str, str]
+    """Source file of ``study`` or ``search_spaces`` -> SHA-256 of its content."""
+    versions: dict[str, str]
+    accepted: str
+    """What differs from the session before and was accepted by the user; empty when nothing does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """A sign of life: resource-seconds that each running trial had held by now."""
+
+    held: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """A trial was taken up again after its worker, or the whole study, was gone.
+
+    It is back at the end of ``epoch``, or some steps into the next one; later epochs are undone and come again.
+    """
+
+    trial: str
+    epoch: int
+    reason: str
+    """What had happened: ``study interrupted``, ``worker died: ...``, ``out of memory: ...``, ``hang: ...``."""
+    cost: float
+    """Resource-seconds of the trial that still count, those of its checkpoint."""
+    lost: float
+    """Resource-seconds that were held for what the checkpoint does not have."""
+    fraction: float
+    """Of a GPU, or CPU cores, that it holds from now on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +186,7 @@ class Scored:
     test_accuracy: float
 
 
-Record = Trial | Epoch | Outcome | Cost | Tuning | Manifest | TestOpened | Scored
+Record = Session | Trial | Epoch | Beat | Resumed | Outcome | Cost | Tuning | Manifest | TestOpened | Scored
 
 
 def asdict(record: Any) -> dict[str, Any]:
@@ -147,15 +196,22 @@ def asdict(record: Any) -> dict[str, Any]:
 
 
 def encode(record: Record) -> str:
-    """One JSON line, without the newline. Raises ValueError for a non-finite number."""
+    """One JSON line, without the newline, that ends with its checksum. Raises ValueError for a non-finite number."""
     body = {"record": type(record).__name__, **asdict(record)}
-    return json.dumps(body, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(body, allow_nan=False, separators=(",", ":"))[:-1]
+    return f'{text},"crc":"{_crc(text)}"}}'
 
 
 def decode(line: str) -> Record:
-    """The record a line was made from. Raises ValueError when the line is not one of ours."""
+    """The record a line was made from. Raises ValueError when the line is not one of ours, or was changed."""
+    match = _CHECKED.fullmatch(line)
+    if match is None:
+        raise ValueError("not a record of ours: it does not end with a checksum")
+    text, crc = match.groups()
+    if _crc(text) != crc:
+        raise ValueError("its checksum does not fit: it was changed after it was written")
     try:
-        body = json.loads(line)
+        body = json.loads(text + "}")
         kind = _KINDS[body.pop("record")]
         if kind is Manifest:
             body["choices"] = {
@@ -189,8 +245,13 @@ def _fields(kind: Any) -> dict[str, tuple[tuple[type, ...], tuple[str, ...]]]:
     return found
 
 
+_CHECKED = re.compile(r'(.*),"crc":"([0-9a-f]{8})"}', re.DOTALL)
 _KINDS: dict[str, Any] = {k.__name__: k for k in get_args(Record)}
 _FIELDS = {name: _fields(kind) for name, kind in _KINDS.items()}
+
+
+def _crc(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def _sha256(value: Any) -> str:

@@ -10,9 +10,6 @@ if __name__ == "__main__":
     # else study/ itself would be on the path, and `import study` would fail
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import hashlib
-import importlib.metadata
-import platform
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -27,24 +24,28 @@ from analysis.words import duration
 from search_spaces import Arm, ArmError, Choice
 from study import ledger as ledgers
 from study import plan as plans
-from study.confirm import StudyError
-from study.options import CLAIM, Options
+from study import resume
+from study.confirm import GivenUpError, StudyError
+from study.leaving import Leaving, sturdy_output
+from study.ledger import CLAIM, Ledger
+from study.options import Options
 from study.plan import Audit, Budget, Plan, PlanError
 from study.records import Cost
 
 if TYPE_CHECKING:
     from study.data import Prepared
 
-DONE, BAD_INPUT, UNFINISHED, INTERRUPTED = 0, 2, 3, 130
+DONE, BAD_INPUT, UNFINISHED = 0, 2, 3
 LOG = "ray.log"
 SEALED = "sealed_test.npz"
 VAL_FRACTION = 0.1
-PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "scipy")
 
 
 def main(argv: list[str] | None = None) -> int:
     options = Options.parse(sys.argv[1:] if argv is None else argv)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    leaving = Leaving()
+    leaving.listen()
+    sturdy_output()
     console = Console(
         width=None if sys.stdout.isatty() else 120, soft_wrap=not sys.stdout.isatty(), highlight=False
     )
@@ -55,26 +56,36 @@ def main(argv: list[str] | None = None) -> int:
         if options.plan_only:
             home = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
         try:
-            return _study(options, home, console)
+            _study(options, home, console, leaving)
         except KeyboardInterrupt:
-            kept = (home / plans.FILE).exists()
-            shown = (
-                f"what was done is kept: python -m analysis {home} shows it" if kept else "nothing had begun"
-            )
-            console.print(f"interrupted; {shown}", markup=False)
-            return INTERRUPTED
+            console.print("stopped" if (home / plans.FILE).exists() else "stopped; nothing had begun")
         except Exception as error:
             code = _exit_code(error)
             if code is None:
                 raise
             Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
+            if code == UNFINISHED and not isinstance(error, GivenUpError):
+                _say_how_to_go_on(home, console)
             return code
         finally:
             if not (home / plans.FILE).exists():  # nothing of a study is there: leave no trace
-                for ours in (CLAIM, LOG):
+                for ours in (CLAIM, LOG, ledgers.FILE):
                     (home / ours).unlink(missing_ok=True)
                 with suppress(OSError):
                     home.rmdir()
+        if leaving.asked():
+            _say_how_to_go_on(home, console)
+            return leaving.exit_code
+        return DONE
+
+
+def _say_how_to_go_on(home: Path, console: Console) -> None:
+    if (home / plans.FILE).exists():
+        console.print(
+            f"what was done is kept: python -m analysis {home} shows it\n"
+            f"go on with: python study/run.py --resume {home}",
+            markup=False,
+        )
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -91,13 +102,15 @@ def _exit_code(error: Exception) -> int | None:
     return UNFINISHED if isinstance(error, EvidenceError) else None
 
 
-def _study(options: Options, home: Path, console: Console) -> int:
-    _need_gpu(options)
+def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> None:
+    old = Plan.load(home / plans.FILE) if options.resume else None
+    _need_gpu(old.budget if old else options.budget, options)
 
     from study import data
 
-    prepared = data.prepare(options.data, seed=options.seed, root=Path("data"))
-    arms = {name: search_spaces.load(name) for name in options.arms}
+    spec, seed = (old.data.spec, old.seed) if old else (options.data, options.seed)
+    prepared = data.prepare(spec, seed=seed, root=Path("data"))
+    arms = {name: search_spaces.load(name) for name in (old.arms if old else options.arms)}
 
     from study import cluster
 
@@ -107,34 +120,46 @@ def _study(options: Options, home: Path, console: Console) -> int:
         f"{len(card.classes)} classes, {card.size} x {card.size} pixels. {card.note}",
         markup=False,
     )
-    dashboard = cluster.connect(options.address, home / LOG)
-    if dashboard:
-        console.print(f"Ray dashboard: {dashboard} (it asks for the token that `ray get-auth-token` prints)")
-    try:
-        plan = _plan(options, arms, prepared, console)
-        _show(plan, console)
-        if options.plan_only:
-            return DONE
-        _run(plan, arms, prepared, home, console)
-    finally:
-        cluster.disconnect()
+    with ExitStack() as closing:
+        ledger = closing.enter_context(Ledger(home / ledgers.FILE))
+        if old:  # whether it may go on at all is known before Ray is up
+            _take_up(old, ledger, prepared, home, options, console)
+        dashboard = cluster.connect(options.address, home / LOG)
+        closing.callback(cluster.disconnect)
+        leaving.listen()
+        if dashboard:
+            console.print(
+                f"Ray dashboard: {dashboard} (it asks for the token that `ray get-auth-token` prints)"
+            )
+        if old:
+            cluster.check(old.machine)
+            plan = old
+        else:
+            plan = _plan(options, arms, prepared, console)
+            _show(plan, console)
+            if options.plan_only:
+                return
+            plan.save(home / plans.FILE)
+            _begin(plan, ledger, prepared, home)
+        _run(plan, arms, prepared, ledger, home, console, leaving)
+        if leaving.asked():
+            return
     from analysis import report
 
     written = report.write(home)
     console.print("\n".join(["", *sorted({v.scope for v in written.verdicts})]), markup=False)
     console.print(f"{written.headline}\nreport: {written.path}", markup=False)
-    return DONE
 
 
-def _need_gpu(options: Options) -> None:
-    if options.budget.resource != "gpu" or options.address:
+def _need_gpu(budget: Budget, options: Options) -> None:
+    if budget.resource != "gpu" or options.address:
         return
     import torch
 
     if not torch.cuda.is_available():
-        cpu = Budget(seconds=options.budget.seconds, resource="cpu")
+        cpu = Budget(seconds=budget.seconds, resource="cpu")
         raise PlanError(
-            f"a budget of {options.budget} needs a GPU, and this machine has none that torch can use. "
+            f"a budget of {budget} needs a GPU, and this machine has none that torch can use. "
             f"On the CPU this works: python study/run.py --budget 10cpu-minutes --data digits "
             f"(or --budget {cpu} with --data {options.data}); a cluster's GPUs: --address HOST:PORT"
         )
@@ -168,8 +193,8 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         machine=survey.machine,
         probe_cost=survey.cost,
         command=options.command,
-        versions=_versions(),
-        code=_code(),
+        versions=resume.versions(),
+        code=resume.code_hash(),
     )
     return plans.with_length(plan, options.epochs)
 
@@ -183,32 +208,63 @@ def _check_widen(options: Options, arms: Mapping[str, Arm]) -> None:
         )
 
 
-def _run(plan: Plan, arms: Mapping[str, Arm], prepared: "Prepared", home: Path, console: Console) -> None:
+def _begin(plan: Plan, ledger: Ledger, prepared: "Prepared", home: Path) -> None:
+    """Write what a study begins with, as far as it is not there."""
+    if not (home / SEALED).exists():
+        prepared.seal(home / SEALED)
+    if not ledger.sessions:
+        ledger.add(resume.session(home))
+    for arm, cost in plan.probe_cost.items():
+        if not ledger.spent(arm, "probe"):
+            ledger.add(Cost(arm=arm, phase="probe", what="speed and memory", cost=cost))
+
+
+def _take_up(
+    plan: Plan, ledger: Ledger, prepared: "Prepared", home: Path, options: Options, console: Console
+) -> None:
+    """Go on where the ledger ends. Raises PlanError when plan, data or code are not what they were."""
+    if ledger.torn:
+        console.print(f"note: {ledger.torn}", markup=False)
+    resume.check_data(plan, prepared.card)
+    now = resume.session(home)
+    differs = resume.differences(ledger, now) if ledger.sessions else ""
+    if differs and not options.accept_changed_code:
+        raise PlanError(
+            f"the study began with other code or versions ({differs}), and its runs would not be comparable. Put "
+            "them back, or go on with --accept-changed-code: the report will say so"
+        )
+    if ledger.sessions:
+        ledger.add(resume.session(home, accepted=differs))
+    _begin(plan, ledger, prepared, home)
+    done = sum(o.state != "failed" for o in ledger.outcomes.values())
+    console.print(
+        f"going on: {done} trials are done, {len(ledger.open)} are taken up again, "
+        f"{duration(sum(ledger.spent(arm) for arm in plan.arms))} of {plan.budget} are spent",
+        markup=False,
+    )
+
+
+def _run(
+    plan: Plan,
+    arms: Mapping[str, Arm],
+    prepared: "Prepared",
+    ledger: Ledger,
+    home: Path,
+    console: Console,
+    leaving: Leaving,
+) -> None:
     from study import cluster
     from study.schedule import Schedule
     from study.score import open_test
     from study.view import View
 
-    with ledgers.Ledger(home / ledgers.FILE) as ledger:
-        plan.save(home / plans.FILE)
-        prepared.seal(home / SEALED)
-        for arm, cost in plan.probe_cost.items():
-            ledger.add(Cost(arm=arm, phase="probe", what="speed and memory", cost=cost))
-        schedule = Schedule(plan, ledger, arms)
-        try:
-            with View(schedule, console) as view:
-                weights = cluster.run_trials(schedule, prepared.train, home, view.tick)
-        except BaseException:
-            schedule.interrupt()
-            raise
-        console.print("opening the test set, once, for all arms together ...")
-        try:
-            open_test(plan, ledger, home / SEALED, weights, home)
-        except KeyboardInterrupt:
-            console.print(
-                "the test set was open and not every net is scored: this study will have no verdict"
-            )
-            raise
+    schedule = Schedule(plan, ledger, arms)
+    with View(schedule, console) as view, leaving.gently():
+        cluster.run_trials(schedule, prepared.train, home, view.tick, leaving.asked)
+    if leaving.asked():
+        return
+    console.print("opening the test set, once, for all arms together ...")
+    open_test(plan, ledger, home / SEALED, home)
 
 
 def _show_audit(audits: Mapping[str, Audit], console: Console) -> None:
@@ -248,19 +304,6 @@ def _show(plan: Plan, console: Console) -> None:
         f"for confirmation, if costs hold\n  {promise}",
         markup=False,
     )
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
-
-
-def _code() -> str:
-    """SHA-256 over the source that the trials run."""
-    digest = hashlib.sha256()
-    for package in ("study", "search_spaces"):
-        for file in sorted((Path(__file__).parent.parent / package).glob("*.py")):
-            digest.update(f"{package}/{file.name}\0".encode() + file.read_bytes())
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 from search_spaces import Arm, Config, default
 from study import confirm
 from study.ledger import Ledger
 from study.plan import BASELINE_RUNS, MARGIN, SLICE_SHARE, Plan
-from study.records import Epoch, Manifest, Outcome, Phase, Trial, Tuning
+from study.records import Beat, Epoch, Manifest, Outcome, Phase, Resumed, Trial, Tuning
 from study.search import ArmSearch, random_config, searched
 
 
@@ -23,6 +25,43 @@ def derive_seed(*parts: object) -> int:
     """A 63-bit seed that depends on all parts, distinct for distinct parts."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+LossKind = Literal["worker died", "hang", "out of memory"]
+HOPELESS = 8
+"""So many trials of an arm in a row that failed, and the arm is given up before they burn its budget."""
+LOSSES = 3
+"""So many times a trial may lose its worker without one more epoch in between."""
+HANGS = 2
+"""So many times a trial may fall silent: the second time it is the trial's own doing."""
+BEAT_SECONDS = 10.0
+SILENCE_FLOOR = 120.0
+"""Seconds that even the fastest trial may be silent, while its first step is compiled for example."""
+SILENCE_EPOCHS = 5
+"""Epochs' worth of silence after which a trial counts as hanging; it reports every few seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A trial to start now, from its beginning or from its checkpoint."""
+
+    trial: Trial
+    epochs: int
+    """How many of its epochs the ledger has."""
+    again: bool
+    fraction: float
+    """Of a GPU, or CPU cores, that it holds."""
+
+
+@dataclass
+class _Hold:
+    """What a running trial holds: ``base`` resource-seconds before ``since``."""
+
+    since: float
+    base: float
+    fraction: float
+    reason: str = ""
+    """Why it had to be taken up again, until its worker says from where."""
 
 
 class Schedule:
@@ -36,11 +75,13 @@ class Schedule:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Takes up the study where the ledger ends."""
         self.plan = plan
         self.ledger = ledger
         self._clock = clock
-        self._held_since: dict[str, float] = {}
-        self._why_stopped: dict[str, str] = {}
+        self._held: dict[str, _Hold] = {}
+        self._losses: dict[str, list[tuple[int, str]]] = {}
+        self._beat = clock()
         self.spaces = {name: searched(arm.space, plan.batch_sizes, plan.widen) for name, arm in arms.items()}
         self.defaults = {name: default(space) for name, space in self.spaces.items()}
         self._searches = {
@@ -50,21 +91,59 @@ class Schedule:
             for name, space in self.spaces.items()
             for island in range(plan.islands)
         }
+        for trial in ledger.trials.values():
+            if trial.phase == "search":
+                outcome = ledger.outcomes.get(trial.id)
+                self._searches[trial.arm, trial.island].restore(trial, ledger.epochs[trial.id], outcome)
+        self._failed_in_a_row = dict.fromkeys(plan.arms, 0)
+        for outcome in ledger.outcomes.values():
+            self._count_failure(outcome)
+        self._again: dict[str, tuple[float, str]] = {}
+        """Trials to take up again: what they shall hold, and why."""
+        for trial in ledger.open:
+            epochs = ledger.epochs[trial.id]
+            if epochs and (epochs[-1].stop or len(epochs) == trial.epochs):
+                self._book_end(trial, "", ledger.booked[trial.id])  # only the word was missing
+            else:
+                resumed = ledger.resumed[trial.id]
+                fraction = resumed[-1].fraction if resumed else plan.machine.fraction
+                self._again[trial.id] = (fraction, "study interrupted")
 
     # -- what runs next
 
-    def next(self) -> Trial | None:
-        """The next trial, now held and in the ledger; None while there is nothing to start."""
-        if len(self._held_since) >= self.plan.machine.slots:
+    def next(self) -> Start | None:
+        """The next trial, now held and in the ledger; None while there is nothing to start.
+
+        Raises GivenUpError when there is no way to finish.
+        """
+        if self._again:
+            return self._take_up(next(iter(self._again)))
+        if not self._fits(self.plan.machine.fraction):
             return None
         self._advance()
         for arm in sorted(self.plan.arms, key=self._turn):
             trial = self._next_of(arm)
             if trial is not None:
-                self._held_since[trial.id] = self._clock()
                 self.ledger.add(trial)
-                return trial
+                fraction = self.plan.machine.fraction
+                self._held[trial.id] = _Hold(since=self._clock(), base=0.0, fraction=fraction)
+                return Start(trial=trial, epochs=0, again=False, fraction=fraction)
         return None
+
+    def _take_up(self, trial_id: str) -> Start | None:
+        fraction, reason = self._again[trial_id]
+        if not self._fits(fraction):
+            return None  # what runs makes room for it
+        del self._again[trial_id]
+        booked = self.ledger.booked[trial_id]
+        self._held[trial_id] = _Hold(since=self._clock(), base=booked, fraction=fraction, reason=reason)
+        epochs = len(self.ledger.epochs[trial_id])
+        return Start(trial=self.ledger.trials[trial_id], epochs=epochs, again=True, fraction=fraction)
+
+    def _fits(self, fraction: float) -> bool:
+        machine = self.plan.machine
+        used = sum(hold.fraction for hold in self._held.values())
+        return used + fraction <= machine.slots * machine.fraction + 1e-9
 
     @property
     def done(self) -> bool:
@@ -76,6 +155,12 @@ class Schedule:
 
     def _next_of(self, arm: str) -> Trial | None:
         ledger, plan = self.ledger, self.plan
+        if self._failed_in_a_row[arm] >= HOPELESS:
+            last = next(o for o in reversed(ledger.outcomes.values()) if ledger.trials[o.trial].arm == arm)
+            raise confirm.GivenUpError(
+                f"arm {arm} is given up: its last {HOPELESS} trials failed, the latest by {last.reason!r}. "
+                "Mend or leave out this arm, and start a new study"
+            )
         if len(ledger.of(arm, "baseline")) < BASELINE_RUNS:
             return self._trial(arm, "baseline", self.defaults[arm])
         if ledger.tuning is not None and len(ledger.of(arm, "slice")) < ledger.tuning.slice_runs:
@@ -127,8 +212,14 @@ class Schedule:
         first = (self.plan.rungs or (self.plan.epochs,))[0]
         rung_cost = ledger.tuning.full_run[arm] * first / self.plan.epochs
         open_trials = sum(t.island == island for t in ledger.running(arm, "search"))
-        left = self._island_share(arm) - self.spent_now(arm, "search", island=island)
-        return island if left >= (1 + open_trials) * rung_cost else None
+        return island if self._left_of(arm, island) >= (1 + open_trials) * rung_cost else None
+
+    def _left_of(self, arm: str, island: int) -> float:
+        """What the island may yet spend: of its own share, and of the arm's, which others may have overdrawn."""
+        own = self._island_share(arm) - self.spent_now(arm, "search", island=island)
+        tuning = self.ledger.tuning
+        all_left = math.inf if tuning is None else tuning.per_arm - self.spent_now(arm, "search", "slice")
+        return min(own, all_left)
 
     def _island_share(self, arm: str) -> float:
         """What one island of the arm may spend: an equal part of what the random slice leaves."""
@@ -159,7 +250,7 @@ class Schedule:
         if len(runs) < confirm.RUNS_FLOOR or len(runs) >= choice.runs:
             return len(runs) < choice.runs
         cost = confirm.run_cost(plan, ledger, choice.trials)
-        running = [t.id for t in runs if t.id in self._held_since]
+        running = [t.id for t in runs if t.id in self._held]
         open_cost = sum(max(0.0, cost - self.held(t)) for t in running)
         return confirm.left(plan, ledger, arm, spent=self.spent_now(arm)) - open_cost >= cost
 
@@ -172,6 +263,7 @@ class Schedule:
             left = [
                 plan.share
                 - ledger.spent(arm, "probe", "baseline")
+                - confirm.lost_share(plan, ledger)
                 - confirm.startup(plan, ledger, arm)
                 - BASELINE_RUNS * plan.test_cost(arm)
                 - MARGIN * reserved * (full_run[arm] + plan.test_cost(arm))
@@ -209,56 +301,128 @@ class Schedule:
         """Book an epoch at what its trial has held until now; False when the trial must stop here."""
         trial = self.ledger.trials[epoch.trial]
         epoch = dataclasses.replace(epoch, cost=self.held(trial.id))
+        if trial.phase == "search":
+            passed = self._searches[trial.arm, trial.island].report(epoch)
+            if epoch.epoch < trial.epochs:
+                epoch = dataclasses.replace(epoch, stop=self._why_stop(trial, epoch, passed=passed))
         self.ledger.add(epoch)
-        if trial.phase != "search":
-            return True
-        passed = self._searches[trial.arm, trial.island].report(epoch)
-        if epoch.epoch == trial.epochs:
-            return True
-        spent = self.spent_now(trial.arm, "search", island=trial.island)
+        return not epoch.stop
+
+    def _why_stop(self, trial: Trial, epoch: Epoch, *, passed: bool) -> str:
         if not passed:
-            self._why_stopped[trial.id] = f"asha: below the best third at epoch {epoch.epoch}"
-        elif spent >= self._island_share(trial.arm):
-            self._why_stopped[trial.id] = f"budget: the search share was spent at epoch {epoch.epoch}"
-        return trial.id not in self._why_stopped
+            return f"asha: below the best third at epoch {epoch.epoch}"
+        if self._left_of(trial.arm, trial.island) <= 0:
+            return f"budget: the search share was spent at epoch {epoch.epoch}"
+        return ""
+
+    def resumed(self, trial_id: str, epoch: int, seconds: float) -> None:
+        """Book from where a trial went on: ``seconds`` of training after the end of ``epoch``."""
+        hold, epochs = self._held[trial_id], self.ledger.epochs[trial_id]
+        counts = (epochs[epoch - 1].cost if epoch else 0.0) + seconds * hold.fraction
+        held = self.held(trial_id)
+        cost = min(counts, hold.base)
+        self.ledger.add(
+            Resumed(
+                trial=trial_id,
+                epoch=epoch,
+                reason=hold.reason,
+                cost=cost,
+                lost=held - cost,
+                fraction=hold.fraction,
+            )
+        )
+        self._held[trial_id] = _Hold(since=self._clock(), base=cost, fraction=hold.fraction)
 
     def end(self, trial_id: str, failure: str = "") -> Outcome:
         """Book the end of a trial: as failed when there is a ``failure``, else as it was decided."""
-        trial = self.ledger.trials[trial_id]
-        epochs = len(self.ledger.epochs[trial_id])
-        stopped = self._why_stopped.pop(trial_id, "")
+        cost = self.held(trial_id)
+        del self._held[trial_id]
+        return self._book_end(self.ledger.trials[trial_id], failure, cost)
+
+    def lost(self, trial_id: str, kind: LossKind, reason: str) -> Outcome | None:
+        """A trial's worker is gone: take it up again, or end it when the cause must be its own.
+
+        One that ran out of memory gets twice as much of the machine, up to all that a trial can hold.
+        """
+        hold, epochs = self._held[trial_id], len(self.ledger.epochs[trial_id])
+        losses = [loss for loss in self._losses.get(trial_id, []) if loss[0] == epochs]
+        self._losses[trial_id] = [*losses, (epochs, kind)]
+        times = sum(loss[1] == kind for loss in self._losses[trial_id])
+        fraction, most = hold.fraction, self._largest_fraction
+        own = times >= {"worker died": LOSSES, "hang": HANGS}.get(kind, LOSSES)
+        if kind == "out of memory":
+            own, fraction = fraction >= most, min(2 * fraction, most)
+        said = f"{kind}: {reason}"
+        if own:
+            return self.end(trial_id, said if times == 1 else f"{said} ({times} times)")
+        self.ledger.add(Beat(held={trial_id: self.held(trial_id)}))
+        del self._held[trial_id]
+        self._again[trial_id] = (fraction, said)
+        return None
+
+    @property
+    def _largest_fraction(self) -> float:
+        """What one trial can hold at most: a whole GPU, or all cores of the plan (one machine's are not known)."""
+        machine = self.plan.machine
+        return 1.0 if machine.resource == "gpu" else min(2.0, machine.slots) * machine.fraction
+
+    def beat(self) -> None:
+        """Book what every running trial has held, when it is time: all that a kill -9 leaves unknown."""
+        now = self._clock()
+        if self._held and now - self._beat >= max(BEAT_SECONDS, 0.1 * len(self._held)):
+            self._beat = now
+            self.ledger.add(Beat(held={trial_id: self.held(trial_id) for trial_id in self._held}))
+
+    def leave(self) -> None:
+        """The study stops here for now: book what is held; every open trial waits to be taken up again."""
+        if self._held:
+            self.ledger.add(Beat(held={trial_id: self.held(trial_id) for trial_id in self._held}))
+            self._held.clear()
+
+    def patience(self, trial_id: str) -> float:
+        """Wall seconds without a word after which a trial counts as hanging."""
+        epoch = self.plan.epoch_cost(self.ledger.trials[trial_id].arm) / self.plan.machine.fraction
+        return max(SILENCE_FLOOR, SILENCE_EPOCHS * epoch)
+
+    @property
+    def running(self) -> list[Trial]:
+        """The trials that hold a part of the machine now."""
+        return [self.ledger.trials[t] for t in self._held]
+
+    def _book_end(self, trial: Trial, failure: str, cost: float) -> Outcome:
+        epochs = self.ledger.epochs[trial.id]
+        stopped = epochs[-1].stop if epochs else ""
         outcome = Outcome(
-            trial=trial_id,
+            trial=trial.id,
             state="failed" if failure else "stopped" if stopped else "finished",
             reason=failure or stopped or "full length",
-            epochs=epochs,
-            cost=self.held(trial_id),
+            epochs=len(epochs),
+            cost=cost,
         )
-        del self._held_since[trial_id]
         self.ledger.add(outcome)
+        self._count_failure(outcome)
         if trial.phase == "search":
-            self._searches[trial.arm, trial.island].tell(outcome, self.ledger.val_accuracy(trial_id))
+            self._searches[trial.arm, trial.island].tell(outcome, self.ledger.val_accuracy(trial.id))
         return outcome
 
-    def interrupt(self) -> None:
-        """Book every open trial as interrupted, at what it has held."""
-        for trial_id in list(self._held_since):
-            self.end(trial_id, "interrupted")
+    def _count_failure(self, outcome: Outcome) -> None:
+        arm = self.ledger.trials[outcome.trial].arm
+        self._failed_in_a_row[arm] = 1 + self._failed_in_a_row[arm] if outcome.state == "failed" else 0
 
     # -- money
 
     def held(self, trial_id: str) -> float:
         """Resource-seconds that a running trial has held until now."""
-        return (self._clock() - self._held_since[trial_id]) * self.plan.machine.fraction
+        hold = self._held[trial_id]
+        return hold.base + (self._clock() - hold.since) * hold.fraction
 
     def spent_now(self, arm: str, *phases: Phase, island: int | None = None) -> float:
         """As ``Ledger.spent``, with running trials counted until now instead of to their last report."""
         booked = self.ledger.spent(arm, *phases, island=island)
-        for trial_id in self._held_since:
+        for trial_id in self._held:
             trial = self.ledger.trials[trial_id]
             if trial.arm == arm and (not phases or trial.phase in phases) and island in (None, trial.island):
-                epochs = self.ledger.epochs[trial_id]
-                booked += self.held(trial_id) - (epochs[-1].cost if epochs else 0.0)
+                booked += self.held(trial_id) - self.ledger.booked[trial_id]
         return booked
 
     def _held_in(self, arm: str, island: int) -> float:
@@ -268,6 +432,6 @@ class Schedule:
 
     def _turn(self, arm: str) -> tuple[int, float]:
         """Who is next: fewest baseline runs, then least search, running trials counted at what they may cost."""
-        running = sum(self.ledger.trials[t].arm == arm for t in self._held_since)
+        running = sum(self.ledger.trials[t].arm == arm for t in self._held)
         spent = self.ledger.spent(arm, "search", "slice") + running * self.plan.full_run(arm)
         return len(self.ledger.of(arm, "baseline")), spent

@@ -1,7 +1,7 @@
 """The one place that opens the sealed test set: once, after the manifest, for all arms together."""
 
 import itertools
-from collections.abc import Mapping
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import ray
 import torch
 
 import search_spaces
+from study.checkpoint import FOLDER, path_of, remove
 from study.cluster import run_tasks
-from study.confirm import to_be_scored
+from study.confirm import StudyError, to_be_scored
 from study.data import Images, unseal
 from study.ledger import Ledger
 from study.plan import Plan
@@ -22,28 +23,38 @@ from study.worker import device_of, image_spec
 PREDICTIONS = "predictions"
 
 
-def open_test(plan: Plan, ledger: Ledger, sealed: Path, weights: Mapping[str, Path], out: Path) -> None:
+def open_test(plan: Plan, ledger: Ledger, sealed: Path, out: Path) -> None:
     """Score every kept net on the test set and store its predictions, ``predictions/<trial>.npz``.
 
     Each file has ``labels`` and ``predictions`` (images,) int64 and ``probabilities`` (images, classes)
-    float16. The cost is booked per arm. Raises DataError when the sealed file is not as it was.
+    float16. The cost is booked per arm. After an interruption only what is left is scored: the set of nets is
+    in the ledger from the moment that the test was opened. Raises DataError when the sealed file is not
+    as it was, StudyError when a net is gone.
     """
     assert ledger.manifest is not None
-    test = unseal(sealed, ledger.manifest)
     # arms in turn, so that each pays for as many starting processes as the others
     nets = [to_be_scored(ledger, arm) for arm in plan.arms]
-    trials = [t for turn in itertools.zip_longest(*nets) for t in turn if t is not None and t.id in weights]
-    ledger.add(TestOpened(manifest=ledger.manifest.sha256, trials=tuple(t.id for t in trials)))
+    trials = [t for turn in itertools.zip_longest(*nets) for t in turn if t is not None]
+    missing = [t.id for t in trials if t.id not in ledger.scores and not path_of(out, t.id).exists()]
+    if missing:
+        raise StudyError(f"the trained nets of {', '.join(missing)} are gone from {out / FOLDER}")
+    test = unseal(sealed, ledger.manifest)
+    if not ledger.opened:
+        ledger.add(TestOpened(manifest=ledger.manifest.sha256, trials=tuple(t.id for t in trials)))
     (out / PREDICTIONS).mkdir(exist_ok=True)
     shared = ray.put(test)
-    jobs = [(t.id, (plan, t.arm, t.config, str(weights[t.id]), shared)) for t in trials]
+    jobs = [
+        (t.id, (plan, t.arm, t.config, str(path_of(out, t.id).resolve()), shared))
+        for t in trials
+        if t.id not in ledger.scores
+    ]
     for trial_id, probabilities, held in run_tasks(probabilities_of, jobs, plan.machine):
         predictions = probabilities.argmax(1)
         _write(out / PREDICTIONS / f"{trial_id}.npz", test.labels, predictions, probabilities)
         ledger.add(Cost(arm=ledger.trials[trial_id].arm, phase="test", what=trial_id, cost=held))
         ledger.add(Scored(trial=trial_id, test_accuracy=float((predictions == test.labels).mean())))
-    for trial_id in weights.keys() - ledger.scores.keys():  # selection runs that nothing asks for any more
-        weights[trial_id].unlink(missing_ok=True)
+    for trial_id in ledger.trials.keys() - ledger.scores.keys():  # nothing asks for these any more
+        remove(path_of(out, trial_id))
 
 
 def probabilities_of(
@@ -52,7 +63,7 @@ def probabilities_of(
     """Class probabilities, float32 (images, classes), of the net that ``weights`` belong to."""
     device = device_of(plan.machine)
     net = build(search_spaces.load(arm), config, image_spec(plan.data), seed=0, device=device)
-    net.load_state_dict(torch.load(weights, map_location=device, weights_only=True))
+    net.load_state_dict(torch.load(weights, map_location=device, weights_only=True)["net"])
     images = torch.from_numpy(test.pixels.copy()).to(device)
     return predict(net, images, torch.arange(len(images), device=device)).cpu().numpy()
 
@@ -64,4 +75,6 @@ def _write(path: Path, labels: Any, predictions: Any, probabilities: Any) -> Non
         np.savez_compressed(
             file, labels=labels, predictions=predictions, probabilities=probabilities.astype(np.float16)
         )
+        file.flush()
+        os.fsync(file.fileno())
     torn.replace(path)

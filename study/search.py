@@ -6,16 +6,23 @@ wrong architecture. This module is the only one that knows Optuna, and knows no 
 
 import dataclasses
 import math
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces import Choice, Config, Float, Int, Scalar, Space
 from study.plan import REDUCTION
-from study.records import Epoch, Outcome
+from study.records import Epoch, Outcome, Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -34,16 +41,24 @@ class Rungs:
 
     def __init__(self, epochs: Iterable[int], *, reduction: int = REDUCTION) -> None:
         self._keep = 1 - 1 / reduction
-        self._seen: dict[int, list[float]] = {epoch: [] for epoch in epochs}
+        self._seen: dict[int, dict[str, float]] = {epoch: {} for epoch in epochs}
 
-    def passes(self, epoch: int, accuracy: float) -> bool:
-        """Whether a trial with this validation accuracy after ``epoch`` goes on; remembers the score."""
+    def passes(self, trial: str, epoch: int, accuracy: float) -> bool:
+        """Whether a trial with this validation accuracy after ``epoch`` goes on; remembers the score.
+
+        One that comes again, after an interruption, had passed.
+        """
         seen = self._seen.get(epoch)
-        if seen is None:
+        if seen is None or trial in seen:
             return True
-        good = not seen or accuracy >= float(np.quantile(seen, self._keep))
-        seen.append(accuracy)
+        good = not seen or accuracy >= float(np.quantile(list(seen.values()), self._keep))
+        self.remember(trial, epoch, accuracy)
         return good
+
+    def remember(self, trial: str, epoch: int, accuracy: float) -> None:
+        """Take in a score that was decided on before."""
+        if epoch in self._seen:
+            self._seen[epoch][trial] = accuracy
 
 
 class ArmSearch:
@@ -51,26 +66,60 @@ class ArmSearch:
 
     def __init__(self, space: Space, default: Config, rungs: Iterable[int], *, seed: int) -> None:
         self._space = space
+        self._default = default
         self._rungs = Rungs(rungs)
-        sampler = optuna.samplers.TPESampler(seed=seed % 2**32)
-        self._study = optuna.create_study(direction="maximize", sampler=sampler)
-        self._study.enqueue_trial(default)
+        self._seed = seed
+        self._study = optuna.create_study(direction="maximize")
+        self._asked = 0
         self._open: dict[str, optuna.Trial] = {}
 
     def ask(self, trial_id: str) -> Config:
-        """The next Config: the arm's default first, then what its study suggests."""
+        """The next Config: the arm's default first, then what its study suggests.
+
+        What proposal number n draws comes from (seed, n) and the trials before it, so that a search
+        rebuilt from the ledger proposes what the first would have.
+        """
+        seed = int(np.random.SeedSequence([self._seed, self._asked]).generate_state(1)[0])
+        self._study.sampler = optuna.samplers.TPESampler(seed=seed)
+        if not self._asked:
+            self._study.enqueue_trial(self._default)
         trial = self._study.ask()
         config: Config = {}
         for name, axis in self._space.items():
             if axis.active(config):
                 config[name] = _suggest(trial, name, axis)
+        self._asked += 1
         self._open[trial_id] = trial
         return config
 
+    def restore(self, trial: Trial, epochs: Iterable[Epoch], outcome: Outcome | None) -> None:
+        """Take in a trial that the ledger has, as if it had been asked for and reported here."""
+        scores = {epoch.epoch: epoch.val_accuracy for epoch in epochs}
+        for epoch, accuracy in scores.items():
+            self._rungs.remember(trial.id, epoch, accuracy)
+        state = _state(outcome, scores)
+        told = optuna.trial.create_trial(
+            params=trial.config,
+            distributions={name: _distribution(self._space[name]) for name in trial.config},
+            intermediate_values=scores,
+            state=state,
+            # Optuna gives a pruned trial its last value
+            value=scores[max(scores)]
+            if scores and state in (TrialState.COMPLETE, TrialState.PRUNED)
+            else None,
+        )
+        self._study.add_trial(told)
+        if outcome is None:
+            self._open[trial.id] = optuna.Trial(self._study, self.told[self._asked]._trial_id)
+        self._asked += 1
+
     def report(self, epoch: Epoch) -> bool:
         """Tell a validation accuracy; False when ASHA stops the trial here."""
-        self._open[epoch.trial].report(epoch.val_accuracy, epoch.epoch)
-        return self._rungs.passes(epoch.epoch, epoch.val_accuracy)
+        with warnings.catch_warnings():  # one that comes again after an interruption has the same value
+            warnings.filterwarnings("ignore", message=".*already been reported.*")
+            warnings.filterwarnings("ignore", message=".*is already reported.*")
+            self._open[epoch.trial].report(epoch.val_accuracy, epoch.epoch)
+        return self._rungs.passes(epoch.trial, epoch.epoch, epoch.val_accuracy)
 
     def tell(self, outcome: Outcome, accuracy: float | None) -> None:
         """Tell how a trial ended: complete, pruned (with its intermediate values) or failed.
@@ -78,17 +127,23 @@ class ArmSearch:
         A trial that the budget stopped stays running in the study: nothing was learnt against it.
         """
         trial = self._open.pop(outcome.trial)
-        if outcome.state == "finished" and accuracy is not None:
-            self._study.tell(trial, accuracy)
-        elif outcome.state == "failed":
-            self._study.tell(trial, state=TrialState.FAIL)
-        elif outcome.reason.startswith("asha"):
-            self._study.tell(trial, state=TrialState.PRUNED)
+        scores = {} if accuracy is None else {outcome.epochs: accuracy}
+        state = _state(outcome, scores)
+        if state != TrialState.RUNNING:
+            self._study.tell(trial, accuracy if state == TrialState.COMPLETE else None, state=state)
 
     @property
     def told(self) -> list[FrozenTrial]:
         """Optuna's own view of every trial so far, in the order they were asked for."""
         return self._study.get_trials(deepcopy=False)
+
+
+def _state(outcome: Outcome | None, scores: Mapping[int, float]) -> TrialState:
+    if outcome is None or outcome.reason.startswith("budget"):
+        return TrialState.RUNNING
+    if outcome.state == "finished" and scores:
+        return TrialState.COMPLETE
+    return TrialState.PRUNED if outcome.state == "stopped" else TrialState.FAIL
 
 
 def _suggest(trial: optuna.Trial, name: str, axis: Float | Int | Choice) -> Scalar:
@@ -100,6 +155,16 @@ def _suggest(trial: optuna.Trial, name: str, axis: Float | Int | Choice) -> Scal
         case Choice():
             chosen: Scalar = trial.suggest_categorical(name, axis.options)  # type: ignore[assignment]
             return chosen
+
+
+def _distribution(axis: Float | Int | Choice) -> BaseDistribution:
+    match axis:
+        case Float():
+            return FloatDistribution(axis.low, axis.high, log=axis.log)
+        case Int():
+            return IntDistribution(axis.low, axis.high, log=axis.log)
+        case Choice():
+            return CategoricalDistribution(axis.options)
 
 
 def widen(space: Space, names: Iterable[str]) -> Space:

@@ -1,14 +1,15 @@
 """The training core: one loop that reads top to bottom and knows no Ray, no Optuna and no budget.
 
-All randomness of epoch e comes from (seed, e): a run can be repeated, or continued at any epoch's
-end, to the last digit on the same kind of device with the same number of threads.
+All randomness of epoch e comes from (seed, e): a run can be repeated, or stopped anywhere and continued,
+to the last digit on the same kind of device with the same number of threads.
 """
 
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,68 +55,147 @@ def build(arm: Arm, config: Config, images: ImageSpec, *, seed: int, device: tor
 
 
 def fit(net: nn.Module, trial: Trial, data: Split, *, classes: int) -> Iterator[Epoch]:
-    """Train ``net`` in place for ``trial.epochs`` passes and yield the measures of each.
+    """Train ``net`` in place for ``trial.epochs`` passes and yield the measures of each, as ``Training`` does."""
+    return Training(net, trial, data, classes=classes).epochs()
+
+
+class Training:
+    """One run that trains ``net`` in place, and can stop and go on anywhere.
 
     SGD with Nesterov momentum 0.9; linear warm-up over the first tenth, then cosine or linear decay
     to zero at the full length. Weight decay acts on all parameters, as in the published CIFAR
     recipes. Mixed precision (bfloat16) on a GPU. The net after the last epoch counts.
-
-    Raises DivergedError after an epoch whose mean loss is not finite or has exploded.
     """
-    config, device = trial.config, data.images.device
-    batch = min(int(config["batch_size"]), len(data.train))
-    steps = len(data.train) // batch  # the rest differs from epoch to epoch, so no image is left out
-    optimizer = torch.optim.SGD(
-        net.parameters(),
-        lr=0.0,
-        momentum=MOMENTUM,
-        nesterov=True,
-        weight_decay=float(config["weight_decay"]),
-        fused=device.type == "cuda",
-    )
-    loss_of = nn.CrossEntropyLoss(label_smoothing=float(config["label_smoothing"]))
-    for epoch in range(1, trial.epochs + 1):
+
+    def __init__(self, net: nn.Module, trial: Trial, data: Split, *, classes: int) -> None:
+        self.net = net
+        self.epoch = 0
+        """Passes done so far."""
+        self._trial, self._data, self._classes = trial, data, classes
+        self._device = data.images.device
+        self._batch = min(int(trial.config["batch_size"]), len(data.train))
+        # the rest of the images differs from epoch to epoch, so none is left out
+        self._steps = len(data.train) // self._batch
+        self._optimizer = torch.optim.SGD(
+            net.parameters(),
+            lr=0.0,
+            momentum=MOMENTUM,
+            nesterov=True,
+            weight_decay=float(trial.config["weight_decay"]),
+            fused=self._device.type == "cuda",
+        )
+        self._loss_of = nn.CrossEntropyLoss(label_smoothing=float(trial.config["label_smoothing"]))
+        self._now = _UnderWay(self._device)
+
+    def epochs(self) -> Iterator[Epoch]:
+        """The epochs that are left, trained as they are drawn."""
+        while self.epoch < self._trial.epochs:
+            epoch = self.advance()
+            assert epoch is not None
+            yield epoch
+
+    def advance(self, seconds: float = math.inf) -> Epoch | None:
+        """Train to the end of the epoch and measure it, or stop after about ``seconds``: None.
+
+        Raises DivergedError after an epoch whose mean loss is not finite or has exploded.
+        """
+        began, now = time.perf_counter(), self._now
+        self.net.train()
+        with _seeded(self._trial.seed, self.epoch + 1, self._device) as generator:
+            if now.order is None:
+                now.order = self._new_order(generator)
+            _set_random_states(generator, now.random_states)
+            while now.step < self._steps:
+                if time.perf_counter() - began > seconds:
+                    now.random_states = _random_states(generator)
+                    now.seconds += time.perf_counter() - began
+                    return None
+                self._train_step(now, now.order, generator)
+        train_loss = float(now.loss_sum) / self._steps  # the one host synchronisation of the epoch
+        now.seconds += time.perf_counter() - began
+        if not train_loss <= EXPLODED * math.log(self._classes):
+            raise DivergedError(f"mean training loss {train_loss:.4g} in epoch {self.epoch + 1}")
+        epoch = self._measure(train_loss, float(now.hits) / (self._steps * self._batch))
+        self.epoch += 1
+        self._now = _UnderWay(self._device)
+        return epoch
+
+    def state(self, *, final: bool = False) -> dict[str, Any]:
+        """All that ``load`` needs to go on from here, tensors and plain values only; when ``final``, the net alone."""
+        now = self._now
+        state = {"epoch": self.epoch, "net": self.net.state_dict()}
+        if final:
+            return state
+        return {
+            **state,
+            "step": now.step,
+            "seconds": now.seconds,
+            "loss_sum": now.loss_sum,
+            "hits": now.hits,
+            "random_states": now.random_states,
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state`` was taken, with equal results to the last digit on the same kind of device."""
+        self.net.load_state_dict(state["net"])
+        self.epoch = state["epoch"]
+        if "optimizer" not in state:
+            return
+        self._optimizer.load_state_dict(state["optimizer"])
+        now = self._now = _UnderWay(self._device)
+        now.step, now.seconds, now.random_states = state["step"], state["seconds"], state["random_states"]
+        now.loss_sum, now.hits = (state[name].to(self._device) for name in ("loss_sum", "hits"))
+        if now.step:
+            with _seeded(self._trial.seed, self.epoch + 1, self._device) as generator:
+                now.order = self._new_order(generator)
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds trained so far in the epoch that is under way."""
+        return self._now.seconds
+
+    def _new_order(self, generator: torch.Generator) -> Tensor:
+        train = self._data.train
+        return train[torch.randperm(len(train), generator=generator, device=self._device)]
+
+    def _train_step(self, now: "_UnderWay", order: Tensor, generator: torch.Generator) -> None:
+        config, data = self._trial.config, self._data
+        chosen = order[now.step * self._batch : (now.step + 1) * self._batch]
+        labels = data.labels[chosen]
+        images = data.images[chosen].contiguous(memory_format=torch.channels_last)
+        inputs = augment(images, str(config["augment"]), generator)
+        progress = (self.epoch * self._steps + now.step + 0.5) / (self._trial.epochs * self._steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = float(config["lr"]) * _schedule(str(config["schedule"]), progress)
+        with _mixed_precision(self._device):
+            logits = self.net(inputs)
+            loss = self._loss_of(logits, labels)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        now.loss_sum += loss.detach()
+        now.hits += (logits.detach().argmax(1) == labels).sum()
+        now.step += 1
+
+    def _measure(self, train_loss: float, train_accuracy: float) -> Epoch:
         started = time.perf_counter()
-        net.train()
-        loss_sum = torch.zeros((), device=device)
-        hits = torch.zeros((), device=device)
-        with _seeded(trial.seed, epoch, device) as generator:
-            order = data.train[torch.randperm(len(data.train), generator=generator, device=device)]
-            for step in range(steps):
-                chosen = order[step * batch : (step + 1) * batch]
-                labels = data.labels[chosen]
-                images = data.images[chosen].contiguous(memory_format=torch.channels_last)
-                inputs = augment(images, str(config["augment"]), generator)
-                progress = ((epoch - 1) * steps + step + 0.5) / (trial.epochs * steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = float(config["lr"]) * _schedule(str(config["schedule"]), progress)
-                with _mixed_precision(device):
-                    logits = net(inputs)
-                    loss = loss_of(logits, labels)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                loss_sum += loss.detach()
-                hits += (logits.detach().argmax(1) == labels).sum()
-        train_loss = float(loss_sum) / steps  # the one host synchronisation of the epoch
-        trained = time.perf_counter()
-        if not train_loss <= EXPLODED * math.log(classes):
-            raise DivergedError(f"mean training loss {train_loss:.4g} in epoch {epoch}")
-        probabilities = predict(net, data.images, data.val)
+        data = self._data
+        probabilities = predict(self.net, data.images, data.val)
         labels = data.labels[data.val]
         val_loss = float(functional.nll_loss(probabilities.clamp_min(1e-12).log(), labels))
         val_accuracy = int((probabilities.argmax(1) == labels).sum()) / len(labels)
         if not math.isfinite(val_loss):
-            raise DivergedError(f"validation loss {val_loss} in epoch {epoch}")
-        yield Epoch(
-            trial=trial.id,
-            epoch=epoch,
+            raise DivergedError(f"validation loss {val_loss} in epoch {self.epoch + 1}")
+        return Epoch(
+            trial=self._trial.id,
+            epoch=self.epoch + 1,
             train_loss=train_loss,
-            train_accuracy=float(hits) / (steps * batch),
+            train_accuracy=train_accuracy,
             val_loss=val_loss,
             val_accuracy=val_accuracy,
-            train_seconds=trained - started,
-            eval_seconds=time.perf_counter() - trained,
+            train_seconds=self._now.seconds,
+            eval_seconds=time.perf_counter() - started,
         )
 
 
@@ -141,6 +221,34 @@ def _schedule(kind: str, progress: float) -> float:
 def _mixed_precision(device: torch.device) -> torch.autocast:
     # bfloat16 has no fast units on most CPUs: measured 10 x slower there
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+class _UnderWay:
+    """The epoch that is being trained: how far it is, and what it has measured so far."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.step = 0
+        self.seconds = 0.0
+        self.loss_sum = torch.zeros((), device=device)
+        self.hits = torch.zeros((), device=device)
+        self.order: Tensor | None = None
+        self.random_states: dict[str, Tensor] = {}
+        """Of every generator, between two stretches; empty at the beginning, where all comes from (seed, epoch)."""
+
+
+def _random_states(generator: torch.Generator) -> dict[str, Tensor]:
+    states = {"own": generator.get_state(), "cpu": torch.random.get_rng_state()}
+    if generator.device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_random_states(generator: torch.Generator, states: Mapping[str, Tensor]) -> None:
+    if states:
+        generator.set_state(states["own"].cpu())
+        torch.random.set_rng_state(states["cpu"].cpu())
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu())
 
 
 @contextlib.contextmanager

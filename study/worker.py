@@ -1,10 +1,12 @@
 """What Ray ships to a node: it trains one trial after the other and reports each epoch.
 
 Only numbers come back; whether to go on is decided by the driver. A worker process lives on between
-trials, so torch is imported once.
+trials, so torch is imported once. A report comes every few seconds, also within an epoch, so that the
+driver can stop a trial soon and tell a slow one from a dead one.
 """
 
 import dataclasses
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,27 +14,32 @@ from typing import Any
 
 import torch
 from ray import tune
-from ray.tune.result import SHOULD_CHECKPOINT
 from torch import nn
 
 import search_spaces
 from search_spaces import ImageSpec
+from study import checkpoint
 from study.confirm import SCORED_PHASES
 from study.data import Images, split
 from study.plan import DataCard, Machine, Plan
 from study.records import Epoch, Trial
-from study.train import DivergedError, Split, build, fit
+from study.train import DivergedError, Split, Training, build
 
-WEIGHTS = "weights.pt"
+SLICE_SECONDS = 5.0
+"""Training between two reports, within an epoch."""
+CHECKPOINT_SECONDS = 30.0
+"""Training between two checkpoints, at least."""
+CHECKPOINT_SHARE = 0.01
+"""Part of the training time that checkpoints may take: where writing is slow, they are fewer."""
 
 
-def device_of(machine: Machine) -> torch.device:
+def device_of(machine: Machine, fraction: float | None = None) -> torch.device:
     """The device of this process, set up as the plan says: CPU threads, and a wall around GPU memory."""
     torch.set_num_threads(machine.threads)
     if machine.resource == "cpu":
         return torch.device("cpu")
-    if machine.fraction < 1:  # Ray's fractions are bookkeeping; this is the wall between trials
-        torch.cuda.set_per_process_memory_fraction(machine.fraction)
+    # Ray's fractions are bookkeeping; this is the wall between trials
+    torch.cuda.set_per_process_memory_fraction(min(1.0, fraction or machine.fraction))
     return torch.device("cuda", torch.cuda.current_device())
 
 
@@ -40,8 +47,8 @@ def image_spec(card: DataCard) -> ImageSpec:
     return ImageSpec(channels=card.channels, size=card.size, classes=len(card.classes))
 
 
-def start(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> tuple[nn.Module, Iterator[Epoch]]:
-    """The trial's net and its epochs, trained as they are drawn: all that a rerun needs."""
+def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Training:
+    """The trial's run, at its beginning: all that a rerun needs."""
     arm = search_spaces.load(trial.arm)
     net = build(arm, trial.config, image_spec(plan.data), seed=trial.seed, device=device)
     train, val = split(pool.labels, val=plan.val_images, seed=trial.split_seed)
@@ -58,59 +65,128 @@ def start(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> tuple
         train=torch.from_numpy(train).to(device),
         val=torch.from_numpy(val).to(device),
     )
-    return net, fit(net, trial, data, classes=len(plan.data.classes))
+    return Training(net, trial, data, classes=len(plan.data.classes))
+
+
+def start(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> tuple[nn.Module, Iterator[Epoch]]:
+    """The trial's net and its epochs, trained as they are drawn."""
+    run = training(plan, trial, pool, device)
+    return run.net, run.epochs()
 
 
 class StudyTrial(tune.Trainable):
-    """Ray Tune's face of a trial: one ``step`` is one epoch.
+    """Ray Tune's face of a trial: one ``step`` trains to the epoch's end, or for some seconds.
 
-    The result has ``epoch`` (the record as a dict) or, when the trial cannot go on, ``failure``. An
-    error of the arm is a result too, so that the process survives it.
+    The result may have ``epoch`` (the record as a dict), ``resumed`` (epochs and seconds that a checkpoint
+    had), ``failure`` (why the trial cannot go on), ``memory`` (that it ran out of memory) or ``blocked`` (why
+    the surroundings do not let it). An error of the arm is a result too, so that the process survives it.
     """
 
     def setup(  # type: ignore[override]  # tune.with_parameters passes what every trial shares
-        self, config: dict[str, Any], plan: dict[str, Any], pool: Images
+        self, config: dict[str, Any], plan: dict[str, Any], pool: Images, home: str
     ) -> None:
         self._plan = Plan.from_dict(plan)
         self._pool = pool
-        self._device = device_of(self._plan.machine)
+        self._home = Path(home)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._trial = Trial(**new_config["trial"])
-        self._net: nn.Module | None = None
-        self._epochs: Iterator[Epoch] = iter(())
+        self._known = int(new_config["epochs"])
+        self._again = bool(new_config["again"])
+        self._device = device_of(self._plan.machine, new_config["fraction"])
+        self._path = checkpoint.path_of(self._home, self._trial.id)
+        self._run: Training | None = None
+        self._measures: list[dict[str, Any]] = []
+        self._startup = self._writing = 0.0
+        self._saved, self._pause = time.monotonic(), CHECKPOINT_SECONDS
         return True
 
     def step(self) -> dict[str, Any]:
         try:
-            if self._net is None:
-                self._net, self._epochs = start(self._plan, self._trial, self._pool, self._device)
-            epoch = next(self._epochs)
+            result = self._step()
         except DivergedError as error:
-            return self._failure(f"diverged: {error}")
+            result = self._failure(f"diverged: {error}")
         except torch.cuda.OutOfMemoryError as error:
-            return self._failure(f"out of memory: {first_line(error)}")
+            result = {**self._failure(first_line(error)), "memory": True}
+        except _BlockedError as error:
+            result = {"blocked": first_line(error)}
         except Exception as error:  # noqa: BLE001  # an arm's fault is that trial's end, not the study's
-            return self._failure(f"error: {type(error).__name__}: {first_line(error)}")
-        last = epoch.epoch == self._trial.epochs
-        return {
-            "trial": self._trial.id,
-            "epoch": dataclasses.asdict(epoch),
-            "done": last,
-            SHOULD_CHECKPOINT: last and self._trial.phase in SCORED_PHASES,
-        }
+            result = self._failure(f"error: {type(error).__name__}: {first_line(error)}")
+        return {"trial": self._trial.id, **result}
+
+    def _step(self) -> dict[str, Any]:
+        if self._run is None:
+            return self._begin()
+        if self._known < len(self._measures):  # the checkpoint knows more than the ledger
+            return self._reported(self._measures[self._known])
+        if self._run.epoch == self._trial.epochs:
+            return {"done": True}
+        epoch = self._run.advance(SLICE_SECONDS)
+        if epoch is None:
+            if time.monotonic() - self._saved > self._pause:
+                self._save()
+            return {}
+        self._measures.append(dataclasses.asdict(epoch))
+        if epoch.epoch == self._trial.epochs and self._trial.phase in SCORED_PHASES:
+            self._save(final=True)
+        elif time.monotonic() - self._saved > self._pause:
+            self._save()
+        epoch = dataclasses.replace(epoch, startup_seconds=self._startup, checkpoint_seconds=self._writing)
+        self._startup = self._writing = 0.0
+        return self._reported(dataclasses.asdict(epoch))
+
+    def _begin(self) -> dict[str, Any]:
+        """Build the net, and load what the newest whole checkpoint has."""
+        began = time.monotonic()
+        self._run = training(self._plan, self._trial, self._pool, self._device)
+        state = checkpoint.load(self._path, self._device) if self._again else None
+        if state is not None:
+            self._measures = state["measures"]
+            self._run.load(state)
+        self._startup = time.monotonic() - began
+        if not self._again:
+            return {}
+        self._known = min(self._known, self._run.epoch)
+        return {"resumed": {"epoch": self._known, "seconds": self._run.seconds}}
+
+    def _reported(self, epoch: dict[str, Any]) -> dict[str, Any]:
+        self._known = epoch["epoch"]
+        return {"epoch": epoch, "done": self._known == self._trial.epochs}
+
+    def _save(self, *, final: bool = False) -> None:
+        assert self._run is not None
+        began = time.monotonic()
+        try:
+            checkpoint.save(self._path, {"measures": self._measures, **self._run.state(final=final)})
+            if final:
+                checkpoint.keep_only(self._path)
+        except OSError as error:
+            raise _BlockedError(str(error)) from error
+        finally:
+            self._saved = time.monotonic()
+            took = self._saved - began
+            self._writing += took
+            self._pause = max(CHECKPOINT_SECONDS, took / CHECKPOINT_SHARE)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        assert self._net is not None
-        torch.save(self._net.state_dict(), Path(checkpoint_dir) / WEIGHTS)
+        """Tune asks for it when the study stops; it goes to the study's own place, not to Tune's."""
+        del checkpoint_dir
+        if self._run is not None and self._run.epoch < self._trial.epochs:
+            self._save()
 
     def cleanup(self) -> None:
-        self._net, self._epochs = None, iter(())
+        self._run = None
 
     def _failure(self, reason: str) -> dict[str, Any]:
         self.cleanup()
-        return {"trial": self._trial.id, "failure": reason, "done": True}
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return {"failure": reason, "done": True}
+
+
+class _BlockedError(Exception):
+    """The run directory cannot be written: nothing that a trial could do about it."""
 
 
 def first_line(error: BaseException) -> str:

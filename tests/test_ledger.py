@@ -1,6 +1,7 @@
 """The ledger gives back what was written, and says plainly when it cannot be trusted."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -152,7 +153,7 @@ def test_a_contradiction_is_refused_and_not_written(tmp_path: Path, records: lis
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    with Ledger(path), pytest.raises(LedgerError, match="another process"):
+    with Ledger(path), pytest.raises(LedgerError, match=f"process {os.getpid()}"):
         Ledger(path)
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_plan import PLAN
 
 import search_spaces
 from study.options import Options
@@ -28,7 +29,11 @@ def test_the_help_is_the_one_that_is_printed() -> None:
 
 @pytest.mark.parametrize("flags", sorted(set(COMMANDS)))
 def test_every_command_is_understood(flags: str, tmp_path: Path) -> None:
-    Options.parse([*shlex.split(flags), "--out", str(tmp_path / "out")])
+    if "--resume" in flags:
+        PLAN.save(tmp_path / "plan.json")
+        assert Options.parse(["--resume", str(tmp_path)]).resume
+    else:
+        Options.parse([*shlex.split(flags), "--out", str(tmp_path / "out")])
 
 
 def test_every_room_and_arm_is_named() -> None:

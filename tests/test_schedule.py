@@ -15,7 +15,7 @@ from search_spaces import Arm, Config, load
 from study.confirm import RUNS_FLOOR, StudyError
 from study.ledger import Ledger, read
 from study.plan import BASELINE_RUNS, Budget, Plan, with_length
-from study.records import Epoch, Outcome, Trial
+from study.records import Epoch, Trial
 from study.schedule import Schedule, derive_seed
 
 ARMS = {"tiny_resnet": load("tiny_resnet"), "tiny_resnext": load("tiny_resnext")}
@@ -48,7 +48,7 @@ def accuracy_of(trial: Trial, epoch: int) -> float:
 
 
 def diverges(trial: Trial, epoch: int) -> str:
-    return "diverged: nan" if float(trial.config["lr"]) > 0.5 and epoch == 2 else ""
+    return "diverged: nan" if float(trial.config["lr"]) > 0.3 and epoch == 2 else ""
 
 
 def play(
@@ -68,8 +68,8 @@ def play(
 def _drive(schedule: Schedule, now: list[float], fails: Callable[[Trial, int], str]) -> None:
     running: list[tuple[float, Trial, int]] = []
     while True:
-        while (trial := schedule.next()) is not None:
-            running.append((now[0] + SECONDS[trial.arm] + 0.05, trial, 1))
+        while (start := schedule.next()) is not None:
+            running.append((now[0] + SECONDS[start.trial.arm] + 0.05, start.trial, 1))
         if not running:
             assert schedule.done
             return
@@ -280,21 +280,26 @@ def test_a_search_that_no_money_is_left_for_confirms_the_default(tmp_path: Path)
         assert len(ledger.of(arm, "confirm")) >= RUNS_FLOOR
 
 
-def test_an_interrupted_study_books_what_was_held(tmp_path: Path) -> None:
-    now = [0.0]
-    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+def test_an_interrupted_study_books_what_was_held_and_goes_on(tmp_path: Path) -> None:
+    now, path = [0.0], tmp_path / "ledger.jsonl"
+    with Ledger(path) as ledger:
         schedule = Schedule(a_plan(), ledger, ARMS, clock=lambda: now[0])
-        first, second = schedule.next(), schedule.next()
-        assert first is not None
-        assert second is not None
-        assert {first.arm, second.arm} == set(ARMS)
+        starts = [schedule.next(), schedule.next()]
+        assert all(start is not None and not start.again for start in starts)
         now[0] = 7.0
-        schedule.interrupt()
-        expected = [
-            Outcome(trial=t.id, state="failed", reason="interrupted", epochs=0, cost=7.0)
-            for t in (first, second)
-        ]
-        assert list(ledger.outcomes.values()) == expected
+        schedule.leave()
+        assert [ledger.spent(arm, "baseline") for arm in ARMS] == [7.0, 7.0]
+    with Ledger(path) as ledger:
+        again = Schedule(a_plan(), ledger, ARMS, clock=lambda: now[0])
+        taken_up = [again.next(), again.next()]
+        assert [s and s.trial for s in taken_up] == [s and s.trial for s in starts]
+        assert all(s is not None and s.again for s in taken_up)
+        now[0] = 9.0
+        for start in taken_up:
+            assert start is not None
+            again.resumed(start.trial.id, 0, 4.0)  # its checkpoint had 4 of the 7 seconds, and 2 went by
+        assert [ledger.spent(arm, "baseline") for arm in ARMS] == [4.0, 4.0]
+        assert [ledger.spent(arm, "lost") for arm in ARMS] == [5.0, 5.0]
 
 
 def test_derived_seeds_are_distinct_and_fit_any_generator() -> None:

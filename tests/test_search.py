@@ -87,7 +87,7 @@ def test_rungs_decide_as_rays_asha_bracket(seed: int) -> None:
         passed = []
         for trial, quality in alive:
             accuracy = quality + 0.1 * float(rng.standard_normal())
-            mine = ours.passes(rung, accuracy)
+            mine = ours.passes(trial.trial_id, rung, accuracy)
             assert mine == (rays.on_result(trial, rung, accuracy) == "CONTINUE")
             if mine:
                 passed.append((trial, quality))

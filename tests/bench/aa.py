@@ -191,7 +191,8 @@ def _play(question: Plan, ledger: Ledger, arms: dict[str, Arm], tape: Tape, rows
     schedule = Schedule(question, ledger, arms, clock=lambda: now[0])
     running: list[tuple[float, Trial, int]] = []
     while True:
-        while (trial := schedule.next()) is not None:
+        while (start := schedule.next()) is not None:
+            trial = start.trial
             rows[trial.id] = tape.row(trial)
             running.append((now[0] + SECONDS, trial, 1))
         if not running:

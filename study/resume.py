@@ -1,0 +1,74 @@
+"""Going on with a study: only under the same question, on the same data, with the same code."""
+
+import hashlib
+import importlib.metadata
+import platform
+from pathlib import Path
+
+from study.ledger import History
+from study.plan import FILE, DataCard, Plan, PlanError
+from study.records import Session, asdict
+
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "scipy")
+ROOT = Path(__file__).parent.parent
+
+
+def session(home: Path, *, accepted: str = "") -> Session:
+    """What this process would write the study with."""
+    return Session(plan=_sha256(home / FILE), code=code(), versions=versions(), accepted=accepted)
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
+
+
+def code() -> dict[str, str]:
+    """Source file -> SHA-256, of all that the trials run."""
+    files = [file for package in ("study", "search_spaces") for file in (ROOT / package).glob("*.py")]
+    return {str(file.relative_to(ROOT)): _sha256(file) for file in sorted(files)}
+
+
+def code_hash() -> str:
+    """SHA-256 over all of ``code``."""
+    return hashlib.sha256(repr(code()).encode()).hexdigest()
+
+
+def differences(history: History, now: Session) -> str:
+    """Which code and versions differ from the study's last session; empty when none does.
+
+    Raises PlanError when it is another question: that is never accepted.
+    """
+    before = history.sessions[-1]
+    if now.plan != history.sessions[0].plan:
+        raise PlanError(
+            "plan.json is not the one that the study began with: put that back, or ask the new question in a new study"
+        )
+    changed = sorted(f for f in before.code.keys() | now.code.keys() if before.code.get(f) != now.code.get(f))
+    others = [
+        f"{name} {before.versions.get(name, 'unknown')} -> {version}"
+        for name, version in now.versions.items()
+        if before.versions.get(name) != version
+    ]
+    return "; ".join(([f"changed code: {', '.join(changed)}"] if changed else []) + others)
+
+
+def check_data(plan: Plan, card: DataCard) -> None:
+    """Raises PlanError, saying what differs, when the data is not what the study began with."""
+    old, new = asdict(plan.data), asdict(card)
+    differing = [
+        f"{name} {_short(old[name])} -> {_short(new[name])}" for name in old if old[name] != new[name]
+    ]
+    if differing:
+        raise PlanError(
+            f"the images of {card.spec} are not those that the study began with ({'; '.join(differing)}): put "
+            "them back, or start a new study"
+        )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:18]}...{text[-18:]}"
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
