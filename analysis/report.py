@@ -25,6 +25,7 @@ from analysis import (
     health,
     mattered,
     pairs,
+    robustness,
     together,
     tuning,
     whys,
@@ -113,6 +114,7 @@ def _sections(run: Path, evidence: Evidence, found: Findings, tuned: tuning.Curv
     return {
         "search_against_search": pairs.searches(evidence, found),
         "tuning_curves": tuning.section(evidence, found, tuned),
+        "what_changes_the_answer": robustness.section(evidence),
         "accuracy_against_cost": costs.section(evidence, costs.table(evidence)),
         "what_mattered": mattered.section(evidence, found),
         "whys": whys.section(evidence, found),

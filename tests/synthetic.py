@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
+from study.confirm import candidates
 from study.ledger import Ledger
 from study.plan import Audit, Budget, DataCard, Machine, Plan
 from study.records import (
@@ -133,17 +134,18 @@ class Diary:
         epochs: int,
         level: float = 0.9,
         island: int = 0,
+        config: Config | None = None,
     ) -> str:
         index = len(self.ledger.of(arm, phase))
         name = f"arm{self.plan.arms.index(arm)}-{phase}-{index}"
-        config: Config = {
+        drawn: Config = {
             "learning_rate": float(round(10 ** self.rng.uniform(-3, 0), 5)) if phase == "search" else 0.1,
             "augmentation": "flip+crop",
         }
         if phase == "slice":  # the arms draw the same setting under the same index
             rng = np.random.default_rng(index)
-            config["learning_rate"] = float(round(10 ** rng.uniform(-3, 0), 5))
-            config["augmentation"] = str(rng.choice(["none", "flip", "flip+crop"]))
+            drawn["learning_rate"] = float(round(10 ** rng.uniform(-3, 0), 5))
+            drawn["augmentation"] = str(rng.choice(["none", "flip", "flip+crop"]))
         self.ledger.add(
             Trial(
                 id=name,
@@ -151,7 +153,7 @@ class Diary:
                 phase=phase,
                 index=index,
                 island=island,
-                config=config,
+                config=drawn if config is None else config,
                 seed=len(self.ledger.trials),
                 split_seed=index,
                 epochs=self.plan.epochs,
@@ -177,8 +179,10 @@ class Diary:
         self.ledger.add(Outcome(trial=name, state=state, reason=reason, epochs=epochs, cost=cost + 0.3))
         return name
 
-    def full(self, arm: str, phase: Phase, runs: int, level: float = 0.9) -> list[str]:
-        """Full-length trials; those of the selection are its candidates, by position."""
+    def full(
+        self, arm: str, phase: Phase, runs: int, level: float = 0.9, config: Config | None = None
+    ) -> list[str]:
+        """Full-length trials, of ``config`` or the default."""
         return [
             self.trial(
                 arm,
@@ -187,9 +191,25 @@ class Diary:
                 reason="full length",
                 epochs=self.plan.epochs,
                 level=level,
-                island=number if phase == "select" else 0,
+                config=config,
             )
-            for number in range(runs)
+            for _ in range(runs)
+        ]
+
+    def select(self, arm: str, level: float) -> list[str]:
+        """One run of each of the arm's candidates, by position."""
+        return [
+            self.trial(
+                arm,
+                "select",
+                state="finished",
+                reason="full length",
+                epochs=self.plan.epochs,
+                level=level,
+                island=position,
+                config=config,
+            )
+            for position, config in enumerate(candidates(self.plan, self.ledger, arm))
         ]
 
     def slice(self, arm: str, trials: int, shift: float) -> list[str]:
@@ -224,9 +244,14 @@ class Diary:
             self.trial(arm, "search", state=end[0], reason=end[1], epochs=end[2], level=level, island=island)
 
     def freeze(self, runs: int, islands: list[list[str]]) -> None:
+        """Freeze what each arm's first search found."""
         choices = {
             arm: Choice(
-                config={"learning_rate": 0.1}, trials=(), val_accuracy=0.91, runs=runs, islands=tuple(own)
+                config=self.ledger.trials[own[0]].config,
+                trials=(),
+                val_accuracy=0.91,
+                runs=runs,
+                islands=tuple(own),
             )
             for arm, own in zip(self.plan.arms, islands, strict=True)
         }
@@ -279,10 +304,14 @@ def write_run(
             diary.search(arm)
         if not confirmed:
             return folder
-        select = [diary.full(arm, "select", diary.plan.candidates, 0.91) for arm in arms]
+        select = [diary.select(arm, 0.91) for arm in arms]
         islands = [names[: diary.plan.islands] for names in select]
         diary.freeze(runs, islands)
-        confirm = [diary.full(arm, "confirm", runs, level) for arm, level in zip(arms, tuned, strict=True)]
+        frozen = [diary.ledger.trials[own[0]].config for own in islands]
+        confirm = [
+            diary.full(arm, "confirm", runs, level, config)
+            for arm, level, config in zip(arms, tuned, frozen, strict=True)
+        ]
         for _ in range(failed):
             diary.trial(arms[-1], "confirm", state="failed", reason="diverged: loss nan", epochs=2, level=0.2)
         diary.open([t for trials in baseline + draws + islands + confirm for t in trials])
