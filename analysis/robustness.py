@@ -249,15 +249,19 @@ def _standings(replayed: list[Equal]) -> list[str]:
     if set(standings) == {"same candidates"}:
         return ["Under all three the same settings would have entered selection: the test verdict stands."]
     if "not found" not in standings:
-        return [
-            "Under all three every arm's confirmed setting would have entered selection, in part against other "
-            "candidates: the test verdict stands wherever selection would have chosen it again."
-        ]
-    told = []
+        return [_IN_PART]
+    lost: dict[str, list[str]] = {}
     for e in replayed:
-        if missing := [f.arm for f in e.found if f.standing == "not found"]:
-            told.append(
-                f"At equal {e.currency} the search would not have come to the confirmed setting of {listed(missing)}: "
-                "the test verdict is not about what would have been found then."
-            )
-    return told
+        if missing := listed([f.arm for f in e.found if f.standing == "not found"]):
+            lost.setdefault(missing, []).append(f"equal {e.currency}")
+    return [
+        f"At {listed(currencies)} the search would not have come to the confirmed setting of {missing}: the test "
+        "verdict is not about what would have been found then."
+        for missing, currencies in lost.items()
+    ]
+
+
+_IN_PART = (
+    "Under all three every arm's confirmed setting would have entered selection, in part against other candidates: "
+    "the test verdict stands wherever selection would have chosen it again."
+)

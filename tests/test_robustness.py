@@ -25,10 +25,10 @@ class Book:
         self, arm: str, phase: Phase, lr: float, *, val: float, epochs: int, seconds: float, state: str = ""
     ) -> str:
         index = len(self.history.of(arm, phase))
-        name, config = f"{arm}-{phase}-{index}", {"lr": lr}
+        name = f"{arm}-{phase}-{index}"
         island = index % 2 if phase == "search" else 0
         self.history.add(
-            Trial(id=name, arm=arm, phase=phase, index=index, island=island, config=config, seed=0, split_seed=0, epochs=3)
+            Trial(id=name, arm=arm, phase=phase, index=index, island=island, config={"lr": lr}, seed=0, split_seed=0, epochs=3)
         )  # fmt: skip
         for epoch in range(1, epochs + 1):
             self.history.add(
@@ -82,17 +82,14 @@ def test_every_currency_cuts_at_what_the_poorer_arm_got(book: Book) -> None:
     assert [(f.used, f.of) for f in trials.found] == [(2, 6), (2, 2)]
     assert [f.val for f in time.found] == [0.92, 0.85]
     assert [f.val for f in epochs.found] == [0.85, 0.85]
-    assert (time.leader, time.gap) == ("cheap", pytest.approx(0.07))
+    assert time.leader == "cheap"
+    assert time.gap == pytest.approx(0.07)
     assert (epochs.leader, trials.leader) == (None, None)
     assert [f.standing for f in time.found] == ["same candidates", "same candidates"]
     assert [f.standing for f in trials.found] == ["not found", "same candidates"]
 
 
-def test_level_arms_have_no_leader_in_any_currency(book: Book) -> None:
-    book.trial("dear", "search", 5.0, val=0.92, epochs=3, seconds=30.0)
-    evidence = book.evidence(cheap={"lr": 5.0}, dear={"lr": 5.0})
-    assert {e.currency: e.gap for e in robustness.replay(evidence)}["resource-time"] == 0
-    assert "level" not in robustness.section(evidence).text[0]  # at equal trials dear leads
+def test_level_arms_have_no_leader_in_any_currency() -> None:
     book = Book()
     for arm in ARMS:
         book.trial(arm, "baseline", 0.5, val=0.7, epochs=3, seconds=10.0)
@@ -148,11 +145,10 @@ def test_a_search_without_a_lasting_trial_names_no_leader() -> None:
 def test_the_report_says_whether_the_leader_hinges_on_the_currency(book: Book, tmp_path: Path) -> None:
     told = robustness.section(book.evidence(cheap={"lr": 5.0}, dear={"lr": 2})).text
     assert "ahead are cheap by 7.00 pt at equal resource-time, nobody at equal epochs and nobody" in told[0]
-    assert told[1:] == (
-        "At equal epochs the search would not have come to the confirmed setting of cheap: the test verdict is not "
-        "about what would have been found then.",
-        "At equal trials the search would not have come to the confirmed setting of cheap: the test verdict is not "
-        "about what would have been found then.",
+    (lost,) = told[1:]
+    assert (
+        "At equal epochs and equal trials the search would not have come to the confirmed setting of cheap:"
+        in lost
     )
     for name, arms in (("two", ("a", "b")), ("three", ("a", "b", "c"))):
         level = (0.9,) * len(arms)
