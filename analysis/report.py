@@ -33,7 +33,7 @@ from analysis import (
 )
 from analysis.evidence import Evidence, EvidenceError, read
 from analysis.findings import Findings
-from analysis.planner import promise
+from analysis.planner import price, promise
 from analysis.section import Section, plain
 from analysis.verdict import Verdict
 from study.records import PHASES, Config
@@ -207,7 +207,8 @@ def _promise(evidence: Evidence) -> str:
     runs = min((len(r.correct) for r in evidence.tuned.values()), default=plan.confirm_reserved)
     level = max((min(r.mean, 0.999) for r in evidence.tuned.values()), default=None)
     try:
-        return promise(runs=runs, images=plan.data.test, rope=plan.rope, accuracy=level, arms=len(plan.arms))
+        shown = promise(runs=runs, images=plan.data.test, rope=plan.rope, accuracy=level, arms=len(plan.arms))
+        return " ".join([shown, "What it would cost to decide, by estimate.", *price(plan, accuracy=level)])
     except ValueError:
         return ""
 

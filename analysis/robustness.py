@@ -132,6 +132,7 @@ def _found(evidence: Evidence, arm: str, currency: Currency, *, amount: float, s
         standing = "same candidates" if same else "still a candidate"
     config = confirmed if confirmed in entered else best.config if best else None
     own = evidence.tuned.get(arm)
+    test: float | None
     if config == confirmed and own is not None:  # a failed run counts there
         test, nets = own.mean, len(own.correct)
     else:
