@@ -8,7 +8,9 @@ over runs (method.md 2.3).
 
 import functools
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -289,10 +291,12 @@ def write_run(
     seed: int = 0,
     confirmed: bool = True,
     slice_runs: int = 0,
+    spaces: dict[str, dict[str, dict[str, Any]]] | None = None,
 ) -> Path:
     """A complete run directory. ``failed``: confirmation runs of the last arm that diverged on top;
-    without ``confirmed`` the study stands after its search; ``slice_runs`` random settings."""
-    diary = Diary(folder, plan(arms, images=images, rope=rope), seed=seed)
+    without ``confirmed`` the study stands after its search; ``slice_runs`` random settings; ``spaces`` as in the plan."""
+    question = replace(plan(arms, images=images, rope=rope), spaces=spaces or {})
+    diary = Diary(folder, question, seed=seed)
     with diary.ledger:
         baseline = [diary.full(arm, "baseline", 3, level) for arm, level in zip(arms, default, strict=True)]
         full_run = dict.fromkeys(arms, 100.0)
