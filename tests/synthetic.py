@@ -114,6 +114,19 @@ def plan(arms: tuple[str, ...] = ("resnet8", "resnext8"), *, images: int = 2000,
     )
 
 
+RATE: dict[str, Any] = {"low": 1e-3, "high": 1.0, "log": True, "default": 0.1}
+AUGMENTATION: dict[str, Any] = {"options": ["none", "flip", "flip+crop"], "default": "flip+crop"}
+SPACES: dict[str, dict[str, dict[str, Any]]] = {
+    "resnet8": {"learning_rate": RATE, "augmentation": AUGMENTATION},
+    "resnext8": {
+        "learning_rate": RATE,
+        "augmentation": AUGMENTATION,
+        "cardinality": {"options": [2, 4, 8], "default": 8},
+    },
+}
+"""What ``Diary`` searches, as in the plan; of use where a report tells of it."""
+
+
 class Diary:
     """Writes one made-up study into a folder, phase by phase, in the order a real one writes."""
 
@@ -148,6 +161,9 @@ class Diary:
             rng = np.random.default_rng(index)
             drawn["learning_rate"] = float(round(10 ** rng.uniform(-3, 0), 5))
             drawn["augmentation"] = str(rng.choice(["none", "flip", "flip+crop"]))
+            for axis, what in self.plan.spaces.get(arm, {}).items():
+                if "options" in what and axis not in drawn:  # the arm's own
+                    drawn[axis] = what["options"][int(rng.integers(len(what["options"])))]
         self.ledger.add(
             Trial(
                 id=name,
