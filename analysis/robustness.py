@@ -72,7 +72,7 @@ def section(evidence: Evidence) -> Section:
     told = [_leaders(replayed), *_standings(replayed)]
     rows = tuple(
         (
-            f"equal {equal.currency}: {f.arm}",
+            f"{equal.currency}: {f.arm}",
             f"{_amount(equal.currency, f.used)} of {_amount(equal.currency, f.of)}",
             "–" if f.val is None else f"{points(f.val)} (epoch {f.epochs})",
             f.standing,
