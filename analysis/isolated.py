@@ -49,7 +49,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
                 | _summary("test", test[at == i] if test is not None else np.zeros(0))
                 for i, value in enumerate(values)
             ]
-    return pd.DataFrame(rows, columns=_COLUMNS)
+    return pd.DataFrame(rows, columns=_COLUMNS).astype({"own": bool, "isolated": bool})
 
 
 def adjusted(found: pd.DataFrame) -> dict[tuple[str, str], float]:

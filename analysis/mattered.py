@@ -112,7 +112,7 @@ def _isolated(evidence: Evidence, levels: pd.DataFrame) -> tuple[list[Table], li
     """Accuracy by value of the choices, and of what only some arms have; the facts have every axis."""
     told, rows, adjusted_p = [], [], adjusted(levels)
     for arm in evidence.plan.arms:
-        own = levels[(levels["arm"] == arm) & levels["own"].astype(bool)]
+        own = levels[(levels["arm"] == arm) & levels["own"]]
         axes = dict(zip(own["axis"], own["isolated"], strict=True))
         if thin := [axis for axis, isolated in axes.items() if not isolated]:
             told.append(
@@ -137,7 +137,7 @@ def _isolated(evidence: Evidence, levels: pd.DataFrame) -> tuple[list[Table], li
                 _mean_of(r, "val"),
                 _mean_of(r, "test"),
             )
-            for r in own[own["isolated"].astype(bool)].to_dict("records")
+            for r in own[own["isolated"]].to_dict("records")
         ]
     head = ("by value, accuracy %", "random settings", "validation (95 %)", "test (95 %)")
     facts = {"levels": levels.to_dict("records")}

@@ -108,7 +108,7 @@ def _draw(
         drawn["tuning"] = figures_tuning.tuning(tuned.slices, tuned.islands, palette)
     if not (against := costs.table(evidence)).empty:
         drawn["costs"] = figures_tuning.costs(against, palette)
-    shown = levels[levels["own"].astype(bool) & levels["isolated"].astype(bool)]
+    shown = levels[levels["own"] & levels["isolated"]]
     if not shown.empty:
         drawn["levels"] = figures_tuning.levels(shown, palette)
     spend = frames.spend(evidence.history, evidence.plan)

@@ -127,7 +127,7 @@ def test_without_trials_enough_there_is_no_figure_but_a_sentence(tmp_path: Path)
 def test_a_panel_for_every_arm_that_has_an_axis_to_show() -> None:
     own: list[tuple[Config, float | None]] = [({"aug": v}, 0.8) for v in "xxxyyy"]
     found = isolated.table(evidence({"a": own, "b": []}, {"a": {"aug": CHOICE}, "b": {"aug": CHOICE}}))
-    figure = figures_tuning.levels(found[found["isolated"].astype(bool)], colours(("a", "b")))
+    figure = figures_tuning.levels(found[found["isolated"]], colours(("a", "b")))
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["a"]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [
         "aug\nx (3)",
