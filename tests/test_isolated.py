@@ -40,7 +40,7 @@ def evidence(
 
 
 def test_a_value_has_the_mean_and_t_interval_of_its_trials() -> None:
-    values = {"x": [0.8, 0.82, 0.81], "y": [0.7, None, 0.74, 0.72], "z": [0.9]}
+    values: dict[str, list[float | None]] = {"x": [0.8, 0.82, 0.81], "y": [0.7, None, 0.74, 0.72], "z": [0.9]}
     own: list[tuple[Config, float | None]] = [({"aug": k}, v) for k, vs in values.items() for v in vs]
     study = evidence({"a": own, "b": []}, {"a": {"aug": CHOICE}, "b": {"aug": CHOICE}})
     found = isolated.table(study)
