@@ -22,7 +22,7 @@ from opda.nonparametric import EmpiricalDistribution  # type: ignore[import-unty
 from scipy import stats
 
 from analysis.estimate import Reals, Refused
-from analysis.words import counted, duration
+from analysis.words import counted, duration, level
 
 RESAMPLES = 1000
 ISLANDS_FLOOR = 3
@@ -150,6 +150,7 @@ class Crossover:
     """Bootstrap interval of ``at``; ``math.inf`` where it reaches beyond what was seen."""
     start: float
     end: float
+    confidence: float
 
     def told(self, first: str, second: str) -> str:
         """One sentence with the arms' names."""
@@ -159,7 +160,7 @@ class Crossover:
             return f"No crossing seen {seen}: the curves of {first} and {second} end level."
         if self.word == "crossing":
             return (
-                f"{ahead} leads from {duration(self.at)} of tuning on (95 % {duration(self.low)} to "
+                f"{ahead} leads from {duration(self.at)} of tuning on ({level(self.confidence)} {duration(self.low)} to "
                 f"{duration(self.high)}); with less, {behind} is ahead."
             )
         if self.word == "no crossing seen":
@@ -238,7 +239,14 @@ def _crossover(gap: Reals, resampled: Reals, grid: Reals, end: float, confidence
     final = 0.0 if abs(gap[-1]) < 1e-12 else float(np.sign(gap[-1]))
     if final == 0:
         return Crossover(
-            word="no crossing seen", leader=None, at=math.inf, low=start, high=math.inf, start=start, end=end
+            word="no crossing seen",
+            leader=None,
+            at=math.inf,
+            low=start,
+            high=math.inf,
+            start=start,
+            end=end,
+            confidence=confidence,
         )
     at = float(_since(gap[None], grid, final)[0])
     since = _since(resampled, grid, final)
@@ -251,7 +259,9 @@ def _crossover(gap: Reals, resampled: Reals, grid: Reals, end: float, confidence
     elif low > start and high < math.inf:
         word = "crossing"
     leader: Literal["first", "second"] = "first" if final > 0 else "second"
-    return Crossover(word=word, leader=leader, at=at, low=low, high=high, start=start, end=end)
+    return Crossover(
+        word=word, leader=leader, at=at, low=low, high=high, start=start, end=end, confidence=confidence
+    )
 
 
 def _since(gaps: Reals, grid: Reals, sign: float) -> Reals:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures import STYLE, _figure, _laid_out, _records, _title
+from analysis.figures import STYLE, _figure, _laid_out, _records, _rows, _title
 
 
 def draw_slices(curves: Mapping[str, pd.DataFrame], ax: Axes, palette: Mapping[str, str]) -> None:
@@ -54,6 +54,66 @@ def draw_costs(table: pd.DataFrame, column: str, ax: Axes, palette: Mapping[str,
         ax.plot(x, 100 * row["mean"], marker="D", ms=7, color=colour, mfc=face, mew=1.6, ls="")
     ax.set_xlim(0, 1.15 * float(table[column].max()))  # from 0: a small saving must look small
     ax.grid(axis="y")
+
+
+def draw_levels(table: pd.DataFrame, ax: Axes, colour: str) -> None:
+    """Accuracy by value of one arm's axes: every trial a dot, mean and 95 % interval; filled validation, hollow test.
+
+    Columns as of ``isolated.table``. A failed trial is counted beside the value: drawn where it guesses, it would
+    flatten the rest.
+    """
+    rows = _records(table)
+    lasting: list[float] = []
+    for y, row in enumerate(rows):
+        for kind, at, face in (("val", y - 0.16, colour), ("test", y + 0.2, "white")):
+            kept = sorted(row[kind])[row["failed"] :]
+            lasting += kept
+            ax.plot(
+                [100 * a for a in kept],
+                [at] * len(kept),
+                ls="",
+                marker="o",
+                ms=3.6,
+                color=colour,
+                mfc=face,
+                alpha=0.7,
+            )
+            mean, low, high = (100 * row[f"{kind}_{name}"] for name in ("mean", "low", "high"))
+            ax.plot([low, high], [at, at], color=colour, lw=1.6, solid_capstyle="butt")
+            ax.plot(mean, at, marker="D", ms=6.5, color=colour, mfc=face, mew=1.4, ls="")
+            lasting += [] if math.isnan(mean) else [mean / 100]
+    labels = [
+        f"{row['axis']}\n{row['value']} ({row['trials']}{', ' + str(row['failed']) + ' failed' if row['failed'] else ''})"
+        for row in rows
+    ]
+    _rows(ax, labels)
+    for y in range(1, len(rows)):
+        if rows[y]["axis"] != rows[y - 1]["axis"]:
+            ax.axhline(y - 0.5, color="#999999", lw=0.8)
+    if lasting:
+        room = max(0.5, 8 * (max(lasting) - min(lasting)))
+        ax.set_xlim(100 * min(lasting) - room, min(100.5, 100 * max(lasting) + room))
+
+
+@mpl.rc_context(STYLE)  # type: ignore[arg-type]
+def levels(table: pd.DataFrame, palette: Mapping[str, str]) -> Figure:
+    """One panel per arm that has an axis to show; ``table`` has rows of such axes only."""
+    counts = {arm: int((table["arm"] == arm).sum()) for arm in palette}
+    counts = {arm: count for arm, count in counts.items() if count}
+    figure = _figure(sum(0.5 * n + 0.7 for n in counts.values()) + 1.0)
+    _title(figure, "Random settings by value: accuracy (%), mean, 95 % interval")
+    panels = figure.subplots(
+        len(counts), 1, squeeze=False, height_ratios=[0.5 * n + 0.7 for n in counts.values()]
+    )[:, 0]
+    for ax, arm in zip(panels, counts, strict=True):
+        draw_levels(table[table["arm"] == arm], ax, palette[arm])
+        ax.set_title(arm, loc="left", fontsize=9.5, color=palette[arm], fontweight="bold")
+    handles = [Line2D([], [], color="#444444", marker="D", ls="", label="validation")]
+    if table["test_mean"].notna().any():
+        handles += [Line2D([], [], color="#444444", mfc="white", marker="D", ls="", label="test")]
+    handles += [Line2D([], [], color="#444444", marker="o", ms=3.6, ls="", label="one random setting")]
+    figure.legend(handles=handles, ncols=3, loc="outside lower left")
+    return _laid_out(figure)
 
 
 @mpl.rc_context(STYLE)  # type: ignore[arg-type]

@@ -1,22 +1,28 @@
 """What mattered: how much each arm asks of its tuner, whether one fixed setting misleads, which parameter counts."""
 
+import math
 from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from analysis.estimate import Refused
 from analysis.evidence import Evidence
 from analysis.findings import Findings
+from analysis.isolated import FLOOR, adjusted
 from analysis.section import Section, Table, sentence
 from analysis.tunability import Interval, fixed_setting_trap, sensitivity, tunability
 from analysis.tuning import drawn
 from analysis.verdict import Verdict
-from analysis.words import counted, percent, points
+from analysis.words import counted, listed, percent, points
 
 
-def section(evidence: Evidence, found: Findings) -> Section:
-    """All of it from the random slice; the gain over the default is told with the verdict."""
+def section(evidence: Evidence, found: Findings, levels: pd.DataFrame) -> Section:
+    """All of it from the random slice; the gain over the default is told with the verdict.
+
+    ``levels``: as from ``isolated.table``.
+    """
     plan = evidence.plan
     missing = [arm for arm in plan.arms if arm not in {c.arm for c in found.gains}]
     text = [
@@ -25,7 +31,7 @@ def section(evidence: Evidence, found: Findings) -> Section:
     ]
     tables: list[Table] = []
     facts: dict[str, Any] = {}
-    for table, told, own in (_asks(evidence), _importances(evidence)):
+    for table, told, own in (_asks(evidence), _importances(evidence), _isolated(evidence, levels)):
         tables += table
         text += told
         facts |= own
@@ -42,7 +48,10 @@ def section(evidence: Evidence, found: Findings) -> Section:
         tables=tuple(tables),
         note="Of random settings, each run to full length once, by validation accuracy; intervals 95 %. Omega weights "
         "what few settings find more than what many find; the area weights all alike. Near the best: within 1 pt of "
-        "what selection measured for the chosen setting, or of the slice's own best. A failed run counts as guessing."
+        "what selection measured for the chosen setting, or of the slice's own best. A failed run counts as guessing. By "
+        "value: all other parameters vary at random from run to run, so a value's mean is over those (observational over "
+        "the other random axes), not at one fixed setting; an arm that ties its group width to its cardinality is so "
+        "compared at matched complexity."
         if tables
         else "",
         facts=facts | {"traps": traps, "told": text},
@@ -97,6 +106,49 @@ def _importances(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, 
             rows.append((f"{arm}: {row['parameter']}", percent(row["importance"], 0), ranks, shown))
     head = ("parameter", "importance", "rank (95 %)", "more than chance")
     return ([Table(head=head, rows=tuple(rows))] if rows else []), told, {"importance": facts}
+
+
+def _isolated(evidence: Evidence, levels: pd.DataFrame) -> tuple[list[Table], list[str], dict[str, Any]]:
+    """Accuracy by value of the choices, and of what only some arms have; the facts have every axis."""
+    told, rows, adjusted_p = [], [], adjusted(levels)
+    for arm in evidence.plan.arms:
+        own = levels[(levels["arm"] == arm) & levels["own"]]
+        axes = dict(zip(own["axis"], own["isolated"], strict=True))
+        if thin := [axis for axis, isolated in axes.items() if not isolated]:
+            told.append(
+                f"Too few random settings of {arm} ({len(evidence.slices.get(arm, ()))}) to set the values of {listed(thin)} "
+                f"apart: it takes {FLOOR} of each of two values."
+            )
+        for word, shown in (("shows a", True), ("shows no", False)):
+            names = [
+                f"{axis} (p = {adjusted_p[arm, axis]:.3f})"
+                for axis, isolated in axes.items()
+                if isolated and (adjusted_p[arm, axis] <= 0.05) == shown
+            ]
+            if names:
+                told.append(
+                    f"By value: the slice of {arm} {word} difference beyond chance between the values of "
+                    f"{listed(names)}; permutation of ranks, Holm over its parameters."
+                )
+        rows += [
+            (
+                f"{arm}: {r['axis']} {r['value']}",
+                f"{r['trials']}" + (f" ({r['failed']} failed)" if r["failed"] else ""),
+                _mean_of(r, "val"),
+                _mean_of(r, "test"),
+            )
+            for r in own[own["isolated"]].to_dict("records")
+        ]
+    head = ("by value, accuracy %", "random settings", "validation (95 %)", "test (95 %)")
+    facts = {"levels": levels.to_dict("records")}
+    return ([Table(head=head, rows=tuple(rows))] if rows else []), told, facts
+
+
+def _mean_of(row: dict[Any, Any], kind: str) -> str:
+    mean, low, high = (row[f"{kind}_{name}"] for name in ("mean", "low", "high"))
+    if math.isnan(mean):
+        return "too few" if row[kind] else "–"
+    return f"{points(mean)} ({points(low)} to {points(high)})"
 
 
 def _trap(evidence: Evidence, v: Verdict) -> tuple[str, list[dict[str, Any]]]:

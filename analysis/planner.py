@@ -1,12 +1,16 @@
 """What a plan can promise before it runs: the smallest gap it can show, and whether it can prove a tie.
 
 Rests on two assumptions that the study later measures: how often two nets of this accuracy disagree,
-and how much luck a run has. Accuracies, gaps and sds are fractions. scipy only.
+and how much luck a run has. Accuracies, gaps and sds are fractions. Of the libraries scipy only.
 """
 
+import bisect
 import math
+from collections.abc import Callable
 
 from scipy import optimize, stats
+
+from study.plan import CONFIRM_CEILING, Budget, Plan
 
 ACCURACY = 0.93
 """Assumed when nothing is known: the post's nets."""
@@ -19,6 +23,8 @@ LASTING = 0.3
 """Part of the disagreement that stays when each arm is averaged over endless runs. Set so that 5 runs
 per arm on 10,000 images at 93 % give the standard error of 0.17 pt of method.md 2.3."""
 POWER = 0.8
+ENDLESS = 10**9
+"""Runs per arm, where only the images' sampling is left."""
 
 
 def disagreement(accuracy: float) -> float:
@@ -76,19 +82,104 @@ def tie_provable(
     return rope >= smallest_tie(runs=runs, images=images, accuracy=accuracy, run_sd=run_sd, pairs=pairs)
 
 
-def images_for_tie(
-    rope: float, *, runs: int, accuracy: float = ACCURACY, run_sd: float = RUN_SD
+Reaches = Callable[..., float]
+"""``smallest_gap`` or ``smallest_tie``."""
+
+
+def runs_needed(
+    size: float,
+    reaches: Reaches,
+    *,
+    images: int,
+    accuracy: float = ACCURACY,
+    run_sd: float = RUN_SD,
+    pairs: int = 1,
 ) -> int | None:
-    """Test images from which a tie at this ROPE can be proved with ``runs`` per arm; None if never."""
+    """Fewest confirmation runs per arm at which ``reaches`` is no larger than ``size``; None if no number would do.
+
+    More runs cannot help where the images' sampling alone is too coarse. Raises ValueError as ``standard_error``.
+    """
+
+    def enough(runs: int) -> bool:
+        return reaches(runs=runs, images=images, accuracy=accuracy, run_sd=run_sd, pairs=pairs) <= size
+
+    if not enough(ENDLESS):
+        return None
+    high = 2
+    while not enough(high):
+        high *= 2
+    return bisect.bisect_left(range(high + 1), True, lo=2, key=enough)
+
+
+def images_needed(
+    size: float,
+    reaches: Reaches,
+    *,
+    runs: int,
+    accuracy: float = ACCURACY,
+    run_sd: float = RUN_SD,
+    pairs: int = 1,
+) -> int | None:
+    """Test images from which ``reaches`` is no larger than ``size`` with ``runs`` per arm; None if never."""
 
     def lacking(log_images: float) -> float:
         images = round(math.exp(log_images))
-        return smallest_tie(runs=runs, images=images, accuracy=accuracy, run_sd=run_sd) - rope
+        return reaches(runs=runs, images=images, accuracy=accuracy, run_sd=run_sd, pairs=pairs) - size
 
     low, high = math.log(2), math.log(1e8)
     if lacking(high) > 0:
         return None
     return 2 if lacking(low) < 0 else math.ceil(math.exp(optimize.brentq(lacking, low, high, xtol=1e-4)))
+
+
+def price(plan: Plan, *, accuracy: float | None = None) -> tuple[str, str]:
+    """What it would cost to decide at the plan's margin and run length, each in 80 % of studies: to name an arm that
+    is ahead by the margin, and to prove equal arms equal. A gap between these two takes more.
+
+    Before anything is known of the ``accuracy`` it is told for two levels of it. Budgets are by the plan's own
+    arithmetic of shares (``Plan.budget_for``). Raises ValueError as ``standard_error``.
+    """
+    levels = UNKNOWN if accuracy is None else (accuracy,)
+
+    def told(goal: str, reaches: Reaches) -> str:
+        takes = [_takes(plan, reaches, level) for level in levels]
+        if len(set(takes)) > 1:
+            takes = [f"{text} (nets near {100 * a:.0f} %)" for a, text in zip(levels, takes, strict=True)]
+        return f"{goal}, in {100 * POWER:.0f} % of studies: {'; '.join(dict.fromkeys(takes))}."
+
+    margin = f"{100 * plan.rope:g} pt"
+    return (
+        told(f"To name an arm that is {margin} ahead", smallest_gap),
+        told(f"To prove equal arms equal within {margin}", smallest_tie),
+    )
+
+
+def _takes(plan: Plan, reaches: Reaches, accuracy: float) -> str:
+    """The runs per arm and the budget, or that no number of runs would do and how many test images would."""
+    pairs, test = math.comb(len(plan.arms), 2), plan.data.test
+    runs = runs_needed(plan.rope, reaches, images=test, accuracy=accuracy, pairs=pairs)
+    if runs is not None and runs <= plan.confirm_reserved:
+        return f"{runs} confirmation runs per arm, which this budget pays for"
+    if runs is not None and runs <= CONFIRM_CEILING:
+        budget = plan.budget_for(runs)
+        return (
+            f"{runs} confirmation runs per arm, a study of about {_hours(budget)} "
+            f"(--budget {budget} --epochs {plan.epochs})"
+        )
+    images = images_needed(plan.rope, reaches, runs=CONFIRM_CEILING, accuracy=accuracy, pairs=pairs)
+    instead = "" if images is None else f", but {CONFIRM_CEILING} on about {float(f'{images:.2g}'):.0f}"
+    if runs is None:
+        return f"no number of runs on these {test} test images{instead}"
+    alone = Budget(seconds=sum(runs * plan.full_run(arm) for arm in plan.arms), resource=plan.budget.resource)
+    return (
+        f"{runs} confirmation runs per arm, about {_hours(alone)} for these alone and more than the {CONFIRM_CEILING} "
+        f"a study makes{instead.replace(', but', ';')}{' test images' if instead else ''}"
+    )
+
+
+def _hours(budget: Budget) -> str:
+    hours = budget.seconds / 3600
+    return f"{hours:.2f} {budget.resource}-hours" if hours < 10 else f"{hours:.0f} {budget.resource}-hours"
 
 
 def promise(*, runs: int, images: int, rope: float, accuracy: float | None = None, arms: int = 2) -> str:

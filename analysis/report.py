@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -23,8 +24,10 @@ from analysis import (
     findings,
     frames,
     health,
+    isolated,
     mattered,
     pairs,
+    robustness,
     together,
     tuning,
     whys,
@@ -32,7 +35,7 @@ from analysis import (
 )
 from analysis.evidence import Evidence, EvidenceError, read
 from analysis.findings import Findings
-from analysis.planner import promise
+from analysis.planner import price, promise
 from analysis.section import Section, plain
 from analysis.verdict import Verdict
 from study.records import PHASES, Config
@@ -60,12 +63,13 @@ def write(run: Path) -> Report:
     evidence = read(run)
     found = findings.find(evidence)
     tuned = tuning.curves(evidence)
-    drawn = _draw(evidence, found, tuned)
+    levels = isolated.table(evidence)
+    drawn = _draw(evidence, found, tuned, levels)
     files: dict[str, bytes] = {}
     for name, figure in drawn.items():
         files[f"{FIGURES}/{name}.svg"] = figures.svg(figure)
         files[f"{FIGURES}/{name}.png"] = figures.png(figure)
-    sections = _sections(run, evidence, found, tuned)
+    sections = _sections(run, evidence, found, tuned, levels)
     facts = _facts(evidence, found) | {"sections": sections}
     inline = {name: _inline(files[f"{FIGURES}/{name}.svg"], name) for name in drawn}
     files[HTML] = _render("report.html.jinja", facts | {"figures": inline})
@@ -89,7 +93,9 @@ def gate(report: Report, arm: str) -> int:
     return 0 if own and all(v.ahead == arm for v in own) else 4
 
 
-def _draw(evidence: Evidence, found: Findings, tuned: tuning.Curves) -> dict[str, Figure]:
+def _draw(
+    evidence: Evidence, found: Findings, tuned: tuning.Curves, levels: pd.DataFrame
+) -> dict[str, Figure]:
     palette = figures.colours(evidence.plan.arms)
     drawn = {}
     accuracies, differences = findings.accuracies(evidence), findings.differences(found)
@@ -102,19 +108,25 @@ def _draw(evidence: Evidence, found: Findings, tuned: tuning.Curves) -> dict[str
         drawn["tuning"] = figures_tuning.tuning(tuned.slices, tuned.islands, palette)
     if not (against := costs.table(evidence)).empty:
         drawn["costs"] = figures_tuning.costs(against, palette)
+    shown = levels[levels["own"] & levels["isolated"]]
+    if not shown.empty:
+        drawn["levels"] = figures_tuning.levels(shown, palette)
     spend = frames.spend(evidence.history, evidence.plan)
     if spend["cost"].sum() > 0:
         drawn["spend"] = figures.spend(spend, palette)
     return drawn
 
 
-def _sections(run: Path, evidence: Evidence, found: Findings, tuned: tuning.Curves) -> dict[str, Section]:
+def _sections(
+    run: Path, evidence: Evidence, found: Findings, tuned: tuning.Curves, levels: pd.DataFrame
+) -> dict[str, Section]:
     """By the key that each has in verdict.json."""
     return {
         "search_against_search": pairs.searches(evidence, found),
         "tuning_curves": tuning.section(evidence, found, tuned),
+        "what_changes_the_answer": robustness.section(evidence),
         "accuracy_against_cost": costs.section(evidence, costs.table(evidence)),
-        "what_mattered": mattered.section(evidence, found),
+        "what_mattered": mattered.section(evidence, found, levels),
         "whys": whys.section(evidence, found),
         "ensembles": together.section(run, evidence, found),
         "appendix": pairs.appendix(evidence, found),
@@ -205,7 +217,8 @@ def _promise(evidence: Evidence) -> str:
     runs = min((len(r.correct) for r in evidence.tuned.values()), default=plan.confirm_reserved)
     level = max((min(r.mean, 0.999) for r in evidence.tuned.values()), default=None)
     try:
-        return promise(runs=runs, images=plan.data.test, rope=plan.rope, accuracy=level, arms=len(plan.arms))
+        shown = promise(runs=runs, images=plan.data.test, rope=plan.rope, accuracy=level, arms=len(plan.arms))
+        return " ".join([shown, "What it would cost to decide, by estimate.", *price(plan, accuracy=level)])
     except ValueError:
         return ""
 

@@ -43,9 +43,26 @@ def pairs(evidence: Evidence, found: Findings) -> list[tuple[str, str, float]]:
 
 
 def against_leader(evidence: Evidence, found: Findings) -> list[tuple[str, str, float]]:
-    """The pairs of the first arm named: all others would say the same in other signs."""
+    """The leader against each other arm, in the order of the verdicts; two arms are their one pair.
+
+    The other pairs are left out where a pair takes a paragraph or a table; before there is a verdict the
+    arm named first stands in for the leader. Levels are those of ``pairs``: together over all pairs.
+    """
     couples = pairs(evidence, found)
     return [couple for couple in couples if couple[0] == couples[0][0]]
+
+
+def rule(evidence: Evidence, found: Findings) -> tuple[str, ...]:
+    """Which pairs ``against_leader`` shows, for the reader: one sentence, none for two arms."""
+    couples = pairs(evidence, found)
+    if len(couples) == 1:
+        return ()
+    who = "the arm with the highest mean" if found.verdicts else "the arm named first, since none leads yet"
+    told = (
+        f"Shown: {couples[0][0]}, {who}, against each other arm; a pair's intervals are at "
+        f"{level(couples[0][2])}, so that those of all {len(couples)} pairs hold together."
+    )
+    return (told,)
 
 
 def span(e: Estimate) -> str:

@@ -13,18 +13,18 @@ from analysis.ensembles import Labels, Probabilities, compare, mixing_helps
 from analysis.estimate import Refused
 from analysis.evidence import PREDICTIONS, Evidence
 from analysis.findings import Findings
-from analysis.section import Section, Table, against_leader, sentence
-from analysis.words import counted, listed, percent, points
+from analysis.section import Section, Table, against_leader, rule, sentence
+from analysis.words import counted, level, listed, percent, points
 
 
 def section(run: Path, evidence: Evidence, found: Findings) -> Section:
     """Same arm against mixed, at equal member count and at equal compute, and how differently nets err."""
-    text: list[str] = []
+    text: list[str] = [*rule(evidence, found)]
     facts: list[dict[str, Any]] = []
     tables: list[Table] = []
-    for first, second, _ in against_leader(evidence, found):
+    for first, second, confidence in against_leader(evidence, found):
         try:
-            told, made, own = _pair(run, evidence, first, second)
+            told, made, own = _pair(run, evidence, first, second, confidence)
         except Refused as refusal:
             text.append(f"Ensembles of {first} and {second} are not compared. {sentence(refusal)}")
             continue
@@ -37,7 +37,7 @@ def section(run: Path, evidence: Evidence, found: Findings) -> Section:
         tables=tuple(tables),
         note="An ensemble names the class with the highest mean probability of its members, the confirmation runs; "
         "each number is a mean over the ensembles that they can form. Training cost in full runs of the cheaper arm; equal compute is by it. "
-        "Intervals (95 %) are for new images and new runs; a dash where one ensemble needs all runs, so that "
+        "Intervals are for new images and new runs; a dash where one ensemble needs all runs, so that "
         "nothing shows how runs vary. A failed run cannot be a member."
         if tables
         else "",
@@ -45,11 +45,13 @@ def section(run: Path, evidence: Evidence, found: Findings) -> Section:
     )
 
 
-def _pair(run: Path, evidence: Evidence, first: str, second: str) -> tuple[str, list[Table], dict[str, Any]]:
+def _pair(
+    run: Path, evidence: Evidence, first: str, second: str, confidence: float
+) -> tuple[str, list[Table], dict[str, Any]]:
     (a, labels), (b, _) = _load(run, evidence, first), _load(run, evidence, second)
     costs = evidence.tuned[first].full_run, evidence.tuned[second].full_run
     try:
-        made = compare(a, b, labels, names=(first, second), costs=costs)
+        made = compare(a, b, labels, names=(first, second), costs=costs, confidence=confidence)
     except ValueError as error:
         raise Refused(str(error)) from error
     sizes = mixing_helps(made.contrasts)
@@ -78,9 +80,16 @@ def _pair(run: Path, evidence: Evidence, first: str, second: str) -> tuple[str, 
         )
         for r in made.contrasts.to_dict("records")
     )
-    tables = [Table(head=("test accuracy, %", "mean", "95 % interval", "training cost"), rows=accuracies)]
+    tables = [
+        Table(
+            head=("test accuracy, %", "mean", f"{level(confidence)} interval", "training cost"),
+            rows=accuracies,
+        )
+    ]
     if contrasts:
-        tables.append(Table(head=("mixed minus own", "points", "95 % interval"), rows=contrasts))
+        tables.append(
+            Table(head=("mixed minus own", "points", f"{level(confidence)} interval"), rows=contrasts)
+        )
     return (
         told,
         tables,

@@ -15,7 +15,7 @@ from analysis.curves import Crossover, crossover_islands, crossover_slices, isla
 from analysis.estimate import Reals, Refused
 from analysis.evidence import Evidence
 from analysis.findings import Findings
-from analysis.section import Section, Table, against_leader, sentence
+from analysis.section import Section, Table, against_leader, rule, sentence
 from analysis.words import counted, duration, points
 
 SLICE_FLOOR = 2
@@ -89,11 +89,11 @@ def curves(evidence: Evidence) -> Curves:
 
 def section(evidence: Evidence, found: Findings, made: Curves) -> Section:
     """The curves in words and numbers, and where they cross."""
-    text, crossings = list(made.told), []
-    for first, second, _ in against_leader(evidence, found):
+    text, crossings = [*made.told, *rule(evidence, found)], []
+    for first, second, confidence in against_leader(evidence, found):
         for source, name in (("slice", "Random settings"), ("islands", "The searches")):
             try:
-                crossing = _crossing(evidence, source, first, second)
+                crossing = _crossing(evidence, source, first, second, confidence)
             except Refused as refusal:
                 text.append(f"{name}, {first} against {second}: no crossing can be told. {sentence(refusal)}")
                 continue
@@ -133,12 +133,13 @@ NOTE = (
 )
 
 
-def _crossing(evidence: Evidence, source: str, first: str, second: str) -> Crossover:
+def _crossing(evidence: Evidence, source: str, first: str, second: str, confidence: float) -> Crossover:
     if source == "islands":
         budget = min(per_island(evidence, arm) for arm in (first, second))
-        return crossover_islands(_searched(evidence, first), _searched(evidence, second), per_island=budget)
+        a_steps, b_steps = _searched(evidence, first), _searched(evidence, second)
+        return crossover_islands(a_steps, b_steps, per_island=budget, confidence=confidence)
     (a, a_cost, _), (b, b_cost, _) = drawn(evidence, first), drawn(evidence, second)
-    return crossover_slices(a, a_cost, b, b_cost)
+    return crossover_slices(a, a_cost, b, b_cost, confidence=confidence)
 
 
 def _searched(evidence: Evidence, arm: str) -> pd.DataFrame:

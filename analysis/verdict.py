@@ -19,7 +19,7 @@ from analysis.estimate import (
     rope_probabilities,
     welch,
 )
-from analysis.words import counted, listed, points
+from analysis.words import counted, duration, listed, points
 
 Word = Literal["better", "better, size unclear", "practical tie", "inconclusive"]
 
@@ -249,7 +249,7 @@ def _advice(
         if more is not None:
             return (
                 f"About {counted(more, 'more confirmation run')} per arm would decide, if the difference stays as "
-                "measured (estimate)."
+                f"measured (estimate); they would take {duration(more * (dear + cheap))} in all."
             )
         need = f": about {images} test images would be needed (estimate)" if images else ""
         return f"It cannot be decided by more runs with this test set{need}."

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.estimate import Reals, Refused, welch
 from analysis.evidence import Evidence
 from analysis.findings import Findings
-from analysis.section import Section, Table, against_leader
+from analysis.section import Section, Table, against_leader, rule
 from analysis.tunability import gap_differences, generalisation_gaps
 from analysis.words import level, percent, points
 
@@ -23,7 +23,7 @@ FRACTIONS = (0.1, 0.3)
 def section(evidence: Evidence, found: Findings) -> Section:
     couples = against_leader(evidence, found)
     runs = _full_runs(evidence)
-    text, facts = [], []
+    text, facts = [*rule(evidence, found)], []
     for first, second, confidence in couples:
         told, gaps = _regularisation(runs, first, second, confidence)
         timed, ratio = _time(evidence, first, second, confidence)

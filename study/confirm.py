@@ -40,14 +40,29 @@ def candidates(plan: Plan, history: History, arm: str) -> list[Config]:
     default = [t.config for t in history.of(arm, "baseline")]
     for island in range(plan.islands):
         trials = [t for t in history.of(arm, "search") if t.island == island]
-        chosen += (_best_first(history, trials) or default)[:1]
-    others = _best_first(history, history.of(arm, "slice"))[:1] + _best_first(
+        chosen += ([t.config for t in best_first(history, trials)] or default)[:1]
+    others = best_first(history, history.of(arm, "slice"))[:1] + best_first(
         history, history.of(arm, "search")
     )
-    for config in others:
+    for config in (t.config for t in others):
         if len(chosen) < plan.candidates and config not in chosen:
             chosen.append(config)
     return chosen
+
+
+def best_first(history: History, trials: list[Trial]) -> list[Trial]:
+    """One trial per setting of those that did not fail, furthest trained and most accurate first."""
+    lasting = [t for t in trials if (o := history.outcomes.get(t.id)) and o.state != "failed" and o.epochs]
+    lasting.sort(
+        key=lambda t: (len(history.epochs[t.id]), history.epochs[t.id][-1].val_accuracy), reverse=True
+    )
+    found: list[Trial] = []
+    for trial in lasting:
+        if all(trial.config != t.config for t in found):
+            found.append(trial)
+            if len(found) == ENOUGH:
+                break
+    return found
 
 
 def next_candidate(plan: Plan, history: History, arm: str) -> tuple[int, Config] | None:
@@ -155,21 +170,6 @@ def run_cost(plan: Plan, history: History, trials: Iterable[str]) -> float:
     chosen = [history.trials[t] for t in trials]
     latest = history.full_length(chosen[0].arm, "confirm")[-1:]
     return max(_cost(history, group) for group in (chosen, latest or chosen)) + plan.test_cost(chosen[0].arm)
-
-
-def _best_first(history: History, trials: list[Trial]) -> list[Config]:
-    """Distinct settings of the trials that did not fail, furthest trained and most accurate first."""
-    lasting = [t for t in trials if (o := history.outcomes.get(t.id)) and o.state != "failed" and o.epochs]
-    lasting.sort(
-        key=lambda t: (len(history.epochs[t.id]), history.epochs[t.id][-1].val_accuracy), reverse=True
-    )
-    found: list[Config] = []
-    for trial in lasting:
-        if trial.config not in found:
-            found.append(trial.config)
-            if len(found) == ENOUGH:
-                break
-    return found
 
 
 def _first_runs(history: History, arm: str, entered: list[Config]) -> list[Trial | None]:

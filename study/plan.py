@@ -203,8 +203,25 @@ class Plan:
     @property
     def smallest_budget(self) -> Budget:
         """The smallest budget at which this question, with runs of this length, can be asked."""
-        runs = BASELINE_RUNS + TUNING_RUNS_FLOOR + MARGIN * (SELECT_FLOOR + CONFIRM_FLOOR)
-        share = self.overhead + runs * max(self.full_run(a) for a in self.arms)
+        return self._budget_of(BASELINE_RUNS + TUNING_RUNS_FLOOR + MARGIN * (SELECT_FLOOR + CONFIRM_FLOOR))
+
+    def budget_for(self, runs: int) -> Budget:
+        """The smallest budget of which this many confirmation runs per arm are set apart, length kept.
+
+        Raises PlanError for more runs than any study makes.
+        """
+        if runs > CONFIRM_CEILING:
+            raise PlanError(
+                f"{runs} confirmation runs per arm are more than the {CONFIRM_CEILING} of any study"
+            )
+        if runs <= CONFIRM_FLOOR:
+            return self.smallest_budget
+        enough = self._budget_of(runs / CONFIRM_SHARE)
+        return max(enough, self.smallest_budget, key=lambda budget: budget.seconds)
+
+    def _budget_of(self, full_runs: float) -> Budget:
+        """What buys every arm this many full runs, in whole minutes and a little more."""
+        share = self.overhead + full_runs * max(self.full_run(a) for a in self.arms)
         minutes = math.ceil(1.02 * share * len(self.arms) / 60)
         return Budget(seconds=60.0 * minutes, resource=self.budget.resource)
 

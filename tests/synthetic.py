@@ -8,12 +8,15 @@ over runs (method.md 2.3).
 
 import functools
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
+from study.confirm import candidates
 from study.ledger import Ledger
 from study.plan import Audit, Budget, DataCard, Machine, Plan
 from study.records import (
@@ -111,6 +114,19 @@ def plan(arms: tuple[str, ...] = ("resnet8", "resnext8"), *, images: int = 2000,
     )
 
 
+RATE: dict[str, Any] = {"low": 1e-3, "high": 1.0, "log": True, "default": 0.1}
+AUGMENTATION: dict[str, Any] = {"options": ["none", "flip", "flip+crop"], "default": "flip+crop"}
+SPACES: dict[str, dict[str, dict[str, Any]]] = {
+    "resnet8": {"learning_rate": RATE, "augmentation": AUGMENTATION},
+    "resnext8": {
+        "learning_rate": RATE,
+        "augmentation": AUGMENTATION,
+        "cardinality": {"options": [2, 4, 8], "default": 8},
+    },
+}
+"""What ``Diary`` searches, as in the plan; of use where a report tells of it."""
+
+
 class Diary:
     """Writes one made-up study into a folder, phase by phase, in the order a real one writes."""
 
@@ -133,17 +149,21 @@ class Diary:
         epochs: int,
         level: float = 0.9,
         island: int = 0,
+        config: Config | None = None,
     ) -> str:
         index = len(self.ledger.of(arm, phase))
         name = f"arm{self.plan.arms.index(arm)}-{phase}-{index}"
-        config: Config = {
+        drawn: Config = {
             "learning_rate": float(round(10 ** self.rng.uniform(-3, 0), 5)) if phase == "search" else 0.1,
             "augmentation": "flip+crop",
         }
         if phase == "slice":  # the arms draw the same setting under the same index
             rng = np.random.default_rng(index)
-            config["learning_rate"] = float(round(10 ** rng.uniform(-3, 0), 5))
-            config["augmentation"] = str(rng.choice(["none", "flip", "flip+crop"]))
+            drawn["learning_rate"] = float(round(10 ** rng.uniform(-3, 0), 5))
+            drawn["augmentation"] = str(rng.choice(["none", "flip", "flip+crop"]))
+            for axis, what in self.plan.spaces.get(arm, {}).items():
+                if "options" in what and axis not in drawn:  # the arm's own
+                    drawn[axis] = what["options"][int(rng.integers(len(what["options"])))]
         self.ledger.add(
             Trial(
                 id=name,
@@ -151,7 +171,7 @@ class Diary:
                 phase=phase,
                 index=index,
                 island=island,
-                config=config,
+                config=drawn if config is None else config,
                 seed=len(self.ledger.trials),
                 split_seed=index,
                 epochs=self.plan.epochs,
@@ -177,8 +197,10 @@ class Diary:
         self.ledger.add(Outcome(trial=name, state=state, reason=reason, epochs=epochs, cost=cost + 0.3))
         return name
 
-    def full(self, arm: str, phase: Phase, runs: int, level: float = 0.9) -> list[str]:
-        """Full-length trials; those of the selection are its candidates, by position."""
+    def full(
+        self, arm: str, phase: Phase, runs: int, level: float = 0.9, config: Config | None = None
+    ) -> list[str]:
+        """Full-length trials, of ``config`` or the default."""
         return [
             self.trial(
                 arm,
@@ -187,9 +209,25 @@ class Diary:
                 reason="full length",
                 epochs=self.plan.epochs,
                 level=level,
-                island=number if phase == "select" else 0,
+                config=config,
             )
-            for number in range(runs)
+            for _ in range(runs)
+        ]
+
+    def select(self, arm: str, level: float) -> list[str]:
+        """One run of each of the arm's candidates, by position."""
+        return [
+            self.trial(
+                arm,
+                "select",
+                state="finished",
+                reason="full length",
+                epochs=self.plan.epochs,
+                level=level,
+                island=position,
+                config=config,
+            )
+            for position, config in enumerate(candidates(self.plan, self.ledger, arm))
         ]
 
     def slice(self, arm: str, trials: int, shift: float) -> list[str]:
@@ -224,9 +262,14 @@ class Diary:
             self.trial(arm, "search", state=end[0], reason=end[1], epochs=end[2], level=level, island=island)
 
     def freeze(self, runs: int, islands: list[list[str]]) -> None:
+        """Freeze what each arm's first search found."""
         choices = {
             arm: Choice(
-                config={"learning_rate": 0.1}, trials=(), val_accuracy=0.91, runs=runs, islands=tuple(own)
+                config=self.ledger.trials[own[0]].config,
+                trials=(),
+                val_accuracy=0.91,
+                runs=runs,
+                islands=tuple(own),
             )
             for arm, own in zip(self.plan.arms, islands, strict=True)
         }
@@ -264,10 +307,12 @@ def write_run(
     seed: int = 0,
     confirmed: bool = True,
     slice_runs: int = 0,
+    spaces: dict[str, dict[str, dict[str, Any]]] | None = None,
 ) -> Path:
     """A complete run directory. ``failed``: confirmation runs of the last arm that diverged on top;
-    without ``confirmed`` the study stands after its search; ``slice_runs`` random settings."""
-    diary = Diary(folder, plan(arms, images=images, rope=rope), seed=seed)
+    without ``confirmed`` the study stands after its search; ``slice_runs`` random settings; ``spaces`` as in the plan."""
+    question = replace(plan(arms, images=images, rope=rope), spaces=spaces or {})
+    diary = Diary(folder, question, seed=seed)
     with diary.ledger:
         baseline = [diary.full(arm, "baseline", 3, level) for arm, level in zip(arms, default, strict=True)]
         full_run = dict.fromkeys(arms, 100.0)
@@ -279,10 +324,14 @@ def write_run(
             diary.search(arm)
         if not confirmed:
             return folder
-        select = [diary.full(arm, "select", diary.plan.candidates, 0.91) for arm in arms]
+        select = [diary.select(arm, 0.91) for arm in arms]
         islands = [names[: diary.plan.islands] for names in select]
         diary.freeze(runs, islands)
-        confirm = [diary.full(arm, "confirm", runs, level) for arm, level in zip(arms, tuned, strict=True)]
+        frozen = [diary.ledger.trials[own[0]].config for own in islands]
+        confirm = [
+            diary.full(arm, "confirm", runs, level, config)
+            for arm, level, config in zip(arms, tuned, frozen, strict=True)
+        ]
         for _ in range(failed):
             diary.trial(arms[-1], "confirm", state="failed", reason="diverged: loss nan", epochs=2, level=0.2)
         diary.open([t for trials in baseline + draws + islands + confirm for t in trials])

@@ -204,6 +204,38 @@ def test_whys_costs_and_ensembles_give_the_numbers_of_the_records(sliced: Path) 
     assert single == pytest.approx({arm: evidence.tuned[arm].mean for arm in evidence.plan.arms})
 
 
+def test_three_arms_show_the_leader_against_each_other_arm_and_say_so(tmp_path: Path) -> None:
+    three: dict[str, Any] = {"arms": ("a", "b", "c"), "default": (0.9,) * 3, "tuned": (0.90, 0.95, 0.91)}
+    body = told_after(run := write_run(tmp_path / "run", slice_runs=12, **three))
+    rule = (
+        "Shown: b, the arm with the highest mean, against each other arm; a pair's intervals are at 98.33 %, so that "
+        "those of all 3 pairs hold together."
+    )
+    shown = {"tuning_curves": "crossovers", "whys": "pairs", "ensembles": "pairs"}
+    for section, key in shown.items():
+        assert body[section]["told"].count(rule) == 1
+        assert [(p["first"], p["second"]) for p in body[section][key]] == [("b", "a"), ("b", "c")]
+    assert all(c["confidence"] == pytest.approx(1 - 0.05 / 3) for c in body["tuning_curves"]["crossovers"])
+    text = (run / "report.html").read_text()
+    assert text.count("Shown: b") == 3
+    assert "98.33 % interval" in text[text.index(">Ensembles<") : text.index("What it cost")]
+    every = [(v["first"], v["second"]) for v in body["verdicts"]]  # what takes a line is told of every pair
+    assert len(every) == 3
+    for section in ("search_against_search", "appendix"):
+        assert [(p["first"], p["second"]) for p in body[section]["pairs"]] == every
+    assert {(t["first"], t["second"]) for t in body["what_mattered"]["traps"]} <= set(every)
+
+    open_still = told_after(write_run(tmp_path / "open", confirmed=False, **three))
+    assert (
+        "Shown: a, the arm named first, since none leads yet, against each other arm"
+        in open_still["whys"]["told"][0]
+    )
+
+
+def test_two_arms_need_no_rule_for_their_one_pair(sliced: Path) -> None:
+    assert "Shown:" not in (sliced / "report.html").read_text()
+
+
 def test_runs_without_probabilities_are_no_ensemble(tmp_path: Path, sliced: Path) -> None:
     run = Path(shutil.copytree(sliced, tmp_path / "run"))
     path = run / "predictions" / "arm0-confirm-1.npz"

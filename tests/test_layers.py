@@ -73,9 +73,9 @@ def test_arms_know_only_their_own_package(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "analysis").glob("*.py")), ids=lambda p: p.stem)
-def test_analysis_knows_only_the_records_of_a_study(path: Path) -> None:
+def test_analysis_knows_only_the_records_of_a_study_and_its_rule_of_choice(path: Path) -> None:
     used = {n.split(".")[1] for n in imports(path) if n.startswith("study.")}
-    assert used <= {"ledger", "plan", "records"}
+    assert used <= {"ledger", "plan", "records", "confirm"}
     assert "torch" not in {n.split(".")[0] for n in imports(path)}
 
 

@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from synthetic import right_wrong
+from synthetic import plan, right_wrong
 
 from analysis import planner
 from analysis.estimate import crossed
+from study.plan import CONFIRM_CEILING, Budget, PlanError
 
 
 def test_five_runs_on_ten_thousand_images_give_the_published_standard_error() -> None:
@@ -47,16 +49,89 @@ def test_pow_2_a_tie_is_proved_in_four_of_five_studies_from_the_stated_margin_on
     assert 0.70 <= proved / 600 <= 0.90
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("rope", "images"), [(0.005, 10_000), (0.008, 4000)])
+def test_pow_2_the_runs_that_are_asked_for_decide_in_four_of_five_studies(rope: float, images: int) -> None:
+    rng = np.random.default_rng(images)
+    for reaches, gap in ((planner.smallest_gap, rope), (planner.smallest_tie, 0.0)):
+        runs = planner.runs_needed(rope, reaches, images=images)
+        assert runs is not None
+        assert runs <= CONFIRM_CEILING
+        assert reaches(runs=runs, images=images) <= rope < reaches(runs=runs - 1, images=images)
+        decided = 0
+        for _ in range(400):
+            tables = right_wrong(
+                rng,
+                runs=(runs, runs),
+                accuracies=(0.93 + gap / 2, 0.93 - gap / 2),
+                images=images,
+                run_sd=0.001,
+            )
+            found = crossed(*tables)
+            decided += found.low > 0 if gap else -rope <= found.low and found.high <= rope
+        assert 0.74 <= decided / 400 <= 0.93, (runs, gap)  # whole runs promise a little more than asked
+
+
+@pytest.mark.slow
+def test_pow_2_where_no_number_of_runs_would_do_none_does_and_the_stated_images_do() -> None:
+    rope, images = 0.005, 2000
+    assert planner.runs_needed(rope, planner.smallest_gap, images=images) is None
+    enough = planner.images_needed(rope, planner.smallest_gap, runs=CONFIRM_CEILING)
+    assert enough is not None
+    rng, seen = np.random.default_rng(0), {images: 0, enough: 0}
+    for n in seen:
+        for _ in range(300):
+            a, b = right_wrong(
+                rng,
+                runs=(CONFIRM_CEILING, CONFIRM_CEILING),
+                accuracies=(0.93 + rope / 2, 0.93 - rope / 2),
+                images=n,
+                run_sd=0.001,
+            )
+            seen[n] += crossed(a, b).low > 0
+    assert seen[images] / 300 < 0.6
+    assert seen[enough] / 300 == pytest.approx(0.80, abs=0.07)
+
+
+def test_the_price_is_the_smallest_budget_that_sets_the_runs_apart() -> None:
+    question = replace(plan(images=10_000), budget=Budget(seconds=5000, resource="gpu"))
+    for runs in (4, 6, 16, CONFIRM_CEILING):
+        budget = question.budget_for(runs)
+        assert replace(question, budget=budget).confirm_reserved == runs
+        less = Budget(seconds=0.95 * budget.seconds, resource="gpu")
+        assert replace(question, budget=less).confirm_reserved < runs
+    assert question.budget_for(2) == question.smallest_budget
+    with pytest.raises(PlanError, match="more than the 20"):
+        question.budget_for(CONFIRM_CEILING + 1)
+
+    gap, tie = planner.price(question, accuracy=0.93)
+    assert question.confirm_reserved < 6
+    assert (
+        f"6 confirmation runs per arm, a study of about {question.budget_for(6).seconds / 3600:.2f} gpu-h"
+        in gap
+    )
+    assert f"(--budget {question.budget_for(16)} --epochs 9)" in tie
+    rich = replace(question, budget=question.budget_for(6))
+    assert "6 confirmation runs per arm, which this budget pays for." in planner.price(rich, accuracy=0.93)[0]
+    before = planner.price(question)
+    assert "(nets near 93 %); no number of runs on these 10000 test images, but 20 on about" in before[0]
+    assert "no number of runs on these 2000 test images" in planner.price(plan(images=2000), accuracy=0.93)[0]
+    dear = planner.price(plan(images=2000, rope=0.02), accuracy=0.6)[1]
+    runs_alone = planner.runs_needed(0.02, planner.smallest_tie, images=2000, accuracy=0.6)
+    assert f"{runs_alone} confirmation runs per arm, about" in dear
+    assert "more than the 20 a study makes" in dear
+
+
 def test_more_of_anything_resolves_more() -> None:
     gap = planner.smallest_gap(runs=5, images=10_000)
     assert planner.smallest_gap(runs=10, images=10_000) < gap
     assert planner.smallest_gap(runs=5, images=40_000) < gap
     assert planner.smallest_gap(runs=5, images=10_000, pairs=3) > gap
-    images = planner.images_for_tie(0.005, runs=5)
+    images = planner.images_needed(0.005, planner.smallest_tie, runs=5)
     assert images is not None
     assert planner.tie_provable(0.005, runs=5, images=round(images * 1.01))
     assert not planner.tie_provable(0.005, runs=5, images=round(images * 0.99))
-    assert planner.images_for_tie(0.0001, runs=3) is None
+    assert planner.images_needed(0.0001, planner.smallest_tie, runs=3) is None
 
 
 def test_the_sentence_says_the_gap_and_whether_a_tie_can_be_proved() -> None:

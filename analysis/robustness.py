@@ -1,0 +1,268 @@
+"""What changes the answer: the searches replayed from the ledger as if the arms had had equal time, epochs or trials.
+
+A study gives its arms equal resource-time, so the cheaper one gets more epochs and more trials for it.
+Here each arm's slice and search are cut, in the order in which trials were decided, at the largest
+amount that every arm reached; then the study's own rule (``study.confirm.candidates``) says which settings would
+have entered selection. Nothing is trained, so what selection would have said of a new one is not known.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from analysis.evidence import Evidence
+from analysis.section import Section, Table
+from analysis.words import counted, duration, listed, points
+from study.confirm import best_first, candidates
+from study.ledger import History
+from study.records import Outcome, Trial
+
+Currency = Literal["resource-time", "epochs", "trials"]
+CURRENCIES: tuple[Currency, ...] = ("resource-time", "epochs", "trials")
+Standing = Literal["same candidates", "still a candidate", "not found"]
+"""Of the confirmed setting, in a cut search."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What an arm's slice and search come to when they are cut."""
+
+    arm: str
+    used: float
+    """In the currency; at most one epoch, in trials nothing, below what every arm got."""
+    of: float
+    """What the study spent."""
+    val: float | None
+    """Best validation accuracy by the study's rule (optimistic); None when no trial lasted an epoch."""
+    epochs: int
+    """Of the trial that had it."""
+    standing: Standing
+    test: float | None
+    """Mean test accuracy of the setting found: the confirmed one while it is a candidate, else the best by
+    validation; None when no net of it was scored."""
+    nets: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equal:
+    """The arms' searches at an equal amount of one currency."""
+
+    currency: Currency
+    found: tuple[Found, ...]
+    leader: str | None
+    """By ``val``; None when the best two are level, or an arm has none."""
+    gap: float | None
+    """Its lead over the next arm."""
+
+
+def replay(evidence: Evidence) -> list[Equal]:
+    """One entry per currency; none before the settings are frozen, when the searches may go on."""
+    if evidence.history.manifest is None:
+        return []
+    return [_equal(evidence, currency) for currency in CURRENCIES]
+
+
+def section(evidence: Evidence) -> Section:
+    """The currencies in words and numbers."""
+    replayed = replay(evidence)
+    if not replayed:
+        told = [
+            "The searches cannot be cut to equal amounts yet: no setting has been frozen for confirmation."
+        ]
+        return Section(title=TITLE, text=tuple(told), facts={"currencies": [], "told": told})
+    told = [_leaders(replayed), *_standings(replayed)]
+    rows = tuple(
+        (
+            f"{equal.currency}: {f.arm}",
+            f"{_amount(equal.currency, f.used)} of {_amount(equal.currency, f.of)}",
+            "–" if f.val is None else f"{points(f.val)} (epoch {f.epochs})",
+            f.standing,
+            "not scored" if f.test is None else f"{points(f.test)} ({counted(f.nets, 'net')})",
+        )
+        for equal in replayed
+        for f in equal.found
+    )
+    head = (
+        "accuracy, %",
+        "search used",
+        "best (validation, optimistic)",
+        "confirmed setting",
+        "test of the setting found",
+    )
+    return Section(
+        title=TITLE,
+        text=tuple(told),
+        tables=(Table(head=head, rows=rows),),
+        note="Replayed from the ledger, without training: every arm's random slice and search cut at what the arm with the "
+        "least got, in the order of its trials, the last one stopped where the amount is used up. The best "
+        "validation accuracy is the luckiest of many and optimistic: it shows whether the leader hinges on the "
+        "currency, not by how much an arm is better. A candidate is a setting that would have been trained again in "
+        "selection; with the same candidates selection would have been the same. Where the confirmed setting is not "
+        "found, the test accuracy is that of the best by validation, if a net of it was scored.",
+        facts={"currencies": [asdict(equal) for equal in replayed], "told": told},
+    )
+
+
+TITLE = "What changes the answer"
+
+
+def _equal(evidence: Evidence, currency: Currency) -> Equal:
+    history, arms = evidence.history, evidence.plan.arms
+    spent = {arm: sum(_total(history, t, currency) for t in _tuning(history, arm)) for arm in arms}
+    found = tuple(
+        _found(evidence, arm, currency, amount=min(spent.values()), spent=spent[arm]) for arm in arms
+    )
+    leader, gap = None, None
+    ranked = sorted(((f.val, f.arm) for f in found if f.val is not None), reverse=True)
+    if len(ranked) == len(found):
+        gap = ranked[0][0] - ranked[1][0]
+        leader = ranked[0][1] if gap > 0 else None
+    return Equal(currency=currency, found=found, leader=leader, gap=gap)
+
+
+def _found(evidence: Evidence, arm: str, currency: Currency, *, amount: float, spent: float) -> Found:
+    plan, history = evidence.plan, evidence.history
+    cut, used = _cut(history, arm, currency, amount)
+    best = next(iter(best_first(cut, _tuning(cut, arm))), None)
+    assert history.manifest is not None
+    confirmed = history.manifest.choices[arm].config
+    entered, studied = candidates(plan, cut, arm), candidates(plan, history, arm)
+    standing: Standing = "not found"
+    if confirmed in entered:
+        same = all(c in entered for c in studied) and all(c in studied for c in entered)
+        standing = "same candidates" if same else "still a candidate"
+    config = confirmed if confirmed in entered else best.config if best else None
+    own = evidence.tuned.get(arm)
+    test: float | None
+    if config == confirmed and own is not None:  # a failed run counts there
+        test, nets = own.mean, len(own.correct)
+    else:
+        scores = [
+            history.scores[t.id].test_accuracy
+            for t in history.trials.values()
+            if t.arm == arm and t.config == config and t.id in history.scores
+        ]
+        test, nets = (sum(scores) / len(scores) if scores else None), len(scores)
+    return Found(
+        arm=arm,
+        used=used,
+        of=spent,
+        val=cut.val_accuracy(best.id) if best else None,
+        epochs=len(cut.epochs[best.id]) if best else 0,
+        standing=standing,
+        test=test,
+        nets=nets,
+    )
+
+
+def _cut(history: History, arm: str, currency: Currency, amount: float) -> tuple[History, float]:
+    """The arm's baseline, slice and search until ``amount`` is used up, and what they used."""
+    cut, used = History(), 0.0
+    for trial in history.of(arm, "baseline"):  # candidates may fall back on it
+        _copy(history, cut, trial, len(history.epochs[trial.id]))
+    for trial in _tuning(history, arm):
+        left = amount * (1 + 1e-9) - used
+        total = _total(history, trial, currency)
+        steps = _steps(history, trial, currency)
+        if total > left:
+            fit = sum(step <= left for step in steps)
+            if fit:
+                _copy(history, cut, trial, fit)
+                used += steps[fit - 1]
+            break
+        _copy(history, cut, trial, len(steps))
+        used += total
+    return cut, used
+
+
+def _copy(history: History, cut: History, trial: Trial, epochs: int) -> None:
+    """The trial, with its own end or, when it is cut before that, with that of the study's own budget stop."""
+    seen, outcome = history.epochs[trial.id], history.outcomes.get(trial.id)
+    cut.add(trial)
+    for epoch in seen[:epochs]:
+        cut.add(epoch)
+    if epochs < len(seen):
+        cost = seen[epochs - 1].cost
+        outcome = Outcome(trial=trial.id, state="stopped", reason="budget: cut", epochs=epochs, cost=cost)
+    if outcome is not None:
+        cut.add(outcome)
+
+
+def _tuning(history: History, arm: str) -> list[Trial]:
+    """The arm's slice and search in the order in which they were decided."""
+    return [t for t in history.trials.values() if t.arm == arm and t.phase in ("slice", "search")]
+
+
+def _steps(history: History, trial: Trial, currency: Currency) -> list[float]:
+    """What the trial had used after each of its epochs."""
+    epochs = history.epochs[trial.id]
+    match currency:
+        case "resource-time":
+            return [e.cost for e in epochs]
+        case "epochs":
+            return [float(e.epoch) for e in epochs]
+        case "trials":
+            return [1.0] * len(epochs)
+
+
+def _total(history: History, trial: Trial, currency: Currency) -> float:
+    """What the whole trial used; in time that is more than its epochs, and a failed one counts too."""
+    if currency == "trials":
+        return 1.0
+    outcome = history.outcomes.get(trial.id)
+    if currency == "resource-time" and outcome is not None:
+        return outcome.cost
+    return max(_steps(history, trial, currency), default=0.0)
+
+
+def _amount(currency: Currency, used: float) -> str:
+    return duration(used) if currency == "resource-time" else f"{used:.0f}"
+
+
+def _leaders(replayed: list[Equal]) -> str:
+    """Whether the arm with the best validation accuracy is the same in every currency."""
+    short = [f"{f.arm} at equal {e.currency}" for e in replayed for f in e.found if f.val is None]
+    if short:
+        return f"No leader can be named: no trial of {listed(short)} lasted an epoch."
+    leaders = {e.leader for e in replayed}
+    if leaders == {None}:
+        return "No arm leads under any of the three: the best validation accuracies found (optimistic) are level."
+    if len(leaders) == 1:
+        leads = [f"{points(e.gap or 0.0)} pt at equal {e.currency}" for e in replayed]
+        return (
+            f"The leader is the same under all three: by the best validation accuracy found (optimistic), "
+            f"{replayed[0].leader} is ahead by {listed(leads)}."
+        )
+    each = [
+        f"{e.leader} by {points(e.gap or 0.0)} pt at equal {e.currency}"
+        if e.leader
+        else f"nobody at equal {e.currency}"
+        for e in replayed
+    ]
+    return (
+        f"The leader is not the same under all three: by the best validation accuracy found (optimistic), ahead are "
+        f"{listed(each)}."
+    )
+
+
+def _standings(replayed: list[Equal]) -> list[str]:
+    """What that means for the verdict on the test images."""
+    standings = [f.standing for e in replayed for f in e.found]
+    if set(standings) == {"same candidates"}:
+        return ["Under all three the same settings would have entered selection: the test verdict stands."]
+    if "not found" not in standings:
+        return [_IN_PART]
+    lost: dict[str, list[str]] = {}
+    for e in replayed:
+        if missing := listed([f.arm for f in e.found if f.standing == "not found"]):
+            lost.setdefault(missing, []).append(f"equal {e.currency}")
+    return [
+        f"At {listed(currencies)} the search would not have come to the confirmed setting of {missing}: the test "
+        "verdict is not about what would have been found then."
+        for missing, currencies in lost.items()
+    ]
+
+
+_IN_PART = (
+    "Under all three every arm's confirmed setting would have entered selection, in part against other candidates: "
+    "the test verdict stands wherever selection would have chosen it again."
+)
