@@ -629,16 +629,20 @@ def test_ref_1_holm_agrees_with_statsmodels() -> None:
 
 
 def test_inv_1_swapping_the_arms_negates_everything() -> None:
-    """INV-1: swap A and B and everything is negated."""
-    a, b = pair(7, gap=0.004)
-    one = judge(arm("a", a), arm("b", b), rope=ROPE)
-    other = judge(arm("b", b), arm("a", a), rope=ROPE)
-    assert (other.delta, other.low, other.high) == pytest.approx((-one.delta, -one.high, -one.low))
-    assert (other.p_first, other.p_tie, other.p_second) == pytest.approx(
-        (one.p_second, one.p_tie, one.p_first)
-    )
-    assert (other.word, other.ahead, other.sentence) == (one.word, one.ahead, one.sentence)
-    assert other.permutation_p == one.permutation_p
+    """INV-1: swap A and B and everything is negated, whatever the word."""
+    said = set()
+    for gap in (0.0, 0.004, 0.012, 0.03):
+        a, b = pair(7, gap=gap)
+        one = judge(arm("a", a), arm("b", b), rope=ROPE)
+        other = judge(arm("b", b), arm("a", a), rope=ROPE)
+        assert (other.delta, other.low, other.high) == pytest.approx((-one.delta, -one.high, -one.low))
+        assert (other.p_first, other.p_tie, other.p_second) == pytest.approx(
+            (one.p_second, one.p_tie, one.p_first)
+        )
+        assert (other.word, other.ahead, other.sentence) == (one.word, one.ahead, one.sentence)
+        assert other.permutation_p == one.permutation_p
+        said.add(one.word)
+    assert len(said) >= 3
 
 
 def test_inv_1_swapping_the_nets_negates_everything() -> None:
