@@ -631,7 +631,7 @@ def test_ref_1_holm_agrees_with_statsmodels() -> None:
 def test_inv_1_swapping_the_arms_negates_everything() -> None:
     """INV-1: swap A and B and everything is negated, whatever the word."""
     said = set()
-    for gap in (0.0, 0.004, 0.012, 0.03):
+    for gap in (0.0, 0.004, 0.008, 0.014):
         a, b = pair(7, gap=gap)
         one = judge(arm("a", a), arm("b", b), rope=ROPE)
         other = judge(arm("b", b), arm("a", a), rope=ROPE)
@@ -642,7 +642,7 @@ def test_inv_1_swapping_the_arms_negates_everything() -> None:
         assert (other.word, other.ahead, other.sentence) == (one.word, one.ahead, one.sentence)
         assert other.permutation_p == one.permutation_p
         said.add(one.word)
-    assert len(said) >= 3
+    assert len(said) == 4
 
 
 def test_inv_1_swapping_the_nets_negates_everything() -> None:
