@@ -1,56 +1,19 @@
-"""Curves of expected best: unbiased, inside their bands, and never past the budget that was spent."""
+"""Where curves of expected best cross, and what they refuse. Unbiased, covered, never too long: test_method.py."""
 
-import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from simulate import accuracies, steps
 
 from analysis.curves import (
-    all_weights,
     crossover_islands,
     crossover_slices,
     evp_selected,
-    expected_best,
     island_curve,
-    median_band,
-    slice_curve,
 )
-from analysis.estimate import Reals, Refused
-
-RECORDED = Path(__file__).parent.parent.parent / "shared" / "data" / "taskset" / "patch32_GRU64_avg_bs128.npz"
-
-
-def accuracies(rng: np.random.Generator, *shape: int) -> Reals:
-    return rng.beta(8, 3, size=shape)
-
-
-def recorded() -> tuple[Reals, Reals]:
-    """Validation and test score (higher is better) of every setting of a table: real where it is at hand."""
-    if RECORDED.exists():
-        with np.load(RECORDED) as table:
-            val, test = (
-                -np.clip(np.nan_to_num(table[x][:, -1].astype(np.float64), nan=0.75), 0, 0.75)
-                for x in ("valid", "test")
-            )
-        return val, test
-    return made()
-
-
-def made() -> tuple[Reals, Reals]:
-    """A table whose validation and test scores err independently, as accuracies on finite images do."""
-    rng = np.random.default_rng(0)
-    true = 0.93 - rng.gamma(1.0, 0.01, 400)
-    val, test = (rng.binomial(1000, true) / 1000 for _ in range(2))
-    return val, test
-
-
-def steps(*islands: list[tuple[float, float]]) -> pd.DataFrame:
-    rows = [(i, cost, value) for i, own in enumerate(islands) for cost, value in own]
-    return pd.DataFrame(rows, columns=["island", "cost", "val_accuracy"])
+from analysis.estimate import Refused
 
 
 def searched(rng: np.random.Generator, islands: int, low: float, high: float, power: float) -> pd.DataFrame:
@@ -59,110 +22,11 @@ def searched(rng: np.random.Generator, islands: int, low: float, high: float, po
     return steps(*([(float(t + 1), float(v)) for t, v in enumerate(own)] for own in found))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("trials", [8, 20])
-def test_cov_3_band_covers_the_whole_median_curve(trials: int) -> None:
-    rng = np.random.default_rng(3)
-    true = stats.beta(8, 3).ppf(0.5 ** (1 / np.arange(1, trials + 1)))
-    covered = 0
-    for _ in range(1000):
-        _, low, high = median_band(accuracies(rng, trials))
-        covered += bool(((low <= true) & (true <= high)).all())
-    assert covered / 1000 >= 0.95
-
-
-def test_cov_3_holds_with_ties_and_says_where_it_knows_nothing() -> None:
-    rng = np.random.default_rng(4)
-    median, low, high = median_band(np.round(accuracies(rng, 20), 1))
-    assert (low <= median).all()
-    assert (median <= high).all()
-    table = slice_curve(accuracies(rng, 20), np.ones(20))
-    assert list(table["bounded"]) == [True, True] + [False] * 18  # method.md 1: trivial from n = 3 at N = 20
-
-
-@pytest.mark.parametrize("draws", [1, 5, 20])
-def test_cov_4_mean_of_the_best_is_unbiased(draws: int) -> None:
-    rng = np.random.default_rng(draws)
-    slices = np.sort(accuracies(rng, 20_000, 20), axis=1)
-    found = slices @ all_weights(20)[draws - 1]
-    assert [expected_best(values, draws) for values in slices[:5]] == pytest.approx(list(found[:5]))
-    grid = np.linspace(0, 1, 20_001)
-    truth = float(np.trapezoid(1 - stats.beta(8, 3).cdf(grid) ** draws, grid))
-    assert abs(found.mean() - truth) < 1e-3
-
-
-def test_cov_4_no_curve_beyond_the_slice() -> None:
-    values = accuracies(np.random.default_rng(0), 20)
-    for draws in (0, 21):
-        with pytest.raises(Refused, match="20 trials"):
-            expected_best(values, draws)
-        with pytest.raises(Refused, match="20 trials"):
-            evp_selected(values, values, draws)
-    with pytest.raises(ValueError, match="diverged"):
-        expected_best(np.array([0.9, math.nan]), 1)
-
-
-def test_ref_1_expected_best_and_selected_test_agree_with_every_subset() -> None:
-    rng = np.random.default_rng(1)
-    val, test = np.round(accuracies(rng, 8), 1), accuracies(rng, 8)  # rounding makes ties
-    assert len(set(val)) < 8
-    for draws in range(1, 9):
-        subsets = [np.array(s) for s in itertools.combinations(range(8), draws)]
-        best = np.mean([val[s].max() for s in subsets])
-        chosen = np.mean([test[s][val[s] == val[s].max()].mean() for s in subsets])
-        assert expected_best(val, draws) == pytest.approx(float(best))
-        assert evp_selected(val, test, draws) == pytest.approx(float(chosen))
-
-
-@pytest.mark.parametrize("draws", [1, 5, 12])
-@pytest.mark.parametrize("table", ["recorded", "made"])
-def test_cov_5_test_of_the_chosen_trial_is_unbiased_on_a_recorded_table(table: str, draws: int) -> None:
-    val, test = recorded() if table == "recorded" else made()
-    truth = evp_selected(val, test, draws)  # over every slice of the table
-    rng = np.random.default_rng(5)
-    found = []
-    for _ in range(3000):
-        rows = rng.permutation(len(val))[:12]  # a row is never drawn twice
-        found.append(evp_selected(val[rows], test[rows], draws))
-    assert abs(np.mean(found) - truth) < 3.5 * np.std(found) / math.sqrt(3000)
-
-
-def test_sel_1_the_best_validation_score_is_optimistic_and_the_selected_test_is_not() -> None:
-    val, test = made()
-    optimistic = [expected_best(val, n) - evp_selected(val, test, n) for n in (1, 8, 64)]
-    assert abs(optimistic[0]) < 0.001
-    assert 0.002 < optimistic[1] < optimistic[2]
-
-
 def test_evp_selected_is_fast_on_a_large_table() -> None:
     rng = np.random.default_rng(0)
     val = rng.random(200_000)
     assert evp_selected(val, val, 200_000) == val.max()
     assert evp_selected(val, val, 1) == pytest.approx(float(val.mean()))
-
-
-def test_bud_3_slice_curve_ends_at_the_slices_own_budget() -> None:
-    rng = np.random.default_rng(0)
-    values, costs = accuracies(rng, 12), rng.uniform(50, 150, 12)
-    table = slice_curve(values, costs, test=values)
-    assert list(table["n"]) == list(range(1, 13))
-    assert table["cost"].iloc[-1] == pytest.approx(costs.sum())
-    assert table["mean"].is_monotonic_increasing
-    assert table["test"].to_numpy() == pytest.approx(table["mean"].to_numpy())
-    assert slice_curve(values, costs).equals(table.drop(columns="test"))
-
-
-def test_bud_3_island_curve_never_extends_past_its_share() -> None:
-    table = island_curve(
-        steps([(10, 0.5), (30, 0.6), (101, 0.99)], [(20, 0.7), (60, 0.6), (90, 0.8)]), per_island=100
-    )
-    assert list(table["cost"]) == [20, 30, 60, 90, 100]
-    assert table["mean"].to_numpy() == pytest.approx([0.6, 0.65, 0.65, 0.7, 0.7])
-    half = stats.t.ppf(0.975, 1) * np.std([0.5, 0.7], ddof=1) / math.sqrt(2)
-    assert table.loc[0, "low"] == pytest.approx(max(0, 0.6 - half))
-    assert set(table["islands"]) == {2}
-    with pytest.raises(Refused, match="finished no full run"):
-        island_curve(steps([(10, 0.5)], [(101, 0.9)]), per_island=100)
 
 
 def test_one_island_has_a_curve_but_no_band() -> None:
