@@ -1,0 +1,438 @@
+"""The fault campaign: real studies, broken at random moments, resumed to the end and compared with an undisturbed one.
+
+    python -m tests.faults --repeats 3 --seed 0
+
+Every study runs one trial at a time, and its clock counts the epochs of progress instead of seconds, so that
+nothing but the fault can make a difference: trials, configs, curves, choices, test scores and the verdict's words
+must all be those of the undisturbed study. ``two at a time`` and ``node killed`` run on the wall clock with two
+trials side by side, and are held to the sums alone. Nothing of Ray, Optuna or torch is replaced.
+"""
+
+import argparse
+import dataclasses
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from pictures import make_images
+from rich.console import Console
+from rich.table import Table
+
+from search_spaces import load
+from study.data import prepare
+from study.ledger import History, read
+from study.plan import Audit, Budget, Machine, Plan
+from study.records import Resumed, decode
+from study.search import describe, searched
+
+ROOT = Path(__file__).parents[2]
+ARMS = ("tiny_resnet", "tiny_resnext")
+LIMIT = 300.0
+"""Seconds within which a session must end."""
+HURRY = {
+    "worker.py": {"SLICE_SECONDS = 5.0": "SLICE_SECONDS = 0.05", "CHECKPOINT_SECONDS = 30.0": "CHECKPOINT_SECONDS = 0.2"},
+    "schedule.py": {"SILENCE_FLOOR = 120.0": "SILENCE_FLOOR = 12.0", "BEAT_SECONDS = 10.0": "BEAT_SECONDS = 0.5"},
+    "cluster.py": {"DISK_SECONDS = 5.0": "DISK_SECONDS = 0.5", "DISK_FLOOR = 200 * 2**20": "DISK_FLOOR = 8 * 2**20"},
+}  # fmt: skip
+"""What is shorter in the campaign's copy, so that a study of seconds meets what one of hours does."""
+DRIVER = """
+import dataclasses, sys
+from pathlib import Path
+sys.path.insert(0, "")
+from study import schedule
+ledger = Path(sys.argv[1]) / "ledger.jsonl"
+known, now = set(), [0.0]
+if ledger.exists():
+    from study.records import Epoch, decode
+    for line in ledger.read_text(errors="replace").splitlines()[:-1]:
+        record = decode(line)
+        if isinstance(record, Epoch):
+            known.add((record.trial, record.epoch))
+report = schedule.Schedule.report
+def counted(self, epoch):
+    if (epoch.trial, epoch.epoch) not in known:
+        known.add((epoch.trial, epoch.epoch))
+        now[0] += 1.0
+    return report(self, dataclasses.replace(epoch, train_seconds=0.9, eval_seconds=0.1))
+schedule.Schedule.report = counted
+schedule.Schedule.__init__.__kwdefaults__["clock"] = lambda: now[0]
+import study.run
+sys.exit(study.run.main(["--resume", sys.argv[1], *sys.argv[2:]]))
+"""
+"""Runs the study in argv[1] on a clock that counts progress."""
+PLAIN = 'import sys; sys.path.insert(0, ""); import study.run; sys.exit(study.run.main(["--resume", *sys.argv[1:]]))'
+
+
+class Survived(AssertionError):
+    """A fault was not survived as promised."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A copy of the repository with images and a plan, in which studies are run and broken."""
+
+    repo: Path
+
+    def begin(self, name: str, *, slots: int) -> Path:
+        """A run directory as it is just after the plan was written."""
+        home = self.repo / name
+        home.mkdir()
+        a_plan(self.repo, slots=slots).save(home / "plan.json")
+        return home
+
+    def session(self, home: Path, *flags: str, clocked: bool = True) -> subprocess.Popen[str]:
+        program = DRIVER if clocked else PLAIN
+        return subprocess.Popen(
+            [sys.executable, "-c", program, home.name, *flags],
+            cwd=self.repo, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+
+def prepare_ground(folder: Path) -> Ground:
+    repo = folder / "repo"
+    for package in ("study", "search_spaces", "analysis"):
+        shutil.copytree(ROOT / package, repo / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, swaps in HURRY.items():
+        text = (repo / "study" / name).read_text()
+        for old, new in swaps.items():
+            if old not in text:
+                raise ValueError(f"study/{name} has no {old!r} any more")
+            text = text.replace(old, new)
+        (repo / "study" / name).write_text(text)
+    make_images(repo / "images", train=200, test=60)
+    return Ground(repo)
+
+
+def a_plan(repo: Path, *, slots: int) -> Plan:
+    """A small study whose epochs cost one unit each."""
+    prepared = prepare(f"folder:{repo / 'images'}", seed=0, root=repo)
+    card = dataclasses.replace(prepared.card, spec="folder:images")
+    speed = Audit(
+        params=1, macs=1, images_per_second=540 / 0.9, eval_images_per_second=600.0, peak_bytes=1, startup_seconds=0.1
+    )  # fmt: skip
+    spaces = {arm: searched(load(arm).space, (32, 64), ()) for arm in ARMS}
+    return Plan(
+        arms=ARMS,
+        data=card,
+        budget=Budget(seconds=160.0, resource="cpu"),
+        epochs=3,
+        rope=0.02,
+        seed=0,
+        val_fraction=0.1,
+        train_fraction=1.0,
+        widen=(),
+        spaces={arm: describe(space) for arm, space in spaces.items()},
+        batch_sizes=(32, 64),
+        audits=dict.fromkeys(ARMS, speed),
+        machine=Machine(resource="cpu", slots=slots, fraction=1.0, threads=1, name=f"CPU x {slots}"),
+        probe_cost=dict.fromkeys(ARMS, 0.1),
+        command="python -m tests.faults",
+        versions={},
+        code="",
+    )
+
+
+# -- the faults: each breaks a running session, and says what it did
+
+
+def driver_killed(session: subprocess.Popen[str], *_: object) -> str:
+    session.kill()
+    return "driver killed with -9"
+
+
+def terminated(session: subprocess.Popen[str], *_: object) -> str:
+    asked = time.monotonic()
+    session.send_signal(signal.SIGTERM)
+    session.wait(timeout=60)
+    took = time.monotonic() - asked
+    if session.returncode != 143 or took > 20:
+        raise Survived(f"SIGTERM: exit code {session.returncode} after {took:.1f} s")
+    return f"SIGTERM, stopped in {took:.1f} s"
+
+
+def worker_killed(session: subprocess.Popen[str], *_: object) -> str:
+    _worker_of(session).kill()
+    return "worker killed with -9"
+
+
+def worker_hangs(session: subprocess.Popen[str], *_: object) -> str:
+    _worker_of(session).suspend()
+    return "worker stopped answering"
+
+
+def ledger_torn(session: subprocess.Popen[str], home: Path, dice: random.Random) -> str:
+    session.kill()
+    session.wait()
+    ledger = home / "ledger.jsonl"
+    content = ledger.read_bytes()
+    last = len(content.rstrip(b"\n")) - content.rstrip(b"\n").rfind(b"\n")
+    cut = dice.randrange(1, last)
+    ledger.write_bytes(content[:-cut])
+    return f"driver killed, the last {cut} bytes of the ledger torn off"
+
+
+def checkpoint_torn(session: subprocess.Popen[str], home: Path, dice: random.Random) -> str:
+    session.kill()
+    session.wait()
+    open_trials = {t.id for t in read(home / "ledger.jsonl").open}
+    torn = [p for p in (home / "checkpoints").iterdir() if p.stem in open_trials]
+    for path in torn:
+        path.write_bytes(path.read_bytes()[: dice.randrange(path.stat().st_size)])
+    return f"driver killed, {len(torn)} checkpoint torn"
+
+
+def disk_full(session: subprocess.Popen[str], home: Path, dice: random.Random) -> str:
+    """``home`` lies on a small file system of its own, see ``small_disk``."""
+    filler = home / "filler"
+    free = shutil.disk_usage(home).free
+    room = dice.choice([0, 4 * 2**20])  # not a byte left, or less than a study wants to see
+    with filler.open("wb") as file:
+        try:
+            while free > room:
+                free -= file.write(b"\0" * min(2**18, free - room))
+                file.flush()
+        except OSError:
+            pass
+    output, _ = session.communicate(timeout=90)
+    filler.unlink()
+    if session.returncode != 3 or "Traceback" in output or "--resume" not in output:
+        raise Survived(f"disk full: exit code {session.returncode}: {output[-600:]}")
+    read(home / "ledger.jsonl")
+    return "disk full, stopped in order"
+
+
+FAULTS: dict[str, Callable[[subprocess.Popen[str], Path, random.Random], str]] = {
+    "driver killed": driver_killed,
+    "SIGTERM": terminated,
+    "worker killed": worker_killed,
+    "ledger torn": ledger_torn,
+    "checkpoint torn": checkpoint_torn,
+    "worker hangs": worker_hangs,
+    "disk full": disk_full,
+}
+
+
+def _worker_of(session: subprocess.Popen[str]) -> psutil.Process:
+    """The process that trains now."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until and session.poll() is None:
+        for process in psutil.Process(session.pid).children(recursive=True):
+            try:
+                if "StudyTrial" in " ".join(process.cmdline()):
+                    return process
+            except psutil.Error:
+                continue
+        time.sleep(0.02)
+    raise Survived("the study has no worker to break")
+
+
+@contextmanager
+def small_disk(home: Path) -> Iterator[None]:
+    """``home`` on a file system of 64 MiB. Raises PermissionError where that may not be made."""
+    kept = (home / "plan.json").read_bytes()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(home)], capture_output=True, text=True, check=False
+    )  # fmt: skip
+    if done.returncode:
+        raise PermissionError(done.stderr.strip())
+    try:
+        (home / "plan.json").write_bytes(kept)
+        yield
+        saved = shutil.copytree(home, home.with_name(f"{home.name}-kept"))
+    finally:
+        subprocess.run(["umount", "-l", str(home)], check=True)
+    shutil.rmtree(home)
+    saved.rename(home)
+
+
+# -- running and comparing
+
+
+def run_out(ground: Ground, home: Path, *flags: str, clocked: bool = True) -> None:
+    """Let the study run to its end."""
+    session = ground.session(home, *flags, clocked=clocked)
+    try:
+        output, _ = session.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        session.kill()
+        raise Survived(f"no end within {LIMIT:.0f} s") from None
+    if session.returncode or "Traceback" in output:
+        raise Survived(f"exit code {session.returncode}: {output[-1500:]}")
+
+
+def broken(
+    ground: Ground, home: Path, fault: str, dice: random.Random, epochs: int, *, clocked: bool = True
+) -> str:
+    """Run the study, break it when some number of epochs is written, and let it end; what was done."""
+    session = ground.session(home, clocked=clocked)
+    moment, ledger = dice.randrange(1, epochs), home / "ledger.jsonl"
+    until = time.monotonic() + LIMIT
+    while session.poll() is None and time.monotonic() < until:
+        if ledger.exists() and ledger.read_bytes().count(b'"record":"Epoch"') >= moment:
+            break
+        time.sleep(0.01)
+    time.sleep(dice.uniform(0, 0.3))
+    if session.poll() is not None:
+        raise Survived(f"ended by itself before epoch {moment}: {session.communicate()[0][-600:]}")
+    told = FAULTS[fault](session, home, dice)
+    if fault in ("worker killed", "worker hangs"):  # this session lives on
+        output, _ = session.communicate(timeout=LIMIT)
+        if session.returncode:
+            raise Survived(f"exit code {session.returncode}: {output[-1500:]}")
+    else:
+        session.communicate()
+        run_out(ground, home, clocked=clocked)
+    return f"after {moment} epochs {told}"
+
+
+def check_sums(home: Path) -> History:
+    """No trial lost or doubled, every one ended, and the spend is the sum of what was held."""
+    history = read(home / "ledger.jsonl")  # which refuses doubled trials and epochs
+    if history.torn or history.open:
+        raise Survived(f"{history.torn}; {len(history.open)} trials have no end")
+    for arm in ARMS:
+        for phase in ("baseline", "slice", "search", "select", "confirm"):
+            indices = [t.index for t in history.of(arm, phase)]
+            if indices != list(range(len(indices))):
+                raise Survived(f"{arm} {phase}: trials {indices}")
+    records = [decode(line) for line in (home / "ledger.jsonl").read_text().splitlines()]
+    lost = sum(r.lost for r in records if isinstance(r, Resumed))
+    held = sum(o.cost for o in history.outcomes.values()) + sum(c.cost for c in history.costs) + lost
+    spent = sum(history.spent(arm) for arm in ARMS)
+    if abs(held - spent) > 1e-6:
+        raise Survived(f"spent {spent}, held {held}")
+    return history
+
+
+def check_same(home: Path, undisturbed: Path) -> None:
+    """Everything that was decided and measured is what the undisturbed study has."""
+    ours, theirs = check_sums(home), check_sums(undisturbed)
+    if list(ours.trials.values()) != list(theirs.trials.values()):
+        raise Survived("other trials or configs were proposed")
+    for trial_id, epochs in theirs.epochs.items():
+        curves = [
+            [(e.train_loss, e.train_accuracy, e.val_loss, e.val_accuracy, e.stop) for e in each]
+            for each in (ours.epochs[trial_id], epochs)
+        ]
+        if curves[0] != curves[1]:
+            raise Survived(f"{trial_id} has another curve")
+        ends = [(h.outcomes[trial_id].state, h.outcomes[trial_id].reason) for h in (ours, theirs)]
+        if ends[0] != ends[1]:
+            raise Survived(f"{trial_id} ended {ends[0]}, undisturbed {ends[1]}")
+    if ours.manifest != theirs.manifest or ours.scores != theirs.scores:
+        raise Survived("other settings were chosen, or other test scores came out")
+    verdicts = [json.loads((run / "verdict.json").read_text())["verdicts"] for run in (home, undisturbed)]
+    if verdicts[0] != verdicts[1]:
+        raise Survived("another verdict")
+
+
+def node_killed(ground: Ground, home: Path, dice: random.Random) -> str:
+    """Two nodes of Ray's own test cluster; the second is killed while its trial runs."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        session = ground.session(home, "--address", cluster.address, clocked=False)
+        ledger, moment = home / "ledger.jsonl", dice.randrange(2, 30)
+        until = time.monotonic() + LIMIT
+        while session.poll() is None and time.monotonic() < until:
+            if ledger.exists() and ledger.read_bytes().count(b'"record":"Epoch"') >= moment:
+                break
+            time.sleep(0.05)
+        cluster.remove_node(second, allow_graceful=False)
+        output, _ = session.communicate(timeout=LIMIT)
+        if session.returncode:
+            raise Survived(f"exit code {session.returncode}: {output[-1500:]}")
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+    check_sums(home)
+    return f"after {moment} epochs the second node killed"
+
+
+def two_at_a_time(ground: Ground, home: Path, dice: random.Random) -> str:
+    """Several kills in one study on the wall clock."""
+    told = []
+    for fault in dice.sample(["driver killed", "SIGTERM", "ledger torn", "checkpoint torn"], 2):
+        session = ground.session(home, clocked=False)
+        time.sleep(dice.uniform(12, 25))
+        if session.poll() is None:
+            told.append(FAULTS[fault](session, home, dice))
+        session.communicate()
+    run_out(ground, home, clocked=False)
+    history = check_sums(home)
+    lost = sum(history.spent(arm, "lost") for arm in ARMS)
+    return f"{', '.join(told)}; {lost:.1f} s booked as lost"
+
+
+def campaign(folder: Path, *, faults: list[str], repeats: int, seed: int, say: Callable[[str], None]) -> list[tuple[str, int, int, str]]:  # fmt: skip
+    """Break ``repeats`` studies by every fault; per fault: tried, survived, and what happened last."""
+    ground = prepare_ground(folder)
+    undisturbed = ground.begin("undisturbed", slots=1)
+    run_out(ground, undisturbed)
+    epochs = sum(map(len, read(undisturbed / "ledger.jsonl").epochs.values()))
+    say(f"undisturbed: {epochs} epochs")
+    rows = []
+    for fault in faults:
+        survived, last = 0, ""
+        for repeat in range(repeats):
+            dice = random.Random(f"{seed}/{fault}/{repeat}")
+            wall_clock = fault in ("two at a time", "node killed")
+            home = ground.begin(re.sub(r"\W", "-", f"{fault}-{repeat}"), slots=2 if wall_clock else 1)
+            try:
+                if fault == "two at a time":
+                    last = two_at_a_time(ground, home, dice)
+                elif fault == "node killed":
+                    last = node_killed(ground, home, dice)
+                elif fault == "disk full":
+                    with small_disk(home):
+                        last = broken(ground, home, fault, dice, epochs)
+                else:
+                    last = broken(ground, home, fault, dice, epochs)
+                if not wall_clock:
+                    check_same(home, undisturbed)
+                survived += 1
+            except (Survived, subprocess.TimeoutExpired) as error:
+                last = f"NOT SURVIVED: {error}"
+                say(f"{fault} {repeat}: {last}")
+                shutil.copytree(home, folder / f"failed-{home.name}", dirs_exist_ok=True)
+            except PermissionError as error:
+                last = f"cannot be tried here: {error}"
+                break
+            say(f"{fault} {repeat}: {last}")
+            shutil.rmtree(home, ignore_errors=True)
+        rows.append((fault, repeats, survived, last))
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    known = [*FAULTS, "two at a time", "node killed"]
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--faults", default=",".join(known), help=f"of {', '.join(known)}")
+    parser.add_argument("--keep", metavar="DIR", help="work here, and keep what failed")
+    given = parser.parse_args()
+    console = Console(highlight=False)
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = campaign(
+            Path(given.keep or temporary),
+            faults=given.faults.split(","), repeats=given.repeats, seed=given.seed,
+            say=lambda text: console.print(text, markup=False),
+        )  # fmt: skip
+    table = Table("fault", "tried", "survived", "the last one")
+    for fault, tried, survived, last in rows:
+        table.add_row(fault, str(tried), str(survived), last)
+    console.print(table)
+    return 0 if all(tried == survived for _, tried, survived, _ in rows) else 1
