@@ -40,6 +40,7 @@ from ray import tune
 from ray.tune.result import SHOULD_CHECKPOINT
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import search_spaces
 import study
@@ -56,6 +57,8 @@ TUNES_OWN = ".tune"
 """Where Tune keeps its state while it runs; what we keep of a trial lies in the ledger and its checkpoint."""
 LEAVE_SECONDS = 15.0
 """So long running trials may take to write their checkpoints when the study stops."""
+VAIN = 12
+"""So many workers in a row that never began, over some minutes, and the study stops."""
 DISK_SECONDS = 5.0
 DISK_FLOOR = 200 * 2**20
 """Free bytes under which the study stops while it still can in order."""
@@ -74,7 +77,7 @@ def connect(address: str | None, log: Path) -> str:
     hang_up = signal.signal(
         signal.SIGHUP, signal.SIG_IGN
     )  # inherited: a closed terminal does not take Ray with it
-    handler = logging.FileHandler(log)
+    handler = _QuietHandler(log)
     for name in ("ray", "ray.tune", "ray.data", "ray._private", "ray.util"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
@@ -104,6 +107,13 @@ def connect(address: str | None, log: Path) -> str:
     finally:
         signal.signal(signal.SIGHUP, hang_up)
     return f"http://{context.dashboard_url}" if context.dashboard_url else ""
+
+
+class _QuietHandler(logging.FileHandler):
+    """A disk that is full is told by the study, once; not by every message that cannot be written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # logging's own name
+        """Nothing: see above."""
 
 
 def _knock(address: str) -> None:
@@ -235,6 +245,12 @@ def _name(trial: Any) -> str:
     return f"{config['trial']['id']}.{config['try']}" if config["try"] else str(config["trial"]["id"])
 
 
+@ray.remote(num_cpus=0, max_retries=0)
+def _end_process(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 class _Asks(Searcher):
     """Tune asks for the next trial: ours, or none yet, or that there are no more."""
 
@@ -248,6 +264,8 @@ class _Asks(Searcher):
         del trial_id  # Ray's own; ours is in the record
         if self._runner.leaving():
             return Searcher.FINISHED
+        if time.monotonic() < self._runner.not_before:
+            return None
         try:
             start = self._schedule.next()
         except (StudyError, LedgerError) as error:
@@ -257,7 +275,7 @@ class _Asks(Searcher):
             return Searcher.FINISHED if self._schedule.done else None
         trial = start.trial
         self._tries[trial.id] += 1
-        self._runner.heard_of(trial.id)
+        self._runner.begins(trial.id)
         return {
             "trial": asdict(trial),
             "epochs": start.epochs,
@@ -333,6 +351,11 @@ class _Runner(tune.Callback):
         self._left_at = self._disk_seen = 0.0
         self._heard: dict[str, float] = {}
         self._actors: dict[str, Any] = {}
+        self._processes: dict[str, tuple[str, int]] = {}
+        """Node and process of every trial that has spoken in its present try."""
+        self._vain = 0
+        self.not_before = 0.0
+        """No trial is started earlier: workers could not be had."""
         self._ended: set[str] = set()
         """Trials that ended by themselves or by decision, not because the study leaves."""
         self._silenced: set[str] = set()
@@ -346,6 +369,10 @@ class _Runner(tune.Callback):
         """Stop in order, and raise ``error`` then; the first one counts."""
         self.error = self.error or error
 
+    def begins(self, trial_id: str) -> None:
+        self._processes.pop(trial_id, None)
+        self.heard_of(trial_id)
+
     def heard_of(self, trial_id: str) -> None:
         self._heard[trial_id] = time.monotonic()
 
@@ -355,6 +382,9 @@ class _Runner(tune.Callback):
         if trial_id is None:
             return bool(result.get("done"))
         self.heard_of(trial_id)
+        if "process" in result:
+            self._processes[trial_id] = result["process"]
+            self._vain = 0
         goes_on = True
         try:
             if "resumed" in result:
@@ -408,7 +438,9 @@ class _Runner(tune.Callback):
         said = lines[-1].strip()[:300]
         out_of_memory = isinstance(error, ray.exceptions.OutOfMemoryError) or "memory usage" in str(error)
         try:
-            if trial_id in self._silenced:
+            if trial_id not in self._processes:
+                self._never_began(trial_id, said)
+            elif trial_id in self._silenced:
                 self._silenced.remove(trial_id)
                 self._lost(trial_id, "hang", "no sign of life, and its worker was ended")
             else:
@@ -440,6 +472,10 @@ class _Runner(tune.Callback):
                 self._silenced.add(trial_id)
                 self.heard_of(trial_id)
                 ray.kill(actor)
+                if trial_id in self._processes:  # one that is frozen does not follow Ray's request
+                    node, pid = self._processes[trial_id]
+                    where = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+                    _end_process.options(scheduling_strategy=where).remote(pid)
 
     def _watch_disk(self, now: float) -> None:
         """Stop in order while there is still room to do it."""
@@ -458,6 +494,14 @@ class _Runner(tune.Callback):
                     f"{DISK_FLOOR / 2**20:.0f} are needed to go on. Make room, then resume"
                 )
             )
+
+    def _never_began(self, trial_id: str, reason: str) -> None:
+        """No worker could be had, as while a node that is gone is still counted on: wait, and try again."""
+        self._vain += 1
+        self.not_before = time.monotonic() + min(30.0, 0.5 * 2**self._vain)
+        self._schedule.put_back(trial_id, f"no worker: {reason}")
+        if self._vain >= VAIN:
+            self.leave_for(StudyError(f"Ray could not start a worker {VAIN} times in a row: {reason}"))
 
     def _lost(self, trial_id: str, kind: LossKind, reason: str) -> None:
         if self._schedule.lost(trial_id, kind, reason) is not None:

@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
             home = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
         try:
             _study(options, home, console, leaving)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray's answer to SIGTERM while it starts
+            leaving.signal = leaving.signal or signal.SIGTERM
             console.print("stopped" if (home / plans.FILE).exists() else "stopped; nothing had begun")
         except Exception as error:
             code = _exit_code(error)

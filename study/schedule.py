@@ -205,7 +205,8 @@ class Schedule:
         ledger = self.ledger
         island = min(
             range(self.plan.islands),
-            key=lambda i: self.spent_now(arm, "search", island=i) + self._held_in(arm, i),
+            # to the millisecond: where two are even, a rounding error must not choose
+            key=lambda i: round(self.spent_now(arm, "search", island=i) + self._held_in(arm, i), 3),
         )
         if ledger.tuning is None:
             return island
@@ -355,10 +356,17 @@ class Schedule:
         said = f"{kind}: {reason}"
         if own:
             return self.end(trial_id, said if times == 1 else f"{said} ({times} times)")
+        self._set_aside(trial_id, fraction, said)
+        return None
+
+    def put_back(self, trial_id: str, reason: str) -> None:
+        """A trial's worker never began: take it up again, which says nothing about the trial."""
+        self._set_aside(trial_id, self._held[trial_id].fraction, reason)
+
+    def _set_aside(self, trial_id: str, fraction: float, reason: str) -> None:
         self.ledger.add(Beat(held={trial_id: self.held(trial_id)}))
         del self._held[trial_id]
-        self._again[trial_id] = (fraction, said)
-        return None
+        self._again[trial_id] = (fraction, reason)
 
     @property
     def _largest_fraction(self) -> float:
@@ -434,4 +442,4 @@ class Schedule:
         """Who is next: fewest baseline runs, then least search, running trials counted at what they may cost."""
         running = sum(self.ledger.trials[t].arm == arm for t in self._held)
         spent = self.ledger.spent(arm, "search", "slice") + running * self.plan.full_run(arm)
-        return len(self.ledger.of(arm, "baseline")), spent
+        return len(self.ledger.of(arm, "baseline")), round(spent, 3)

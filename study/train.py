@@ -106,11 +106,11 @@ class Training:
                 now.order = self._new_order(generator)
             _set_random_states(generator, now.random_states)
             while now.step < self._steps:
-                if time.perf_counter() - began > seconds:
+                self._train_step(now, now.order, generator)
+                if now.step < self._steps and time.perf_counter() - began > seconds:
                     now.random_states = _random_states(generator)
                     now.seconds += time.perf_counter() - began
                     return None
-                self._train_step(now, now.order, generator)
         train_loss = float(now.loss_sum) / self._steps  # the one host synchronisation of the epoch
         now.seconds += time.perf_counter() - began
         if not train_loss <= EXPLODED * math.log(self._classes):

@@ -6,12 +6,14 @@ driver can stop a trial soon and tell a slow one from a dead one.
 """
 
 import dataclasses
+import os
 import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 from torch import nn
@@ -77,7 +79,7 @@ def start(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> tuple
 class StudyTrial(tune.Trainable):
     """Ray Tune's face of a trial: one ``step`` trains to the epoch's end, or for some seconds.
 
-    The result may have ``epoch`` (the record as a dict), ``resumed`` (epochs and seconds that a checkpoint
+    The first result has ``process`` (node and process id); any may have ``epoch`` (the record as a dict), ``resumed`` (epochs and seconds that a checkpoint
     had), ``failure`` (why the trial cannot go on), ``memory`` (that it ran out of memory) or ``blocked`` (why
     the surroundings do not let it). An error of the arm is a result too, so that the process survives it.
     """
@@ -96,6 +98,7 @@ class StudyTrial(tune.Trainable):
         self._again = bool(new_config["again"])
         self._device = device_of(self._plan.machine, new_config["fraction"])
         self._path = checkpoint.path_of(self._home, self._trial.id)
+        self._spoke = False
         self._run: Training | None = None
         self._measures: list[dict[str, Any]] = []
         self._startup = self._writing = 0.0
@@ -116,6 +119,9 @@ class StudyTrial(tune.Trainable):
         return {"trial": self._trial.id, **result}
 
     def _step(self) -> dict[str, Any]:
+        if not self._spoke:  # before any code of the arm runs: a worker that dies now was not its doing
+            self._spoke = True
+            return {"process": (ray.get_runtime_context().get_node_id(), os.getpid())}
         if self._run is None:
             return self._begin()
         if self._known < len(self._measures):  # the checkpoint knows more than the ledger

@@ -16,7 +16,7 @@ from study.confirm import RUNS_FLOOR, StudyError
 from study.ledger import Ledger, read
 from study.plan import BASELINE_RUNS, Budget, Plan, with_length
 from study.records import Epoch, Trial
-from study.schedule import Schedule, derive_seed
+from study.schedule import Schedule, Start, derive_seed
 
 ARMS = {"tiny_resnet": load("tiny_resnet"), "tiny_resnext": load("tiny_resnext")}
 SECONDS = {"tiny_resnet": 0.9, "tiny_resnext": 1.3}
@@ -65,14 +65,22 @@ def play(
     return ledger
 
 
-def _drive(schedule: Schedule, now: list[float], fails: Callable[[Trial, int], str]) -> None:
+def _drive(
+    schedule: Schedule, now: list[float], fails: Callable[[Trial, int], str], dies: Callable[[], bool] | None = None
+) -> bool:  # fmt: skip
+    """Run the trials to the end, True, or until the study ``dies`` at an event, False."""
     running: list[tuple[float, Trial, int]] = []
     while True:
         while (start := schedule.next()) is not None:
-            running.append((now[0] + SECONDS[start.trial.arm] + 0.05, start.trial, 1))
+            if start.again:
+                schedule.resumed(start.trial.id, start.epochs, 0.0)
+            first = now[0] + SECONDS[start.trial.arm] + (0.0 if start.again else 0.05)
+            running.append((first, start.trial, start.epochs + 1))
         if not running:
             assert schedule.done
-            return
+            return True
+        if dies and dies():
+            return False
         running.sort(key=lambda item: item[0])
         now[0], trial, epoch = running.pop(0)
         failure = fails(trial, epoch)
@@ -92,10 +100,23 @@ def _drive(schedule: Schedule, now: list[float], fails: Callable[[Trial, int], s
                 eval_seconds=0.01,
             )
         )
+        if dies and dies():
+            return False
         if goes_on and epoch < trial.epochs:
             running.append((now[0] + SECONDS[trial.arm], trial, epoch + 1))
         else:
             schedule.end(trial.id)
+
+
+def play_killed(plan: Plan, path: Path, *, seed: int, rate: float) -> tuple[Ledger, int]:
+    """As ``play``, but the process dies at random events and another takes up the ledger; how often."""
+    now, rng, deaths = [0.0], np.random.default_rng(seed), -1
+    while True:
+        deaths += 1
+        with Ledger(path) as ledger:
+            schedule = Schedule(plan, ledger, ARMS, clock=lambda: now[0])
+            if _drive(schedule, now, diverges, lambda: float(rng.uniform()) < rate):
+                return ledger, deaths
 
 
 def all_trials(ledger: Ledger) -> list[Trial]:
@@ -264,6 +285,106 @@ def test_an_interrupted_study_books_what_was_held_and_goes_on(tmp_path: Path) ->
             again.resumed(start.trial.id, 0, 4.0)  # its checkpoint had 4 of the 7 seconds, and 2 went by
         assert [ledger.spent(arm, "baseline") for arm in ARMS] == [4.0, 4.0]
         assert [ledger.spent(arm, "lost") for arm in ARMS] == [5.0, 5.0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_study_killed_at_random_decides_as_an_undisturbed_one(tmp_path: Path, seed: int) -> None:
+    """One trial at a time, and killed also between a report and the end that it decided."""
+    plan = a_plan(minutes=8, slots=1, seed=seed)
+    whole = play(plan, tmp_path / "whole.jsonl")
+    killed, deaths = play_killed(plan, tmp_path / "killed.jsonl", seed=seed, rate=0.05)
+    assert deaths > 5
+    assert all_trials(killed) == all_trials(whole)
+    assert killed.manifest == whole.manifest
+    for trial in all_trials(whole):
+        ends = [(h.outcomes[trial.id].state, h.outcomes[trial.id].reason) for h in (killed, whole)]
+        assert ends[0] == ends[1]
+        assert [e.val_accuracy for e in killed.epochs[trial.id]] == [
+            e.val_accuracy for e in whole.epochs[trial.id]
+        ]
+    again = read(tmp_path / "killed.jsonl")
+    assert all(again.spent(arm) == pytest.approx(killed.spent(arm)) for arm in ARMS)
+
+
+def test_with_two_at_a_time_a_killed_study_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    ledger, deaths = play_killed(a_plan(minutes=8), tmp_path / "ledger.jsonl", seed=1, rate=0.05)
+    assert deaths > 5
+    assert not ledger.open
+    for arm in ARMS:
+        for phase in ("baseline", "slice", "search", "select", "confirm"):
+            assert [t.index for t in ledger.of(arm, phase)] == list(range(len(ledger.of(arm, phase))))
+        by_hand = sum(o.cost for t, o in ledger.outcomes.items() if ledger.trials[t].arm == arm)
+        assert ledger.spent(arm) - ledger.spent(arm, "lost") == pytest.approx(by_hand)
+
+
+def losing(tmp_path: Path) -> tuple[Schedule, list[float]]:
+    now = [0.0]
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    return Schedule(a_plan(), ledger, ARMS, clock=lambda: now[0]), now
+
+
+def restarted(schedule: Schedule) -> Start:
+    start = schedule.next()
+    assert start is not None
+    assert start.again
+    schedule.resumed(start.trial.id, start.epochs, 0.0)
+    return start
+
+
+def test_a_lost_worker_is_replaced_until_it_must_be_the_trials_own_doing(tmp_path: Path) -> None:
+    schedule, now = losing(tmp_path)
+    first = schedule.next()
+    assert first is not None
+    for _ in range(2):
+        now[0] += 5
+        assert schedule.lost(first.trial.id, "worker died", "boom") is None
+        assert restarted(schedule).trial == first.trial
+    now[0] += 1
+    ended = schedule.lost(first.trial.id, "worker died", "boom")
+    assert ended is not None
+    assert (ended.state, ended.reason, ended.cost) == ("failed", "worker died: boom (3 times)", 1.0)
+    assert schedule.ledger.spent(first.trial.arm, "lost") == 10.0
+
+
+def test_progress_forgives_lost_workers(tmp_path: Path) -> None:
+    schedule, now = losing(tmp_path)
+    first = schedule.next()
+    assert first is not None
+    for epoch in range(1, 6):
+        now[0] += 1
+        report = Epoch(
+            trial=first.trial.id, epoch=epoch, train_loss=1, train_accuracy=0.5, val_loss=1, val_accuracy=0.5,
+            train_seconds=1, eval_seconds=0,
+        )  # fmt: skip
+        assert schedule.report(report)
+        assert schedule.lost(first.trial.id, "worker died", "spot") is None
+        restarted(schedule)
+
+
+def test_a_trial_that_hangs_twice_is_ended(tmp_path: Path) -> None:
+    schedule, _ = losing(tmp_path)
+    first = schedule.next()
+    assert first is not None
+    assert schedule.lost(first.trial.id, "hang", "silent") is None
+    restarted(schedule)
+    ended = schedule.lost(first.trial.id, "hang", "silent")
+    assert ended is not None
+    assert ended.reason == "hang: silent (2 times)"
+
+
+def test_one_that_ran_out_of_memory_gets_more_of_the_machine_then_ends(tmp_path: Path) -> None:
+    schedule, _ = losing(tmp_path)
+    first, second = schedule.next(), schedule.next()
+    assert first is not None
+    assert second is not None
+    assert schedule.lost(first.trial.id, "out of memory", "too big") is None
+    assert schedule.next() is None  # it waits for both cores, and nobody overtakes it
+    schedule.end(second.trial.id, "error: boom")
+    assert restarted(schedule).fraction == 2.0
+    assert schedule.next() is None
+    ended = schedule.lost(first.trial.id, "out of memory", "too big")
+    assert ended is not None
+    assert ended.reason == "out of memory: too big (2 times)"
 
 
 def test_derived_seeds_are_distinct_and_fit_any_generator() -> None:

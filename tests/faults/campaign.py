@@ -404,7 +404,11 @@ def campaign(folder: Path, *, faults: list[str], repeats: int, seed: int, say: C
                     check_same(home, undisturbed)
                 survived += 1
             except (Survived, subprocess.TimeoutExpired) as error:
-                last = f"NOT SURVIVED: {error}"
+                last = (
+                    f"NOT SURVIVED: {error}"
+                    if isinstance(error, Survived)
+                    else "NOT SURVIVED: it never ended"
+                )
                 say(f"{fault} {repeat}: {last}")
                 shutil.copytree(home, folder / f"failed-{home.name}", dirs_exist_ok=True)
             except PermissionError as error:

@@ -1,0 +1,79 @@
+"""A study goes on only under the same question, on the same data, with the same code."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from test_plan import PLAN
+
+from study import resume
+from study.ledger import History
+from study.options import Options
+from study.plan import PlanError
+
+
+def a_history(home: Path) -> History:
+    PLAN.save(home / "plan.json")
+    history = History()
+    history.add(resume.session(home))
+    return history
+
+
+def test_nothing_differs_in_the_same_checkout(tmp_path: Path) -> None:
+    history = a_history(tmp_path)
+    assert resume.differences(history, resume.session(tmp_path)) == ""
+
+
+def test_changed_code_and_versions_are_named(tmp_path: Path) -> None:
+    history = a_history(tmp_path)
+    now = resume.session(tmp_path)
+    other = dataclasses.replace(
+        now,
+        code={**now.code, "search_spaces/resnet50.py": "0" * 64},
+        versions={**now.versions, "torch": "9.9"},
+    )
+    told = resume.differences(history, other)
+    assert "search_spaces/resnet50.py" in told
+    assert told.endswith("-> 9.9")
+    assert "study/train.py" not in told
+
+
+def test_another_plan_is_refused(tmp_path: Path) -> None:
+    history = a_history(tmp_path)
+    dataclasses.replace(PLAN, rope=0.01).save(tmp_path / "plan.json")
+    with pytest.raises(PlanError, match="not the one that the study began with"):
+        resume.differences(history, resume.session(tmp_path))
+
+
+def test_other_images_are_refused_with_what_differs() -> None:
+    resume.check_data(PLAN, PLAN.data)
+    fewer = dataclasses.replace(PLAN.data, train=999, fingerprint="1" * 64)
+    with pytest.raises(PlanError, match="train 1000 -> 999; fingerprint 000"):
+        resume.check_data(PLAN, fewer)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--resume", "RUN", "--budget", "1cpu-hours"], "leave out --budget"),
+        (["--resume", "RUN", "--arms=a,b"], "leave out --arms"),
+        (["--resume", "nowhere"], "no study in it"),
+        (["--accept-changed-code", "--budget", "1cpu-hours"], "goes with --resume"),
+        ([], "--budget is missing"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], says: str
+) -> None:
+    PLAN.save(tmp_path / "plan.json")
+    with pytest.raises(SystemExit) as ended:
+        Options.parse([f.replace("RUN", str(tmp_path)) for f in flags])
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_the_question_is_the_plans(tmp_path: Path) -> None:
+    PLAN.save(tmp_path / "plan.json")
+    options = Options.parse(["--resume", str(tmp_path), "--accept-changed-code"])
+    assert (options.budget, options.arms, options.out) == (PLAN.budget, PLAN.arms, tmp_path)
+    assert options.accept_changed_code
