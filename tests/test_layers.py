@@ -16,7 +16,7 @@ LAYERS = [
     {"worker", "schedule"},
     {"confirm", "search", "train", "options"},
     {"data", "augment", "ledger"},
-    {"images"},
+    {"images", "packing"},
     {"plan"},
     {"records"},
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_plan import PLAN
+from test_plan import AUDIT, PLAN
 
 from search_spaces import ImageSpec, load
 from study import probe
@@ -28,7 +28,7 @@ def digits() -> Prepared:
 
 @pytest.fixture(scope="module")
 def plan(digits: Prepared) -> Plan:
-    return dataclasses.replace(PLAN, data=digits.card, machine=ONE_CORE)
+    return dataclasses.replace(PLAN, data=digits.card, machine=ONE_CORE, audits={"tiny_resnet": AUDIT})
 
 
 def a_trial(*, seed: int = 1, epochs: int = 2, **changes: float | str) -> Trial:
