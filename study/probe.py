@@ -141,7 +141,11 @@ def survey(
         audits = rounds.audits(way, statistics.mean(startup))
     if fraction is not None:
         rounds.notes.append(f"The packing was given: --fraction {fraction:g}.")
-    rest = time.time() - began - sum(rounds.seconds.values())
+    total = time.time() - began
+    rest = total - sum(rounds.seconds.values())
+    rounds.notes.append(
+        f"Measuring held {held * total:.0f} {have.resource}-seconds, {100 * held * total / budget.seconds:.1f} % of the budget."
+    )
     return Survey(
         audits=audits,
         machine=way.machine,

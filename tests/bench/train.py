@@ -11,7 +11,7 @@ Command:   python -m tests.bench.train --json train.json          (CPU: 6 minute
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -97,10 +97,10 @@ def _times(work: Any, repeats: int) -> Iterator[float]:
         yield time.perf_counter() - began
 
 
-def on_cpu(seconds: float, turns: int) -> dict[str, Any]:
+def on_cpu(arms: Sequence[str], seconds: float, turns: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with processes(1) as post, processes(2) as ours:
-        for arm in ARMS["cpu"]:
+        for arm in arms:
             measures = {"post": partial(_sum, post, post_speed, arm, "cpu", seconds, 2)}
             for batch in BATCHES["cpu"]:
                 measures[f"core {batch}"] = partial(_sum, ours, core_speed, arm, "cpu", batch, seconds)
@@ -113,7 +113,7 @@ def on_cpu(seconds: float, turns: int) -> dict[str, Any]:
             f"{found[arm]['core 32'] / found[arm]['post']:.2f}",
             f"{found[arm]['core 128'] / found[arm]['post']:.2f}",
         )
-        for arm in ARMS["cpu"]
+        for arm in arms
     ]
     header = [
         "images/s, 2 cores",
@@ -134,10 +134,10 @@ def _sum(pool: Any, *call: Any) -> float:
     return float(sum(at_once(pool, *call)))
 
 
-def on_gpu(seconds: float, turns: int) -> dict[str, Any]:
+def on_gpu(arms: Sequence[str], seconds: float, turns: int) -> dict[str, Any]:
     found: dict[str, Any] = {"matmul_flops": matmul_flops()}
     rows = []
-    for arm in ARMS["cuda"]:
+    for arm in arms:
         measures = {"post": partial(post_speed, arm, "cuda", seconds, 2)}
         for batch in BATCHES["cuda"]:
             for layout in (True, False):
@@ -158,10 +158,12 @@ def on_gpu(seconds: float, turns: int) -> dict[str, Any]:
         ]
     print(table(["arm", "loop", "images/s", "to the post's"], rows))
     print(f"bfloat16 matrix rate, measured: {found['matmul_flops'] / 1e12:.0f} TFLOP/s")
-    for arm in ARMS["cuda"]:
+    for arm in arms:
         one = found[arm]
         costs = ", ".join(f"{k} {v:.0f} s" for k, v in one.items() if "seconds" in k)
         print(f"{arm}: best {one['best']}, {100 * one['matmul_share']:.1f} % of that rate; {costs}")
+    if not {"resnet50", "resnext50"} <= set(arms):
+        return found
     times = {
         name: found["resnet50"][name] / found["resnext50"][name]
         for name in found["resnet50"]
@@ -217,11 +219,15 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument(
         "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
     )
+    options.add_argument(
+        "--arms", help="default on a GPU resnet50,resnext50,small_resnet, else resnet50 and small arms"
+    )
     options.add_argument("--seconds", type=float, default=6.0, help="of every single measure (default 6)")
     options.add_argument("--turns", type=int, default=5, help="measures of each, in turns (default 5)")
     given = options.parse_args(arguments)
+    arms = given.arms.split(",") if given.arms else ARMS[given.device]
     began = time.perf_counter()
-    found = (on_cpu if given.device == "cpu" else on_gpu)(given.seconds, given.turns)
+    found = (on_cpu if given.device == "cpu" else on_gpu)(arms, given.seconds, given.turns)
     save(given.json, found)
     print(f"measured in {time.perf_counter() - began:.0f} s")
 
