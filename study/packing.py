@@ -4,7 +4,7 @@ All arms of a study are packed alike, so that a resource-second is the same thin
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,6 +89,22 @@ def speed(rows: Sequence[Packed]) -> float:
     return statistics.geometric_mean(
         statistics.harmonic_mean([row.images_per_second for row in rows if row.arm == arm]) for arm in arms
     )
+
+
+def fastest(ways: Sequence[Way], speed_of: Callable[[Way], float | None]) -> Way:
+    """The first way, unless another is ``GAIN`` faster; ``speed_of`` measures, None means that it could not.
+
+    Ways further from the usual one come later: the first that is slower than the best ends the search.
+    """
+    best = ways[0]
+    most = speed_of(best)
+    for way in ways[1:]:
+        speed = speed_of(way)
+        if speed is None or most is None or speed < most:
+            break
+        if speed > GAIN * most:
+            best, most = way, speed
+    return best
 
 
 def fits(way: Way, peak_share: float) -> bool:

@@ -204,8 +204,20 @@ class _Rounds:
         batches = tuple(sorted({self._batch, max(self.batch_sizes)}))
         if left() < 2 * len(batches) * step:
             batches = (self._batch,)
-        self._measure(usual, batches[1:])
-        return self._fastest(ways, batches, left, step)
+        each = " and ".join(map(str, batches))
+        self.notes.append(f"Packing chosen by images/s of all trials together, at batch size {each}.")
+
+        def speed_of(way: Way) -> float | None:
+            if way is not usual and left() < len(batches) * step:
+                self.notes.append(f"The budget is too small to measure {_told(way)}, or what comes after it.")
+                return None
+            done = {row.batch_size for row in self.rows if row.fraction == way.machine.fraction}
+            if not self._measure(way, tuple(b for b in batches if b not in done)):
+                self.notes.append(f"Out of memory with {_told(way)}.")
+                return None
+            return self._speed(way, batches)
+
+        return packing.fastest(ways, speed_of)
 
     def audits(self, way: Way, startup: float) -> dict[str, Audit]:
         """At the default setting, in the way and layout that were chosen; the mean over its processes."""
@@ -224,28 +236,6 @@ class _Rounds:
                 channels_last=self._channels_last[name],
             )
         return found
-
-    def _fastest(
-        self, ways: Sequence[Way], batches: tuple[int, ...], left: Callable[[], float], step: float
-    ) -> Way:
-        best, most = ways[0], self._speed(ways[0], batches)
-        for number, way in enumerate(ways[1:], start=1):
-            if left() < len(batches) * step:
-                self.notes.append(
-                    f"{len(ways) - number} of {len(ways)} packings were not measured: the budget is small."
-                )
-                break
-            if not self._measure(way, batches):
-                self.notes.append(f"{way.trials} trials on one GPU ran out of memory.")
-                break
-            speed = self._speed(way, batches)
-            if speed > packing.GAIN * most:
-                best, most = way, speed
-            if speed < most:  # what comes further from the usual loses more
-                break
-        each = " and ".join(map(str, batches))
-        self.notes.append(f"Packing chosen by images/s of all trials together, at batch size {each}.")
-        return best
 
     def _choose_layouts(self, way: Way) -> None:
         for arm in self._arms:
@@ -342,6 +332,10 @@ def complexity(arm: Arm, config: Config, images: ImageSpec) -> tuple[int, int]:
         with counter:
             net(torch.empty(1, images.channels, images.size, images.size))
     return sum(p.numel() for p in net.parameters() if p.requires_grad), counter.get_total_flops() // 2
+
+
+def _told(way: Way) -> str:
+    return f"{way.machine.slots} trials of {way.machine.fraction:g} {way.machine.resource.upper()} each"
 
 
 def _all(meters: Sequence[Any], method: str, *arguments: Any) -> list[Any]:
