@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 
 from bench.timing import parser, save, table
@@ -31,6 +30,8 @@ ARMS = {"cpu": "small_resnet", "gpu": "resnet50"}
 
 def one(plan: Plan, pool: Any, trial: Trial, actor: Any | None) -> tuple[Any, float]:
     """The actor, and the seconds until its first training step began."""
+    import ray  # after study.cluster, which sets Ray's environment
+
     asked = time.perf_counter()
     config = {"trial": asdict(trial)}
     if actor is None:
@@ -46,6 +47,8 @@ def one(plan: Plan, pool: Any, trial: Trial, actor: Any | None) -> tuple[Any, fl
 
 def measured(prepared: Prepared, plan: Plan, arm: str, turns: int) -> dict[str, list[float]]:
     """``turns`` fresh processes, two more trials in each."""
+    import ray
+
     found: dict[str, list[float]] = {"fresh": [], "reused": []}
     pool = ray.put(prepared.train)
     for turn in range(turns):
