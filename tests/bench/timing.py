@@ -1,4 +1,5 @@
 """What the benchmarks share: processes that are measured side by side, turns taken, tables and JSON."""
+# ruff: noqa: T201 - a command speaks to its user
 
 import argparse
 import contextlib
@@ -13,9 +14,16 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+BUSY = 0.5
+"""Processes that ran on average in the last minute."""
+
 
 def parser(name: str, described: str | None) -> argparse.ArgumentParser:
-    """``--json FILE`` is every benchmark's."""
+    """``--json FILE`` is every benchmark's; says when other work on this machine disturbs it."""
+    if (busy := os.getloadavg()[0]) > BUSY:
+        print(
+            f"warning: the machine is busy (load {busy:.1f}): loops of several threads suffer most, wait for quiet"
+        )
     made = argparse.ArgumentParser(
         prog=f"python -m tests.bench.{name}", description=(described or "").split("\n")[0]
     )
@@ -66,6 +74,7 @@ def save(path: Path | None, found: Mapping[str, Any]) -> None:
         return
     about = {
         "cores": os.cpu_count(),
+        "load": os.getloadavg(),
         "machine": platform.processor() or platform.machine(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("torch", "torchvision", "ray")},
