@@ -109,4 +109,4 @@ def fastest(ways: Sequence[Way], speed_of: Callable[[Way], float | None]) -> Way
 
 def fits(way: Way, peak_share: float) -> bool:
     """Whether all trials of the way may grow to ``HEADROOM`` times their peak, a share of the GPU's memory."""
-    return way.trials == 1 or way.trials * peak_share * HEADROOM <= 1
+    return way.trials * peak_share * HEADROOM <= 1

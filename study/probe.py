@@ -136,7 +136,7 @@ def survey(
         startup = _all(meters, "begin", began)
         rounds = _Rounds(meters, arms, image_spec(card), _batch_sizes(arms, card.train))
         if have.resource == "gpu":
-            ways = [ways[0], *rounds.fitting(ways[1:])]
+            ways = rounds.fitting(ways)
         way = rounds.choose(ways, left)
         audits = rounds.audits(way, statistics.mean(startup))
     if fraction is not None:
@@ -171,17 +171,16 @@ class _Rounds:
         self._measured: dict[tuple[str, Way, int, bool], list[Speed]] = {}
 
     def fitting(self, ways: Sequence[Way]) -> list[Way]:
-        """The ways that hold all arms' largest peak; batch sizes that not even one trial can hold are dropped."""
+        """The first way, and those that hold all arms' largest peak; batch sizes that the first cannot are dropped."""
         runs = _all(self._meters[:1], "mps")[0]
         self.notes.append(f"CUDA MPS {'runs' if runs else 'does not run: trials on one GPU take turns'}.")
         peak = 0.0
-        alone = Machine(resource="gpu", slots=1, fraction=1.0, threads=1, name="")
         for arm in self._arms:
-            asked = (self._config(arm), self._images, alone, self.batch_sizes)
+            asked = (self._config(arm), self._images, ways[0].machine, self.batch_sizes)
             ((batch, share),) = self._timed(arm, self._meters[:1], "largest_batch", *asked)
             self.batch_sizes = tuple(b for b in self.batch_sizes if b <= batch)
             peak = max(peak, share)
-        kept = [way for way in ways if packing.fits(way, peak)]
+        kept = [way for way in ways if way is ways[0] or packing.fits(way, peak)]
         if len(kept) < len(ways):
             first = min(way.trials for way in ways if way not in kept)
             self.notes.append(

@@ -1,7 +1,6 @@
 """The benchmarks of speed measure what they say: at a small size, both loops learn and count their images."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -35,16 +34,10 @@ def test_both_loops_learn_by_the_same_recipe() -> None:
 
 
 @LOOPS
-def test_images_are_counted() -> None:
-    """One after the other on one thread, both loops take about as long per image as one epoch says."""
-    for measure in (
-        lambda seconds: train.post_speed("tiny_resnet", "cpu", seconds, 1),
-        lambda seconds: train.core_speed("tiny_resnet", "cpu", 32, seconds),
-    ):
-        began = time.perf_counter()
-        rate = measure(0.3)
-        assert 10 < rate < 1e5
-        assert time.perf_counter() - began < 30
+def test_images_per_second_are_those_of_the_steps_alone() -> None:
+    """Starting workers and warming up take seconds here, and are not in the rate."""
+    rates = (train.post_speed("tiny_resnet", "cpu", 0.3, 1), train.core_speed("tiny_resnet", "cpu", 32, 0.3))
+    assert all(50 < rate < 1e5 for rate in rates)  # 1 to 3 thousand where it is quiet
 
 
 def test_turns_are_taken_and_the_median_is_told() -> None:
