@@ -115,7 +115,11 @@ def main(arguments: list[str] | None = None) -> None:
                 (one.submit(core, arm, images, s, *asked), other.submit(plain, arm, images, s, *asked))
                 for s in range(given.seeds)
             ]
-            ours, posts = ([run[side].result() for run in runs] for side in (0, 1))
+            ours, posts = [], []
+            for seed, (mine, theirs) in enumerate(runs):
+                ours.append(mine.result())
+                posts.append(theirs.result())
+                print(f"{arm}, seed {seed}: post's {posts[-1]:.4f}, core {ours[-1]:.4f}", flush=True)
             gap, low, high = welch(ours, posts)
             found[arm] = {"core": ours, "plain": posts, "gap": gap, "low": low, "high": high}
             rows.append(
