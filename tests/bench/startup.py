@@ -1,7 +1,7 @@
 """Start-up: seconds from Ray's grant to the first training step, on a fresh process and on a reused one.
 
-The trials are the study's own ``StudyTrial`` on real images (scikit-learn's digits), started as actors like
-Tune starts them. "Fresh" counts from the request for the process to the end of a trial's first epoch, less
+The trials are the study's own ``StudyTrial`` on real images, started as Tune starts them, but without Tune's
+own bookkeeping. "Fresh" counts from the request for the process to the end of a trial's first epoch, less
 that epoch's own seconds; "reused" from the reset of a process that has just trained another trial.
 
 Command:   python -m tests.bench.startup --json startup.json         (2 minutes)
@@ -28,50 +28,45 @@ AIM = {"fresh": 12.0, "reused": 3.0}
 ARMS = {"cpu": "small_resnet", "gpu": "resnet50"}
 
 
-def one(plan: Plan, pool: Any, trial: Trial, actor: Any | None) -> tuple[Any, float]:
-    """The actor, and the seconds until its first training step began."""
-    import ray  # after study.cluster, which sets Ray's environment
-
-    asked = time.perf_counter()
-    config = {"trial": asdict(trial)}
-    if actor is None:
-        held = cluster.resources(plan.machine)
-        remote: Any = ray.remote(StudyTrial).options(num_cpus=held["CPU"], num_gpus=held.get("GPU", 0))
-        # Tune hands the pool over as a reference to shared memory, and so does this
-        actor = remote.remote(config=config, plan=asdict(plan), pool=pool)
-    else:
-        ray.get(actor.reset_config.remote(config))
-    epoch = ray.get(actor.train.remote())["epoch"]
-    return actor, time.perf_counter() - asked - epoch["train_seconds"] - epoch["eval_seconds"]
-
-
 def measured(prepared: Prepared, plan: Plan, arm: str, turns: int) -> dict[str, list[float]]:
-    """``turns`` fresh processes, two more trials in each."""
-    import ray
+    """Seconds of ``turns`` fresh processes, with two more trials in each."""
+    import ray  # after study.cluster, which sets Ray's environment
+    from ray import tune
 
+    held = cluster.resources(plan.machine)
+    kind = tune.with_parameters(StudyTrial, plan=asdict(plan), pool=prepared.train)
+    remote: Any = ray.remote(kind).options(num_cpus=held["CPU"], num_gpus=held.get("GPU", 0))
     found: dict[str, list[float]] = {"fresh": [], "reused": []}
-    pool = ray.put(prepared.train)
     for turn in range(turns):
-        actor = None
+        asked = time.perf_counter()
+        actor: Any = None
         for index in range(3):
             trial = Trial(
                 id=f"t{turn}-{index}", arm=arm, phase="search", index=index, island=0, config=load(arm).default(),
                 seed=index, split_seed=0, epochs=3,
             )  # fmt: skip
-            actor, seconds = one(plan, pool, trial, actor)
-            found["reused" if index else "fresh"].append(seconds)
-        ray.kill(actor)  # type: ignore[arg-type]  # the loop has made one
+            config = {"trial": asdict(trial)}
+            if actor is None:
+                actor = remote.remote(config=config)
+            else:
+                asked = time.perf_counter()
+                ray.get(actor.reset_config.remote(config))
+            epoch = ray.get(actor.train.remote())["epoch"]
+            trained: float = epoch["train_seconds"] + epoch["eval_seconds"]
+            found["reused" if index else "fresh"].append(time.perf_counter() - asked - trained)
+        ray.kill(actor)
     return found
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser("startup", __doc__)
     options.add_argument("--turns", type=int, default=5, help="fresh processes (default 5)")
+    options.add_argument("--data", default="digits", help="as for a study (default digits)")
     given = options.parse_args(arguments)
     resource = "gpu" if torch.cuda.is_available() else "cpu"
     budget = Budget.parse(f"1{resource}-hours")
     with tempfile.TemporaryDirectory() as folder:
-        prepared = prepare("digits", seed=0, root=Path(folder))
+        prepared = prepare(given.data, seed=0, root=Path("data"))
         cluster.connect(None, Path(folder) / "ray.log")
         try:
             machine = packing.ways(cluster.hardware(budget), None)[0].machine
