@@ -111,17 +111,28 @@ def test_crop_draws_every_shift_evenly() -> None:
         torch.testing.assert_close(share, torch.tensor([1, 2, 2, 2, 2]) / 9, atol=0.02, rtol=0)
 
 
+def places(n: int, side: int = 33) -> Tensor:
+    """Pixels that know where they are: x and y from the centre, plus 128."""
+    line = (torch.arange(side) - side // 2 + 128).to(torch.uint8).expand(side, side)
+    return torch.stack((line, line.T, torch.zeros_like(line))).expand(n, -1, -1, -1).contiguous()
+
+
+def degrees_of(turned: Tensor) -> tuple[Tensor, Tensor]:
+    """By how much each of ``places`` was turned, as the whole disc around the centre says, and if mirrored."""
+    place = (torch.arange(turned.shape[-1]) - turned.shape[-1] // 2).float()
+    x, y = torch.meshgrid(place, place, indexing="xy")
+    inside = x**2 + y**2 <= place[-1] ** 2
+    from_x, from_y = (turned[:, i] - 128 for i in (0, 1))
+    sin, cos = ((from_y * part * inside).sum((1, 2)) for part in (x, y))
+    return torch.rad2deg(torch.atan2(sin, cos)), (from_x * x * inside).sum((1, 2)) < 0
+
+
 def test_rotation_is_within_ten_degrees_and_even() -> None:
-    """A bright dot right of the centre tells the angle that its image was turned by."""
-    n, side = 3000, 33
-    dot = torch.zeros(n, 1, side, side, dtype=torch.uint8)
-    dot[:, :, side // 2, -2] = 255
-    out = augment(dot, "flip+rotate", generator())[:, 0] + 1
-    degrees, x = degrees_of(out), (out.sum(1) * (torch.arange(side) - side // 2)).sum(1)
-    assert degrees.abs().max() < 10.5
+    degrees, mirrored = degrees_of((augment(places(3000), "flip+rotate", generator()) + 1) * 127.5)
+    assert degrees.abs().max() < 10.1
     assert degrees.std() == pytest.approx(20 / math.sqrt(12), rel=0.05)
     assert degrees.mean() == pytest.approx(0, abs=0.4)
-    assert (x < 0).float().mean() == pytest.approx(0.5, abs=0.03)
+    assert mirrored.float().mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_warp_is_torchvisions_rotation() -> None:
@@ -134,21 +145,12 @@ def test_warp_is_torchvisions_rotation() -> None:
     torch.testing.assert_close(out[..., inside, inside], expected[..., inside, inside], atol=0.05, rtol=1e-3)
 
 
-def degrees_of(dots: Tensor) -> Tensor:
-    """By how much each image was turned that had one bright dot right of its centre; mirrored or not."""
-    place = torch.arange(dots.shape[-1]) - dots.shape[-1] // 2
-    mass = dots.sum((1, 2))
-    x, y = (dots.sum(1) * place).sum(1) / mass, (dots.sum(2) * place).sum(1) / mass
-    return torch.rad2deg(torch.atan2(y, x.abs()))
-
-
 def test_angles_shifts_and_flips_are_drawn_as_torchvision_draws_them() -> None:
     """Each against torchvision's own per-image transform, by a test that tells a wrong range or shape."""
     n = 3000
-    torch.manual_seed(5)
-    dot = torch.zeros(n, 1, 33, 33, dtype=torch.uint8)
-    dot[:, :, 16, -2] = 255
-    ours = degrees_of(turn(dot, generator())[:, 0]).numpy()
+    torch.manual_seed(6)
+    # large images: the nearest pixel is the same one until a turn moves the edge by half a pixel
+    ours = degrees_of(turn(places(600, 129), generator()))[0].numpy()
     theirs = [RandomRotation.get_params([-MAX_DEGREES, MAX_DEGREES]) for _ in range(n)]
     assert stats.ks_2samp(ours, theirs).pvalue > 0.01
 
@@ -171,6 +173,16 @@ def test_angles_shifts_and_flips_are_drawn_as_torchvision_draws_them() -> None:
     ours_flipped = int(flip(pair.expand(n, -1, -1, -1).contiguous(), generator())[:, 0, 0, 0].sum())
     table = [[ours_flipped, n - ours_flipped], [theirs_flipped, n - theirs_flipped]]
     assert stats.chi2_contingency(table).pvalue > 0.01
+
+
+def test_nearest_warp_is_torchvisions_default_rotation() -> None:
+    images = noise().float()
+    for degrees in (-9.7, -3.1, 0.0, 5.3):
+        angle = math.radians(degrees)
+        rows = [[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]]
+        out = warp(images, torch.tensor(rows).expand(16, -1, -1), "nearest")
+        same = out == reference.rotate(images, degrees)
+        assert same.float().mean() > 0.99, degrees  # half-way positions round either way
 
 
 def test_warp_is_exact_where_pixels_meet_pixels() -> None:
