@@ -8,6 +8,8 @@ not, so the difference of the means is judged by Welch's interval over the seeds
 
 Command:   python -m tests.bench.quality --data folder:PATH --json quality.json
            (10,000 images, 3 seeds, 5 epochs: 9 minutes on two cores)
+Measured:  small_resnet, 3 epochs, 3 seeds: post's 49.57 % (sd 1.71), core 49.12 % (sd 0.35), difference
+           -0.45 points [-4.47, +3.57].
 """
 # ruff: noqa: T201 - a command speaks to its user
 
