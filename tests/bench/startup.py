@@ -4,7 +4,7 @@ The trials are the study's own ``StudyTrial`` on real images, started as Tune st
 own bookkeeping. "Fresh" counts from the request for the process to the end of a trial's first epoch, less
 that epoch's own seconds; "reused" from the reset of a process that has just trained another trial.
 
-Command:   python -m tests.bench.startup --json startup.json         (2 minutes)
+Command:   python -m tests.bench.startup --json startup.json
 """
 # ruff: noqa: T201 - a command speaks to its user
 

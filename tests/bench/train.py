@@ -4,7 +4,7 @@ On a CPU both have the same two cores: the post's loop as one process of two thr
 workers, the core as two trials of one thread each. On a GPU both have the card, and the core's share of the
 card's bfloat16 matrix rate is measured beside it, as are both layouts and compiling.
 
-Command:   python -m tests.bench.train --json train.json          (CPU: 6 minutes; --device cuda: 5 minutes)
+Command:   python -m tests.bench.train [--device cuda] [--arms A,B] --json train.json
 """
 # ruff: noqa: T201 - a command speaks to its user
 
