@@ -80,14 +80,32 @@ def cutout(normalised_NCHW: Tensor, generator: Generator) -> Tensor:
     return normalised_NCHW.masked_fill_(hole[:, None], 0.0)
 
 
-def warp(pixels_NCHW: Tensor, maps_N23: Tensor) -> Tensor:
-    """Float pixels resampled bilinearly: output position -> input position by one affine map per image.
+def warp(pixels_NCHW: Tensor, maps_N23: Tensor, mode: str = "bilinear") -> Tensor:
+    """Float pixels resampled, bilinearly or "nearest": output position -> input position by an affine map per image.
 
     Positions run from -1 to 1 between the outer edges; what lies outside is black.
     """
     with torch.autocast(pixels_NCHW.device.type, enabled=False):  # bfloat16 is too coarse for positions
         grid = functional.affine_grid(maps_N23, list(pixels_NCHW.shape), align_corners=False)
-        return functional.grid_sample(pixels_NCHW, grid, "bilinear", "zeros", align_corners=False)
+        return functional.grid_sample(pixels_NCHW, grid, mode, "zeros", align_corners=False)
+
+
+def turn(images_NCHW: Tensor, generator: Generator, *, border: int = 0) -> Tensor:
+    """Mirrored or not, turned within 10 degrees either way, shifted up to ``border`` pixels: one resampling.
+
+    Pixels, float32. By the nearest pixel, as torchvision's RandomRotation, and so the seed post, does it:
+    mixing pixels would train on smoother images than are validated. The shift is drawn only if there is a border.
+    """
+    mirror = _signs(images_NCHW, generator)
+    angle = (_uniform(images_NCHW, generator) * 2 - 1) * math.radians(MAX_DEGREES)
+    cos, sin = angle.cos(), angle.sin()
+    right = down = torch.zeros_like(angle)
+    if border:
+        size = (2, len(images_NCHW))
+        pixels = torch.randint(-border, border + 1, size, generator=generator, device=images_NCHW.device)
+        right, down = pixels * (2 / images_NCHW.shape[-1])
+    maps = torch.stack((mirror * cos, mirror * -sin, mirror * right, sin, cos, down), dim=1)
+    return warp(images_NCHW.float(), maps.view(-1, 2, 3), "nearest")
 
 
 def _none(images_NCHW: Tensor, _generator: Generator) -> Tensor:
@@ -107,12 +125,7 @@ def _flip_crop_cutout(images_NCHW: Tensor, generator: Generator) -> Tensor:
 
 
 def _flip_rotate(images_NCHW: Tensor, generator: Generator) -> Tensor:
-    """Mirrored or not, and turned within 10 degrees either way, in one resampling."""
-    mirror = _signs(images_NCHW, generator)
-    angle = (_uniform(images_NCHW, generator) * 2 - 1) * math.radians(MAX_DEGREES)
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    maps = torch.stack((mirror * cos, mirror * -sin, zero, sin, cos, zero), dim=1)
-    return normalise(warp(images_NCHW.float(), maps.view(-1, 2, 3)))
+    return normalise(turn(images_NCHW, generator))
 
 
 TRIVIAL = (

@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,7 +40,11 @@ from ray import tune
 from ray.tune.result import SHOULD_CHECKPOINT
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 import search_spaces
 import study
@@ -48,6 +52,7 @@ from study import checkpoint
 from study.confirm import SCORED_PHASES, StudyError
 from study.data import Images
 from study.ledger import LedgerError
+from study.packing import Hardware
 from study.plan import Budget, Machine
 from study.records import Epoch, asdict
 from study.schedule import LossKind, Schedule
@@ -134,17 +139,18 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def machine(budget: Budget) -> Machine:
-    """One trial per GPU, or per CPU core, of all that the cluster has. Raises ClusterError when it has none."""
-    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    units = int(have.get(budget.resource.upper(), 0))
-    if units < 1:
-        raise ClusterError(f"the cluster has no {budget.resource.upper()}, but the budget is {budget}")
-    kinds = sorted(k.removeprefix("accelerator_type:") for k in have if k.startswith("accelerator_type:"))
-    cores = int(have.get("CPU", 1))
-    name = ", ".join(kinds) if budget.resource == "gpu" and kinds else f"{budget.resource.upper()} x {units}"
-    threads = max(1, cores // units) if budget.resource == "gpu" else 1
-    return Machine(resource=budget.resource, slots=units, fraction=1.0, threads=min(threads, 8), name=name)
+def hardware(budget: Budget) -> Hardware:
+    """What the cluster has for the budget. Raises ClusterError when it has nothing."""
+    resource = budget.resource.upper()
+    all_nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = [n["Resources"] for n in all_nodes if n["Alive"] and n["Resources"].get(resource, 0) >= 1]
+    if not nodes:
+        raise ClusterError(f"the cluster has no {resource}, but the budget is {budget}")
+    units = sum(int(node[resource]) for node in nodes)
+    kinds = sorted({k.removeprefix("accelerator_type:") for n in nodes for k in n if k.startswith("accel")})
+    name = ", ".join(kinds) if budget.resource == "gpu" and kinds else f"{resource} x {units}"
+    cores = tuple(max(1, int(node.get("CPU", 1))) for node in nodes)
+    return Hardware(resource=budget.resource, units=units, cores=cores, name=name)
 
 
 def check(machine: Machine) -> None:
@@ -161,6 +167,26 @@ def check(machine: Machine) -> None:
 def resources(machine: Machine, fraction: float) -> dict[str, float]:
     """What a trial or task that holds ``fraction`` of a GPU or CPU core holds, in Ray's words."""
     return {"CPU": fraction} if machine.resource == "cpu" else {"GPU": fraction, "CPU": 0}
+
+
+@contextmanager
+def side_by_side(kind: type, copies: int, have: Hardware) -> Iterator[list[Any]]:
+    """That many actors of ``kind`` on one GPU, or on the cores of the smallest node, which hold all of it."""
+    cores = min(have.cores)
+    whole = {"CPU": float(cores)} if have.resource == "cpu" else {"GPU": 1.0}
+    group = placement_group([whole])
+    held = {"num_cpus": 0, "num_gpus": int(10_000 / copies) / 10_000}
+    if have.resource == "cpu":
+        held = {"num_cpus": cores // copies, "num_gpus": 0}
+    placed = PlacementGroupSchedulingStrategy(group)
+    remote: Any = ray.remote(kind).options(**held, scheduling_strategy=placed, max_restarts=0)
+    actors = [remote.remote() for _ in range(copies)]
+    try:
+        yield actors
+    finally:
+        for one in actors:
+            ray.kill(one)
+        remove_placement_group(group)
 
 
 def run_tasks(

@@ -49,6 +49,8 @@ class Options:
     train_fraction: float
     widen: tuple[str, ...]
     out: Path
+    fraction: float | None
+    """Of a GPU, or CPU cores, that a trial holds; None lets the probe choose."""
     plan_only: bool
     address: str | None
     resume: bool
@@ -84,6 +86,7 @@ class Options:
             parser.error(f"--seed {given.seed} is out of range: from 0 to {2**31 - 1}")
         if not 0 < given.train_fraction <= 1:
             parser.error(f"--train-fraction {given.train_fraction:g} is out of range: above 0 and at most 1")
+        _check_fraction(parser, given.fraction, budget)
         out = Path(given.out) if given.out else Path("runs") / _run_name(given.data)
         if not given.plan:
             _check_out(parser, out)
@@ -102,6 +105,7 @@ class Options:
             train_fraction=given.train_fraction,
             widen=tuple(n.strip() for n in given.widen.split(",") if n.strip()),
             out=out,
+            fraction=given.fraction,
             plan_only=given.plan,
             address=given.address,
             resume=False,
@@ -137,6 +141,7 @@ class Options:
             out=run,
             plan_only=False,
             address=given.address,
+            fraction=None,
             resume=True,
             accept_changed_code=given.accept_changed_code,
             notes=(),
@@ -198,6 +203,10 @@ def _parser() -> argparse.ArgumentParser:
         "--out", metavar="DIR", help="where the study is written (default: runs/<time>-<data>)"
     )
     running.add_argument(
+        "--fraction", type=float, metavar="F",
+        help="of a GPU that each trial holds, as in 0.25, or CPU cores, as in 2 (default: the fastest, measured)",
+    )  # fmt: skip
+    running.add_argument(
         "--plan", action="store_true", help="measure the arms, print what would be run, run nothing"
     )
     running.add_argument(
@@ -232,6 +241,15 @@ def _arms(given: str | None, budget: Budget) -> tuple[str, ...]:
     return arms
 
 
+def _check_fraction(parser: argparse.ArgumentParser, fraction: float | None, budget: Budget) -> None:
+    if fraction is None:
+        return
+    if budget.resource == "gpu" and not 0.01 <= fraction <= 1:
+        parser.error(f"--fraction {fraction:g} is out of range: a trial holds from 0.01 to 1 of a GPU")
+    if budget.resource == "cpu" and not (fraction >= 1 and fraction.is_integer()):
+        parser.error(f"--fraction {fraction:g}: on a CPU a trial holds 1, 2, 3 ... whole cores")
+
+
 def _check_out(parser: argparse.ArgumentParser, out: Path) -> None:
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -261,6 +279,8 @@ def _command(budget: Budget, arms: tuple[str, ...], given: argparse.Namespace) -
         parts += ["--epochs", str(given.epochs)]
     if given.train_fraction != 1:
         parts += ["--train-fraction", f"{given.train_fraction:g}"]
+    if given.fraction is not None:
+        parts += ["--fraction", f"{given.fraction:g}"]
     if given.widen:
         parts += ["--widen", given.widen]
     return "python study/run.py " + shlex.join(

@@ -107,6 +107,8 @@ class Audit:
     """Peak memory of training: device memory on a GPU, resident memory of the process on a CPU."""
     startup_seconds: float
     """From the grant of the resource to the first training step on a fresh worker."""
+    channels_last: bool = True
+    """The faster layout of this arm's tensors, in which all its trials train."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,23 @@ class Machine:
     threads: int
     """CPU threads per trial."""
     name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """One way to share a GPU, or a machine's cores, as it was measured with one arm."""
+
+    arm: str
+    trials: int
+    """Side by side on one GPU, or on the cores of one node."""
+    fraction: float
+    threads: int
+    batch_size: int
+    channels_last: bool
+    images_per_second: float
+    """Training, all of them together."""
+    peak_bytes: int
+    """Of the largest of them, as in ``Audit``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +169,10 @@ class Plan:
     versions: dict[str, str]
     code: str
     """SHA-256 over the source of ``study`` and ``search_spaces``."""
+    packing: tuple[Packed, ...] = ()
+    """What was measured to choose ``machine.fraction`` and every arm's layout, in the order of measuring."""
+    packing_notes: tuple[str, ...] = ()
+    """Sentences: what was chosen, what was not measured and why."""
 
     @property
     def share(self) -> float:
@@ -279,6 +302,8 @@ class Plan:
                 "budget": Budget(**body["budget"]),
                 "audits": {arm: Audit(**audit) for arm, audit in body["audits"].items()},
                 "machine": Machine(**body["machine"]),
+                "packing": tuple(Packed(**row) for row in body["packing"]),
+                "packing_notes": tuple(body["packing_notes"]),
             }
         )
 

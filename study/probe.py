@@ -1,38 +1,45 @@
-"""Measures every arm before the search: complexity, speed and memory, at its default setting.
+"""Measures before the search: every arm's complexity, speed, memory and layout, and how trials are best packed.
 
-The measuring runs are the real training loop on made-up images, as many side by side as the study
-will run, since neighbours slow each other down.
+The measuring runs are the real training loop on made-up images, in as many processes side by side as
+the packing has trials, since neighbours slow each other down. Measuring has a share of the budget:
+what that does not pay for is not measured, and said.
 """
 
-import dataclasses
+import contextlib
+import functools
+import itertools
+import os
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
+import ray
 import ray.exceptions
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import search_spaces
 from search_spaces import Arm, ArmError, Choice, Config, ImageSpec, default
-from study import cluster
-from study.plan import Audit, Budget, DataCard, Machine
-from study.records import Trial
+from study import cluster, packing
+from study.packing import Way
+from study.plan import Audit, Budget, DataCard, Machine, Packed
+from study.records import Epoch, Trial
 from study.search import restrict
 from study.train import Split, build, fit
 from study.worker import device_of, first_line, image_spec
 
 Result = TypeVar("Result")
+SHARE = 0.03
+"""Part of the budget that measuring may take, past what no study can do without."""
 MEASURE_SECONDS = 2.0
+EPOCHS_MEASURED = 4
+MOST_IMAGES = 2**16
 STEPS_FLOOR = 4
 """A batch size that leaves fewer steps per epoch is no option."""
-MOST_BATCHES = 4096
-HEADROOM = 1.2
-"""Two trials share a GPU when each may grow to this multiple of its measured peak."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,79 +51,276 @@ class Survey:
     cost: dict[str, float]
     """Resource-seconds that measuring each arm held."""
     batch_sizes: tuple[int, ...]
+    packing: tuple[Packed, ...]
+    notes: tuple[str, ...]
 
 
-def survey(arms: Mapping[str, Arm], card: DataCard, budget: Budget) -> Survey:
-    """Measure all arms on the cluster, as many side by side as trials will run.
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What one process measured."""
 
-    Raises ArmError when an arm cannot be built and trained at its default setting.
-    """
-    machine, images = cluster.machine(budget), image_spec(card)
-    cost = dict.fromkeys(arms, 0.0)
-    batch_sizes = _batch_sizes(arms, card.train)
-    if machine.resource == "gpu":
-        peak = 0.0
-        for name, (fitting, share), held in _each(largest_batch, arms, batch_sizes, images, machine):
-            cost[name] += held
-            peak = max(peak, share)
-            batch_sizes = tuple(b for b in batch_sizes if b <= fitting)
-        if peak * HEADROOM <= 0.5:
-            machine = dataclasses.replace(
-                machine, fraction=0.5, slots=2 * machine.slots, threads=max(1, machine.threads // 2)
-            )
-    measured: dict[str, list[Audit]] = {name: [] for name in arms}
-    copies = max(1, machine.slots // len(arms))
-    for name, audit, held in _each(measure, arms, batch_sizes, images, machine, copies=copies):
-        cost[name] += held
-        measured[name].append(audit)
-    return Survey(
-        audits={name: _mean(audits) for name, audits in measured.items()},
-        machine=machine,
-        cost=cost,
-        batch_sizes=batch_sizes,
-    )
+    images_per_second: float
+    eval_images_per_second: float
+    peak_bytes: int
 
 
-def measure(name: str, config: Config, images: ImageSpec, machine: Machine, asked: float) -> Audit:
-    """Train the arm on made-up images for a few seconds, in this process.
+class Meter:
+    """One of the processes that measure side by side; ``cluster.side_by_side`` starts them."""
 
-    ``asked`` is the ``time.time()`` at which the process was asked for. Raises what the arm raises.
-    """
-    arm = search_spaces.load(name)
-    device = device_of(machine)
-    params, macs = complexity(arm, config, images)
-    startup = time.time() - asked
-    batch, batches = int(config["batch_size"]), 2
-    while True:
-        seconds, eval_seconds = _time_epoch(arm, config, images, batches * batch, device)
-        if seconds >= MEASURE_SECONDS or batches >= MOST_BATCHES:
-            break
-        batches = min(MOST_BATCHES, 1 + int(batches * min(8.0, 1.2 * MEASURE_SECONDS / seconds)))
-    return Audit(
-        params=params,
-        macs=macs,
-        images_per_second=batches * batch / seconds,
-        eval_images_per_second=batches * batch / eval_seconds,
-        peak_bytes=_peak_bytes(device),
-        startup_seconds=startup,
-    )
+    def begin(self, asked: float) -> float:
+        """Seconds since the process was asked for, by ``time.time()``: start-up, torch included."""
+        return time.time() - asked
 
+    def complexity(self, name: str, config: Config, images: ImageSpec) -> tuple[int, int]:
+        return _named(lambda arm: complexity(arm, config, images), name)
 
-def largest_batch(
-    name: str, config: Config, images: ImageSpec, machine: Machine, asked: float, batch_sizes: tuple[int, ...]
-) -> tuple[int, float]:
-    """The largest batch that trains without running out of GPU memory, and its peak as a share of the memory."""
-    del asked
-    arm, device = search_spaces.load(name), device_of(machine)
-    for batch in sorted(batch_sizes, reverse=True):
+    def speed(
+        self, name: str, config: Config, images: ImageSpec, machine: Machine, channels_last: bool
+    ) -> Speed | None:
+        """None when the GPU's memory, or the part of it that is a trial's, is too small."""
+        device = device_of(machine)
         try:
-            _time_epoch(arm, {**config, "batch_size": batch}, images, 2 * batch, device)
+            return _named(lambda arm: speed(arm, config, images, device, channels_last=channels_last), name)
         except torch.cuda.OutOfMemoryError:
+            return None
+        finally:
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def largest_batch(
+        self, name: str, config: Config, images: ImageSpec, machine: Machine, batch_sizes: tuple[int, ...]
+    ) -> tuple[int, float]:
+        """The largest batch that a GPU can train with, and the share of its memory that the process then takes."""
+        device = device_of(machine)
+        for batch in sorted(batch_sizes, reverse=True):
+            largest: Config = {**config, "batch_size": batch}
+            try:
+                _named(
+                    functools.partial(speed, config=largest, images=images, device=device, seconds=0), name
+                )
+            except torch.cuda.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                continue
+            free, total = torch.cuda.mem_get_info(device)
+            context = total - free - torch.cuda.memory_reserved(device)
+            share = (_peak_bytes(device) + context) / total
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)
-            continue
-        return batch, _peak_bytes(device) / torch.cuda.get_device_properties(device).total_memory
-    raise ArmError(f"arm {name} does not fit into the GPU's memory even with batches of {min(batch_sizes)}")
+            return batch, share
+        raise ArmError(
+            f"arm {name} does not fit into the GPU's memory even with batches of {min(batch_sizes)}"
+        )
+
+    def mps(self) -> bool:
+        """Whether NVIDIA's Multi-Process Service runs here, and kernels of several processes share the card."""
+        pipes = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))  # CUDA's default
+        return (pipes / "control").exists()
+
+
+def survey(
+    arms: Mapping[str, Arm], card: DataCard, budget: Budget, *, fraction: float | None = None
+) -> Survey:
+    """Measure all arms on one GPU, or on one node's cores, and choose the packing that is fastest in all.
+
+    ``fraction`` of a GPU, or cores, per trial is the user's choice instead. Raises ArmError when an arm
+    cannot be built and trained at its default setting, PlanError when no trial can hold ``fraction``.
+    """
+    began = time.time()
+    have = cluster.hardware(budget)
+    ways = packing.ways(have, fraction)
+    held = 1.0 if have.resource == "gpu" else float(min(have.cores))
+
+    def left() -> float:
+        return SHARE * budget.seconds / held - (time.time() - began)
+
+    with cluster.side_by_side(Meter, max(way.trials for way in ways), have) as meters:
+        startup = _all(meters, "begin", began)
+        rounds = _Rounds(meters, arms, image_spec(card), _batch_sizes(arms, card.train))
+        if have.resource == "gpu":
+            ways = rounds.fitting(ways)
+        way = rounds.choose(ways, left)
+        audits = rounds.audits(way, statistics.mean(startup))
+    if fraction is not None:
+        rounds.notes.append(f"The packing was given: --fraction {fraction:g}.")
+    total = time.time() - began
+    rest = total - sum(rounds.seconds.values())
+    rounds.notes.append(
+        f"Measuring held {held * total:.0f} {have.resource}-seconds, {100 * held * total / budget.seconds:.1f} % of the budget."
+    )
+    return Survey(
+        audits=audits,
+        machine=way.machine,
+        cost={arm: held * (seconds + rest / len(arms)) for arm, seconds in rounds.seconds.items()},
+        batch_sizes=rounds.batch_sizes,
+        packing=tuple(rounds.rows),
+        notes=tuple(rounds.notes),
+    )
+
+
+class _Rounds:
+    """The measurements, one arm and one way at a time; ``seconds`` is what each arm's have taken."""
+
+    def __init__(
+        self, meters: list[Any], arms: Mapping[str, Arm], images: ImageSpec, batch_sizes: tuple[int, ...]
+    ) -> None:
+        self.batch_sizes = batch_sizes
+        self.seconds = dict.fromkeys(arms, 0.0)
+        self.rows: list[Packed] = []
+        self.notes: list[str] = []
+        self._meters, self._arms, self._images = meters, arms, images
+        self._channels_last = dict.fromkeys(arms, True)
+        self._measured: dict[tuple[str, Way, int, bool], list[Speed]] = {}
+
+    def fitting(self, ways: Sequence[Way]) -> list[Way]:
+        """The first way, and those that hold all arms' largest peak; batch sizes that the first cannot are dropped."""
+        runs = _all(self._meters[:1], "mps")[0]
+        self.notes.append(f"CUDA MPS {'runs' if runs else 'does not run: trials on one GPU take turns'}.")
+        peak = 0.0
+        for arm in self._arms:
+            asked = (self._config(arm), self._images, ways[0].machine, self.batch_sizes)
+            ((batch, share),) = self._timed(arm, self._meters[:1], "largest_batch", *asked)
+            self.batch_sizes = tuple(b for b in self.batch_sizes if b <= batch)
+            peak = max(peak, share)
+        kept = [way for way in ways if way is ways[0] or packing.fits(way, peak)]
+        if len(kept) < len(ways):
+            first = min(way.trials for way in ways if way not in kept)
+            self.notes.append(
+                f"{first} trials do not fit on one GPU: one takes up to {100 * peak:.0f} % of it."
+            )
+        return kept
+
+    def choose(self, ways: Sequence[Way], left: Callable[[], float]) -> Way:
+        """The fastest way; ``left()`` seconds of measuring remain, the first way is measured whatever it takes."""
+        usual, before = ways[0], left()
+        if not self._measure(usual, (self._batch,)):
+            raise ArmError(f"the arms do not fit into {usual.machine.fraction:g} of the GPU's memory")
+        step = before - left()  # what one way at one batch size takes for all arms
+        if left() > step:
+            self._choose_layouts(usual)
+        else:
+            self.notes.append("Layouts were not compared, the budget is small: all train in channels_last.")
+        if len(ways) == 1:
+            return usual
+        batches = tuple(sorted({self._batch, max(self.batch_sizes)}))
+        if left() < 2 * len(batches) * step:
+            batches = (self._batch,)
+        each = " and ".join(map(str, batches))
+        self.notes.append(f"Packing chosen by images/s of all trials together, at batch size {each}.")
+
+        def speed_of(way: Way) -> float | None:
+            if way is not usual and left() < len(batches) * step:
+                self.notes.append(f"The budget is too small to measure {_told(way)}, or what comes after it.")
+                return None
+            done = {row.batch_size for row in self.rows if row.fraction == way.machine.fraction}
+            if not self._measure(way, tuple(b for b in batches if b not in done)):
+                self.notes.append(f"Out of memory with {_told(way)}.")
+                return None
+            return self._speed(way, batches)
+
+        return packing.fastest(ways, speed_of)
+
+    def audits(self, way: Way, startup: float) -> dict[str, Audit]:
+        """At the default setting, in the way and layout that were chosen; the mean over its processes."""
+        found = {}
+        for name in self._arms:
+            asked = (self._config(name), self._images)
+            ((params, macs),) = self._timed(name, self._meters[:1], "complexity", *asked)
+            speeds = self._measured[name, way, self._batch, self._channels_last[name]]
+            found[name] = Audit(
+                params=params,
+                macs=macs,
+                images_per_second=statistics.mean(s.images_per_second for s in speeds),
+                eval_images_per_second=statistics.mean(s.eval_images_per_second for s in speeds),
+                peak_bytes=max(s.peak_bytes for s in speeds),
+                startup_seconds=startup,
+                channels_last=self._channels_last[name],
+            )
+        return found
+
+    def _choose_layouts(self, way: Way) -> None:
+        for arm in self._arms:
+            if self._measure_one(arm, way, self._batch, channels_last=False):
+                last, first = (
+                    sum(s.images_per_second for s in self._measured[arm, way, self._batch, layout])
+                    for layout in (True, False)
+                )
+                self._channels_last[arm] = first <= packing.GAIN * last
+
+    def _speed(self, way: Way, batches: tuple[int, ...]) -> float:
+        return packing.speed(
+            [
+                row
+                for row in self.rows
+                if row.fraction == way.machine.fraction
+                and row.batch_size in batches
+                and row.channels_last == self._channels_last[row.arm]
+            ]
+        )
+
+    def _measure(self, way: Way, batches: tuple[int, ...]) -> bool:
+        """False when an arm ran out of memory."""
+        return all(
+            self._measure_one(arm, way, batch, channels_last=self._channels_last[arm])
+            for arm, batch in itertools.product(self._arms, batches)
+        )
+
+    def _measure_one(self, arm: str, way: Way, batch: int, *, channels_last: bool) -> bool:
+        asked = ({**self._config(arm), "batch_size": batch}, self._images, way.machine, channels_last)
+        speeds = self._timed(arm, self._meters[: way.trials], "speed", *asked)
+        if not all(speeds):
+            return False
+        self._measured[arm, way, batch, channels_last] = speeds
+        self.rows.append(
+            Packed(
+                arm=arm,
+                trials=way.trials,
+                fraction=way.machine.fraction,
+                threads=way.machine.threads,
+                batch_size=batch,
+                channels_last=channels_last,
+                images_per_second=sum(s.images_per_second for s in speeds),
+                peak_bytes=max(s.peak_bytes for s in speeds),
+            )
+        )
+        return True
+
+    def _timed(self, arm: str, meters: list[Any], method: str, *arguments: Any) -> list[Any]:
+        began = time.time()
+        try:
+            return _all(meters, method, arm, *arguments)
+        finally:
+            self.seconds[arm] += time.time() - began
+
+    def _config(self, arm: str) -> Config:
+        return default(restrict(self._arms[arm].space, self.batch_sizes))
+
+    @property
+    def _batch(self) -> int:
+        """The default batch size; the axis is the same for all arms."""
+        return int(self._config(next(iter(self._arms)))["batch_size"])
+
+
+def speed(
+    arm: Arm,
+    config: Config,
+    images: ImageSpec,
+    device: torch.device,
+    *,
+    channels_last: bool = True,
+    seconds: float = MEASURE_SECONDS,
+) -> Speed:
+    """Train the arm on made-up images, in this process, for about so many seconds of steps after a warm-up."""
+    batch = int(config["batch_size"])
+    _forget_peak(device)
+    *_, warm = _epochs(arm, config, images, device, batch, epochs=2, channels_last=channels_last)
+    step = max(warm.train_seconds, 1e-5)
+    epochs = max(1, min(EPOCHS_MEASURED, int(seconds / (2 * step))))
+    count = batch * max(2, min(int(seconds / epochs / step), MOST_IMAGES // batch))
+    measured = _epochs(arm, config, images, device, count, epochs=epochs, channels_last=channels_last)
+    return Speed(
+        images_per_second=count / statistics.median(e.train_seconds for e in measured),
+        eval_images_per_second=count / statistics.median(e.eval_seconds for e in measured),
+        peak_bytes=_peak_bytes(device),
+    )
 
 
 def complexity(arm: Arm, config: Config, images: ImageSpec) -> tuple[int, int]:
@@ -129,32 +333,23 @@ def complexity(arm: Arm, config: Config, images: ImageSpec) -> tuple[int, int]:
     return sum(p.numel() for p in net.parameters() if p.requires_grad), counter.get_total_flops() // 2
 
 
-def _each(
-    function: Callable[..., Result],
-    arms: Mapping[str, Arm],
-    batch_sizes: tuple[int, ...],
-    images: ImageSpec,
-    machine: Machine,
-    *,
-    copies: int = 1,
-) -> Iterator[tuple[str, Result, float]]:
-    """Run a measuring function for every arm at its default; its errors name the arm."""
-    extra = (batch_sizes,) if function is largest_batch else ()
-    jobs = []
-    for name, arm in arms.items():
-        config = default(restrict(arm.space, batch_sizes))
-        jobs += [(name, (function, name, config, images, machine, time.time(), *extra))] * copies
+def _told(way: Way) -> str:
+    return f"{way.machine.slots} trials of {way.machine.fraction:g} {way.machine.resource.upper()} each"
+
+
+def _all(meters: Sequence[Any], method: str, *arguments: Any) -> list[Any]:
+    """The method's results in all these processes, called at the same time; its errors name the arm."""
     try:
-        yield from cluster.run_tasks(_named, jobs, machine)
+        return list(ray.get([getattr(meter, method).remote(*arguments) for meter in meters]))
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, ArmError) else error) from None
 
 
-def _named(function: Callable[..., Result], name: str, *arguments: Any) -> Result:
-    """``function(name, ...)``, with the arm's name on whatever its code raises."""
+def _named(function: Callable[[Arm], Result], name: str) -> Result:
+    """``function(arm)``, with the arm's name on whatever its code raises; out of memory is no fault of the arm."""
     try:
-        return function(name, *arguments)
-    except ArmError:
+        return function(search_spaces.load(name))
+    except (ArmError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # noqa: BLE001  # any fault of an arm becomes a sentence with its name
         raise ArmError(
@@ -172,37 +367,48 @@ def _batch_sizes(arms: Mapping[str, Arm], train: int) -> tuple[int, ...]:
     return tuple(b for b in shared if b * STEPS_FLOOR <= train) or tuple(shared[:1])
 
 
-def _mean(audits: list[Audit]) -> Audit:
-    """The mean of what copies side by side measured."""
-    first = audits[0]
-    return dataclasses.replace(
-        first,
-        images_per_second=statistics.mean(a.images_per_second for a in audits),
-        eval_images_per_second=statistics.mean(a.eval_images_per_second for a in audits),
-        peak_bytes=max(a.peak_bytes for a in audits),
-        startup_seconds=statistics.mean(a.startup_seconds for a in audits),
-    )
-
-
-def _time_epoch(
-    arm: Arm, config: Config, images: ImageSpec, count: int, device: torch.device
-) -> tuple[float, float]:
-    """Seconds of training on, and of evaluating, ``count`` images; the first epoch only warms up."""
-    rng = np.random.default_rng(0)
+def _epochs(
+    arm: Arm,
+    config: Config,
+    images: ImageSpec,
+    device: torch.device,
+    count: int,
+    *,
+    epochs: int,
+    channels_last: bool,
+) -> list[Epoch]:
+    """Passes over ``count`` made-up images, which are validated on too."""
+    random = torch.Generator().manual_seed(0)
     shape = (count, images.channels, images.size, images.size)
-    made = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)).to(device)
     everything = torch.arange(count, device=device)
-    data = Split(images=made, labels=everything % images.classes, train=everything, val=everything)
+    data = Split(
+        images=torch.randint(256, shape, dtype=torch.uint8, generator=random).to(device),
+        labels=everything % images.classes,
+        train=everything,
+        val=everything,
+    )
     calm: Config = {**config, "lr": 1e-4}  # nothing to learn here, and nothing that could diverge
     trial = Trial(
-        id="probe", arm="", phase="probe", index=0, island=0, config=calm, seed=0, split_seed=0, epochs=2
+        id="probe", arm="", phase="probe", index=0, island=0, config=calm, seed=0, split_seed=0, epochs=epochs
     )
-    net = build(arm, calm, images, seed=0, device=device)
-    _, last = fit(net, trial, data, classes=images.classes)
-    return last.train_seconds, last.eval_seconds
+    net = build(arm, calm, images, seed=0, device=device, channels_last=channels_last)
+    return list(fit(net, trial, data, classes=images.classes))
+
+
+def _forget_peak(device: torch.device) -> None:
+    """Peak memory counts from here on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):  # not every container allows it: then the peak is the process's
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

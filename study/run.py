@@ -11,7 +11,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from study.confirm import GivenUpError, StudyError
 from study.leaving import Leaving, sturdy_output
 from study.ledger import CLAIM, Ledger
 from study.options import Options
-from study.plan import Audit, Budget, Plan, PlanError
+from study.plan import Audit, Budget, Packed, Plan, PlanError
 from study.records import Cost
 
 if TYPE_CHECKING:
@@ -173,8 +173,9 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
 
     _check_widen(options, arms)
     console.print("measuring the arms ...")
-    survey = probe.survey(arms, prepared.card, options.budget)
+    survey = probe.survey(arms, prepared.card, options.budget, fraction=options.fraction)
     _show_audit(survey.audits, console)
+    _show_packing(survey.packing, survey.notes, console)
     plan = Plan(
         arms=options.arms,
         data=prepared.card,
@@ -196,6 +197,8 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         command=options.command,
         versions=resume.versions(),
         code=resume.code_hash(),
+        packing=survey.packing,
+        packing_notes=survey.notes,
     )
     return plans.with_length(plan, options.epochs)
 
@@ -284,6 +287,34 @@ def _show_audit(audits: Mapping[str, Audit], console: Console) -> None:
     warning = plans.unmatched(audits)
     if warning:
         console.print(f"warning: {warning}", markup=False)
+
+
+def _show_packing(packing: Sequence[Packed], notes: Sequence[str], console: Console) -> None:
+    table = Table(title="packing: how many trials side by side")
+    for column in (
+        "arm",
+        "trials",
+        "of each",
+        "threads",
+        "batch",
+        "layout",
+        "images/s of all",
+        "peak memory",
+    ):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for row in packing:
+        table.add_row(
+            row.arm,
+            str(row.trials),
+            f"{row.fraction:g}",
+            str(row.threads),
+            str(row.batch_size),
+            "channels_last" if row.channels_last else "contiguous",
+            f"{row.images_per_second:.0f}",
+            f"{row.peak_bytes / 2**30:.1f} GiB",
+        )
+    console.print(table)
+    console.print(" ".join(notes), markup=False)
 
 
 def _show(plan: Plan, console: Console) -> None:

@@ -62,7 +62,10 @@ def probabilities_of(
 ) -> "np.ndarray[Any, Any]":
     """Class probabilities, float32 (images, classes), of the net that ``weights`` belong to."""
     device = device_of(plan.machine)
-    net = build(search_spaces.load(arm), config, image_spec(plan.data), seed=0, device=device)
+    layout = plan.audits[arm].channels_last
+    net = build(
+        search_spaces.load(arm), config, image_spec(plan.data), seed=0, device=device, channels_last=layout
+    )
     net.load_state_dict(torch.load(weights, map_location=device, weights_only=True)["net"])
     images = torch.from_numpy(test.pixels.copy()).to(device)
     return predict(net, images, torch.arange(len(images), device=device)).cpu().numpy()

@@ -52,7 +52,10 @@ def image_spec(card: DataCard) -> ImageSpec:
 def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Training:
     """The trial's run, at its beginning: all that a rerun needs."""
     arm = search_spaces.load(trial.arm)
-    net = build(arm, trial.config, image_spec(plan.data), seed=trial.seed, device=device)
+    layout = plan.audits[trial.arm].channels_last
+    net = build(
+        arm, trial.config, image_spec(plan.data), seed=trial.seed, device=device, channels_last=layout
+    )
     train, val = split(pool.labels, val=plan.val_images, seed=trial.split_seed)
     if plan.train_fraction < 1:
         _, kept = split(pool.labels[train], val=plan.train_images, seed=trial.split_seed + 1)

@@ -18,7 +18,7 @@ from scipy import optimize
 
 from study.confirm import candidates
 from study.ledger import Ledger
-from study.plan import Audit, Budget, DataCard, Machine, Plan
+from study.plan import Audit, Budget, DataCard, Machine, Packed, Plan
 from study.records import (
     Choice,
     Config,
@@ -111,6 +111,21 @@ def plan(arms: tuple[str, ...] = ("resnet8", "resnext8"), *, images: int = 2000,
         command="python study/run.py --budget 60cpu-minutes --data cifar10",
         versions={"python": "3.11.9", "torch": "2.15.0"},
         code="c" * 64,
+        packing=tuple(packed(arm) for arm in arms),
+        packing_notes=("Packing chosen by images/s of all trials together, at batch size 64.",),
+    )
+
+
+def packed(arm: str) -> Packed:
+    return Packed(
+        arm=arm,
+        trials=2,
+        fraction=1.0,
+        threads=1,
+        batch_size=64,
+        channels_last=True,
+        images_per_second=1813.0,
+        peak_bytes=400 << 20,
     )
 
 

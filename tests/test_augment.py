@@ -4,10 +4,24 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
+from torchvision.transforms import RandomCrop, RandomHorizontalFlip, RandomRotation
 from torchvision.transforms.v2 import functional as reference
 
-from study.augment import POLICIES, TRIVIAL, augment, crop, cutout, flip, normalise, shift, warp
+from study.augment import (
+    MAX_DEGREES,
+    POLICIES,
+    TRIVIAL,
+    augment,
+    crop,
+    cutout,
+    flip,
+    normalise,
+    shift,
+    turn,
+    warp,
+)
 
 RANDOM = [name for name in POLICIES if name != "none"]
 
@@ -97,20 +111,28 @@ def test_crop_draws_every_shift_evenly() -> None:
         torch.testing.assert_close(share, torch.tensor([1, 2, 2, 2, 2]) / 9, atol=0.02, rtol=0)
 
 
+def places(n: int, side: int = 33) -> Tensor:
+    """Pixels that know where they are: x and y from the centre, plus 128."""
+    line = (torch.arange(side) - side // 2 + 128).to(torch.uint8).expand(side, side)
+    return torch.stack((line, line.T, torch.zeros_like(line))).expand(n, -1, -1, -1).contiguous()
+
+
+def degrees_of(turned: Tensor) -> tuple[Tensor, Tensor]:
+    """By how much each of ``places`` was turned, as the whole disc around the centre says, and if mirrored."""
+    place = (torch.arange(turned.shape[-1]) - turned.shape[-1] // 2).float()
+    x, y = torch.meshgrid(place, place, indexing="xy")
+    inside = x**2 + y**2 <= place[-1] ** 2
+    from_x, from_y = (turned[:, i] - 128 for i in (0, 1))
+    sin, cos = ((from_y * part * inside).sum((1, 2)) for part in (x, y))
+    return torch.rad2deg(torch.atan2(sin, cos)), (from_x * x * inside).sum((1, 2)) < 0
+
+
 def test_rotation_is_within_ten_degrees_and_even() -> None:
-    """A bright dot right of the centre tells the angle that its image was turned by."""
-    n, side = 3000, 33
-    dot = torch.zeros(n, 1, side, side, dtype=torch.uint8)
-    dot[:, :, side // 2, -2] = 255
-    out = augment(dot, "flip+rotate", generator())[:, 0] + 1
-    place = torch.arange(side) - side // 2
-    mass = out.sum((1, 2))
-    x, y = (out.sum(1) * place).sum(1) / mass, (out.sum(2) * place).sum(1) / mass
-    degrees = torch.rad2deg(torch.atan2(y, x.abs()))
-    assert degrees.abs().max() < 10.5
+    degrees, mirrored = degrees_of((augment(places(3000), "flip+rotate", generator()) + 1) * 127.5)
+    assert degrees.abs().max() < 10.1
     assert degrees.std() == pytest.approx(20 / math.sqrt(12), rel=0.05)
     assert degrees.mean() == pytest.approx(0, abs=0.4)
-    assert (x < 0).float().mean() == pytest.approx(0.5, abs=0.03)
+    assert mirrored.float().mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_warp_is_torchvisions_rotation() -> None:
@@ -121,6 +143,76 @@ def test_warp_is_torchvisions_rotation() -> None:
     expected = reference.rotate(images, 7, interpolation=reference.InterpolationMode.BILINEAR)
     inside = slice(5, -5)  # at the corners torchvision mixes with its fill in another way
     torch.testing.assert_close(out[..., inside, inside], expected[..., inside, inside], atol=0.05, rtol=1e-3)
+
+
+def test_angles_shifts_and_flips_are_drawn_as_torchvision_draws_them() -> None:
+    """Each against torchvision's own per-image transform, by a test that tells a wrong range or shape."""
+    n = 3000
+    torch.manual_seed(6)
+    # large images: the nearest pixel is the same one until a turn moves the edge by half a pixel
+    ours = degrees_of(turn(places(600, 129), generator()))[0].numpy()
+    theirs = [RandomRotation.get_params([-MAX_DEGREES, MAX_DEGREES]) for _ in range(n)]
+    assert stats.ks_2samp(ours, theirs).pvalue > 0.01
+
+    marked = torch.arange(40 * 40).view(1, 40, 40)  # a padded image whose pixels know where they were
+    corners = [RandomCrop.get_params(marked, (32, 32))[:2] for _ in range(n)]
+    white = torch.full((n, 1, 32, 32), 255, dtype=torch.uint8)
+    out = crop(white, generator(1))[:, 0] == 255
+    for axis in (0, 1):
+        rows = out.any(2 - axis)
+        first, last = rows.int().argmax(1), 31 - rows.flip(1).int().argmax(1)
+        moved = torch.where(first > 0, 4 - first, 4 + (31 - last))
+        counts = [
+            torch.bincount(moved, minlength=9),
+            torch.bincount(torch.tensor([c[axis] for c in corners]), minlength=9),
+        ]
+        assert stats.chi2_contingency(torch.stack(counts).numpy()).pvalue > 0.01
+
+    pair = torch.tensor([[[0, 1]]], dtype=torch.uint8)
+    theirs_flipped = sum(int(RandomHorizontalFlip()(pair)[0, 0, 0]) for _ in range(n))
+    ours_flipped = int(flip(pair.expand(n, -1, -1, -1).contiguous(), generator())[:, 0, 0, 0].sum())
+    table = [[ours_flipped, n - ours_flipped], [theirs_flipped, n - theirs_flipped]]
+    assert stats.chi2_contingency(table).pvalue > 0.01
+
+
+def test_nearest_warp_is_torchvisions_default_rotation() -> None:
+    images = noise().float()
+    for degrees in (-9.7, -3.1, 0.0, 5.3):
+        angle = math.radians(degrees)
+        rows = [[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]]
+        out = warp(images, torch.tensor(rows).expand(16, -1, -1), "nearest")
+        same = out == reference.rotate(images, degrees)
+        assert same.float().mean() > 0.99, degrees  # half-way positions round either way
+
+
+def test_warp_is_exact_where_pixels_meet_pixels() -> None:
+    """Quarter turns, mirrors and whole-pixel shifts move pixels without mixing them, as nearest sampling would."""
+    images = noise().float()
+
+    def mapped(*rows: list[float]) -> Tensor:
+        return warp(images, torch.tensor(rows).expand(16, -1, -1))
+
+    mirrored, turned = mapped([-1.0, 0, 0], [0, 1.0, 0]), mapped([0, -1.0, 0], [1.0, 0, 0])
+    moved = mapped([1.0, 0, 3 * 2 / 32], [0, 1.0, -2 * 2 / 32])
+    padded = reference.pad(images, [4])
+    for found, expected in (
+        (mirrored, reference.horizontal_flip(images)),
+        (turned, torch.rot90(images, 1, (2, 3))),
+        (moved, reference.crop(padded, 4 - 2, 4 + 3, 32, 32)),
+    ):
+        torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)  # of 255: positions are float32
+
+
+def test_turn_shifts_within_its_border_only() -> None:
+    white = torch.full((2000, 1, 32, 32), 255, dtype=torch.uint8)
+    centre = torch.arange(32.0) - 15.5
+    still, moved = (turn(white, generator(3), border=border)[:, 0] for border in (0, 4))
+    assert (still.sum(1) * centre).sum(1).abs().max() / still.sum((1, 2)).min() < 0.05
+    means = (moved.sum(1) * centre).sum(1) / moved.sum(
+        (1, 2)
+    )  # half of the shift: what is left is cut at an edge
+    assert 1.5 < means.abs().max() < 2.6
+    assert means.mean() == pytest.approx(0, abs=0.1)
 
 
 def test_positions_are_exact_under_autocast() -> None:

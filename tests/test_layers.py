@@ -16,7 +16,7 @@ LAYERS = [
     {"worker", "schedule"},
     {"confirm", "search", "train", "options", "resume"},
     {"data", "augment", "ledger", "checkpoint", "leaving"},
-    {"images"},
+    {"images", "packing"},
     {"plan"},
     {"records"},
 ]

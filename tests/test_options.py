@@ -38,6 +38,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
         ([*GOOD, "--rope", "0"], "above 0"),
         ([*GOOD, "--rope", "nan"], "above 0"),
         ([*GOOD, "--seed", "-1"], "from 0"),
+        ([*GOOD, "--fraction", "0.5"], "whole cores"),
+        (["--budget", "1gpu-hour", "--fraction", "2"], "0.01 to 1"),
         ([*GOOD, "--bugdet", "1"], "--bugdet"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
@@ -85,11 +87,13 @@ def test_the_command_it_remembers_asks_the_same_question(tmp_path: Path) -> None
         "7",
         "--epochs",
         "4",
+        "--fraction",
+        "2",
     ]
     first = Options.parse([*flags, "--out", str(tmp_path / "a")])
     words = shlex.split(first.command.removeprefix("python study/run.py "))
     again = Options.parse([*words, "--out", str(tmp_path / "b")])
-    for field in ("budget", "arms", "data", "epochs", "rope", "seed", "command"):
+    for field in ("budget", "arms", "data", "epochs", "rope", "seed", "fraction", "command"):
         assert getattr(first, field) == getattr(again, field)
 
 

@@ -67,6 +67,15 @@ def test_the_report_is_whole_and_says_the_verdict_first(copied: Path) -> None:
     assert report.headline in (copied / "report.md").read_text()
 
 
+def test_the_packing_and_why_is_told(copied: Path) -> None:
+    write(copied)
+    for page in ("report.html", "report.md"):
+        text = (copied / page).read_text()
+        assert "2 trials side by side, each on 1 CPU with 1 thread" in text
+        assert "Packing chosen by images/s of all trials together" in text
+        assert text.count("channels_last") == 2  # one row for each arm
+
+
 def test_the_same_inputs_give_the_same_bytes(copied: Path, tmp_path: Path) -> None:
     write(copied)
     first = digests(copied)

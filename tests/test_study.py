@@ -135,6 +135,16 @@ def test_it_ends_with_the_verdict_and_the_report(finished: Finished) -> None:
         assert part in finished.output
 
 
+def test_the_packing_is_one_that_was_measured_for_every_arm(finished: Finished) -> None:
+    plan = finished.plan
+    taken = [row for row in plan.packing if row.fraction == plan.machine.fraction]
+    assert {row.arm for row in taken} == set(plan.arms)
+    assert all(row.threads == plan.machine.threads for row in taken)
+    assert all(row.images_per_second > 0 and row.peak_bytes > 10**7 for row in plan.packing)
+    assert "% of the budget" in plan.packing_notes[-1]
+    assert plan.packing_notes[-1] in finished.output.replace("\n", " ")
+
+
 def test_a_new_file_was_a_new_arm(finished: Finished) -> None:
     assert finished.plan.arms == ("tiny_resnet", "moody")
     assert finished.history.full_length("moody", "confirm")

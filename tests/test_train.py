@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_plan import PLAN
+from test_plan import AUDIT, PLAN
 
 from search_spaces import ImageSpec, load
 from study import probe
 from study.data import Images, Prepared, prepare, split
 from study.plan import Machine, Plan
 from study.records import Epoch, Trial
-from study.train import DivergedError, build
+from study.train import EVAL_PIXELS, DivergedError, build, predict
 from study.worker import image_spec, start
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ def digits() -> Prepared:
 
 @pytest.fixture(scope="module")
 def plan(digits: Prepared) -> Plan:
-    return dataclasses.replace(PLAN, data=digits.card, machine=ONE_CORE)
+    return dataclasses.replace(PLAN, data=digits.card, machine=ONE_CORE, audits={"tiny_resnet": AUDIT})
 
 
 def a_trial(*, seed: int = 1, epochs: int = 2, **changes: float | str) -> Trial:
@@ -98,6 +98,31 @@ def test_a_shorter_look_at_a_run_is_its_beginning(plan: Plan, digits: Prepared, 
     _, whole = start(plan, a_trial(epochs=3, schedule=schedule), digits.train, CPU)
     _, other = start(plan, a_trial(epochs=3, schedule=schedule), digits.train, CPU)
     assert measures(list(itertools.islice(whole, 2))) == measures(list(other)[:2])
+
+
+def test_a_layout_changes_speed_and_nothing_else(plan: Plan, digits: Prepared) -> None:
+    """Sums in another order differ in the last digits, and chaos in later epochs; the first is the same."""
+    firsts = []
+    for channels_last in (True, False):
+        audits = {"tiny_resnet": dataclasses.replace(AUDIT, channels_last=channels_last)}
+        laid = dataclasses.replace(plan, audits=audits)
+        net, epochs = start(laid, a_trial(lr=0.01), digits.train, CPU)
+        kernels = [p for p in net.parameters() if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+        assert all(p.is_contiguous() is not channels_last for p in kernels)
+        firsts.append(next(epochs))
+    assert firsts[0].train_loss == pytest.approx(firsts[1].train_loss, rel=1e-4)
+    assert firsts[0].val_loss == pytest.approx(firsts[1].val_loss, rel=1e-2)
+
+
+def test_prediction_does_not_hang_on_how_many_are_evaluated_at_once(
+    plan: Plan, digits: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = load("tiny_resnet")
+    net = build(arm, arm.default(), image_spec(plan.data), seed=1, device=CPU)
+    images, indices = torch.from_numpy(digits.train.pixels.copy()), torch.arange(100).flip(0)
+    whole = predict(net, images, indices)
+    monkeypatch.setitem(EVAL_PIXELS, "cpu", 7 * images.shape[-1] ** 2)
+    torch.testing.assert_close(predict(net, images, indices), whole, atol=1e-5, rtol=1e-4)
 
 
 def test_weights_come_from_the_seed(plan: Plan) -> None:

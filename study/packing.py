@@ -1,0 +1,112 @@
+"""How many trials share a GPU, or the cores of a machine: the ways there are, and which one was the fastest.
+
+All arms of a study are packed alike, so that a resource-second is the same thing for each of them.
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from study.plan import Machine, Packed, PlanError
+
+ON_A_GPU = (1, 2, 3, 4, 8)
+ON_CORES = (1, 2, 4, 8)
+"""Cores, and so threads, of one trial: never more threads than cores in all, which is slower (0.6 x)."""
+MOST_THREADS = 8
+GAIN = 1.1
+"""How much faster than the usual way or layout another must be: measures of two seconds scatter by several percent."""
+HEADROOM = 1.2
+"""Every trial on a GPU may grow to this multiple of its measured peak."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What the cluster has of one kind of resource."""
+
+    resource: Literal["gpu", "cpu"]
+    units: int
+    """GPUs, or CPU cores, in all."""
+    cores: tuple[int, ...]
+    """CPU cores of each node that has units."""
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A packing, and how many trials it puts on one GPU, or on the smallest node's cores."""
+
+    machine: Machine
+    trials: int
+
+
+def ways(hardware: Hardware, fraction: float | None) -> list[Way]:
+    """Every packing to be measured, the usual one first; only one when ``fraction`` is the user's.
+
+    Raises PlanError when no trial can hold that fraction.
+    """
+    smallest = min(hardware.cores)
+    if hardware.resource == "gpu":
+        shares = ON_A_GPU if fraction is None else (int(1 / fraction),)
+        return [_on_a_gpu(hardware, count, fraction) for count in shares]
+    if fraction is not None and fraction > smallest:
+        raise PlanError(
+            f"--fraction {fraction:g}: a trial can hold at most the {smallest} cores of the smallest node"
+        )
+    threads = ON_CORES if fraction is None else (int(fraction),)
+    return [_on_cores(hardware, count) for count in threads if count <= smallest]
+
+
+def _on_a_gpu(hardware: Hardware, trials: int, fraction: float | None) -> Way:
+    slots = trials * hardware.units
+    machine = Machine(
+        resource="gpu",
+        slots=slots,
+        fraction=fraction or int(10_000 / trials) / 10_000,  # Ray counts in ten thousandths
+        threads=max(1, min(MOST_THREADS, sum(hardware.cores) // slots)),
+        name=hardware.name,
+    )
+    return Way(machine=machine, trials=trials)
+
+
+def _on_cores(hardware: Hardware, threads: int) -> Way:
+    machine = Machine(
+        resource="cpu",
+        slots=sum(cores // threads for cores in hardware.cores),
+        fraction=float(threads),
+        threads=threads,
+        name=hardware.name,
+    )
+    return Way(machine=machine, trials=min(hardware.cores) // threads)
+
+
+def speed(rows: Sequence[Packed]) -> float:
+    """Images/s of all trials together: the geometric mean over arms, each with the same images at every batch size.
+
+    A study's arms have equal shares, so a packing that doubles one arm's runs and halves the other's gains nothing.
+    """
+    arms = {row.arm for row in rows}
+    return statistics.geometric_mean(
+        statistics.harmonic_mean([row.images_per_second for row in rows if row.arm == arm]) for arm in arms
+    )
+
+
+def fastest(ways: Sequence[Way], speed_of: Callable[[Way], float | None]) -> Way:
+    """The first way, unless another is ``GAIN`` faster; ``speed_of`` measures, None means that it could not.
+
+    Ways further from the usual one come later: the first that is slower than the best ends the search.
+    """
+    best = ways[0]
+    most = speed_of(best)
+    for way in ways[1:]:
+        speed = speed_of(way)
+        if speed is None or most is None or speed < most:
+            break
+        if speed > GAIN * most:
+            best, most = way, speed
+    return best
+
+
+def fits(way: Way, peak_share: float) -> bool:
+    """Whether all trials of the way may grow to ``HEADROOM`` times their peak, a share of the GPU's memory."""
+    return way.trials * peak_share * HEADROOM <= 1

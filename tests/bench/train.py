@@ -1,0 +1,232 @@
+"""Training speed: the seed post's loop against the core, measured in turns in one run.
+
+On a CPU both have the same two cores: the post's loop as one process of two threads with its two loading
+workers, the core as two trials of one thread each. On a GPU both have the card, and the core's share of the
+card's bfloat16 matrix rate is measured beside it, as are both layouts and compiling.
+
+Command:   python -m tests.bench.train [--device cuda] [--arms A,B] --json train.json
+"""
+# ruff: noqa: T201 - a command speaks to its user
+
+import contextlib
+import math
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench import post_loop
+from bench.timing import at_once, in_turns, parser, processes, save, table
+from search_spaces import Config, ImageSpec, load
+from study import probe
+from study.augment import cutout, normalise, turn
+from study.data import Images
+from study.records import Trial
+from study.train import Split, build, fit
+
+CIFAR = ImageSpec(channels=3, size=32, classes=10)
+ARMS = {
+    "cpu": ("resnet50", "small_resnet", "small_resnext"),
+    "cuda": ("resnet50", "resnext50", "small_resnet"),
+}
+POST_BATCH = 32
+BATCHES = {"cpu": (32, 128), "cuda": (32, 128, 256)}
+COMPILERS = ("default", "reduce-overhead")
+"""Modes of torch.compile; the second records CUDA graphs."""
+POOL = 4096
+"""Made-up images; the speed does not hang on what they show."""
+
+
+@cache
+def pool() -> Images:
+    made = torch.randint(
+        256, (POOL, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    return Images(made.numpy(), (torch.arange(POOL) % 10).numpy())
+
+
+def config(arm: str, batch: int) -> Config:
+    """The post's setting (flip+rotate), but for the batch size."""
+    return {**load(arm).default(), "batch_size": batch}
+
+
+def post_speed(arm: str, kind: str, seconds: float, threads: int) -> float:
+    """Images/s of the post's loop in this process, its workers' first batches not counted."""
+    torch.set_num_threads(threads)
+    device = torch.device(kind)
+    model = build(load(arm), config(arm, POST_BATCH), CIFAR, seed=0, device=device, channels_last=False)
+    optimizer = post_loop.sgd(model, lr=1e-4, weight_decay=5e-4)
+    loader = post_loop.train_loader(pool(), seed=0, batch_size=POST_BATCH)
+    steps = post_loop.train_model(model, nn.CrossEntropyLoss(), optimizer, loader, device)
+    with contextlib.closing(steps):
+        for _ in range(3):
+            next(steps)
+        images, began = 0, time.perf_counter()
+        while (passed := time.perf_counter() - began) < seconds or images == 0:
+            images += next(steps)
+        return images / passed
+
+
+def core_speed(arm: str, kind: str, batch: int, seconds: float, channels_last: bool = True) -> float:
+    """Images/s of the core in this process, by the probe's own measure."""
+    if kind == "cpu":
+        torch.set_num_threads(1)
+    device = torch.device(kind)
+    return probe.speed(
+        load(arm), config(arm, batch), CIFAR, device, channels_last=channels_last, seconds=seconds
+    ).images_per_second
+
+
+def augment_microseconds(batch: int = 128, repeats: int = 200) -> float:
+    """Per image: flip, crop, rotation and an erased square, then normalised, on one thread; the median batch."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.from_numpy(pool().pixels[:batch])
+
+    def chain() -> Tensor:
+        return cutout(normalise(turn(images, generator, border=4)), generator)
+
+    return 1e6 / batch * statistics.median(_times(chain, repeats))
+
+
+def _times(work: Any, repeats: int) -> Iterator[float]:
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        yield time.perf_counter() - began
+
+
+def on_cpu(arms: Sequence[str], seconds: float, turns: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    with processes(1) as post, processes(2) as ours:
+        for arm in arms:
+            measures = {"post": partial(_sum, post, post_speed, arm, "cpu", seconds, 2)}
+            for batch in BATCHES["cpu"]:
+                measures[f"core {batch}"] = partial(_sum, ours, core_speed, arm, "cpu", batch, seconds)
+            found[arm] = in_turns(measures, turns)
+        found["augment_microseconds"] = at_once(ours[:1], augment_microseconds)[0]
+    rows = [
+        (
+            arm,
+            *(f"{found[arm][name]:.0f}" for name in found[arm]),
+            f"{found[arm]['core 32'] / found[arm]['post']:.2f}",
+            f"{found[arm]['core 128'] / found[arm]['post']:.2f}",
+        )
+        for arm in arms
+    ]
+    header = [
+        "images/s, 2 cores",
+        "post's loop",
+        "core, batch 32",
+        "core, batch 128",
+        "ratio at 32",
+        "ratio at 128",
+    ]
+    print(table(header, rows))
+    print(
+        f"augmentation: flip+crop+rotate+erase {found['augment_microseconds']:.1f} us per image on one core"
+    )
+    return found
+
+
+def _sum(pool: Any, *call: Any) -> float:
+    return float(sum(at_once(pool, *call)))
+
+
+def on_gpu(arms: Sequence[str], seconds: float, turns: int) -> dict[str, Any]:
+    rate = matmul_flops()
+    print(f"bfloat16 matrix rate, measured: {rate / 1e12:.0f} TFLOP/s", flush=True)
+    found: dict[str, Any] = {"matmul_flops": rate}
+    for arm in arms:
+        measures = {"post": partial(post_speed, arm, "cuda", seconds, 2)}
+        for batch in BATCHES["cuda"]:
+            for layout in (True, False):
+                name = f"core {batch} {'channels_last' if layout else 'contiguous'}"
+                measures[name] = partial(core_speed, arm, "cuda", batch, seconds, layout)
+        speeds = in_turns(measures, turns)
+        best = max((name for name in speeds if name != "post"), key=lambda name: speeds[name])
+        batch, layout = int(best.split()[1]), best.endswith("channels_last")
+        fast = {mode: compiled(arm, "cuda", batch, layout, mode, seconds) for mode in COMPILERS}
+        macs = probe.complexity(load(arm), config(arm, POST_BATCH), CIFAR)[1]
+        share = speeds[best] * 6 * macs / rate  # 2 per MAC forward, and twice that backward
+        found[arm] = {"speeds": speeds, "best": best, "matmul_share": share, "compiled": fast}
+        rows = [(name, f"{speed:.0f}", f"{speed / speeds['post']:.2f}") for name, speed in speeds.items()]
+        print(table([arm, "images/s", "to the post's"], rows))
+        for mode, (speed, cost) in fast.items():
+            print(f"compiled ({mode}): {speed / speeds[best]:.2f} x {best}, for {cost:.0f} s of compiling")
+        print(f"{best}: {100 * share:.1f} % of the matrix rate\n", flush=True)
+    if {"resnet50", "resnext50"} <= set(arms):
+        first, second = found["resnet50"], found["resnext50"]
+        for name, speed in first["speeds"].items():
+            print(f"ResNeXt-50 takes {speed / second['speeds'][name]:.2f} x ResNet-50's time: {name}")
+        ratio = first["speeds"][first["best"]] / second["speeds"][second["best"]]
+        print(f"ResNeXt-50 takes {ratio:.2f} x ResNet-50's time, each at its best; the post: about 1.3")
+    return found
+
+
+def matmul_flops(side: int = 8192, repeats: int = 30) -> float:
+    """FLOP/s of a large bfloat16 product on the GPU."""
+    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+
+    def product() -> None:
+        torch.mm(a, b)
+        torch.cuda.synchronize()
+
+    return 2 * side**3 / statistics.median(list(_times(product, repeats))[5:])
+
+
+def compiled(
+    arm: str, kind: str, batch: int, channels_last: bool, mode: str, seconds: float
+) -> tuple[float, float]:
+    """Images/s of the core with its net compiled, and the seconds that compiling took; NaN where it cannot be."""
+    torch.compiler.reset()
+    device = torch.device(kind)
+    net = build(load(arm), config(arm, batch), CIFAR, seed=0, device=device, channels_last=channels_last)
+    fast: Any = torch.compile(net, mode=mode)
+    everything = torch.arange(16 * batch, device=device)
+    pixels = torch.randint(256, (len(everything), 3, 32, 32), dtype=torch.uint8, device=device)
+    data = Split(images=pixels, labels=everything % 10, train=everything, val=everything[:batch])
+    calm: Config = {**config(arm, batch), "lr": 1e-4}
+    trial = Trial(
+        id="compiled", arm=arm, phase="probe", index=0, island=0, config=calm, seed=0, split_seed=0, epochs=1000
+    )  # fmt: skip
+    epochs = fit(fast, trial, data, classes=CIFAR.classes)
+    began = time.perf_counter()
+    try:
+        next(epochs)
+    except Exception as error:  # noqa: BLE001  # no compiler on this machine, or a net that it cannot compile
+        print(f"{arm} cannot be compiled ({mode}): {type(error).__name__}")
+        return math.nan, time.perf_counter() - began
+    first = time.perf_counter() - began
+    rates: list[float] = []
+    while not rates or time.perf_counter() - began < first + seconds:
+        rates.append(len(everything) / next(epochs).train_seconds)
+    rate = statistics.median(rates)
+    return rate, first - len(everything) / rate
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parser("train", __doc__)
+    options.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    options.add_argument(
+        "--arms", help="default on a GPU resnet50,resnext50,small_resnet, else resnet50 and small arms"
+    )
+    options.add_argument("--seconds", type=float, help="of every single measure (default 6, 1.5 on a GPU)")
+    options.add_argument("--turns", type=int, default=3, help="measures of each, in turns (default 3)")
+    given = options.parse_args(arguments)
+    arms = given.arms.split(",") if given.arms else ARMS[given.device]
+    seconds = given.seconds or (6.0 if given.device == "cpu" else 1.5)
+    began = time.perf_counter()
+    found = (on_cpu if given.device == "cpu" else on_gpu)(arms, seconds, given.turns)
+    save(given.json, found)
+    print(f"measured in {time.perf_counter() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

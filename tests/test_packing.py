@@ -1,0 +1,82 @@
+"""Packing: the ways there are on given hardware, and the fastest of what was measured."""
+
+import pytest
+
+from study.packing import GAIN, Hardware, Way, fastest, fits, speed, ways
+from study.plan import Packed, PlanError
+
+TWO_CORES = Hardware(resource="cpu", units=2, cores=(2,), name="CPU x 2")
+CARDS = Hardware(resource="gpu", units=2, cores=(16,), name="H200")
+
+
+def packed(arm: str, images_per_second: float, batch_size: int = 32) -> Packed:
+    return Packed(
+        arm=arm, trials=2, fraction=1.0, threads=1, batch_size=batch_size, channels_last=True,
+        images_per_second=images_per_second, peak_bytes=1,
+    )  # fmt: skip
+
+
+def test_cores_are_never_shared_by_more_threads_than_there_are() -> None:
+    cluster = Hardware(resource="cpu", units=14, cores=(8, 6), name="CPU x 14")
+    for hardware in (TWO_CORES, cluster):
+        for way in ways(hardware, None):
+            assert way.machine.slots * way.machine.threads <= hardware.units
+            assert way.machine.fraction == way.machine.threads  # what is booked is what is used
+            assert way.trials * way.machine.threads <= min(hardware.cores)
+    assert [w.machine.threads for w in ways(TWO_CORES, None)] == [1, 2]
+    assert [(w.machine.threads, w.machine.slots, w.trials) for w in ways(cluster, None)] == [
+        (1, 14, 6), (2, 7, 3), (4, 3, 1),
+    ]  # fmt: skip
+
+
+def test_a_gpu_is_shared_without_being_overbooked() -> None:
+    found = ways(CARDS, None)
+    assert [w.trials for w in found] == [1, 2, 3, 4, 8]
+    for way in found:
+        assert way.machine.fraction * way.trials <= 1
+        assert way.machine.fraction * way.trials == pytest.approx(1, abs=1e-3)
+        assert way.machine.slots == 2 * way.trials
+        assert way.machine.threads * way.machine.slots <= 16
+
+
+def test_a_fraction_that_is_given_is_the_only_way() -> None:
+    (way,) = ways(CARDS, 0.3)
+    assert (way.trials, way.machine.fraction, way.machine.slots) == (3, 0.3, 6)
+    (way,) = ways(TWO_CORES, 2.0)
+    assert (way.trials, way.machine.threads, way.machine.slots) == (1, 2, 1)
+    with pytest.raises(PlanError, match="at most the 2 cores"):
+        ways(TWO_CORES, 3.0)
+
+
+def test_all_arms_and_batch_sizes_weigh_the_same() -> None:
+    assert speed([packed("a", 100.0), packed("b", 400.0)]) == pytest.approx(200.0)
+    # 100 images at 50/s and 100 at 150/s take 2.67 s
+    assert speed([packed("a", 50.0), packed("a", 150.0, 256)]) == pytest.approx(75.0)
+
+
+@pytest.mark.parametrize(
+    ("speeds", "best", "asked"),
+    [
+        ([100.0, 90.0, 300.0], 0, 2),  # what fills the card stays alone, and nothing tighter is tried
+        ([100.0, 160.0, 200.0, 210.0, 400.0], 4, 5),
+        ([100.0, 100.0 * GAIN - 1, 100.0 * GAIN - 2], 0, 3),  # noise
+        ([100.0, 150.0, None, 999.0], 1, 3),  # out of memory, or out of budget
+        ([100.0], 0, 1),
+    ],
+)
+def test_the_fastest_way(speeds: list[float | None], best: int, asked: int) -> None:
+    found = ways(CARDS, None)[: len(speeds)]
+    measured: list[Way] = []
+
+    def speed_of(way: Way) -> float | None:
+        measured.append(way)
+        return speeds[found.index(way)]
+
+    assert fastest(found, speed_of) is found[best]
+    assert len(measured) == asked
+
+
+def test_what_fits_leaves_room_to_grow() -> None:
+    two = ways(CARDS, None)[1]
+    assert fits(two, 0.41)
+    assert not fits(two, 0.42)
