@@ -1,7 +1,7 @@
 """Reads a run directory: the plan, the ledger, and every net's predictions on the test images.
 
 What comes out is all that a verdict may rest on. A run that failed by itself is never dropped: it stays
-as a row of guesses. What was interrupted, or stopped by the study, is no run of the setting and only
+as a row of guesses. What an interruption left open is no run yet, and only
 told about.
 """
 
@@ -22,8 +22,6 @@ from study.plan import Plan
 from study.records import Config, Trial
 
 PREDICTIONS = "predictions"
-NOT_ITS_OWN_END = ("interrupted", "out of memory")
-"""Reasons of failed trials that say nothing about the setting: the study runs those again."""
 
 Labels = NDArray[np.int64]
 
@@ -104,7 +102,7 @@ def _draws(history: History, arm: str) -> tuple[Draw, ...]:
     draws = []
     for trial in history.of(arm, "slice"):
         outcome = history.outcomes.get(trial.id)
-        if outcome is None or outcome.reason.startswith(NOT_ITS_OWN_END):
+        if outcome is None:
             continue
         done, score = history.finished(trial.id), history.scores.get(trial.id)
         last = history.epochs[trial.id][-1] if done else None
@@ -124,12 +122,7 @@ def _draws(history: History, arm: str) -> tuple[Draw, ...]:
 def fell_short(history: History, trial: str) -> bool:
     """The trial failed by its own doing (diverged, crashed), so that it counts as guessing."""
     outcome = history.outcomes.get(trial)
-    return (
-        outcome is not None
-        and outcome.state == "failed"
-        and trial not in history.scores
-        and not outcome.reason.startswith(NOT_ITS_OWN_END)
-    )
+    return outcome is not None and outcome.state == "failed" and trial not in history.scores
 
 
 class _Shelf:

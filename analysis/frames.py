@@ -75,6 +75,35 @@ def spend(history: History, plan: Plan) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def activities(history: History, plan: Plan) -> pd.DataFrame:
+    """Where the arms' resource-seconds went: arm, activity (one of ACTIVITIES), cost, share (of the arm's own spend).
+
+    What a trial held beyond its epochs, its start and its checkpoints is ``waiting``: for its worker, for the
+    driver between two reports, for its end.
+    """
+    rows = []
+    for arm in plan.arms:
+        found = dict.fromkeys(ACTIVITIES, 0.0)
+        for trial in history.trials.values():
+            if trial.arm == arm:
+                known = 0.0
+                for epoch in history.epochs.get(trial.id, []):
+                    for activity in ("training", "evaluation", "start-up", "checkpoints"):
+                        seconds = getattr(epoch, _SECONDS[activity]) * plan.machine.fraction
+                        found[activity] += seconds
+                        known += seconds
+                found["waiting"] += max(0.0, history.booked[trial.id] - known)
+        found["lost"] = history.spent(arm, "lost")
+        found["measuring"] = history.spent(arm, "probe")
+        found["scoring"] = history.spent(arm, "test")
+        whole = sum(found.values())
+        rows += [
+            {"arm": arm, "activity": a, "cost": cost, "share": cost / whole if whole else 0.0}
+            for a, cost in found.items()
+        ]
+    return pd.DataFrame(rows)
+
+
 def how_it_ended(outcome: Outcome | None) -> str:
     """One of ENDS: the study's stops apart by cause, since ASHA's and the budget's mean different things."""
     if outcome is None:
@@ -84,6 +113,13 @@ def how_it_ended(outcome: Outcome | None) -> str:
     return outcome.state
 
 
+_SECONDS = {
+    "training": "train_seconds",
+    "evaluation": "eval_seconds",
+    "start-up": "startup_seconds",
+    "checkpoints": "checkpoint_seconds",
+}
+ACTIVITIES = (*_SECONDS, "waiting", "lost", "measuring", "scoring")
 _TRIAL_COLUMNS = [
     "trial", "arm", "phase", "island", "state", "reason", "end", "epochs", "cost", "seed",
     "val_accuracy", "test_accuracy",

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from analysis.evidence import Evidence, fell_short
+from analysis.evidence import Evidence
 from analysis.words import counted, duration, listed, percent
 from study.ledger import History
 from study.plan import BASELINE_RUNS, CONFIRM_FLOOR, MARGIN, TUNING_RUNS_FLOOR, unmatched
@@ -13,6 +13,7 @@ from study.plan import BASELINE_RUNS, CONFIRM_FLOOR, MARGIN, TUNING_RUNS_FLOOR, 
 EQUAL_SPEND = 0.02
 EDGE = 0.05
 OVERSHOOT = 0.02
+LOST = 0.02
 
 
 def warnings(evidence: Evidence) -> list[str]:
@@ -68,6 +69,17 @@ def _records(evidence: Evidence) -> list[str]:
             f"The test set was opened {len(history.opened)} times. A result that was seen before the last "
             "runs were chosen is no sealed result."
         )
+    for accepted in filter(None, (session.accepted for session in history.sessions)):
+        told.append(
+            f"The study went on with other code or versions than it began with, which was accepted: {accepted}. Runs "
+            "from before and after may differ for that alone."
+        )
+    lost = sum(history.spent(arm, "lost") for arm in evidence.plan.arms)
+    if lost > LOST * evidence.plan.budget.seconds:
+        told.append(
+            f"Interruptions undid {duration(lost)}, {percent(lost / evidence.plan.budget.seconds)} of the budget: fewer "
+            "confirmation runs were left for it, for every arm alike."
+        )
     manifest = history.manifest.sha256 if history.manifest else None
     if any(opened.manifest != manifest for opened in history.opened):
         told.append("The test set was opened for another manifest than the one that is recorded.")
@@ -85,20 +97,6 @@ def _runs(evidence: Evidence) -> list[str]:
                 told.append(
                     f"{arm}: {runs.guessed} of {len(runs.correct)} {name} runs failed. A failed run counted as "
                     "guessing the most frequent class; leaving it out would flatter the arm."
-                )
-        for phase in ("baseline", "confirm"):
-            cut = [
-                t.id
-                for t in history.of(arm, "baseline" if phase == "baseline" else "confirm")
-                if t.id in history.outcomes
-                and not history.finished(t.id)
-                and t.id not in history.scores
-                and not fell_short(history, t.id)
-            ]
-            if cut:
-                told.append(
-                    f"{arm}: {counted(len(cut), f'{phase} run')} ended by the study or the machine, not counted "
-                    f"({history.outcomes[cut[0]].reason})."
                 )
         tuned, default = evidence.tuned.get(arm), evidence.default.get(arm)
         if tuned is not None and len(tuned.correct) < CONFIRM_FLOOR:

@@ -152,7 +152,8 @@ def _facts(evidence: Evidence, found: Findings) -> dict[str, Any]:
         ],
         "searches": _searches(evidence),
         "settings": _settings(evidence),
-        "spend": _spend(evidence),
+        "spend": _spend(frames.spend(history, plan), "phase"),
+        "activities": _spend(frames.activities(history, plan), "activity"),
         "total": sum(history.spent(arm) for arm in plan.arms),
         "warnings": health.warnings(evidence),
         "promise": _promise(evidence),
@@ -201,14 +202,13 @@ def _value(value: object, axis: Mapping[str, Any]) -> str:
     return told if where is None else f"{told} ({100 * where:.0f} % of its range)"
 
 
-def _spend(evidence: Evidence) -> list[tuple[str, list[tuple[float, float]], float]]:
-    """One row per phase that cost anything: (cost, share of the arm's spend) per arm, cost of all."""
-    table = frames.spend(evidence.history, evidence.plan)
+def _spend(table: pd.DataFrame, kind: str) -> list[tuple[str, list[tuple[float, float]], float]]:
+    """One row per phase or activity that cost anything: (cost, share of the arm's spend) per arm, cost of all."""
     rows = []
-    for phase, group in table.groupby("phase", sort=False):
+    for name, group in table.groupby(kind, sort=False):
         cells = list(zip(group["cost"], group["share"], strict=True))
         if sum(cost for cost, _ in cells) > 0:
-            rows.append((str(phase), cells, sum(cost for cost, _ in cells)))
+            rows.append((str(name), cells, sum(cost for cost, _ in cells)))
     return rows
 
 

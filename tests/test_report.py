@@ -1,5 +1,6 @@
 """The report: right words, whole files, same bytes, and a sentence instead of a traceback."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -19,7 +20,7 @@ from analysis.__main__ import main
 from analysis.evidence import EvidenceError, fell_short, read
 from analysis.report import write
 from study.ledger import Ledger
-from study.records import Manifest, Scored, TestOpened, encode
+from study.records import Beat, Manifest, Resumed, Scored, Session, TestOpened, encode
 
 NASTY = "<script>alert(1)</script>"
 
@@ -167,15 +168,23 @@ def test_one_confirmation_run_gives_no_verdict_but_a_reason(tmp_path: Path) -> N
     assert "nan" not in (run / "report.html").read_text().lower().replace("finance", "")
 
 
-def test_an_interrupted_run_is_told_but_not_counted(tmp_path: Path) -> None:
+def test_an_interruption_is_told_with_what_it_cost_and_what_was_accepted(tmp_path: Path) -> None:
     diary = Diary(tmp_path / "run", plan())
-    with diary.ledger:
-        name = diary.trial("resnet8", "confirm", state="failed", reason="interrupted", epochs=2)
+    with diary.ledger as ledger:
         broke = diary.trial("resnet8", "confirm", state="failed", reason="diverged: loss nan", epochs=2)
-        assert not fell_short(diary.ledger, name)
-        assert fell_short(diary.ledger, broke)
+        assert fell_short(ledger, broke)
+        open_ = dataclasses.replace(ledger.trials[broke], id="open", index=1)
+        ledger.add(open_)
+        ledger.add(Beat(held={"open": 500.0}))
+        ledger.add(Resumed(trial="open", epoch=0, reason="study interrupted", cost=0, lost=500.0, fraction=1))
+        ledger.add(Session(plan="", code={}, versions={}, accepted="torch 2.11 -> 2.15"))
+        assert not fell_short(ledger, "open")
     write(tmp_path / "run")
-    assert "not counted (interrupted)" in (tmp_path / "run" / "report.html").read_text()
+    body = json.loads((tmp_path / "run" / "verdict.json").read_text())
+    assert "torch 2.11 -> 2.15" in " ".join(body["warnings"])
+    assert "Interruptions undid 8.3 min" in " ".join(body["warnings"])
+    assert "confirmation run not ended" in (tmp_path / "run" / "report.md").read_text()
+    assert "| lost | 500.0 |" in (tmp_path / "run" / "report.md").read_text()
 
 
 def test_health_warnings_name_what_is_wrong(copied: Path) -> None:
@@ -288,6 +297,15 @@ def test_a_folder_that_cannot_be_written_is_said(copied: Path) -> None:
     (copied / "figures").write_text("in the way")
     with pytest.raises(EvidenceError, match="cannot be written"):
         write(copied)
+
+
+def test_activities_add_up_to_the_spend(finished: Path) -> None:
+    evidence = read(finished)
+    table = frames.activities(evidence.history, evidence.plan)
+    for arm in evidence.plan.arms:
+        assert table.loc[table["arm"] == arm, "cost"].sum() == pytest.approx(evidence.history.spent(arm))
+    trained = table.loc[table["activity"] == "training", "share"]
+    assert trained.between(0.1, 1).all()
 
 
 def test_tables_add_up_to_the_ledger(finished: Path) -> None:
