@@ -145,7 +145,10 @@ def left(plan: Plan, history: History, arm: str, *, spent: float) -> float:
 
 
 def lost_share(plan: Plan, history: History) -> float:
-    """Every arm's equal part of what interruptions undid: whose trial it hit is chance and favours no arm."""
+    """Every arm's equal part of what interruptions undid: whose trial it hit is chance and favours no arm.
+
+    Confirmation runs alone pay for it, so that the search decides as it would have undisturbed.
+    """
     return sum(history.spent(arm, "lost") for arm in plan.arms) / len(plan.arms)
 
 

@@ -264,7 +264,6 @@ class Schedule:
             left = [
                 plan.share
                 - ledger.spent(arm, "probe", "baseline")
-                - confirm.lost_share(plan, ledger)
                 - confirm.startup(plan, ledger, arm)
                 - BASELINE_RUNS * plan.test_cost(arm)
                 - MARGIN * reserved * (full_run[arm] + plan.test_cost(arm))
