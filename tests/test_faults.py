@@ -1,0 +1,15 @@
+"""A short fault campaign; ``python -m tests.faults`` is the long one."""
+
+from pathlib import Path
+
+import pytest
+from faults.campaign import campaign
+
+
+@pytest.mark.slow
+def test_broken_studies_end_as_an_undisturbed_one(tmp_path: Path) -> None:
+    said: list[str] = []
+    rows = campaign(
+        tmp_path, faults=["driver killed", "worker killed", "ledger torn"], repeats=1, seed=1, say=said.append
+    )
+    assert all(tried == survived for _, tried, survived, _ in rows), "\n".join(said)
