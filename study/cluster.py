@@ -37,6 +37,7 @@ if (
 
 import ray
 from ray import tune
+from ray._private import ray_constants
 from ray.tune.result import SHOULD_CHECKPOINT
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -81,6 +82,7 @@ def connect(address: str | None, log: Path) -> str:
         logger.propagate = False
     if address:
         _knock(address)
+    _stay_on_loopback(wanted=not address)
     modules = [str(Path(m.__path__[0])) for m in (study, search_spaces)]
     try:
         context = ray.init(
@@ -104,6 +106,16 @@ def connect(address: str | None, log: Path) -> str:
     finally:
         signal.signal(signal.SIGHUP, hang_up)
     return f"http://{context.dashboard_url}" if context.dashboard_url else ""
+
+
+def _stay_on_loopback(*, wanted: bool) -> None:
+    """Have every port of a local Ray on 127.0.0.1, dashboard, metrics and gRPC alike.
+
+    Left alone, Ray (2.60) takes the machine's outer address on Linux, replaces a loopback ``_node_ip_address`` by it,
+    and then listens on all interfaces. On macOS and Windows it keeps to loopback unless this switch is on.
+    """
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = str(int(not wanted))  # for the processes it starts
+    ray_constants.ENABLE_RAY_CLUSTER = not wanted  # in this one, where it has been read
 
 
 def _knock(address: str) -> None:
