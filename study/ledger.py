@@ -7,7 +7,7 @@ Spend, rungs, Optuna's studies and the report are all read from here; nothing el
 import fcntl
 import os
 import socket
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,6 +23,7 @@ from study.records import (
     Resumed,
     Scored,
     Session,
+    State,
     TestOpened,
     Trial,
     Tuning,
@@ -57,6 +58,10 @@ class History:
         """The notice about a torn last line, empty when the file was whole."""
         self.booked: dict[str, float] = defaultdict(float)
         """Resource-seconds booked for each trial, without what was lost."""
+        self.ends: Counter[tuple[str, State]] = Counter()
+        """How many trials of an arm ended in each state."""
+        self.best: dict[str, float] = {}
+        """The arm's best validation accuracy at full length in its search; absent before the first."""
         self._open: dict[tuple[str, Phase], dict[str, Trial]] = defaultdict(dict)
         self._of: dict[tuple[str, Phase], list[Trial]] = defaultdict(list)
         self._spent: dict[tuple[str, Phase, int], float] = defaultdict(float)
@@ -81,10 +86,7 @@ class History:
             case Resumed():
                 self._add_resumed(record)
             case Outcome():
-                trial = self._running(record.trial)
-                self._book(trial, record.cost)
-                self.outcomes[trial.id] = record
-                del self._open[trial.arm, trial.phase][trial.id]
+                self._add_outcome(record)
             case Cost():
                 self.costs.append(record)
                 self._spent[record.arm, record.phase, 0] += record.cost
@@ -147,6 +149,16 @@ class History:
             raise LedgerError(f"epoch {record.epoch} of trial {trial.id} after {len(seen)}")
         self._book(trial, record.cost)
         seen.append(record)
+
+    def _add_outcome(self, record: Outcome) -> None:
+        trial = self._running(record.trial)
+        self._book(trial, record.cost)
+        self.outcomes[trial.id] = record
+        self.ends[trial.arm, record.state] += 1
+        accuracy = self.val_accuracy(trial.id)
+        if trial.phase == "search" and record.state == "finished" and accuracy is not None:
+            self.best[trial.arm] = max(accuracy, self.best.get(trial.arm, accuracy))
+        del self._open[trial.arm, trial.phase][trial.id]
 
     def _add_resumed(self, record: Resumed) -> None:
         """Later epochs are forgotten; what was held for them stays spent, as lost."""

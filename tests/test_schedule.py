@@ -61,11 +61,11 @@ def play(
     """Run the whole schedule in simulated time."""
     now = [0.0]
     with Ledger(path) as ledger:
-        _drive(Schedule(plan, ledger, arms, clock=lambda: now[0]), now, fails)
+        drive(Schedule(plan, ledger, arms, clock=lambda: now[0]), now, fails)
     return ledger
 
 
-def _drive(schedule: Schedule, now: list[float], fails: Callable[[Trial, int], str]) -> None:
+def drive(schedule: Schedule, now: list[float], fails: Callable[[Trial, int], str]) -> None:
     running: list[tuple[float, Trial, int]] = []
     while True:
         while (start := schedule.next()) is not None:
