@@ -69,13 +69,14 @@ def read(run: Path) -> Evidence:
     if not run.is_dir():
         raise EvidenceError(f"{run} is no folder: give the folder of a study, as in runs/ID")
     try:
+        ledger.check_links(run)
         question, history = plan.Plan.load(run / plan.FILE), ledger.read(run / ledger.FILE)
     except (plan.PlanError, ledger.LedgerError) as error:
         raise EvidenceError(str(error)) from error
-    except (AttributeError, KeyError, TypeError) as error:
-        raise EvidenceError(f"{run}: a value of the wrong kind in the plan or the ledger: {error}") from error
-    if strangers := history.scores.keys() - history.trials.keys():
-        raise EvidenceError(f"{run / ledger.FILE}: scores of unknown trials {', '.join(sorted(strangers))}")
+    try:
+        ledger.check(history, question)
+    except ledger.LedgerError as error:
+        raise EvidenceError(f"{run / ledger.FILE}: {error}") from error
     shelf = _Shelf(run / PREDICTIONS, history)
 
     def shelved(trials: Callable[[str], list[Trial]]) -> dict[str, Runs]:

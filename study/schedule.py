@@ -94,7 +94,12 @@ class Schedule:
         for trial in ledger.trials.values():
             if trial.phase == "search":
                 outcome = ledger.outcomes.get(trial.id)
-                self._searches[trial.arm, trial.island].restore(trial, ledger.epochs[trial.id], outcome)
+                try:
+                    self._searches[trial.arm, trial.island].restore(trial, ledger.epochs[trial.id], outcome)
+                except (KeyError, ValueError) as error:
+                    raise confirm.StudyError(
+                        f"trial {trial.id} has a setting that the search of {trial.arm} does not have: {error}"
+                    ) from error
         self._entered: dict[str, list[Config]] = {}
         self._failed_in_a_row = dict.fromkeys(plan.arms, 0)
         for outcome in ledger.outcomes.values():
