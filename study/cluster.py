@@ -84,7 +84,8 @@ def connect(address: str | None, log: Path) -> str:
     if address:
         _knock(address)
     _stay_on_loopback(wanted=not address)
-    _keep_token_private()
+    if not address:
+        _keep_token_private()
     modules = [str(Path(m.__path__[0])) for m in (study, search_spaces)]
     try:
         context = ray.init(
@@ -116,13 +117,15 @@ def _stay_on_loopback(*, wanted: bool) -> None:
     Left alone, Ray (2.60) takes the machine's outer address on Linux, replaces a loopback ``_node_ip_address`` by it,
     and then listens on all interfaces. On macOS and Windows it keeps to loopback unless this switch is on.
     """
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = str(int(not wanted))  # for the processes it starts
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = str(
+        int(not wanted)
+    )  # for the processes it starts
     ray_constants.ENABLE_RAY_CLUSTER = not wanted  # in this one, where it has been read
 
 
 def _keep_token_private() -> None:
     """Have a token for Ray that only this user can read: Ray (2.60) itself would make one that all users can."""
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path = Path.home() / ".ray" / "auth_token"
     with suppress(OSError):  # Ray says what it lacks
         path.parent.mkdir(mode=0o700, exist_ok=True)
         try:

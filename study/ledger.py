@@ -300,7 +300,9 @@ def check_links(run: Path) -> None:
     for folder, folders, files in os.walk(run):
         for name in sorted([*folders, *files]):
             if (entry := Path(folder, name)).is_symlink():
-                raise LedgerError(f"{entry} is a link, and a study holds its own files only: remove it, or copy what it shows")
+                raise LedgerError(
+                    f"{entry} is a link, and a study holds its own files only: remove it, or copy what it shows"
+                )
 
 
 def _holder(path: Path) -> str:

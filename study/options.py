@@ -79,7 +79,9 @@ class Options:
                 f"--epochs {given.epochs} is out of range: from 1 to {EPOCHS_CEILING} passes over the training images"
             )
         if not 0 < given.rope <= 100 * ROPE_CEILING:
-            parser.error(f"--rope {given.rope:g} is out of range: above 0 and at most {100 * ROPE_CEILING:g} accuracy points")
+            parser.error(
+                f"--rope {given.rope:g} is out of range: above 0 and at most {100 * ROPE_CEILING:g} accuracy points"
+            )
         if not 0 <= given.seed < 2**31:
             parser.error(f"--seed {given.seed} is out of range: from 0 to {2**31 - 1}")
         if not 0 < given.train_fraction <= 1:
@@ -145,10 +147,11 @@ class Options:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with an error that is one readable line."""
+    """argparse with an error that is one readable line, whatever it quotes."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n(python study/run.py --help shows examples)\n")
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)  # it quotes what was typed
+        self.exit(2, f"error: {line}\n(python study/run.py --help shows examples)\n")
 
 
 def _parser() -> argparse.ArgumentParser:

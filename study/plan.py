@@ -290,7 +290,19 @@ class Plan:
             if known.keys() != set(self.arms):
                 raise PlanError(f"{name}: not one for each arm")
         if len(self.data.classes) < 2 or not self.batch_sizes:
-            raise PlanError("data: fewer than two classes" if self.batch_sizes else "batch_sizes: there are none")
+            raise PlanError(
+                "data: fewer than two classes" if self.batch_sizes else "batch_sizes: there are none"
+            )
+        for name, value, low, high in self._limits():
+            if not low <= value <= high:
+                raise PlanError(f"{name}: {value:g} is not from {low:g} to {high:g}")
+        for arm, space in self.spaces.items():
+            for axis, what in space.items():
+                if not _is_axis(what):
+                    raise PlanError(f"spaces: {arm}: {axis}: neither a range nor a choice")
+
+    def _limits(self) -> list[tuple[str, float, float, float]]:
+        """Every number by its name, with the lowest and the highest that it may be."""
         machine, small, large = self.machine, 1e-9, 1e15
         limits: list[tuple[str, float, float, float]] = [
             ("budget: seconds", self.budget.seconds, small, LONGEST),
@@ -312,13 +324,7 @@ class Plan:
         for arm, audit in self.audits.items():
             for name, value in vars(audit).items():
                 limits.append((f"audits: {arm}: {name}", value, small if "per_second" in name else 0, large))
-        for name, value, low, high in limits:
-            if not low <= value <= high:
-                raise PlanError(f"{name}: {value:g} is not from {low:g} to {high:g}")
-        for arm, space in self.spaces.items():
-            for axis, what in space.items():
-                if not _is_axis(what):
-                    raise PlanError(f"spaces: {arm}: {axis}: neither a range nor a choice")
+        return limits
 
 
 def _is_axis(what: Mapping[str, Any]) -> bool:
@@ -326,10 +332,11 @@ def _is_axis(what: Mapping[str, Any]) -> bool:
     if "options" in what:
         options = what["options"]
         return isinstance(options, list) and all(isinstance(o, Scalar) for o in options)
-    low, high, default = (what.get(name) for name in ("low", "high", "default"))
-    if any(isinstance(x, bool) or not isinstance(x, int | float) for x in (low, high, default)):
+    ends: list[Any] = [what.get(name) for name in ("low", "high", "default")]
+    if not all(isinstance(x, int | float) for x in ends):
         return False
-    return -1e15 < low < high < 1e15 and (not what.get("log") or low > 0)
+    low, high, _ = ends
+    return bool(-1e15 < low < high < 1e15 and (not what.get("log") or low > 0))
 
 
 def unmatched(audits: Mapping[str, Audit]) -> str:

@@ -234,7 +234,9 @@ class Schedule:
             return math.inf
         running = self.ledger.running(arm, "slice")
         done = self.ledger.spent(arm, "slice") - sum(self.ledger.booked[t.id] for t in running)
-        to_come = (tuning.slice_runs - len(self.ledger.of(arm, "slice")) + len(running)) * tuning.full_run[arm]
+        to_come = (tuning.slice_runs - len(self.ledger.of(arm, "slice")) + len(running)) * tuning.full_run[
+            arm
+        ]
         return max(0.0, tuning.per_arm - done - to_come) / self.plan.islands
 
     def _searched(self, arm: str) -> bool:

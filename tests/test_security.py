@@ -41,7 +41,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("marked-folder")
     home = folder / "home-of-marta"
     home.mkdir()
-    marked = {"HOME": str(home), "USER": "marta-the-user", "LOGNAME": "marta-the-user", "A_KEY": "hunter2-key"}
+    marked = {
+        "HOME": str(home),
+        "USER": "marta-the-user",
+        "LOGNAME": "marta-the-user",
+        "A_KEY": "hunter2-key",
+    }
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     flags = "--budget 1cpu-hours --data digits --arms tiny_resnet,tiny_resnext --out run"
     study = subprocess.Popen(
@@ -74,7 +79,7 @@ def family(pid: int) -> set[int]:
 
 def listening(pids: set[int]) -> dict[int, tuple[str, str]]:
     """Port -> address in /proc's hexadecimal, and name, of every TCP socket on which one of them listens."""
-    owners = {}
+    owners: dict[str, str] = {}
     for pid in pids:
         try:
             name = Path(f"/proc/{pid}/comm").read_text().strip()
@@ -139,7 +144,9 @@ def test_what_is_written_tells_nothing_of_the_environment(running: Running) -> N
     token = (running.home / ".ray" / "auth_token").read_text().strip()
     assert len(token) >= 16
     told_by = [file for file in running.run.rglob("*") if file.is_file()]
-    assert {"ledger.jsonl", "plan.json", "report.html", "report.md", "verdict.json"} <= {f.name for f in told_by}
+    assert {"ledger.jsonl", "plan.json", "report.html", "report.md", "verdict.json"} <= {
+        f.name for f in told_by
+    }
     for file in told_by:
         content = file.read_bytes()
         assert token.encode() not in content, file.name

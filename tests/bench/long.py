@@ -30,7 +30,19 @@ from study import plan as plans
 from study.confirm import to_be_scored
 from study.ledger import Ledger
 from study.plan import BASELINE_RUNS, CONFIRM_CEILING, Budget, Plan
-from study.records import Cost, Epoch, Outcome, Phase, Record, Scored, State, TestOpened, Trial, Tuning, encode
+from study.records import (
+    Cost,
+    Epoch,
+    Outcome,
+    Phase,
+    Record,
+    Scored,
+    State,
+    TestOpened,
+    Trial,
+    Tuning,
+    encode,
+)
 from study.schedule import Schedule, Start, derive_seed
 from study.search import Rungs, describe, random_config, searched
 from study.view import View
@@ -93,7 +105,9 @@ class _Made:
             phase=phase,
             index=index,
             island=island,
-            config=random_config(self._spaces[arm], seed=derive_seed(phase, 0 if phase == "baseline" else index)),
+            config=random_config(
+                self._spaces[arm], seed=derive_seed(phase, 0 if phase == "baseline" else index)
+            ),
             seed=derive_seed(arm, phase, index),
             split_seed=index,
             epochs=EPOCHS,
