@@ -5,8 +5,6 @@ as a row of guesses. What was interrupted, or stopped by the study, is no run of
 told about.
 """
 
-import io
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis import arrays
 from analysis.verdict import Runs
 from analysis.words import counted
 from study import ledger, plan
@@ -180,12 +179,14 @@ class _Shelf:
 
 def _load(path: Path) -> tuple[Labels, Labels]:
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            labels, predictions = arrays["labels"], arrays["predictions"]
-    except FileNotFoundError as error:
-        raise EvidenceError(f"{path} is missing, though the ledger has its score") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise EvidenceError(f"{path} cannot be read: {error}") from error
+        found, _ = arrays.read(path, ("labels",), ("predictions",))
+        labels, predictions = found["labels"], found["predictions"]
+    except arrays.ArraysError as error:
+        if not path.exists():
+            raise EvidenceError(f"{path} is missing, though the ledger has its score") from error
+        raise EvidenceError(f"{path} cannot be read: it {error}") from error
+    except KeyError as error:
+        raise EvidenceError(f"{path} cannot be read: it has no array {error}") from error
     whole = labels.dtype.kind in "iu" and predictions.dtype.kind in "iu"
     if (
         not whole

@@ -289,7 +289,7 @@ def check(history: History, plan: Plan) -> None:
         raise LedgerError("the manifest has not one setting for each arm of the plan")
     named = [t for c in (manifest.choices.values() if manifest else ()) for t in (*c.trials, *c.islands)]
     if unknown := {*named, *history.scores} - history.trials.keys():
-        raise LedgerError(f"the manifest or a score is of the unknown trial {min(unknown)}")
+        raise LedgerError(f"manifest or scores of unknown trials {', '.join(sorted(unknown))}")
 
 
 def check_links(run: Path) -> None:
