@@ -1,5 +1,6 @@
 """The report: right words, whole files, same bytes, and a sentence instead of a traceback."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -19,7 +20,7 @@ from analysis.__main__ import main
 from analysis.evidence import EvidenceError, fell_short, read
 from analysis.report import write
 from study.ledger import Ledger
-from study.records import Manifest, Scored, TestOpened, encode
+from study.records import Cost, Manifest, Outcome, Record, Scored, TestOpened, Trial, decode, encode
 
 NASTY = "<script>alert(1)</script>"
 
@@ -156,6 +157,44 @@ def test_one_confirmation_run_gives_no_verdict_but_a_reason(tmp_path: Path) -> N
     assert report.verdicts == ()
     assert "at least two per arm" in report.headline
     assert "nan" not in (run / "report.html").read_text().lower().replace("finance", "")
+
+
+def test_whatever_comes_from_outside_is_escaped(copied: Path) -> None:
+    body = json.loads((copied / "plan.json").read_text())
+    for name in ("command", "code"):
+        body[name] += NASTY
+    for name in ("spec", "note"):
+        body["data"][name] += NASTY
+    body["data"]["classes"][0] = body["machine"]["name"] = NASTY
+    body["versions"] = {NASTY: NASTY}
+    body["widen"] = [NASTY]
+    (copied / "plan.json").write_text(json.dumps(body))
+    history = (copied / "ledger.jsonl").read_text().splitlines()
+    (copied / "ledger.jsonl").write_text("".join(encode(nastier(decode(line))) + "\n" for line in history))
+    write(copied)
+    for name in ("report.html", "report.md"):
+        text = (copied / name).read_text()
+        assert NASTY[1:7] in text, "nothing of it is shown at all"
+        assert "<script" not in text
+    for figure in (copied / "figures").glob("*.svg"):
+        assert "<script" not in figure.read_text()
+
+
+def nastier(record: Record) -> Record:
+    """The record with markup in every text that a user, an arm or the machine had a hand in."""
+    match record:
+        case Trial():
+            return dataclasses.replace(record, config={**record.config, NASTY: NASTY})
+        case Outcome(state="failed"):
+            return dataclasses.replace(record, reason=f"error: {NASTY}")
+        case Cost():
+            return dataclasses.replace(record, what=NASTY)
+        case Manifest():
+            choices = record.choices.items()
+            return Manifest.of(
+                {a: dataclasses.replace(c, config={**c.config, NASTY: NASTY}) for a, c in choices}
+            )
+    return record
 
 
 def test_an_interrupted_run_is_told_but_not_counted(tmp_path: Path) -> None:
