@@ -104,11 +104,11 @@ def draw_curves(table: pd.DataFrame, ax: Axes, colour: str) -> None:
             continue
         size = 6.0 if end == "failed" else 3.0
         # one path with gaps: a line of its own for each of ten thousand trials takes minutes to draw
-        epochs, heights, lasts = [], [], []
-        for _, curve in ended.groupby("trial", sort=False)[["epoch", "val_accuracy"]]:
-            epochs += [*curve["epoch"], np.nan]
-            heights += [*(100 * curve["val_accuracy"]), np.nan]
-            lasts.append(len(epochs) - 2)
+        trials = ended["trial"].to_numpy()
+        starts = np.flatnonzero(trials[1:] != trials[:-1]) + 1
+        epochs = np.insert(ended["epoch"].to_numpy(dtype=np.float64), starts, np.nan)
+        heights = np.insert(100 * ended["val_accuracy"].to_numpy(dtype=np.float64), starts, np.nan)
+        lasts = [int(end) + gaps - 1 for gaps, end in enumerate([*starts, len(trials)])]
         ax.plot(epochs, heights, ms=size, markevery=lasts, **look)
         count = ended["trial"].nunique()
         handles.append(Line2D([], [], ms=size, label=f"{end} ({count})", **look))

@@ -194,6 +194,8 @@ def nastier(record: Record) -> Record:
             return Manifest.of(
                 {a: dataclasses.replace(c, config={**c.config, NASTY: NASTY}) for a, c in choices}
             )
+        case _:
+            pass
     return record
 
 
