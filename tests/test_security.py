@@ -113,7 +113,8 @@ def test_nothing_is_answered_without_the_token(running: Running) -> None:
         for path in ("/api/version", "/api/jobs/"):
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-                    assert path not in ("/api/jobs/", "/api/version"), (port, ports[port], answer.read(200))
+                    said = answer.read(200)
+                    assert said.startswith(b"# HELP"), (port, ports[port], said)  # Ray's metrics ask for none
             except urllib.error.HTTPError as error:
                 assert error.code in (401, 403, 404, 405)
                 refused += error.code == 401
