@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis import arrays
 from analysis.estimate import Correct, Refused
 from analysis.paired import Paired, paired
 from analysis.superiority import Superiority, superiority
@@ -213,18 +214,18 @@ def _files(path: Path) -> list[Path]:
 
 def _load(path: Path) -> tuple[Array, Array]:
     """Labels (images,) and predicted classes (runs, images) of one file, checked."""
-    arrays = _arrays(path)
-    labels = arrays["labels"]
+    stored = _arrays(path)
+    labels = stored["labels"]
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise CompareError(f"{path}: labels must be whole numbers of shape (images,), not {_kind(labels)}")
     if not len(labels):
         raise CompareError(f"{path} is about no image: labels is empty")
     if labels.min() < 0:
         raise CompareError(f"{path}: labels must be class numbers from 0 on, not {labels.min()}")
-    if "predictions" in arrays:
-        predicted = _predicted(path, arrays["predictions"], len(labels))
+    if "predictions" in stored:
+        predicted = _predicted(path, stored["predictions"], len(labels))
     else:
-        predicted = _most_likely(path, arrays["probabilities"], labels)
+        predicted = _most_likely(path, stored["probabilities"], labels)
     return labels, predicted
 
 
@@ -262,19 +263,9 @@ def _most_likely(path: Path, probabilities: Array, labels: Array) -> Array:
 def _arrays(path: Path) -> dict[str, Array]:
     """``labels`` and one of the others; predictions win where both are stored, as they are exact."""
     try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            names = list(getattr(archive, "files", []))
-            wanted = ["labels", *[n for n in ("predictions", "probabilities") if n in names][:1]]
-            found = {name: archive[name] for name in wanted if name in names}
-    except OSError as error:
-        raise CompareError(f"{path} cannot be opened: {error.strerror or 'damaged'}") from error
-    except MemoryError as error:
-        raise CompareError(f"{path} is too large for this machine's memory") from error
-    except Exception as error:  # foreign bytes: numpy, zipfile and zlib have a dozen ways to fail
-        raise CompareError(
-            f"{path} is no .npz file that can be read: it is damaged, of another format or holds Python objects"
-        ) from error
+        found, names = arrays.read(path, ("labels",), ("predictions", "probabilities"))
+    except arrays.ArraysError as error:
+        raise CompareError(f"{path} {error}") from error
     if len(found) < 2 or not all(isinstance(value, np.ndarray) for value in found.values()):
         has = f"it has {listed(sorted(names))}" if names else "it has none"
         raise CompareError(f"{path} must have arrays labels and predictions or probabilities: {has}")

@@ -5,8 +5,6 @@ as a row of guesses. What an interruption left open is no run yet, and only
 told about.
 """
 
-import io
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis import arrays
 from analysis.verdict import Runs
 from analysis.words import counted
 from study import ledger, plan
@@ -67,13 +66,14 @@ def read(run: Path) -> Evidence:
     if not run.is_dir():
         raise EvidenceError(f"{run} is no folder: give the folder of a study, as in runs/ID")
     try:
+        ledger.check_links(run)
         question, history = plan.Plan.load(run / plan.FILE), ledger.read(run / ledger.FILE)
     except (plan.PlanError, ledger.LedgerError) as error:
         raise EvidenceError(str(error)) from error
-    except (AttributeError, KeyError, TypeError) as error:
-        raise EvidenceError(f"{run}: a value of the wrong kind in the plan or the ledger: {error}") from error
-    if strangers := history.scores.keys() - history.trials.keys():
-        raise EvidenceError(f"{run / ledger.FILE}: scores of unknown trials {', '.join(sorted(strangers))}")
+    try:
+        ledger.check(history, question)
+    except ledger.LedgerError as error:
+        raise EvidenceError(f"{run / ledger.FILE}: {error}") from error
     shelf = _Shelf(run / PREDICTIONS, history)
 
     def shelved(trials: Callable[[str], list[Trial]]) -> dict[str, Runs]:
@@ -172,12 +172,14 @@ class _Shelf:
 
 def _load(path: Path) -> tuple[Labels, Labels]:
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            labels, predictions = arrays["labels"], arrays["predictions"]
-    except FileNotFoundError as error:
-        raise EvidenceError(f"{path} is missing, though the ledger has its score") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise EvidenceError(f"{path} cannot be read: {error}") from error
+        found, _ = arrays.read(path, ("labels",), ("predictions",))
+        labels, predictions = found["labels"], found["predictions"]
+    except arrays.ArraysError as error:
+        if not path.exists():
+            raise EvidenceError(f"{path} is missing, though the ledger has its score") from error
+        raise EvidenceError(f"{path} cannot be read: it {error}") from error
+    except KeyError as error:
+        raise EvidenceError(f"{path} cannot be read: it has no array {error}") from error
     whole = labels.dtype.kind in "iu" and predictions.dtype.kind in "iu"
     if (
         not whole

@@ -5,6 +5,7 @@ them. It reads nothing but the slice: trials that ASHA stopped or TPE proposed w
 did, not what matters. The only module of ``analysis`` that knows Optuna, and only for this.
 """
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +13,7 @@ import numpy as np
 import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial
 from scipy import stats
 
 from analysis.estimate import Reals, Refused
@@ -73,11 +75,8 @@ def importances(
     return table.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
 
 
-_Trial = tuple[dict[str, Scalar], dict[str, BaseDistribution]]
-
-
-def _on_rank_scale(configs: Sequence[Mapping[str, Scalar]]) -> tuple[list[str], list[_Trial]]:
-    """Names that vary, and each trial's values with their distributions: ranks in (0, 1), or categories."""
+def _on_rank_scale(configs: Sequence[Mapping[str, Scalar]]) -> tuple[list[str], list[FrozenTrial]]:
+    """Names that vary, and the trials with values that are ranks in (0, 1), or categories."""
     names = sorted({name for config in configs for name in config})
     kinds: dict[str, BaseDistribution] = {}
     scaled: dict[str, dict[Scalar, Scalar]] = {}
@@ -94,28 +93,27 @@ def _on_rank_scale(configs: Sequence[Mapping[str, Scalar]]) -> tuple[list[str], 
             scaled[name] = {v: v for v in distinct}
     varying = [name for name in names if not kinds[name].single()]
     return varying, [
-        (
-            {name: scaled[name][config[name]] for name in varying if name in config},
-            {name: kinds[name] for name in varying if name in config},
+        optuna.trial.create_trial(
+            params={name: scaled[name][config[name]] for name in varying if name in config},
+            distributions={name: kinds[name] for name in varying if name in config},
+            value=0.0,
         )
         for config in configs
     ]
 
 
-def _evaluate(names: list[str], trials: Sequence[_Trial], scores: Reals) -> Reals:
+def _evaluate(names: list[str], trials: Sequence[FrozenTrial], scores: Reals) -> Reals:
     """PED-ANOVA's importances (P,), not normalised."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")
     optuna.logging.set_verbosity(verbosity)
-    study.add_trials(
-        [
-            optuna.trial.create_trial(params=params, distributions=kinds, value=float(score))
-            for (params, kinds), score in zip(trials, scores, strict=True)
-        ]
-    )
+    given = [copy.copy(trial) for trial in trials]
+    for trial, score in zip(given, scores, strict=True):
+        trial.value = float(score)
+    study.add_trials(given)
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TOP)
-    present = [name for name in names if any(name in params for params, _ in trials)]
+    present = [name for name in names if any(name in trial.params for trial in given)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of regimes with one trial, which only resamples have
         shares = evaluator.evaluate(study, present)

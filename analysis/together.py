@@ -1,14 +1,13 @@
 """Ensembles of the confirmation runs: reads the stored probabilities, which nothing else needs."""
 
-import io
 import math
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis import arrays
 from analysis.ensembles import Labels, Probabilities, compare, mixing_helps
 from analysis.estimate import Refused
 from analysis.evidence import PREDICTIONS, Evidence
@@ -115,9 +114,9 @@ def _load(run: Path, evidence: Evidence, arm: str) -> tuple[Probabilities, Label
     for name in names:
         path = run / PREDICTIONS / f"{name}.npz"
         try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-                labels, net = arrays["labels"].astype(np.int64), arrays["probabilities"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            found, _ = arrays.read(path, ("labels",), ("probabilities",))
+            labels, net = found["labels"].astype(np.int64), found["probabilities"]
+        except (arrays.ArraysError, KeyError) as error:
             raise Refused(f"the file {path.name} has no probabilities that can be read") from error
         wanted = (len(labels), len(evidence.plan.data.classes))
         if net.dtype.kind != "f" or net.shape != wanted or not np.isfinite(net).all():

@@ -8,6 +8,7 @@ Tune's own state is ever restored: the ledger is the truth.
 import collections
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -37,6 +38,7 @@ if (
 
 import ray
 from ray import tune
+from ray._private import ray_constants
 from ray.tune.result import SHOULD_CHECKPOINT
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -56,7 +58,7 @@ from study.packing import Hardware
 from study.plan import Budget, Machine
 from study.records import Epoch, asdict
 from study.schedule import LossKind, Schedule
-from study.worker import StudyTrial, first_line
+from study.worker import StudyTrial, first_line, told
 
 TUNES_OWN = ".tune"
 """Where Tune keeps its state while it runs; what we keep of a trial lies in the ledger and its checkpoint."""
@@ -89,6 +91,9 @@ def connect(address: str | None, log: Path) -> str:
         logger.propagate = False
     if address:
         _knock(address)
+    _stay_on_loopback(wanted=not address)
+    if not address:
+        _keep_token_private()
     modules = [str(Path(m.__path__[0])) for m in (study, search_spaces)]
     try:
         context = ray.init(
@@ -119,6 +124,32 @@ class _QuietHandler(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # logging's own name
         """Nothing: see above."""
+
+
+def _stay_on_loopback(*, wanted: bool) -> None:
+    """Have every port of a local Ray on 127.0.0.1, dashboard, metrics and gRPC alike.
+
+    Left alone, Ray (2.60) takes the machine's outer address on Linux, replaces a loopback ``_node_ip_address`` by it,
+    and then listens on all interfaces. On macOS and Windows it keeps to loopback unless this switch is on.
+    """
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = str(
+        int(not wanted)
+    )  # for the processes it starts
+    ray_constants.ENABLE_RAY_CLUSTER = not wanted  # in this one, where it has been read
+
+
+def _keep_token_private() -> None:
+    """Have a token for Ray that only this user can read: Ray (2.60) itself would make one that all users can."""
+    path = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # Ray says what it lacks
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            path.chmod(0o600)
+        else:
+            with os.fdopen(file, "w") as stream:
+                stream.write(secrets.token_hex(32))
 
 
 def _knock(address: str) -> None:
@@ -461,7 +492,7 @@ class _Runner(tune.Callback):
         if self.leaving():
             return  # it goes on from its last checkpoint when the study does
         lines = [line for line in str(error or "no reason given").splitlines() if line.strip()]
-        said = lines[-1].strip()[:300]
+        said = told(lines[-1].strip())
         out_of_memory = isinstance(error, ray.exceptions.OutOfMemoryError) or "memory usage" in str(error)
         try:
             if trial_id not in self._processes:

@@ -65,12 +65,13 @@ def best_first(history: History, trials: list[Trial]) -> list[Trial]:
     return found
 
 
-def next_candidate(plan: Plan, history: History, arm: str) -> tuple[int, Config] | None:
-    """The candidate, by position, whose selection run comes next; None when none is due now.
+def next_candidate(
+    plan: Plan, history: History, arm: str, entered: list[Config]
+) -> tuple[int, Config] | None:
+    """Which of the ``candidates`` that entered, by position, is run next; None when none is due now.
 
     One run of every candidate; then ``plan.extra_runs`` of each of the two best settings.
     """
-    entered = candidates(plan, history, arm)
     first = _first_runs(history, arm, entered)
     for position, config in enumerate(entered):
         if first[position] is None:

@@ -6,12 +6,14 @@ Spend, rungs, Optuna's studies and the report are all read from here; nothing el
 
 import fcntl
 import os
+import re
 import socket
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from study.plan import Plan
 from study.records import (
     Beat,
     Cost,
@@ -23,6 +25,7 @@ from study.records import (
     Resumed,
     Scored,
     Session,
+    State,
     TestOpened,
     Trial,
     Tuning,
@@ -33,6 +36,10 @@ from study.records import (
 FILE = "ledger.jsonl"
 CLAIM = ".claimed"
 """Lies in a run's directory from the first moment, so that two studies never share one; says who writes."""
+
+
+_A_FILE_NAME = re.compile(r"\w[\w.-]{0,199}")
+"""What a trial may be called: its checkpoint and its predictions are files of that name."""
 
 
 class LedgerError(ValueError):
@@ -57,6 +64,10 @@ class History:
         """The notice about a torn last line, empty when the file was whole."""
         self.booked: dict[str, float] = defaultdict(float)
         """Resource-seconds booked for each trial, without what was lost."""
+        self.ends: Counter[tuple[str, State]] = Counter()
+        """How many trials of an arm ended in each state."""
+        self.best: dict[str, float] = {}
+        """The arm's best validation accuracy at full length in its search; absent before the first."""
         self._open: dict[tuple[str, Phase], dict[str, Trial]] = defaultdict(dict)
         self._of: dict[tuple[str, Phase], list[Trial]] = defaultdict(list)
         self._spent: dict[tuple[str, Phase, int], float] = defaultdict(float)
@@ -71,6 +82,8 @@ class History:
             case Trial():
                 if record.id in self.trials:
                     raise LedgerError(f"trial {record.id} is there twice")
+                if not _A_FILE_NAME.fullmatch(record.id):
+                    raise LedgerError(f"trial {record.id!r} cannot name a file")
                 self.trials[record.id] = self._open[record.arm, record.phase][record.id] = record
                 self._of[record.arm, record.phase].append(record)
             case Epoch():
@@ -81,10 +94,7 @@ class History:
             case Resumed():
                 self._add_resumed(record)
             case Outcome():
-                trial = self._running(record.trial)
-                self._book(trial, record.cost)
-                self.outcomes[trial.id] = record
-                del self._open[trial.arm, trial.phase][trial.id]
+                self._add_outcome(record)
             case Cost():
                 self.costs.append(record)
                 self._spent[record.arm, record.phase, 0] += record.cost
@@ -148,6 +158,16 @@ class History:
         self._book(trial, record.cost)
         seen.append(record)
 
+    def _add_outcome(self, record: Outcome) -> None:
+        trial = self._running(record.trial)
+        self._book(trial, record.cost)
+        self.outcomes[trial.id] = record
+        self.ends[trial.arm, record.state] += 1
+        accuracy = self.val_accuracy(trial.id)
+        if trial.phase == "search" and record.state == "finished" and accuracy is not None:
+            self.best[trial.arm] = max(accuracy, self.best.get(trial.arm, accuracy))
+        del self._open[trial.arm, trial.phase][trial.id]
+
     def _add_resumed(self, record: Resumed) -> None:
         """Later epochs are forgotten; what was held for them stays spent, as lost."""
         trial, seen = self._running(record.trial), self.epochs[record.trial]
@@ -184,6 +204,8 @@ def read(path: Path) -> History:
 
 def _fold(path: Path, history: History) -> int:
     """Add every whole line to ``history``; the bytes that they take."""
+    if path.exists() and not path.is_file():
+        raise LedgerError(f"{path} is no file")
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -206,7 +228,7 @@ class Ledger(History):
         super().__init__()
         self._path = path
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise LedgerError(f"{path} cannot be written: {error.strerror}") from error
         try:
@@ -247,6 +269,40 @@ class Ledger(History):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._file)
+
+
+def check(history: History, plan: Plan) -> None:
+    """Raises LedgerError when a record cannot belong to a study of ``plan``: it was written by hand."""
+    arms = set(plan.arms)
+    positions = {"search": plan.islands, "select": plan.candidates}
+    for trial in history.trials.values():
+        if trial.arm not in arms or not 0 <= trial.island < positions.get(trial.phase, 1):
+            raise LedgerError(f"trial {trial.id} is of no arm or island of the plan")
+        if trial.epochs != plan.epochs or (history.finished(trial.id) and not history.epochs[trial.id]):
+            raise LedgerError(f"trial {trial.id} is of another length than the plan's {plan.epochs} epochs")
+    if strangers := {cost.arm for cost in history.costs} - arms:
+        raise LedgerError(f"a cost of {min(strangers)!r}, which is no arm of the plan")
+    tuning, manifest = history.tuning, history.manifest
+    if tuning is not None and (tuning.full_run.keys() != arms or min(tuning.full_run.values()) <= 0):
+        raise LedgerError("the tuning share is not one for each arm of the plan")
+    if manifest is not None and manifest.choices.keys() != arms:
+        raise LedgerError("the manifest has not one setting for each arm of the plan")
+    named = [t for c in (manifest.choices.values() if manifest else ()) for t in (*c.trials, *c.islands)]
+    if unknown := {*named, *history.scores} - history.trials.keys():
+        raise LedgerError(f"manifest or scores of unknown trials {', '.join(sorted(unknown))}")
+
+
+def check_links(run: Path) -> None:
+    """Raises LedgerError when anything in a run directory is a link.
+
+    One that came from elsewhere could otherwise have a report or a ledger written over any file of its reader.
+    """
+    for folder, folders, files in os.walk(run):
+        for name in sorted([*folders, *files]):
+            if (entry := Path(folder, name)).is_symlink():
+                raise LedgerError(
+                    f"{entry} is a link, and a study holds its own files only: remove it, or copy what it shows"
+                )
 
 
 def _holder(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import NoReturn, Self
 
 import search_spaces
 from study.ledger import CLAIM
-from study.plan import FILE, Budget, Plan, PlanError
+from study.plan import EPOCHS_CEILING, FILE, ROPE_CEILING, Budget, Plan, PlanError
 
 DEFAULT_ARMS = {"gpu": ("resnet50", "resnext50"), "cpu": ("small_resnet", "small_resnext")}
 
@@ -76,12 +76,14 @@ class Options:
             arms = _arms(given.arms, budget)
         except PlanError as error:
             parser.error(str(error))
-        if given.epochs is not None and not 1 <= given.epochs <= 10_000:
+        if given.epochs is not None and not 1 <= given.epochs <= EPOCHS_CEILING:
             parser.error(
-                f"--epochs {given.epochs} is out of range: from 1 to 10000 passes over the training images"
+                f"--epochs {given.epochs} is out of range: from 1 to {EPOCHS_CEILING} passes over the training images"
             )
-        if not 0 < given.rope <= 20:
-            parser.error(f"--rope {given.rope:g} is out of range: above 0 and at most 20 accuracy points")
+        if not 0 < given.rope <= 100 * ROPE_CEILING:
+            parser.error(
+                f"--rope {given.rope:g} is out of range: above 0 and at most {100 * ROPE_CEILING:g} accuracy points"
+            )
         if not 0 <= given.seed < 2**31:
             parser.error(f"--seed {given.seed} is out of range: from 0 to {2**31 - 1}")
         if not 0 < given.train_fraction <= 1:
@@ -150,10 +152,11 @@ class Options:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with an error that is one readable line."""
+    """argparse with an error that is one readable line, whatever it quotes."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n(python study/run.py --help shows examples)\n")
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)  # it quotes what was typed
+        self.exit(2, f"error: {line}\n(python study/run.py --help shows examples)\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from study.records import Scalar, from_plain
+
 FILE = "plan.json"
 BASELINE_RUNS = 3
 SELECT_FLOOR = 5
@@ -34,6 +36,10 @@ MATCHED = 0.05
 """Arms whose MACs differ by more are not matched: ResNeXt's own "matched" templates are up to 4.5 % apart."""
 EPOCHS = (3, 50)
 """Shortest and longest full run that is chosen without ``--epochs``; 50 is the seed post's length."""
+LONGEST = 1e6 * 3600
+"""Resource-seconds above which no budget is meant."""
+EPOCHS_CEILING = 10_000
+ROPE_CEILING = 0.2
 AIM = 24
 """Full runs per arm that a chosen length leaves room for."""
 
@@ -62,7 +68,7 @@ class Budget:
             )
         amount, resource, unit = match.groups()
         seconds = float(amount) * (3600 if unit == "hour" else 60)
-        if not 0 < seconds <= 1e6 * 3600:
+        if not 0 < seconds <= LONGEST:
             raise PlanError(f"budget {text!r} is out of range: above 0 and at most a million hours")
         return cls(seconds=seconds, resource="gpu" if resource == "gpu" else "cpu")
 
@@ -283,29 +289,77 @@ class Plan:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Raises PlanError when the file is not a plan of this version."""
+        """Raises PlanError when the file is not a plan of this version, or one that nobody could have made."""
         try:
-            return cls.from_dict(json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            if not path.is_file():
+                raise PlanError("it is missing" if not path.exists() else "it is no file")
+            plan = cls.from_dict(json.loads(path.read_text()))
+            plan._check()
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise PlanError(f"{path} is no plan of this version: {error}") from error
+        return plan
 
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> Self:
-        data = {**body["data"], "classes": tuple(body["data"]["classes"])}
-        return cls(
-            **{
-                **body,
-                "arms": tuple(body["arms"]),
-                "batch_sizes": tuple(body["batch_sizes"]),
-                "widen": tuple(body["widen"]),
-                "data": DataCard(**data),
-                "budget": Budget(**body["budget"]),
-                "audits": {arm: Audit(**audit) for arm, audit in body["audits"].items()},
-                "machine": Machine(**body["machine"]),
-                "packing": tuple(Packed(**row) for row in body["packing"]),
-                "packing_notes": tuple(body["packing_notes"]),
-            }
-        )
+        """Raises TypeError, naming the field, when ``body`` is not what ``asdict`` made of a Plan."""
+        plan: Self = from_plain(cls, body)
+        return plan
+
+    def _check(self) -> None:
+        """Raises PlanError for a value that the command line or the probe would never have given."""
+        if len(self.arms) < 2 or len(set(self.arms)) < len(self.arms):
+            raise PlanError(f"arms: {list(self.arms)} are not two or more different ones")
+        for name, known in (("audits", self.audits), ("probe_cost", self.probe_cost)):
+            if known.keys() != set(self.arms):
+                raise PlanError(f"{name}: not one for each arm")
+        if len(self.data.classes) < 2 or not self.batch_sizes:
+            raise PlanError(
+                "data: fewer than two classes" if self.batch_sizes else "batch_sizes: there are none"
+            )
+        for name, value, low, high in self._limits():
+            if not low <= value <= high:
+                raise PlanError(f"{name}: {value:g} is not from {low:g} to {high:g}")
+        for arm, space in self.spaces.items():
+            for axis, what in space.items():
+                if not _is_axis(what):
+                    raise PlanError(f"spaces: {arm}: {axis}: neither a range nor a choice")
+
+    def _limits(self) -> list[tuple[str, float, float, float]]:
+        """Every number by its name, with the lowest and the highest that it may be."""
+        machine, small, large = self.machine, 1e-9, 1e15
+        limits: list[tuple[str, float, float, float]] = [
+            ("budget: seconds", self.budget.seconds, small, LONGEST),
+            ("epochs", self.epochs, 1, EPOCHS_CEILING),
+            ("rope", self.rope, small, ROPE_CEILING),
+            ("seed", self.seed, 0, 2**31 - 1),
+            ("val_fraction", self.val_fraction, small, 0.9),
+            ("train_fraction", self.train_fraction, small, 1),
+            ("data: train", self.data.train, 1, large),
+            ("data: test", self.data.test, 1, large),
+            ("data: size", self.data.size, 1, 2**16),
+            ("data: channels", self.data.channels, 1, 2**10),
+            ("machine: slots", machine.slots, 1, 2**20),
+            ("machine: fraction", machine.fraction, small, 2**10),
+            ("machine: threads", machine.threads, 1, 2**16),
+            *(("batch_sizes", size, 1, large) for size in self.batch_sizes),
+            *((f"probe_cost: {arm}", cost, 0, large) for arm, cost in self.probe_cost.items()),
+        ]
+        for arm, audit in self.audits.items():
+            for name, value in vars(audit).items():
+                limits.append((f"audits: {arm}: {name}", value, small if "per_second" in name else 0, large))
+        return limits
+
+
+def _is_axis(what: Mapping[str, Any]) -> bool:
+    """Whether this is what ``study.search.describe`` makes of an axis."""
+    if "options" in what:
+        options = what["options"]
+        return isinstance(options, list) and all(isinstance(o, Scalar) for o in options)
+    ends: list[Any] = [what.get(name) for name in ("low", "high", "default")]
+    if not all(isinstance(x, int | float) for x in ends):
+        return False
+    low, high, _ = ends
+    return bool(-1e15 < low < high < 1e15 and (not what.get("log") or low > 0))
 
 
 def unmatched(audits: Mapping[str, Audit]) -> str:

@@ -6,10 +6,12 @@ held x wall seconds held, start-up included); plain ``seconds`` are wall seconds
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -212,42 +214,94 @@ def decode(line: str) -> Record:
         raise ValueError("its checksum does not fit: it was changed after it was written")
     try:
         body = json.loads(text + "}")
-        kind = _KINDS[body.pop("record")]
-        if kind is Manifest:
-            body["choices"] = {
-                arm: Choice(**{**c, "trials": tuple(c["trials"]), "islands": tuple(c["islands"])})
-                for arm, c in body["choices"].items()
-            }
-        if kind is TestOpened:
-            body["trials"] = tuple(body["trials"])
-        record: Record = kind(**body)
-        _check_types(record)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        record: Record = from_plain(_KINDS[body.pop("record")], body)
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not a record of ours: {error}") from error
     return record
 
 
-def _check_types(record: Any) -> None:
-    """Raises TypeError when a field is not of the kind that its annotation names."""
-    for name, (kinds, values) in _FIELDS[type(record).__name__].items():
-        value = getattr(record, name)
-        if not isinstance(value, kinds) or isinstance(value, bool) or (values and value not in values):
-            raise TypeError(f"{name} is {value!r}")
+def from_plain(hint: Any, value: Any) -> Any:
+    """What ``asdict`` made plain, as the type that ``hint`` names. Raises TypeError, naming the field, when it is not that."""
+    return _reader(hint)(value)
 
 
-def _fields(kind: Any) -> dict[str, tuple[tuple[type, ...], tuple[str, ...]]]:
-    """Per field the types that a value may have, and the values when they are listed."""
-    found: dict[str, tuple[tuple[type, ...], tuple[str, ...]]] = {}
-    for name, hint in get_type_hints(kind).items():
-        origin = get_origin(hint) or hint
-        types = (str,) if origin is Literal else (int, float) if origin is float else (origin,)
-        found[name] = types, get_args(hint) if origin is Literal else ()
-    return found
+@functools.cache
+def _reader(hint: Any) -> Callable[[Any], Any]:
+    """Checks a JSON value, and makes it the type ``hint``; found once per type."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return lambda value: value
+    if dataclasses.is_dataclass(hint):
+        return _record_reader(hint)
+    if origin is dict:
+        value_of = _reader(args[1])
+        return lambda value: {key: _named(key, value_of, v) for key, v in _a(dict, value).items()}
+    if origin is tuple:
+        item = _reader(args[0])
+        return lambda value: tuple(_named(str(i), item, v) for i, v in enumerate(_a((list, tuple), value)))
+    if origin is Literal:
+        return lambda value: value if value in args else _wrong(value, " or ".join(args))
+    kinds = args or ((int, float) if hint is float else (hint,))
+    said = " or ".join(_IN_WORDS[kind] for kind in args or (hint,))
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            return _wrong(value, said)
+        if isinstance(value, int | float) and not abs(value) < _HUGE:  # nor is a NaN
+            return _wrong(value, "number of a size that makes sense")
+        return value
+
+    return read
 
 
+def _record_reader(kind: Any) -> Callable[[Any], Any]:
+    readers = {name: _reader(hint) for name, hint in get_type_hints(kind).items()}
+    needed = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
+
+    def read(value: Any) -> Any:
+        given = _a(dict, value)
+        if missing := needed - given.keys():
+            raise TypeError(f"{min(missing)} is missing")
+        if unknown := given.keys() - readers.keys():
+            raise TypeError(f"{_short(min(unknown))} is no field of a {kind.__name__}")
+        return kind(**{name: _named(name, readers[name], v) for name, v in given.items()})
+
+    return read
+
+
+def _named(name: str, reader: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return reader(value)
+    except TypeError as error:
+        raise TypeError(f"{_short(name)[1:-1]}: {error}") from error
+
+
+def _a(kinds: type | tuple[type, ...], value: Any) -> Any:
+    return value if isinstance(value, kinds) else _wrong(value, "object" if kinds is dict else "list")
+
+
+def _wrong(value: Any, expected: str) -> Any:
+    raise TypeError(f"{_short(value)} is no {expected}")
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no number of thousands of digits
+        text = "a huge number"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_IN_WORDS = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+}
+_HUGE = 2**64
+"""Above any count, seed or cost; what is larger would only overflow later."""
 _CHECKED = re.compile(r'(.*),"crc":"([0-9a-f]{8})"}', re.DOTALL)
 _KINDS: dict[str, Any] = {k.__name__: k for k in get_args(Record)}
-_FIELDS = {name: _fields(kind) for name, kind in _KINDS.items()}
 
 
 def _crc(text: str) -> str:

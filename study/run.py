@@ -104,6 +104,8 @@ def _exit_code(error: Exception) -> int | None:
 
 
 def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> None:
+    if options.resume:
+        ledgers.check_links(home)
     old = Plan.load(home / plans.FILE) if options.resume else None
     _need_gpu(old.budget if old else options.budget, options)
 
@@ -229,6 +231,7 @@ def _take_up(
     """Go on where the ledger ends. Raises PlanError when plan, data or code are not what they were."""
     if ledger.torn:
         console.print(f"note: {ledger.torn}", markup=False)
+    ledgers.check(ledger, plan)
     resume.check_data(plan, prepared.card)
     now = resume.session(home)
     differs = resume.differences(ledger, now) if ledger.sessions else ""

@@ -94,7 +94,13 @@ class Schedule:
         for trial in ledger.trials.values():
             if trial.phase == "search":
                 outcome = ledger.outcomes.get(trial.id)
-                self._searches[trial.arm, trial.island].restore(trial, ledger.epochs[trial.id], outcome)
+                try:
+                    self._searches[trial.arm, trial.island].restore(trial, ledger.epochs[trial.id], outcome)
+                except (KeyError, ValueError) as error:
+                    raise confirm.StudyError(
+                        f"trial {trial.id} has a setting that the search of {trial.arm} does not have: {error}"
+                    ) from error
+        self._entered: dict[str, list[Config]] = {}
         self._failed_in_a_row = dict.fromkeys(plan.arms, 0)
         for outcome in ledger.outcomes.values():
             self._count_failure(outcome)
@@ -175,7 +181,7 @@ class Schedule:
             return None
         if not self._searched(arm):
             return None
-        candidate = confirm.next_candidate(plan, ledger, arm)
+        candidate = confirm.next_candidate(plan, ledger, arm, self._candidates(arm))
         return None if candidate is None else self._trial(arm, "select", candidate[1], candidate[0])
 
     def _trial(self, arm: str, phase: Phase, config: Config, island: int = 0) -> Trial:
@@ -227,10 +233,12 @@ class Schedule:
         tuning = self.ledger.tuning
         if tuning is None:
             return math.inf
-        outcomes = self.ledger.outcomes
-        done = [outcomes[t.id].cost for t in self.ledger.of(arm, "slice") if t.id in outcomes]
-        to_come = (tuning.slice_runs - len(done)) * tuning.full_run[arm]
-        return max(0.0, tuning.per_arm - sum(done) - to_come) / self.plan.islands
+        running = self.ledger.running(arm, "slice")
+        done = self.ledger.spent(arm, "slice") - sum(self.ledger.booked[t.id] for t in running)
+        to_come = (tuning.slice_runs - len(self.ledger.of(arm, "slice")) + len(running)) * tuning.full_run[
+            arm
+        ]
+        return max(0.0, tuning.per_arm - done - to_come) / self.plan.islands
 
     def _searched(self, arm: str) -> bool:
         """Whether slice and search of the arm are over."""
@@ -281,8 +289,14 @@ class Schedule:
         return (
             self._searched(arm)
             and not self.ledger.running(arm, "select")
-            and confirm.next_candidate(self.plan, self.ledger, arm) is None
+            and confirm.next_candidate(self.plan, self.ledger, arm, self._candidates(arm)) is None
         )
+
+    def _candidates(self, arm: str) -> list[Config]:
+        """What enters selection: known, and the same from then on, once slice and search of the arm are over."""
+        if arm not in self._entered:
+            self._entered[arm] = confirm.candidates(self.plan, self.ledger, arm)
+        return self._entered[arm]
 
     def _ended(self, arm: str, phase: Phase, runs: int) -> bool:
         return len(self.ledger.of(arm, phase)) == runs and not self.ledger.running(arm, phase)

@@ -7,7 +7,8 @@ wrong architecture. This module is the only one that knows Optuna, and knows no 
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from bisect import insort
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ class Rungs:
 
     def __init__(self, epochs: Iterable[int], *, reduction: int = REDUCTION) -> None:
         self._keep = 1 - 1 / reduction
-        self._seen: dict[int, dict[str, float]] = {epoch: {} for epoch in epochs}
+        self._seen: dict[int, set[str]] = {epoch: set() for epoch in epochs}
+        self._sorted: dict[int, list[float]] = {epoch: [] for epoch in self._seen}
 
     def passes(self, trial: str, epoch: int, accuracy: float) -> bool:
         """Whether a trial with this validation accuracy after ``epoch`` goes on; remembers the score.
@@ -51,14 +53,23 @@ class Rungs:
         seen = self._seen.get(epoch)
         if seen is None or trial in seen:
             return True
-        good = not seen or accuracy >= float(np.quantile(list(seen.values()), self._keep))
+        good = not seen or accuracy >= quantile(self._sorted[epoch], self._keep)
         self.remember(trial, epoch, accuracy)
         return good
 
     def remember(self, trial: str, epoch: int, accuracy: float) -> None:
-        """Take in a score that was decided on before."""
-        if epoch in self._seen:
-            self._seen[epoch][trial] = accuracy
+        """Take in a score that was decided on before; a trial's first one at a rung counts."""
+        if epoch in self._seen and trial not in self._seen[epoch]:
+            self._seen[epoch].add(trial)
+            insort(self._sorted[epoch], accuracy)
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """``np.quantile`` of values in ascending order, to the last digit, without looking at all of them."""
+    place = (len(values) - 1) * q
+    low = math.floor(place)
+    left, right, part = values[low], values[min(low + 1, len(values) - 1)], place - low
+    return left + (right - left) * part if part < 0.5 else right - (right - left) * (1 - part)
 
 
 class ArmSearch:

@@ -2,7 +2,7 @@
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import Self, get_args
 
 from rich.console import Console
 from rich.live import Live
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from analysis.words import duration, percent
 from study.ledger import History
-from study.records import PHASES
+from study.records import PHASES, State
 from study.schedule import Schedule
 
 LIVE_SECONDS = 0.5
@@ -50,12 +50,6 @@ class View:
             self._console.print(_line(self._schedule), highlight=False)
 
 
-def best(history: History, arm: str) -> float | None:
-    """The best validation accuracy any full-length search trial of the arm has had (optimistic)."""
-    scores = [history.val_accuracy(t.id) for t in history.full_length(arm, "search")]
-    return max((s for s in scores if s is not None), default=None)
-
-
 def _phase(history: History, arm: str) -> str:
     return next((p for p in reversed(PHASES) if history.of(arm, p)), "-")
 
@@ -69,12 +63,8 @@ def _money(schedule: Schedule) -> tuple[float, float]:
 
 
 def _states(history: History, arm: str) -> dict[str, int]:
-    counts = {"running": 0, "finished": 0, "stopped": 0, "failed": 0}
-    for phase in PHASES:
-        for trial in history.of(arm, phase):
-            outcome = history.outcomes.get(trial.id)
-            counts[outcome.state if outcome else "running"] += 1
-    return counts
+    running = sum(len(history.running(arm, phase)) for phase in PHASES)
+    return {"running": running} | {state: history.ends[arm, state] for state in get_args(State)}
 
 
 def _table(schedule: Schedule) -> Table:
@@ -97,7 +87,7 @@ def _table(schedule: Schedule) -> Table:
     ):
         table.add_column(column, justify="left" if column in ("arm", "phase") else "right")
     for arm in plan.arms:
-        accuracy = best(ledger, arm)
+        accuracy = ledger.best.get(arm)
         table.add_row(
             arm,
             _phase(ledger, arm),
@@ -114,7 +104,7 @@ def _line(schedule: Schedule) -> str:
     spent, left = _money(schedule)
     arms = []
     for arm in plan.arms:
-        accuracy = best(ledger, arm)
+        accuracy = ledger.best.get(arm)
         counts = ", ".join(f"{n} {state}" for state, n in _states(ledger, arm).items() if n)
         arms.append(
             f"{arm}: {_phase(ledger, arm)}, {counts}" + (f", best {percent(accuracy)}" if accuracy else "")

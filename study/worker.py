@@ -201,4 +201,10 @@ class _BlockedError(Exception):
 def first_line(error: BaseException) -> str:
     """What an error says, cut to one line that a ledger and a terminal can hold."""
     text = str(error).strip()
-    return text.splitlines()[0][:300] if text else ""
+    return told(text.splitlines()[0]) if text else ""
+
+
+def told(line: str) -> str:
+    """The line as a record or a terminal may have it: not too long, and without the name of the user's home."""
+    home = str(Path.home())
+    return (line.replace(home, "~") if len(home) > 1 else line)[:300]

@@ -1,8 +1,12 @@
-"""How long the simulations run."""
+"""How long the simulations run, and how many examples test_property.py tries."""
 
 import pytest
+from hypothesis import settings
 
 SIMS = 2000
+settings.register_profile("short", derandomize=True, deadline=None, max_examples=60, database=None)
+settings.register_profile("long", parent=settings.get_profile("short"), max_examples=2000)
+settings.load_profile("short")  # unless --hypothesis-profile says otherwise
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

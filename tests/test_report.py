@@ -20,7 +20,20 @@ from analysis.__main__ import main
 from analysis.evidence import EvidenceError, fell_short, read
 from analysis.report import write
 from study.ledger import Ledger
-from study.records import Beat, Manifest, Resumed, Scored, Session, TestOpened, encode
+from study.records import (
+    Beat,
+    Cost,
+    Manifest,
+    Outcome,
+    Record,
+    Resumed,
+    Scored,
+    Session,
+    TestOpened,
+    Trial,
+    decode,
+    encode,
+)
 
 NASTY = "<script>alert(1)</script>"
 
@@ -168,6 +181,46 @@ def test_one_confirmation_run_gives_no_verdict_but_a_reason(tmp_path: Path) -> N
     assert "nan" not in (run / "report.html").read_text().lower().replace("finance", "")
 
 
+def test_whatever_comes_from_outside_is_escaped(copied: Path) -> None:
+    body = json.loads((copied / "plan.json").read_text())
+    for name in ("command", "code"):
+        body[name] += NASTY
+    for name in ("spec", "note"):
+        body["data"][name] += NASTY
+    body["data"]["classes"][0] = body["machine"]["name"] = NASTY
+    body["versions"] = {NASTY: NASTY}
+    body["widen"] = [NASTY]
+    (copied / "plan.json").write_text(json.dumps(body))
+    history = (copied / "ledger.jsonl").read_text().splitlines()
+    (copied / "ledger.jsonl").write_text("".join(encode(nastier(decode(line))) + "\n" for line in history))
+    write(copied)
+    for name in ("report.html", "report.md"):
+        text = (copied / name).read_text()
+        assert NASTY[1:7] in text, "nothing of it is shown at all"
+        assert "<script" not in text
+    for figure in (copied / "figures").glob("*.svg"):
+        assert "<script" not in figure.read_text()
+
+
+def nastier(record: Record) -> Record:
+    """The record with markup in every text that a user, an arm or the machine had a hand in."""
+    match record:
+        case Trial():
+            return dataclasses.replace(record, config={**record.config, NASTY: NASTY})
+        case Outcome(state="failed"):
+            return dataclasses.replace(record, reason=f"error: {NASTY}")
+        case Cost():
+            return dataclasses.replace(record, what=NASTY)
+        case Manifest():
+            choices = record.choices.items()
+            return Manifest.of(
+                {a: dataclasses.replace(c, config={**c.config, NASTY: NASTY}) for a, c in choices}
+            )
+        case _:
+            pass
+    return record
+
+
 def test_an_interruption_is_told_with_what_it_cost_and_what_was_accepted(tmp_path: Path) -> None:
     diary = Diary(tmp_path / "run", plan())
     with diary.ledger as ledger:
@@ -190,7 +243,7 @@ def test_an_interruption_is_told_with_what_it_cost_and_what_was_accepted(tmp_pat
 def test_health_warnings_name_what_is_wrong(copied: Path) -> None:
     body = json.loads((copied / "plan.json").read_text())
     body["audits"]["resnext8"]["macs"] *= 2
-    body["budget"]["seconds"] = 600.0
+    body["budget"]["seconds"] = 3400.0  # still two islands
     (copied / "plan.json").write_text(json.dumps(body))
     with (copied / "ledger.jsonl").open("a") as file:
         file.write(encode(TestOpened(manifest="other", trials=())) + '\n{"record":"Outc')
@@ -335,7 +388,9 @@ def test_figures_draw_the_table_and_nothing_else(finished: Path) -> None:
     curves = frames.epochs(evidence.history)
     ax = Figure().subplots()
     figures.draw_curves(curves[curves["arm"] == "resnet8"], ax, palette["resnet8"])
-    assert len(ax.lines) == curves.loc[curves["arm"] == "resnet8", "trial"].nunique()
+    marks = [line.get_markevery() for line in ax.lines]  # a mark at the end of every trial's curve
+    drawn = sum(len(ends) for ends in marks if isinstance(ends, list))
+    assert drawn == curves.loc[curves["arm"] == "resnet8", "trial"].nunique()
 
 
 def test_the_manifest_of_the_made_up_study_is_its_own(finished: Path) -> None:

@@ -61,11 +61,11 @@ def play(
     """Run the whole schedule in simulated time."""
     now = [0.0]
     with Ledger(path) as ledger:
-        _drive(Schedule(plan, ledger, arms, clock=lambda: now[0]), now, fails)
+        drive(Schedule(plan, ledger, arms, clock=lambda: now[0]), now, fails)
     return ledger
 
 
-def _drive(
+def drive(
     schedule: Schedule, now: list[float], fails: Callable[[Trial, int], str], dies: Callable[[], bool] | None = None
 ) -> bool:  # fmt: skip
     """Run the trials to the end, True, or until the study ``dies`` at an event, False."""
@@ -115,7 +115,7 @@ def play_killed(plan: Plan, path: Path, *, seed: int, rate: float) -> tuple[Ledg
         deaths += 1
         with Ledger(path) as ledger:
             schedule = Schedule(plan, ledger, ARMS, clock=lambda: now[0])
-            if _drive(schedule, now, diverges, lambda: float(rng.uniform()) < rate):
+            if drive(schedule, now, diverges, lambda: float(rng.uniform()) < rate):
                 return ledger, deaths
 
 

@@ -1,0 +1,42 @@
+"""Arrays from .npz files that anybody may have made: no pickle, no bomb, no traceback."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class ArraysError(ValueError):
+    """The file cannot be read; the message says why, and the caller which file it is."""
+
+
+def read(path: Path, *wanted: tuple[str, ...]) -> tuple[dict[str, Array], list[str]]:
+    """Of each group of names the first array that the file has, and the names of all that it has.
+
+    Raises ArraysError.
+    """
+    try:
+        with path.open("rb") as file:
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    unpacked = sum(member.file_size for member in archive.infolist())
+                if unpacked > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2:
+                    raise MemoryError
+            file.seek(0)
+            loaded = np.load(file, allow_pickle=False)
+            names = list(getattr(loaded, "files", []))
+            chosen = [name for group in wanted for name in [n for n in group if n in names][:1]]
+            return {name: loaded[name] for name in chosen}, names
+    except OSError as error:
+        raise ArraysError(f"cannot be opened: {error.strerror or 'damaged'}") from error
+    except MemoryError as error:
+        raise ArraysError("is too large for this machine's memory") from error
+    except Exception as error:  # foreign bytes: numpy, zipfile and zlib have a dozen ways to fail
+        raise ArraysError(
+            "is no .npz file that can be read: it is damaged, of another format or holds Python objects"
+        ) from error

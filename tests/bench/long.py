@@ -1,0 +1,269 @@
+"""Long studies: what a study of 100, 1,000 and 10,000 trials costs to resume, to go on with and to report.
+
+``python -m tests.bench.long``: each ledger is made up almost to the end of its search (2 arms x 4 islands, ASHA's
+own stops); a ``Schedule`` takes it up and plays the rest in simulated time, timed call by call; then the report is
+written. No net is trained. A driver with n trials may take no longer per result than one with few; only TPE's
+proposal looks at all trials of its island.
+"""
+# ruff: noqa: T201 - a command speaks to its user
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from test_plan import PLAN
+from test_schedule import ARMS, SECONDS, accuracy_of, diverges, drive
+
+from analysis.report import HTML, write
+from study import ledger as ledgers
+from study import plan as plans
+from study.confirm import to_be_scored
+from study.ledger import Ledger
+from study.plan import BASELINE_RUNS, CONFIRM_CEILING, Budget, Plan
+from study.records import (
+    Cost,
+    Epoch,
+    Outcome,
+    Phase,
+    Record,
+    Scored,
+    State,
+    TestOpened,
+    Trial,
+    Tuning,
+    encode,
+)
+from study.schedule import Schedule, Start, derive_seed
+from study.search import Rungs, describe, random_config, searched
+from study.view import View
+
+ISLANDS, EPOCHS, IMAGES = 4, 50, 500
+SLICE = 25
+"""One trial in so many belongs to the random slice."""
+MEMORY = Path("/dev/shm")
+"""Where the made-up studies lie if it is there: a flush to disk costs milliseconds, and the same in every study."""
+REST = 40
+"""Search trials per arm, about, that are left to the schedule."""
+
+
+class _Made:
+    """Records of a made-up study up to near the end of its search, and the plan that they fit."""
+
+    def __init__(self, trials: int) -> None:
+        arms = {name: searched(arm.space, (32, 64, 128, 256), ()) for name, arm in ARMS.items()}
+        self._spaces = arms
+        self.records: list[Record] = []
+        full = {arm: EPOCHS * SECONDS[arm] for arm in arms}
+        share: dict[str, float] = {}
+        for arm in arms:
+            self.records.append(Cost(arm=arm, phase="probe", what="speed and memory", cost=10.0))
+            for index in range(BASELINE_RUNS):
+                self._run(arm, "baseline", index, 0, None)
+        place = len(self.records)
+        each = trials // len(arms)
+        slice_runs = max(2, each // SLICE)
+        for arm in arms:
+            spent = sum(self._run(arm, "slice", index, 0, None) for index in range(slice_runs))
+            islands = [0.0] * ISLANDS
+            rungs = [Rungs(plans.rungs(EPOCHS)) for _ in islands]
+            for index in range(each - BASELINE_RUNS - slice_runs):
+                island = int(np.argmin(islands))
+                islands[island] += self._run(arm, "search", index, island, rungs[island])
+            searched_runs = max(1, each - BASELINE_RUNS - slice_runs)
+            share[arm] = spent + ISLANDS * max(islands) + REST * sum(islands) / searched_runs
+        per_arm = max(share.values())
+        self.records.insert(place, Tuning(per_arm=per_arm, slice_runs=slice_runs, full_run=full))
+        others = (BASELINE_RUNS + 2 * (ISLANDS + 5) + CONFIRM_CEILING) * max(full.values())
+        self.plan = dataclasses.replace(
+            PLAN,
+            arms=tuple(arms),
+            data=dataclasses.replace(PLAN.data, test=IMAGES, classes=tuple("0123456789")),
+            epochs=EPOCHS,
+            audits=dict(zip(arms, PLAN.audits.values(), strict=True)),
+            probe_cost=dict.fromkeys(arms, 10.0),
+            budget=Budget(seconds=len(arms) * (per_arm + others), resource="cpu"),
+            batch_sizes=(32, 64, 128, 256),
+            spaces={arm: describe(space) for arm, space in arms.items()},
+        )
+        assert self.plan.islands == ISLANDS
+
+    def _run(self, arm: str, phase: Phase, index: int, island: int, rungs: Rungs | None) -> float:
+        """One trial from its decision to its end; what it cost."""
+        trial = Trial(
+            id=f"{arm}-{phase}-{index:04d}",
+            arm=arm,
+            phase=phase,
+            index=index,
+            island=island,
+            config=random_config(
+                self._spaces[arm], seed=derive_seed(phase, 0 if phase == "baseline" else index)
+            ),
+            seed=derive_seed(arm, phase, index),
+            split_seed=index,
+            epochs=EPOCHS,
+        )
+        self.records.append(trial)
+        cost, ended, epoch = 0.05, ("finished", "full length"), 0
+        for epoch in range(1, EPOCHS + 1):
+            cost += SECONDS[arm]
+            if failure := diverges(trial, epoch) if phase != "baseline" else "":
+                ended, epoch = ("failed", failure), epoch - 1
+                break
+            accuracy = accuracy_of(trial, epoch)
+            passed = rungs is None or rungs.passes(trial.id, epoch, accuracy)
+            stop = "" if passed else f"asha: below the best third at epoch {epoch}"
+            self.records.append(an_epoch(trial, epoch, accuracy, cost, stop))
+            if stop:
+                ended = ("stopped", stop)
+                break
+        state: State = ended[0]  # type: ignore[assignment]
+        self.records.append(Outcome(trial=trial.id, state=state, reason=ended[1], epochs=epoch, cost=cost))
+        return cost
+
+
+def an_epoch(trial: Trial, epoch: int, accuracy: float, cost: float, stop: str) -> Epoch:
+    return Epoch(
+        trial=trial.id, epoch=epoch, train_loss=1.0, train_accuracy=accuracy, val_loss=1.0, val_accuracy=accuracy,
+        train_seconds=SECONDS[trial.arm], eval_seconds=0.01, cost=cost, stop=stop,
+    )  # fmt: skip
+
+
+def make(home: Path, trials: int) -> Plan:
+    """Write plan and ledger of a study that has about ``trials`` trials and is near the end of its search."""
+    made = _Made(trials)
+    home.mkdir(parents=True)
+    (home / "predictions").mkdir()
+    made.plan.save(home / plans.FILE)
+    (home / ledgers.FILE).write_text("".join(encode(record) + "\n" for record in made.records))
+    return made.plan
+
+
+class Timed(Schedule):
+    """A Schedule that keeps how long each call took, in seconds, by its name and the phase it was about."""
+
+    def watch(self, view: View) -> None:
+        self.took: dict[str, list[float]] = defaultdict(list)
+        self._view = view
+        for search in self._searches.values():
+            search.ask = self._timed_ask(search.ask)  # type: ignore[method-assign]
+
+    def _timed_ask(self, ask: Any) -> Any:
+        def timed(trial_id: str) -> Any:
+            with self._clocked("ask"):
+                return ask(trial_id)
+
+        return timed
+
+    @contextmanager
+    def _clocked(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.took[name].append(time.perf_counter() - began)
+
+    def next(self) -> Start | None:
+        asked = len(self.took["ask"])
+        began = time.perf_counter()
+        start = super().next()
+        took = time.perf_counter() - began - sum(self.took["ask"][asked:])
+        if start is None:
+            return None
+        searching = self.ledger.tuning is not None and not self.ledger.of(self.plan.arms[0], "select")
+        self.took["next" if searching else "next after the search"].append(took)
+        return start
+
+    def report(self, epoch: Epoch) -> bool:
+        with self._clocked("report"):
+            goes_on = super().report(epoch)
+        self._view._next = 0.0  # every tick draws
+        with self._clocked("tick"):
+            self._view.tick()
+        return goes_on
+
+    def end(self, trial_id: str, failure: str = "") -> Outcome:
+        with self._clocked("end"):
+            return super().end(trial_id, failure)
+
+
+def go_on(home: Path, plan: Plan) -> dict[str, Any]:
+    """Resume the study in ``home`` and play it to the end, its test scores included; what that took."""
+    now = [0.0]
+    began = time.perf_counter()
+    with Ledger(home / ledgers.FILE) as ledger:
+        schedule = Timed(plan, ledger, ARMS, clock=lambda: now[0])
+        resumed = time.perf_counter() - began
+        known = len(ledger.trials)
+        with Path("/dev/null").open("w") as nowhere:
+            schedule.watch(View(schedule, Console(file=nowhere, force_terminal=True, width=120)))
+            drive(schedule, now, diverges)
+        _score(home, plan, ledger)
+        return {
+            "trials": known,
+            "trials_played": len(ledger.trials) - known,
+            "records": sum(1 for _ in (home / ledgers.FILE).open()),
+            "resume_seconds": resumed,
+            "median_us": {name: 1e6 * float(np.median(took)) for name, took in schedule.took.items()},
+        }
+
+
+def _score(home: Path, plan: Plan, ledger: Ledger) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, IMAGES)
+    assert ledger.manifest is not None
+    nets = [trial for arm in plan.arms for trial in to_be_scored(ledger, arm)]
+    ledger.add(TestOpened(manifest=ledger.manifest.sha256, trials=tuple(t.id for t in nets)))
+    for trial in nets:
+        right = rng.random(IMAGES) < 0.85
+        predicted = np.where(right, labels, (labels + 1) % 10)
+        np.savez(
+            home / "predictions" / f"{trial.id}.npz",
+            labels=labels,
+            predictions=predicted,
+            probabilities=np.eye(10, dtype=np.float16)[predicted],
+        )
+        ledger.add(Scored(trial=trial.id, test_accuracy=float(right.mean())))
+
+
+def measure(home: Path, trials: int) -> dict[str, Any]:
+    """All figures for one length of study, in a new folder ``home``."""
+    found = go_on(home, make(home, trials))
+    began = time.perf_counter()
+    write(home)
+    return {
+        **found,
+        "report_seconds": time.perf_counter() - began,
+        "report_mib": (home / HTML).stat().st_size / 2**20,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.long", description=__doc__)
+    parser.add_argument("--trials", type=int, nargs="+", default=[100, 1_000, 10_000])
+    parser.add_argument("--json", action="store_true", help="one JSON object per length")
+    given = parser.parse_args()
+    for trials in given.trials:
+        with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+            found = measure(Path(folder) / "run", trials)
+        if given.json:
+            print(json.dumps(found), flush=True)
+            continue
+        calls = ", ".join(f"{name} {took:.0f}" for name, took in found["median_us"].items())
+        print(
+            f"{found['trials']} trials (+ {found['trials_played']} played), {found['records']} records: resume {found['resume_seconds']:.2f} s, report "
+            f"{found['report_seconds']:.1f} s ({found['report_mib']:.1f} MiB); median microseconds: {calls}",
+            flush=True,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""A run directory that came from elsewhere, or was edited by hand: refused in one line, and nothing outside is touched."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import write_run
+
+from analysis.__main__ import main
+from study.ledger import Ledger, LedgerError, check, read
+from study.plan import Plan
+from study.records import Cost, Record, Trial, Tuning, encode
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run", images=50, runs=2)
+
+
+def refused(capsys: pytest.CaptureFixture[str], run: Path) -> str:
+    assert main([str(run)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+    return told
+
+
+@pytest.mark.parametrize(
+    "name", ["report.html", "ledger.jsonl", "plan.json", "figures", "predictions/x.npz", ".claimed"]
+)
+def test_nothing_is_written_or_read_through_a_link(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(victim)
+    assert "is a link" in refused(capsys, run)
+    if name == "ledger.jsonl":
+        with pytest.raises(LedgerError, match="cannot be written"):
+            Ledger(run / name)
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["plan.json", "ledger.jsonl"])
+def test_a_pipe_is_no_file(run: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    assert "is no file" in refused(capsys, run)
+
+
+@pytest.mark.parametrize("name", ["../../../victim", "/victim", "a/b", "", ".hidden", "a\0b", "n" * 300])
+def test_a_trial_names_no_file_elsewhere(run: Path, name: str) -> None:
+    trial = next(iter(read(run / "ledger.jsonl").trials.values()))
+    with (run / "ledger.jsonl").open("a") as file:
+        file.write(encode(dataclasses.replace(trial, id=name)) + "\n")
+    with pytest.raises(LedgerError, match="line .*cannot name a file"):
+        read(run / "ledger.jsonl")
+
+
+EDITS: dict[str, Callable[[Trial], Record]] = {
+    "no arm or island": lambda trial: dataclasses.replace(trial, id="x", arm="other"),
+    "is of no arm or island": lambda trial: dataclasses.replace(trial, id="x", island=99),
+    "another length": lambda trial: dataclasses.replace(trial, id="x", epochs=10**9),
+    "a cost of 'other'": lambda _: Cost(arm="other", phase="test", what="scoring", cost=1.0),
+    "the tuning share": lambda _: Tuning(per_arm=1.0, slice_runs=1, full_run={"resnet8": 1.0}),
+}
+
+
+@pytest.mark.parametrize("why", EDITS)
+def test_a_record_of_no_such_study_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str], why: str
+) -> None:
+    trial = next(iter(read(run / "ledger.jsonl").trials.values()))
+    with (run / "ledger.jsonl").open("a") as file:
+        file.write(encode(EDITS[why](trial)) + "\n")
+    assert why in refused(capsys, run)
+    with pytest.raises(LedgerError, match=why):
+        check(read(run / "ledger.jsonl"), Plan.load(run / "plan.json"))
+
+
+def test_a_bomb_is_not_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An archive that says it is larger than half the machine, as 6 MB of zeros can be."""
+    bomb = tmp_path / "bomb.npz"
+    np.savez_compressed(bomb, labels=np.arange(4), predictions=np.arange(4))
+    stated = (2**32 - 2).to_bytes(4, "little")
+    packed = bytearray(bomb.read_bytes())
+    place = 0
+    while (place := packed.find(b"PK\x01\x02", place)) >= 0:
+        packed[place + 24 : place + 28] = stated
+        place += 4
+    directory = packed.find(b"PK\x01\x02")
+    entries = bytes(packed[directory : packed.find(b"PK\x05\x06")])
+    many = 2 + os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**32
+    end = bytearray(packed[packed.find(b"PK\x05\x06") :])
+    end[8:12] = (2 * many).to_bytes(2, "little") * 2
+    end[12:16] = (many * len(entries)).to_bytes(4, "little")
+    bomb.write_bytes(bytes(packed[:directory]) + many * entries + bytes(end))
+    assert main(["compare", str(bomb), str(bomb)]) == 2
+    assert "too large for this machine's memory" in capsys.readouterr().err

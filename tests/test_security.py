@@ -1,0 +1,164 @@
+"""A local study on a machine that others reach: which ports it opens, who may use them, what its files tell.
+
+One real study of the README's first kind runs while it is looked at, in an environment with marked values.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from study.worker import told
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parent.parent
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+"""127.0.0.1, the same as an IPv6 address, and ::1, as /proc/net writes them."""
+JOIN = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False); print('JOINED', ray.nodes())"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A study that trains, and its surroundings."""
+
+    study: "subprocess.Popen[str]"
+    home: Path
+    run: Path
+    environment: dict[str, str]
+    secrets: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("marked-folder")
+    home = folder / "home-of-marta"
+    home.mkdir()
+    marked = {
+        "HOME": str(home),
+        "USER": "marta-the-user",
+        "LOGNAME": "marta-the-user",
+        "A_KEY": "hunter2-key",
+    }
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    flags = "--budget 1cpu-hours --data digits --arms tiny_resnet,tiny_resnext --out run"
+    study = subprocess.Popen(
+        [sys.executable, str(ROOT / "study" / "run.py"), *flags.split()],
+        cwd=folder, env=kept | marked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    ledger, deadline = folder / "run" / "ledger.jsonl", time.monotonic() + 240
+    while not (ledger.exists() and '"Epoch"' in ledger.read_text()):
+        assert study.poll() is None and time.monotonic() < deadline, study.communicate(timeout=60)[0]
+        time.sleep(0.3)
+    yield Running(study, home, folder / "run", kept | marked, ("marta", "hunter2", folder.name))
+    if study.poll() is None:
+        study.send_signal(signal.SIGTERM)
+        study.communicate(timeout=60)
+
+
+def family(pid: int) -> set[int]:
+    """The process and all that descend from it."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def listening(pids: set[int]) -> dict[int, tuple[str, str]]:
+    """Port -> address in /proc's hexadecimal, and name, of every TCP socket on which one of them listens."""
+    owners: dict[str, str] = {}
+    for pid in pids:
+        try:
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
+            owners |= {os.readlink(fd): name for fd in Path(f"/proc/{pid}/fd").iterdir()}  # noqa: PTH115 bytes
+        except OSError:
+            continue
+    found = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            words = line.split()
+            address, _, port = words[1].partition(":")
+            if words[3] == "0A" and (owner := owners.get(f"socket:[{words[9]}]")):
+                found[int(port, 16)] = address, owner
+    return found
+
+
+def test_every_port_is_on_loopback(running: Running) -> None:
+    found = listening(family(running.study.pid))
+    names = {name for _, name in found.values()}
+    assert {"gcs_server", "raylet"} <= names  # it was looked in the right place
+    assert len(found) >= 6
+    assert {port: where for port, where in found.items() if where[0] not in LOOPBACK} == {}
+
+
+def test_nothing_is_answered_without_the_token(running: Running) -> None:
+    token = running.home / ".ray" / "auth_token"
+    assert token.stat().st_mode & 0o077 == 0
+    ports = listening(family(running.study.pid))
+    refused = 0
+    for port in ports:
+        for path in ("/api/version", "/api/jobs/"):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                    said = answer.read(200)
+                    assert said.startswith(b"# HELP"), (port, ports[port], said)  # Ray's metrics ask for none
+            except urllib.error.HTTPError as error:
+                assert error.code in (401, 403, 404, 405)
+                refused += error.code == 401
+            except OSError:  # it does not speak HTTP
+                continue
+            except Exception as error:  # noqa: BLE001  # nor anything like it
+                assert type(error).__module__ == "http.client"
+    assert refused >= 2
+    gcs = next(port for port, (_, name) in ports.items() if name == "gcs_server")
+    for how in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
+        stranger = subprocess.run(
+            [sys.executable, "-c", JOIN, f"127.0.0.1:{gcs}"],
+            env=running.environment | how, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert stranger.returncode != 0
+        assert "JOINED" not in stranger.stdout
+
+
+def test_what_is_written_tells_nothing_of_the_environment(running: Running) -> None:
+    running.study.send_signal(signal.SIGTERM)
+    output = running.study.communicate(timeout=60)[0]
+    assert running.study.returncode == 143, output
+    shown = subprocess.run(
+        [sys.executable, "-m", "analysis", str(running.run)],
+        cwd=ROOT, env=running.environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    token = (running.home / ".ray" / "auth_token").read_text().strip()
+    assert len(token) >= 16
+    told_by = [file for file in running.run.rglob("*") if file.is_file()]
+    assert {"ledger.jsonl", "plan.json", "report.html", "report.md", "verdict.json"} <= {
+        f.name for f in told_by
+    }
+    for file in told_by:
+        content = file.read_bytes()
+        assert token.encode() not in content, file.name
+        if file.name != "ray.log":  # Ray's own messages name its own folders
+            for secret in running.secrets:
+                assert secret.encode() not in content, file.name
+    assert token not in output
+
+
+def test_a_reason_does_not_name_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/marta")
+    assert told("No such file: '/home/marta/x.bin'") == "No such file: '~/x.bin'"
+    monkeypatch.setenv("HOME", "/")
+    assert told("in /a/b") == "in /a/b"
