@@ -12,6 +12,8 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,16 +31,11 @@ os.environ.update(
         "TUNE_WARN_THRESHOLD_S": "10",
     }
 )
-if (
-    os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
-    or (Path.home() / ".ray" / "auth_token").exists()
-):
-    # A token is presented only in this mode; a cluster that needs none takes no notice of it.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 import ray
 from ray import tune
 from ray._private import ray_constants
+from ray._raylet import Config
 from ray.tune.result import SHOULD_CHECKPOINT
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -91,9 +88,10 @@ def connect(address: str | None, log: Path) -> str:
         logger.propagate = False
     if address:
         _knock(address)
-    _stay_on_loopback(wanted=not address)
-    if not address:
+        _match_token_mode(address)
+    else:
         _keep_token_private()
+    _stay_on_loopback(wanted=not address)
     modules = [str(Path(m.__path__[0])) for m in (study, search_spaces)]
     try:
         context = ray.init(
@@ -136,6 +134,24 @@ def _stay_on_loopback(*, wanted: bool) -> None:
         int(not wanted)
     )  # for the processes it starts
     ray_constants.ENABLE_RAY_CLUSTER = not wanted  # in this one, where it has been read
+
+
+def _match_token_mode(address: str) -> None:
+    """Present a token only to a cluster that asks for one: its calls to us carry one or none, as ours must.
+
+    In the wrong mode the cluster takes this driver for dead, and ends every worker that it asks for. Which
+    one it is, only a process without a token can find out.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    asks = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1]).cluster_id"
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    with suppress(subprocess.TimeoutExpired):
+        done = subprocess.run(
+            [sys.executable, "-c", asks, address], env=environment, capture_output=True, timeout=30, check=False
+        )  # fmt: skip
+        os.environ["RAY_AUTH_MODE"] = "token" if done.returncode else "disabled"
+        Config.initialize("")
 
 
 def _keep_token_private() -> None:
