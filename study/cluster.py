@@ -283,7 +283,7 @@ def run_trials(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=_Asks(schedule, runner),
-            scheduler=_KeepsWorkers(plan.machine.slots),
+            scheduler=_KeepsWorkers(plan.machine.slots, runner),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=_name,
@@ -381,9 +381,10 @@ class _KeepsWorkers(FIFOScheduler):
     version of Ray has no such cache, only speed is lost.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, runner: "_Runner") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._slots = slots
+        self._runner = runner
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         controller = getattr(tune_controller, "_tune_controller", None)
@@ -391,7 +392,11 @@ class _KeepsWorkers(FIFOScheduler):
         if self._slots and cache is not None and hasattr(cache, "increase_max"):
             cache.increase_max(trial.placement_group_factory, self._slots)
             self._slots = 0
+        self._runner.added(trial)
         super().on_trial_add(tune_controller, trial)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
 class _Stops(tune.Stopper):
@@ -423,9 +428,11 @@ class _Runner(tune.Callback):
         self._leaving = leaving
         self._left_at = self._disk_seen = 0.0
         self._heard: dict[str, float] = {}
-        self._actors: dict[str, Any] = {}
-        self._processes: dict[str, tuple[str, int]] = {}
-        """Node and process of every trial that has spoken in its present try."""
+        self._trials: dict[str, Any] = {}
+        self._spoke: set[str] = set()
+        """Trials whose worker has spoken in the present try."""
+        self._of_actor: dict[Any, tuple[str, int]] = {}
+        """Node and process of every actor that has spoken."""
         self._vain = 0
         self.not_before = 0.0
         """No trial is started earlier: workers could not be had."""
@@ -442,8 +449,12 @@ class _Runner(tune.Callback):
         """Stop in order, and raise ``error`` then; the first one counts."""
         self.error = self.error or error
 
+    def added(self, ray_trial: Any) -> None:
+        """Watch over it from the beginning: a worker can also freeze before it says a word."""
+        self._trials[ray_trial.config["trial"]["id"]] = ray_trial
+
     def begins(self, trial_id: str) -> None:
-        self._processes.pop(trial_id, None)
+        self._spoke.discard(trial_id)
         self.heard_of(trial_id)
 
     def heard_of(self, trial_id: str) -> None:
@@ -456,7 +467,8 @@ class _Runner(tune.Callback):
             return bool(result.get("done"))
         self.heard_of(trial_id)
         if "process" in result:
-            self._processes[trial_id] = result["process"]
+            self._spoke.add(trial_id)
+            self._of_actor[self._trials[trial_id].temporary_state.ray_actor] = result["process"]
             self._vain = 0
         goes_on = True
         try:
@@ -474,7 +486,6 @@ class _Runner(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
-        self._actors[trial.config["trial"]["id"]] = trial
         self.heard_of(trial.config["trial"]["id"])
 
     def on_trial_result(
@@ -487,7 +498,7 @@ class _Runner(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
         trial_id, result = trial.config["trial"]["id"], trial.last_result or {}
-        self._actors.pop(trial_id, None)
+        self._trials.pop(trial_id, None)
         if trial_id not in self._ended or isinstance(self.error, LedgerError):
             return
         self._ended.remove(trial_id)
@@ -504,14 +515,15 @@ class _Runner(tune.Callback):
         """The worker is gone; what an arm raises comes as a result instead."""
         del iteration, trials, info
         trial_id, error = trial.config["trial"]["id"], trial.get_error()
-        self._actors.pop(trial_id, None)
+        self._trials.pop(trial_id, None)
         if self.leaving():
             return  # it goes on from its last checkpoint when the study does
         lines = [line for line in str(error or "no reason given").splitlines() if line.strip()]
         said = told(lines[-1].strip())
         out_of_memory = isinstance(error, ray.exceptions.OutOfMemoryError) or "memory usage" in str(error)
         try:
-            if trial_id not in self._processes:
+            if trial_id not in self._spoke:
+                self._silenced.discard(trial_id)
                 self._never_began(trial_id, said)
             elif trial_id in self._silenced:
                 self._silenced.remove(trial_id)
@@ -539,14 +551,14 @@ class _Runner(tune.Callback):
             self._schedule.beat()
         except LedgerError as error:
             self.leave_for(error)
-        for trial_id, ray_trial in self._actors.items():
+        for trial_id, ray_trial in self._trials.items():
             actor = ray_trial.temporary_state.ray_actor
             if actor is not None and now - self._heard[trial_id] > self._schedule.patience(trial_id):
                 self._silenced.add(trial_id)
                 self.heard_of(trial_id)
                 ray.kill(actor)
-                if trial_id in self._processes:  # one that is frozen does not follow Ray's request
-                    node, pid = self._processes[trial_id]
+                if actor in self._of_actor:  # one that is frozen does not follow Ray's request
+                    node, pid = self._of_actor[actor]
                     where = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
                     _end_process.options(scheduling_strategy=where).remote(pid)
 
