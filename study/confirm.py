@@ -9,13 +9,11 @@ from collections.abc import Iterable
 
 from search_spaces import Config
 from study.ledger import History
-from study.plan import CONFIRM_CEILING, Plan
+from study.plan import CONFIRM_CEILING, CONFIRM_FLOOR, Plan
 from study.records import Choice, Phase, Trial
 
-RUNS_FLOOR = 2
-"""Fewer runs than this have no spread, and so no interval over new runs."""
-
-
+RUNS_FLOOR = CONFIRM_FLOOR
+"""So many runs are made even where a machine that became slower has left too little for them."""
 ENOUGH = 8
 """More distinct settings than selection can ever ask for."""
 SCORED_PHASES: tuple[Phase, ...] = ("baseline", "slice", "select", "confirm")

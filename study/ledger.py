@@ -68,6 +68,8 @@ class History:
         """How many trials of an arm ended in each state."""
         self.best: dict[str, float] = {}
         """The arm's best validation accuracy at full length in its search; absent before the first."""
+        self._seeds: set[int] = set()
+        """Of every run before confirmation, which must be fresh."""
         self._open: dict[tuple[str, Phase], dict[str, Trial]] = defaultdict(dict)
         self._of: dict[tuple[str, Phase], list[Trial]] = defaultdict(list)
         self._spent: dict[tuple[str, Phase, int], float] = defaultdict(float)
@@ -82,6 +84,9 @@ class History:
             case Trial():
                 if record.id in self.trials:
                     raise LedgerError(f"trial {record.id} is there twice")
+                if record.phase == "confirm" and record.seed in self._seeds:
+                    raise LedgerError(f"the seed of {record.id} was seen by the search that it is to confirm")
+                self._seeds |= {record.seed} if record.phase != "confirm" else set()
                 if not _A_FILE_NAME.fullmatch(record.id):
                     raise LedgerError(f"trial {record.id!r} cannot name a file")
                 self.trials[record.id] = self._open[record.arm, record.phase][record.id] = record

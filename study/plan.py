@@ -19,8 +19,8 @@ FILE = "plan.json"
 BASELINE_RUNS = 3
 SELECT_FLOOR = 5
 """Selection runs with two islands; a budget for one island only is too small for any search."""
-SLICE_SHARE = 0.15
-"""Part of the search share that goes to random configs which are never stopped (method.md 2.2, P2r)."""
+SLICE_SHARE = (0.15, 0.2)
+"""Aim and ceiling: part of the search share that goes to random configs which are never stopped (method.md 2.2, P2r)."""
 TUNING_RUNS_FLOOR = 8
 """Full-run equivalents of tuning per arm under which no search deserves the name (method.md 2.2)."""
 CONFIRM_FLOOR = 3
@@ -40,7 +40,7 @@ LONGEST = 1e6 * 3600
 """Resource-seconds above which no budget is meant."""
 EPOCHS_CEILING = 10_000
 ROPE_CEILING = 0.2
-AIM = 24
+AIM = 26
 """Full runs per arm that a chosen length leaves room for."""
 
 
@@ -393,6 +393,12 @@ def with_length(plan: Plan, epochs: int | None) -> Plan:
             + (" (or fewer --epochs)" if epochs > EPOCHS[0] else "")
         )
     return plan
+
+
+def slice_runs(tuning_runs: float) -> int:
+    """Random configs per arm out of a tuning share of so many full runs: the next above the aim, within the ceiling."""
+    aim, ceiling = SLICE_SHARE
+    return min(math.ceil(aim * tuning_runs), math.floor(ceiling * tuning_runs))
 
 
 def rungs(epochs: int) -> tuple[int, ...]:

@@ -15,8 +15,9 @@ from typing import Literal
 
 from search_spaces import Arm, Config, default
 from study import confirm
+from study import plan as plans
 from study.ledger import Ledger
-from study.plan import BASELINE_RUNS, MARGIN, SLICE_SHARE, Plan
+from study.plan import BASELINE_RUNS, MARGIN, Plan
 from study.records import Beat, Epoch, Manifest, Outcome, Phase, Resumed, Trial, Tuning
 from study.search import ArmSearch, random_config, searched
 
@@ -29,7 +30,7 @@ def derive_seed(*parts: object) -> int:
 
 LossKind = Literal["worker died", "hang", "out of memory"]
 HOPELESS = 8
-"""So many trials of an arm in a row that failed, and the arm is given up before they burn its budget."""
+"""So many failed trials of an arm, and not one that lasted: it is given up before it burns its budget."""
 LOSSES = 3
 """So many times a trial may lose its worker without one more epoch in between."""
 HANGS = 2
@@ -101,9 +102,10 @@ class Schedule:
                         f"trial {trial.id} has a setting that the search of {trial.arm} does not have: {error}"
                     ) from error
         self._entered: dict[str, list[Config]] = {}
-        self._failed_in_a_row = dict.fromkeys(plan.arms, 0)
+        self._failed = dict.fromkeys(plan.arms, 0)
+        self._lasted = dict.fromkeys(plan.arms, 0)
         for outcome in ledger.outcomes.values():
-            self._count_failure(outcome)
+            self._count(outcome)
         self._again: dict[str, tuple[float, str]] = {}
         """Trials to take up again: what they shall hold, and why."""
         for trial in ledger.open:
@@ -161,10 +163,10 @@ class Schedule:
 
     def _next_of(self, arm: str) -> Trial | None:
         ledger, plan = self.ledger, self.plan
-        if self._failed_in_a_row[arm] >= HOPELESS:
+        if self._failed[arm] >= HOPELESS and not self._lasted[arm]:
             last = next(o for o in reversed(ledger.outcomes.values()) if ledger.trials[o.trial].arm == arm)
             raise confirm.GivenUpError(
-                f"arm {arm} is given up: its last {HOPELESS} trials failed, the latest by {last.reason!r}. "
+                f"arm {arm} is given up: all of its {self._failed[arm]} trials failed, the latest by {last.reason!r}. "
                 "Mend or leave out this arm, and start a new study"
             )
         if len(ledger.of(arm, "baseline")) < BASELINE_RUNS:
@@ -278,7 +280,7 @@ class Schedule:
                 for arm in plan.arms
             ]
             per_arm = max(0.0, min(left))
-            slice_runs = math.floor(SLICE_SHARE * per_arm / max(full_run.values()))
+            slice_runs = plans.slice_runs(per_arm / max(full_run.values()))
             ledger.add(Tuning(per_arm=per_arm, slice_runs=slice_runs, full_run=full_run))
         undecided = ledger.tuning is not None and ledger.manifest is None
         if undecided and all(self._selected(arm) for arm in plan.arms):
@@ -421,14 +423,14 @@ class Schedule:
             cost=cost,
         )
         self.ledger.add(outcome)
-        self._count_failure(outcome)
+        self._count(outcome)
         if trial.phase == "search":
             self._searches[trial.arm, trial.island].tell(outcome, self.ledger.val_accuracy(trial.id))
         return outcome
 
-    def _count_failure(self, outcome: Outcome) -> None:
-        arm = self.ledger.trials[outcome.trial].arm
-        self._failed_in_a_row[arm] = 1 + self._failed_in_a_row[arm] if outcome.state == "failed" else 0
+    def _count(self, outcome: Outcome) -> None:
+        counts = self._failed if outcome.state == "failed" else self._lasted
+        counts[self.ledger.trials[outcome.trial].arm] += 1
 
     # -- money
 

@@ -1,5 +1,6 @@
 """The ledger gives back what was written, and says plainly when it cannot be trusted."""
 
+import dataclasses
 import math
 import os
 from pathlib import Path
@@ -136,6 +137,10 @@ def test_any_other_damage_stops_with_its_line(tmp_path: Path, bad: bytes) -> Non
     [
         ([a_trial(), a_trial()], "twice"),
         ([an_epoch(a_trial(), 1, 1.0)], "unknown trial"),
+        (
+            [a_trial(), dataclasses.replace(a_trial(1), phase="confirm")],
+            "was seen by the search",
+        ),
         ([a_trial(), an_outcome(a_trial(), 1.0), an_epoch(a_trial(), 1, 1.0)], "ended already"),
         ([a_trial(), an_epoch(a_trial(), 1, 5.0), an_epoch(a_trial(), 2, 4.0)], "gives back"),
         ([Manifest.of({"a": CHOICE}), Manifest.of({"a": CHOICE})], "second manifest"),

@@ -14,7 +14,7 @@ from test_plan import PLAN
 from search_spaces import Arm, Config, load
 from study.confirm import RUNS_FLOOR, StudyError
 from study.ledger import Ledger, read
-from study.plan import BASELINE_RUNS, Budget, Plan, with_length
+from study.plan import BASELINE_RUNS, Budget, Plan, slice_runs, with_length
 from study.records import Epoch, Trial
 from study.schedule import Schedule, Start, derive_seed
 
@@ -285,6 +285,26 @@ def test_an_interrupted_study_books_what_was_held_and_goes_on(tmp_path: Path) ->
             again.resumed(start.trial.id, 0, 4.0)  # its checkpoint had 4 of the 7 seconds, and 2 went by
         assert [ledger.spent(arm, "baseline") for arm in ARMS] == [4.0, 4.0]
         assert [ledger.spent(arm, "lost") for arm in ARMS] == [5.0, 5.0]
+
+
+def test_an_arm_with_a_default_that_works_is_not_given_up(tmp_path: Path) -> None:
+    """Half of its space failing, even many times in a row, is for the search to find out."""
+
+    def fails(trial: Trial, epoch: int) -> str:
+        del epoch
+        lasting = trial.arm == "tiny_resnet" or trial.config == default
+        return "" if lasting else "error: RuntimeError: too wide"
+
+    default = Schedule(a_plan(), Ledger(tmp_path / "unused.jsonl"), ARMS).defaults["tiny_resnext"]
+    ledger = play(a_plan(), tmp_path / "ledger.jsonl", fails=fails)
+    assert ledger.manifest is not None
+    assert ledger.manifest.choices["tiny_resnext"].config == default
+    assert sum(o.state == "failed" for o in ledger.outcomes.values()) > 8
+
+
+@pytest.mark.parametrize(("tuning", "runs"), [(4, 0), (6, 1), (8, 1), (10, 2), (13, 2), (40, 6), (200, 30)])
+def test_the_slice_is_10_to_20_percent_where_whole_runs_allow(tuning: float, runs: int) -> None:
+    assert slice_runs(tuning) == runs
 
 
 @pytest.mark.parametrize("seed", range(3))
