@@ -40,6 +40,7 @@ from ray import tune
 from ray.tune.result import SHOULD_CHECKPOINT
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.util.placement_group import placement_group, remove_placement_group
 
 import search_spaces
 import study
@@ -54,6 +55,8 @@ from study.worker import StudyTrial, first_line
 
 TUNES_OWN = ".tune"
 """Where Tune keeps its state while it runs; what we keep of a trial lies in the ledger and its checkpoint."""
+WAIT_SECONDS = 1200
+"""So long machines of a cluster that grows may take to come."""
 LEAVE_SECONDS = 15.0
 """So long running trials may take to write their checkpoints when the study stops."""
 DISK_SECONDS = 5.0
@@ -122,6 +125,24 @@ def _knock(address: str) -> None:
 def disconnect() -> None:
     """Stop the Ray that ``connect`` started, or leave the one it joined."""
     ray.shutdown()
+
+
+def wait_for(units: int, resource: str) -> None:
+    """Wait until the cluster has so many GPUs or CPU cores; one that grows starts machines for it.
+
+    Before the first trial, since a trial that waits for its machine would pay for the wait. Raises ClusterError
+    when they do not come. The wish ends here, or with this process: nothing keeps machines running for it.
+    """
+    wish = placement_group([{resource.upper(): 1.0}] * units)
+    try:
+        if not wish.wait(timeout_seconds=WAIT_SECONDS):
+            have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            raise ClusterError(
+                f"--wait-for {units}: after {WAIT_SECONDS / 60:.0f} minutes the cluster has "
+                f"{have.get(resource.upper(), 0):g} {resource.upper()}s (`ray status` on its head says why)"
+            )
+    finally:
+        remove_placement_group(wish)
 
 
 def machine(budget: Budget) -> Machine:

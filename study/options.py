@@ -51,6 +51,8 @@ class Options:
     out: Path
     plan_only: bool
     address: str | None
+    wait_for: int | None
+    """Begin when the cluster has so many GPUs, or CPU cores."""
     resume: bool
     """Go on with the study in ``out``; the question is then what its plan says."""
     accept_changed_code: bool
@@ -63,6 +65,10 @@ class Options:
         """Exits with code 2 and one sentence for anything that cannot work."""
         parser = _parser()
         given = parser.parse_args(argv)
+        if given.wait_for is not None and (given.address is None or given.wait_for < 1):
+            parser.error(
+                "--wait-for N waits for a cluster to grow: it goes with --address, and N is 1 or more"
+            )
         if given.resume is not None:
             return cls._going_on(parser, given, argv)
         if given.accept_changed_code:
@@ -74,16 +80,7 @@ class Options:
             arms = _arms(given.arms, budget)
         except PlanError as error:
             parser.error(str(error))
-        if given.epochs is not None and not 1 <= given.epochs <= 10_000:
-            parser.error(
-                f"--epochs {given.epochs} is out of range: from 1 to 10000 passes over the training images"
-            )
-        if not 0 < given.rope <= 20:
-            parser.error(f"--rope {given.rope:g} is out of range: above 0 and at most 20 accuracy points")
-        if not 0 <= given.seed < 2**31:
-            parser.error(f"--seed {given.seed} is out of range: from 0 to {2**31 - 1}")
-        if not 0 < given.train_fraction <= 1:
-            parser.error(f"--train-fraction {given.train_fraction:g} is out of range: above 0 and at most 1")
+        _check_ranges(parser, given)
         out = Path(given.out) if given.out else Path("runs") / _run_name(given.data)
         if not given.plan:
             _check_out(parser, out)
@@ -104,6 +101,7 @@ class Options:
             out=out,
             plan_only=given.plan,
             address=given.address,
+            wait_for=given.wait_for,
             resume=False,
             accept_changed_code=False,
             notes=tuple(notes),
@@ -115,7 +113,7 @@ class Options:
         """What is asked for, on what, for how much: all that lies in the run's plan."""
         run = Path(given.resume)
         asked = {word.partition("=")[0] for word in argv if word.startswith("--")}
-        if others := sorted(asked - {"--resume", "--accept-changed-code", "--address"}):
+        if others := sorted(asked - {"--resume", "--accept-changed-code", "--address", "--wait-for"}):
             parser.error(
                 f"--resume takes the whole question from {run / FILE}: leave out {', '.join(others)}"
             )
@@ -137,6 +135,7 @@ class Options:
             out=run,
             plan_only=False,
             address=given.address,
+            wait_for=given.wait_for,
             resume=True,
             accept_changed_code=given.accept_changed_code,
             notes=(),
@@ -212,6 +211,10 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--address", metavar="HOST:PORT", help="an existing Ray cluster (default: this machine)"
     )
+    running.add_argument(
+        "--wait-for", type=int, metavar="N",
+        help="with --address of a cluster that grows: begin when it has N GPUs (or CPU cores)",
+    )  # fmt: skip
     return parser
 
 
@@ -230,6 +233,19 @@ def _arms(given: str | None, budget: Budget) -> tuple[str, ...]:
             f"--arms {given!r}: a comparison needs two or more different arms, as in --arms {known[0]},{known[1]}"
         )
     return arms
+
+
+def _check_ranges(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    if given.epochs is not None and not 1 <= given.epochs <= 10_000:
+        parser.error(
+            f"--epochs {given.epochs} is out of range: from 1 to 10000 passes over the training images"
+        )
+    if not 0 < given.rope <= 20:
+        parser.error(f"--rope {given.rope:g} is out of range: above 0 and at most 20 accuracy points")
+    if not 0 <= given.seed < 2**31:
+        parser.error(f"--seed {given.seed} is out of range: from 0 to {2**31 - 1}")
+    if not 0 < given.train_fraction <= 1:
+        parser.error(f"--train-fraction {given.train_fraction:g} is out of range: above 0 and at most 1")
 
 
 def _check_out(parser: argparse.ArgumentParser, out: Path) -> None:

@@ -131,6 +131,11 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> 
             console.print(
                 f"Ray dashboard: {dashboard} (it asks for the token that `ray get-auth-token` prints)"
             )
+        if options.wait_for:
+            console.print(
+                f"waiting until the cluster has {options.wait_for} {options.budget.resource.upper()}s ..."
+            )
+            cluster.wait_for(options.wait_for, options.budget.resource)
         if old:
             cluster.check(old.machine)
             plan = old
