@@ -11,7 +11,6 @@ Needs root, iproute2, rsync and OpenSSH's server. Writes the transcript to FOLDE
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -30,14 +29,15 @@ STUDY = "--budget 5cpu-minutes --arms tiny_resnet,tiny_resnext --data digits --e
 HOST = """
 set -e
 mount --make-rprivate /
-mount --bind "$0/home" /root
+case "$3" in /root/*) mkdir -p "$0/home${3#/root}" && mount --bind "$3" "$0/home${3#/root}";; esac
+mount --rbind "$0/home" /root
 mount --bind "$0/tmp" /tmp/ray
 mount --bind "$1" /study
-mount -t tmpfs none /run/sshd
+mount -t tmpfs -o mode=755 none /run/sshd
 hostname "$2"
 exec /usr/sbin/sshd -D -e -f "$0/sshd_config"
 """
-"""What process 1 of a host does: $0 its folder, $1 the shared disk, $2 its name."""
+"""What process 1 of a host does: $0 its folder, $1 the shared disk, $2 its name, $3 where Python lies: in root's home, perhaps."""
 
 
 def missing() -> str:
@@ -97,11 +97,11 @@ def hosts(folder: Path) -> Iterator[None]:
             host = _furnish(folder, name, address)
             process = subprocess.Popen(
                 ["ip", "netns", "exec", space, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts",
-                 "bash", "-c", HOST, str(host), str(folder / "shared"), space],
+                 "bash", "-c", HOST, str(host), str(folder / "shared"), space, sys.base_prefix],
                 stdout=(host / "log").open("w"), stderr=subprocess.STDOUT,
             )  # fmt: skip
             closing.callback(process.wait, 30)
-            closing.callback(process.send_signal, signal.SIGTERM)
+            closing.callback(process.kill)
         yield
 
 
@@ -123,13 +123,13 @@ def _furnish(folder: Path, name: str, address: str) -> Path:
 def _environment(folder: Path) -> None:
     """~/env: an empty virtual environment that sees the packages of this one, so that pip has nothing to do."""
     env = folder / "env"
-    subprocess.run([sys.executable, "-m", "venv", env], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", env], check=True)
     library = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
     (env / library / "base.pth").write_text(f"{Path(sys.prefix) / library}\n")
-    (env / "bin" / "ray").write_text(
-        f"#!{env / 'bin' / 'python'}\nfrom ray.scripts.scripts import main\nmain()\n"
-    )
-    (env / "bin" / "ray").chmod(0o755)
+    for command, module in (("ray", "ray.scripts.scripts"), ("pip", "pip")):
+        script = env / "bin" / command
+        script.write_text(f'#!/bin/sh\nexec {env / "bin" / "python"} -m {module} "$@"\n')
+        script.chmod(0o755)
 
 
 def _ip(arguments: str) -> None:
@@ -151,7 +151,9 @@ class Transcript:
 
     def type(self, *command: str, timeout: float = 300) -> str:
         """The command's output. Raises RuntimeError when it fails."""
-        self.say(f"$ {' '.join(c if re.fullmatch(r'[-./:=@,+~a-zA-Z0-9]+', c) else repr(c) for c in command)}")
+        self.say(
+            f"$ {' '.join(c if re.fullmatch(r'[-./:=@,+~a-zA-Z0-9]+', c) else repr(c) for c in command)}"
+        )
         done = subprocess.run(
             [sys.executable, "-m", "ray.scripts.scripts", *command[1:]] if command[0] == "ray" else command,
             cwd=self._folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -180,11 +182,11 @@ def up_and_down(folder: Path) -> str:
     log = Transcript(folder)
     with hosts(folder):
         _wait(lambda: "OpenSSH" in _banner(), 20)
-        log.type("ray", "up", "cluster.yaml", "--yes", "--no-config-cache")
+        log.type("ray", "up", "cluster.yaml", "--yes", "--no-config-cache", "--log-style", "pretty")
         try:
             return _study(log)
         finally:
-            log.type("ray", "down", "cluster.yaml", "--yes")
+            log.type("ray", "down", "cluster.yaml", "--yes", "--log-style", "pretty")
 
 
 def _study(log: Transcript) -> str:
