@@ -44,6 +44,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 import search_spaces
 import study
+from analysis.words import setting
 from study import checkpoint
 from study.confirm import SCORED_PHASES, StudyError
 from study.data import Images
@@ -224,7 +225,7 @@ def run_trials(
             scheduler=_KeepsWorkers(plan.machine.slots),
             num_samples=-1,
             reuse_actors=True,
-            trial_name_creator=_name,
+            trial_name_creator=_title,
             trial_dirname_creator=_name,
         ),
         run_config=tune.RunConfig(
@@ -254,6 +255,11 @@ def run_trials(
 def _name(trial: Any) -> str:
     config = trial.config
     return f"{config['trial']['id']}.{config['try']}" if config["try"] else str(config["trial"]["id"])
+
+
+def _title(trial: Any) -> str:
+    """What Ray shows of a trial: arm, phase, number and config."""
+    return f"{_name(trial)} {setting(trial.config['trial']['config'])}"
 
 
 class _Asks(Searcher):

@@ -51,6 +51,8 @@ class Options:
     out: Path
     plan_only: bool
     address: str | None
+    log: tuple[str, ...]
+    """Tools that see the study as it runs: ``optuna``, ``tensorboard``, ``mlflow``, ``wandb``."""
     wait_for: int | None
     """Begin when the cluster has so many GPUs, or CPU cores."""
     resume: bool
@@ -97,10 +99,11 @@ class Options:
             rope=given.rope / 100,
             seed=given.seed,
             train_fraction=given.train_fraction,
-            widen=tuple(n.strip() for n in given.widen.split(",") if n.strip()),
+            widen=_names(given.widen),
             out=out,
             plan_only=given.plan,
             address=given.address,
+            log=_names(given.log),
             wait_for=given.wait_for,
             resume=False,
             accept_changed_code=False,
@@ -113,7 +116,9 @@ class Options:
         """What is asked for, on what, for how much: all that lies in the run's plan."""
         run = Path(given.resume)
         asked = {word.partition("=")[0] for word in argv if word.startswith("--")}
-        if others := sorted(asked - {"--resume", "--accept-changed-code", "--address", "--wait-for"}):
+        if others := sorted(
+            asked - {"--resume", "--accept-changed-code", "--address", "--wait-for", "--log"}
+        ):
             parser.error(
                 f"--resume takes the whole question from {run / FILE}: leave out {', '.join(others)}"
             )
@@ -135,6 +140,7 @@ class Options:
             out=run,
             plan_only=False,
             address=given.address,
+            log=_names(given.log),
             wait_for=given.wait_for,
             resume=True,
             accept_changed_code=given.accept_changed_code,
@@ -212,6 +218,10 @@ def _parser() -> argparse.ArgumentParser:
         "--address", metavar="HOST:PORT", help="an existing Ray cluster (default: this machine)"
     )
     running.add_argument(
+        "--log", default="", metavar="X,Y",
+        help="tools to show the study in as it runs: optuna (for optuna-dashboard), tensorboard, mlflow, wandb",
+    )  # fmt: skip
+    running.add_argument(
         "--wait-for", type=int, metavar="N",
         help="with --address of a cluster that grows: begin when it has N GPUs (or CPU cores)",
     )  # fmt: skip
@@ -221,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
 def _arms(given: str | None, budget: Budget) -> tuple[str, ...]:
     if given is None:
         return DEFAULT_ARMS[budget.resource]
-    arms = tuple(name.strip() for name in given.split(",") if name.strip())
+    arms = _names(given)
     known = search_spaces.names()
     for name in arms:
         if name not in known:
@@ -233,6 +243,10 @@ def _arms(given: str | None, budget: Budget) -> tuple[str, ...]:
             f"--arms {given!r}: a comparison needs two or more different arms, as in --arms {known[0]},{known[1]}"
         )
     return arms
+
+
+def _names(given: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in given.split(",") if name.strip())
 
 
 def _check_ranges(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:

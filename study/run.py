@@ -24,7 +24,7 @@ from analysis.words import duration
 from search_spaces import Arm, ArmError, Choice
 from study import ledger as ledgers
 from study import plan as plans
-from study import resume
+from study import resume, windows
 from study.confirm import GivenUpError, StudyError
 from study.leaving import Leaving, sturdy_output
 from study.ledger import CLAIM, Ledger
@@ -104,6 +104,7 @@ def _exit_code(error: Exception) -> int | None:
 
 def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> None:
     old = Plan.load(home / plans.FILE) if options.resume else None
+    windows.check(options.log)
     _need_gpu(old.budget if old else options.budget, options)
 
     from study import data
@@ -146,6 +147,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> 
                 return
             plan.save(home / plans.FILE)
             _begin(plan, ledger, prepared, home)
+        closing.callback(_open_windows(options, plan, ledger, home).close)
         _run(plan, arms, prepared, ledger, home, console, leaving)
         if leaving.asked():
             return
@@ -222,6 +224,17 @@ def _begin(plan: Plan, ledger: Ledger, prepared: "Prepared", home: Path) -> None
     for arm, cost in plan.probe_cost.items():
         if not ledger.spent(arm, "probe"):
             ledger.add(Cost(arm=arm, phase="probe", what="speed and memory", cost=cost))
+
+
+def _open_windows(options: Options, plan: Plan, ledger: Ledger, home: Path) -> windows.Windows:
+    """Ray's metrics always, the tools that were asked for; from now on each record reaches them."""
+    shown = [
+        windows.RayMetrics(plan, home.resolve().name),
+        *(windows.window(n, plan, home) for n in options.log),
+    ]
+    opened = windows.Windows(home / ledgers.FILE, shown)
+    ledger.watchers.append(opened.add)
+    return opened
 
 
 def _take_up(

@@ -14,7 +14,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from analysis.words import duration, percent
+from analysis.words import duration, percent, setting
 from study import ledger
 from study.ledger import History
 from study.plan import FILE, Plan, PlanError
@@ -92,8 +92,7 @@ def _running(history: History) -> list[str]:
     return [
         f"{trial.id}: epoch {len(history.epochs[trial.id])} of {trial.epochs}, "
         + (f"{percent(accuracy)}, " if (accuracy := history.val_accuracy(trial.id)) is not None else "")
-        + ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-                    for name, value in trial.config.items())
+        + setting(trial.config)
         for trial in history.open
     ]  # fmt: skip
 
