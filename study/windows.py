@@ -183,6 +183,7 @@ class OptunaStorage:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna = optuna
         self._plan = plan
         path = home / "optuna.journal"
@@ -354,8 +355,10 @@ class WandB:
                     mode=os.environ.get("WANDB_MODE", "offline"), reinit="create_new",
                     settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
                 )  # fmt: skip
+                self._runs[record.id].define_metric("*", step_metric="epoch")
             case Epoch():
-                self._runs[record.trial].log(measures(record), step=record.epoch)
+                # not W&B's own step, which never goes back: an epoch may come again after an interruption
+                self._runs[record.trial].log({"epoch": record.epoch, **measures(record)})
             case Outcome():
                 run = self._runs.pop(record.trial)
                 run.summary.update(

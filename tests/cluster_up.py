@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 LEFT_OUT = ("apt-get", "exportfs", "crontab", "sudo mkdir", "boto3")
 HEAD, WORKER = "10.213.77.2", "10.213.77.3"
 BRIDGE = "study-br"
-STUDY = "--budget 5cpu-minutes --arms tiny_resnet,tiny_resnext --data digits --epochs 3 --seed 3"
+STUDY = "--budget 15cpu-minutes --arms tiny_resnet,tiny_resnext --data digits --epochs 3 --seed 3"
 HOST = """
 set -e
 mount --make-rprivate /
@@ -172,8 +172,7 @@ class Transcript:
 
 def up_and_down(folder: Path) -> str:
     """A study on a cluster that ``ray up`` made; the last words of it, its report in ``folder``/first."""
-    for name in ("key", "auth_token"):
-        (folder / name).unlink(missing_ok=True)
+    folder.mkdir(parents=True)
     subprocess.run(["ssh-keygen", "-qt", "ed25519", "-N", "", "-f", folder / "key"], check=True)
     (folder / "auth_token").write_text(os.urandom(32).hex())
     (folder / "shared").mkdir()
@@ -198,11 +197,19 @@ def _study(log: Transcript) -> str:
         "cd ~/study && ray job submit --no-wait --submission-id first -- "
         f"python ~/study/study/run.py {STUDY} --out /study/first --address 127.0.0.1:6379 --wait-for 2"
     )
-    _wait(lambda: "SUCCEEDED" in on_head("ray job status first"), 500, every=20)
+    _wait(lambda: "Epoch" in on_head("tail -c 300 /study/first/ledger.jsonl || true"), 300, every=10)
+    on_head("cd ~/study && python -m study status /study/first")
+    _wait(lambda: _ended(on_head("ray job status first")), 900, every=45)
     said = on_head("ray job logs first")
     log.type("ray", "rsync-down", "cluster.yaml", "/study/first/", "first")
     log.type("ls", "first")
     return said
+
+
+def _ended(said: str) -> bool:
+    if "failed" in said:
+        raise RuntimeError(said[-3000:])
+    return "succeeded" in said
 
 
 def _banner() -> str:
@@ -223,6 +230,4 @@ def _wait(until: Any, seconds: float, every: float = 2.0) -> None:
 if __name__ == "__main__":
     if missing():
         sys.exit(missing())
-    place = Path(sys.argv[1]).resolve()
-    place.mkdir(parents=True)
-    up_and_down(place)
+    up_and_down(Path(sys.argv[1]).resolve())
