@@ -1,7 +1,5 @@
 """How numbers are said everywhere: points with one or two decimals, minutes, shares."""
 
-from collections.abc import Mapping
-
 
 def points(fraction: float, *, sign: bool = False) -> str:
     """``0.0123`` -> ``1.23``: accuracy points, with a true minus and, if wanted, a plus."""
@@ -44,8 +42,3 @@ def listed(names: list[str]) -> str:
 def counted(number: int, noun: str) -> str:
     """``1 run``, ``2 runs``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def setting(config: Mapping[str, bool | int | float | str]) -> str:
-    """``lr=0.0316 batch_size=64``: what a run was set to, on one line."""
-    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in config.items())

@@ -44,13 +44,12 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 import search_spaces
 import study
-from analysis.words import setting
 from study import checkpoint
 from study.confirm import SCORED_PHASES, StudyError
 from study.data import Images
 from study.ledger import LedgerError
 from study.plan import Budget, Machine
-from study.records import Epoch, asdict
+from study.records import Epoch, asdict, setting
 from study.schedule import LossKind, Schedule
 from study.worker import StudyTrial, first_line
 
@@ -217,6 +216,9 @@ def run_trials(
         tune.with_parameters(StudyTrial, plan=asdict(plan), pool=pool, home=str(out.resolve())),
         lambda config: tune.PlacementGroupFactory([resources(plan.machine, config["fraction"])]),
     )
+    trainable.__qualname__ = (
+        StudyTrial.__name__
+    )  # what Ray's dashboard shows of the wrapper that Tune made of it
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(plan.machine.slots)
     tuner = tune.Tuner(
         trainable,

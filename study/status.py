@@ -14,10 +14,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from analysis.words import duration, percent, setting
+from analysis.words import duration, percent
 from study import ledger
 from study.ledger import History
 from study.plan import FILE, Plan, PlanError
+from study.records import setting
 from study.view import best, phase, states
 
 LIVELY_SECONDS = 60.0

@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from analysis.words import setting
 from study import ledger
 from study.ledger import History
 from study.plan import FILE, Plan, PlanError
-from study.records import PHASES, Epoch, Outcome, Record, Trial
+from study.records import PHASES, Epoch, Outcome, Record, Trial, setting
 from study.view import best, states
 
 NEEDS = {

@@ -197,13 +197,17 @@ def _study(log: Transcript) -> str:
         "cd ~/study && ray job submit --no-wait --submission-id first -- "
         f"python ~/study/study/run.py {STUDY} --out /study/first --address 127.0.0.1:6379 --wait-for 2"
     )
-    _wait(lambda: "Epoch" in on_head("tail -c 300 /study/first/ledger.jsonl || true"), 300, every=10)
+    _wait(lambda: _started(on_head("ray job status first; ls /study/first || true")), 300, every=15)
     on_head("cd ~/study && python -m study status /study/first")
     _wait(lambda: _ended(on_head("ray job status first")), 900, every=45)
     said = on_head("ray job logs first")
     log.type("ray", "rsync-down", "cluster.yaml", "/study/first/", "first")
     log.type("ls", "first")
     return said
+
+
+def _started(said: str) -> bool:
+    return _ended(said) or "plan.json" in said
 
 
 def _ended(said: str) -> bool:

@@ -61,6 +61,12 @@ def test_study_imports_only_downwards(path: Path) -> None:
     assert used <= below, f"study/{path.stem}.py imports {used - below} from its own row or above"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "study").glob("*.py")), ids=lambda p: p.stem)
+def test_what_a_node_imports_needs_no_analysis_which_is_not_shipped(path: Path) -> None:
+    if path.stem not in {"run", "__main__", "status", "view"}:
+        assert not {name for name in imports(path) if name.split(".")[0] == "analysis"}
+
+
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_ray_and_optuna_stay_in_their_rooms(path: Path) -> None:
     tops = {name.split(".")[0] for name in imports(path)}
