@@ -252,6 +252,8 @@ class TensorBoard:
         """Trials that an earlier session, or an earlier ``log``, has written: they are written anew."""
 
     def take(self, record: Record, history: History) -> None:
+        from tensorboardX.summary import hparams
+
         match record:
             case Trial():
                 self._open(record.id)
@@ -264,10 +266,10 @@ class TensorBoard:
                 writer = self._writers.pop(record.trial)
                 trial, accuracy = history.trials[record.trial], history.val_accuracy(record.trial)
                 writer.add_text("end", f"{record.state}: {record.reason}")
-                hparams = {"arm": trial.arm, "phase": trial.phase, **trial.config}
-                writer.add_hparams(
-                    hparams, {"hparam/val_accuracy": accuracy or 0.0}, name="."
-                ) if accuracy else None
+                settings = {"arm": trial.arm, "phase": trial.phase, **trial.config}
+                # not add_hparams, whose own file has the same name when it is made in the same second
+                for summary in hparams(settings, {"val_accuracy": accuracy or 0.0}):
+                    writer.file_writer.add_summary(summary)
                 writer.close()
             case _:
                 pass

@@ -11,9 +11,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from cluster_up import missing, up_and_down
 from packaging.requirements import Requirement
-
-from tests import cluster_up
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "cluster.yaml").read_text()
@@ -89,8 +88,8 @@ def test_the_bucket_is_named_once() -> None:
 
 @pytest.mark.slow
 def test_it_comes_up_runs_a_study_and_goes_down(tmp_path: Path) -> None:
-    if why := cluster_up.missing():
+    if why := missing():
         pytest.skip(why)
-    said = cluster_up.up_and_down(tmp_path / "made")
+    said = up_and_down(tmp_path / "made")
     assert "report: /study/first/report.html" in said
     assert (tmp_path / "made" / "first" / "report.html").stat().st_size > 100_000
