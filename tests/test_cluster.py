@@ -10,6 +10,7 @@ from cluster_up import missing
 from growing import alone
 from ray.cluster_utils import Cluster
 
+from study import cluster as ours
 from study.ledger import read
 from study.plan import Plan
 
@@ -18,7 +19,9 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_a_study_runs_on_the_nodes_of_a_cluster_and_not_on_its_head(tmp_path: Path) -> None:
+def test_a_study_runs_on_the_nodes_of_a_cluster_and_not_on_its_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         nodes = {cluster.add_node(num_cpus=1).node_id for _ in range(2)}
@@ -34,6 +37,10 @@ def test_a_study_runs_on_the_nodes_of_a_cluster_and_not_on_its_head(tmp_path: Pa
 
         trained = {actor.node_id for actor in list_actors(detail=True) if "StudyTrial" in actor.class_name}
         assert trained == nodes
+        monkeypatch.setattr(ours, "WAIT_SECONDS", 3)
+        with pytest.raises(ours.ClusterError, match="--wait-for 3: .* the cluster has 2 CPUs"):
+            ours.wait_for(3, "cpu")
+        ours.wait_for(2, "cpu")  # the wish that was not met holds nothing
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -39,6 +39,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
         ([*GOOD, "--rope", "nan"], "above 0"),
         ([*GOOD, "--seed", "-1"], "from 0"),
         ([*GOOD, "--bugdet", "1"], "--bugdet"),
+        ([*GOOD, "--wait-for", "8"], "--address"),
+        ([*GOOD, "--wait-for", "0", "--address", "127.0.0.1:6379"], "1 or more"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )

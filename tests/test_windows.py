@@ -165,7 +165,7 @@ def test_a_tool_that_is_not_there_is_said_before_anything_begins(monkeypatch: py
 
 
 def test_the_grafana_dashboard_asks_only_for_metrics_that_there_are() -> None:
-    board = json.loads((ROOT / "grafana.json").read_text())
+    board = json.loads((ROOT / "study" / "grafana.json").read_text())
     asked = {t["expr"] for panel in board["panels"] for t in panel["targets"]}
     names = set(re.findall(r"ray_study_\w+", " ".join(asked)))
     source = (ROOT / "study" / "windows.py").read_text()
