@@ -216,9 +216,6 @@ def run_trials(
         tune.with_parameters(StudyTrial, plan=asdict(plan), pool=pool, home=str(out.resolve())),
         lambda config: tune.PlacementGroupFactory([resources(plan.machine, config["fraction"])]),
     )
-    trainable.__qualname__ = (
-        StudyTrial.__name__
-    )  # what Ray's dashboard shows of the wrapper that Tune made of it
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(plan.machine.slots)
     tuner = tune.Tuner(
         trainable,

@@ -1,4 +1,4 @@
-"""``python -m tests.growing``: a cluster without workers that starts some for a study's wish, and ends them when idle.
+"""``python -m tests.growing FLAGS``: a cluster without workers that starts some for a study's wish, and ends them when idle.
 
 Ray's own fake provider: real autoscaler, real raylets, machines that are processes. It runs in namespaces of its
 own (``alone``), where it meets no other Ray and none of it is left at the end.
@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import ray
+from ray.util.state import list_actors
 
 ROOT = Path(__file__).parent.parent
 ALONE = """
@@ -21,9 +22,8 @@ ip link set lo up
 mount --make-rprivate /
 mkdir -p /tmp/ray
 mount -t tmpfs none /tmp/ray
-exec "$0" -m tests.growing
+exec "$0" -m tests.growing $1
 """
-STUDY = "--budget 1cpu-hours --arms tiny_resnet,tiny_resnext --data digits --epochs 3 --plan"
 EMPTY = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
          "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")  # fmt: skip
 CONFIG = {
@@ -44,10 +44,10 @@ CONFIG = {
 """As cluster.yaml's, in small."""
 
 
-def alone(timeout: float) -> "subprocess.CompletedProcess[str]":
-    """This module as process 1 of its own namespaces, with nothing but a loopback device. Needs root."""
+def alone(study: str, timeout: float) -> "subprocess.CompletedProcess[str]":
+    """A study with these flags by this module as process 1 of its own namespaces, with nothing but a loopback device. Needs root."""
     return subprocess.run(
-        ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", ALONE, sys.executable],
+        ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", ALONE, sys.executable, study],
         cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False,
         env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.urandom(32).hex(), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin"},
     )  # fmt: skip
@@ -67,10 +67,12 @@ def main() -> None:
     time.sleep(2)
     _say(f"before: {seen[-1]} cores")
     study = subprocess.run(
-        [sys.executable, "study/run.py", *STUDY.split(), "--address", "127.0.0.1:6379", "--wait-for", "2"],
+        [sys.executable, "study/run.py", *sys.argv[1:], "--address", "127.0.0.1:6379", "--wait-for", "2"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     _say(study.stdout + study.stderr)
+    trained = {actor.node_id for actor in list_actors(detail=True) if "Trainable" in actor.class_name}
+    _say(f"trained on {len(trained)} nodes")
     _say(f"during: {max(seen)} cores, exit code {study.returncode}")
     ended, deadline = time.monotonic(), time.monotonic() + 120
     while seen[-1] and time.monotonic() < deadline:
