@@ -25,6 +25,7 @@ from study.plan import Plan, PlanError
 from study.records import Record, Resumed, Trial
 
 ROOT = Path(__file__).parent.parent
+FINISHED = re.compile(r'ray_study_trials{[^}]*arm="(\w+)"[^}]*state="finished"} [1-9]')
 STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -177,15 +178,16 @@ def test_prometheus_gets_the_metrics_of_a_running_study(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("0123456789abcdef" * 4)
     home = tmp_path / "out"
+    log = (tmp_path / "log").open("w")
     study = subprocess.Popen(
         [sys.executable, "study/run.py", "--budget", "1cpu-hours", "--data", "digits", "--epochs", "3", "--out", home,
          "--arms", "tiny_resnet,tiny_resnext", "--log", "optuna"],
-        cwd=ROOT, stdout=(tmp_path / "log").open("w"), stderr=subprocess.STDOUT,
+        cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
         env={**os.environ, "RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_MODE": "token"},
     )  # fmt: skip
     try:
         deadline, found = time.monotonic() + 240, ""
-        while time.monotonic() < deadline and 'state="finished"' not in found:
+        while time.monotonic() < deadline and len(set(FINISHED.findall(found))) < 2:
             time.sleep(2)
             found = _scrape((tmp_path / "log").read_text(), token.read_text())
         assert study.poll() is None, (tmp_path / "log").read_text()
@@ -193,6 +195,7 @@ def test_prometheus_gets_the_metrics_of_a_running_study(tmp_path: Path) -> None:
     finally:
         study.send_signal(signal.SIGINT)
         study.wait(60)
+        log.close()
     told = _values(found)
     share = Plan.load(home / "plan.json").share
     for arm in ("tiny_resnet", "tiny_resnext"):
