@@ -53,12 +53,14 @@ from study.data import Images
 from study.ledger import LedgerError
 from study.packing import Hardware
 from study.plan import Budget, Machine
-from study.records import Epoch, asdict
+from study.records import Epoch, asdict, setting
 from study.schedule import LossKind, Schedule
 from study.worker import StudyTrial, first_line, told
 
 TUNES_OWN = ".tune"
 """Where Tune keeps its state while it runs; what we keep of a trial lies in the ledger and its checkpoint."""
+WAIT_SECONDS = 1200
+"""So long machines of a cluster that grows may take to come."""
 LEAVE_SECONDS = 15.0
 """So long running trials may take to write their checkpoints when the study stops."""
 VAIN = 12
@@ -200,6 +202,24 @@ def hardware(budget: Budget) -> Hardware:
     return Hardware(resource=budget.resource, units=units, cores=cores, name=name)
 
 
+def wait_for(units: int, resource: str) -> None:
+    """Wait until the cluster has so many GPUs or CPU cores; one that grows starts machines for it.
+
+    Before the first trial, since a trial that waits for its machine would pay for the wait. Raises ClusterError
+    when they do not come. The wish ends here, or with this process: nothing keeps machines running for it.
+    """
+    wish = placement_group([{resource.upper(): 1.0}] * units)
+    try:
+        if not wish.wait(timeout_seconds=WAIT_SECONDS):
+            have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            raise ClusterError(
+                f"--wait-for {units}: after {WAIT_SECONDS / 60:.0f} minutes the cluster has "
+                f"{have.get(resource.upper(), 0):g} {resource.upper()}s (`ray status` on its head says why)"
+            )
+    finally:
+        remove_placement_group(wish)
+
+
 def check(machine: Machine) -> None:
     """Raises ClusterError when the cluster has less than a study that goes on was planned with."""
     have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -286,7 +306,7 @@ def run_trials(
             scheduler=_KeepsWorkers(plan.machine.slots, runner),
             num_samples=-1,
             reuse_actors=True,
-            trial_name_creator=_name,
+            trial_name_creator=_title,
             trial_dirname_creator=_name,
         ),
         run_config=tune.RunConfig(
@@ -322,6 +342,11 @@ def _name(trial: Any) -> str:
 def _end_process(pid: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def _title(trial: Any) -> str:
+    """What Ray shows of a trial: arm, phase, number and config."""
+    return f"{_name(trial)} {setting(trial.config['trial']['config'])}"
 
 
 class _Asks(Searcher):

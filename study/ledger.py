@@ -9,6 +9,7 @@ import os
 import re
 import socket
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -207,22 +208,40 @@ def read(path: Path) -> History:
     return history
 
 
+def records(path: Path) -> Iterator[Record]:
+    """Every whole record of the ledger at ``path``, in order. Raises LedgerError as ``read`` does."""
+    return _decoded(path, _lines(path))
+
+
 def _fold(path: Path, history: History) -> int:
     """Add every whole line to ``history``; the bytes that they take."""
+    lines = _lines(path)
+    if lines[-1]:
+        history.torn = f"the last line of {path.name} was torn and is left out"
+    for number, record in enumerate(_decoded(path, lines), start=1):
+        try:
+            History.add(history, record)
+        except LedgerError as error:
+            raise LedgerError(f"{path}, line {number}: {error}") from error
+    return sum(map(len, lines[:-1])) + len(lines) - 1
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The last one is torn, or empty."""
     if path.exists() and not path.is_file():
         raise LedgerError(f"{path} is no file")
     try:
-        lines = path.read_bytes().split(b"\n")
+        return path.read_bytes().split(b"\n")
     except OSError as error:
         raise LedgerError(f"{path} cannot be read: {error.strerror}") from error
-    if lines[-1]:
-        history.torn = f"the last line of {path.name} was torn and is left out"
+
+
+def _decoded(path: Path, lines: list[bytes]) -> Iterator[Record]:
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            History.add(history, decode(line.decode()))
+            yield decode(line.decode())
         except ValueError as error:
             raise LedgerError(f"{path}, line {number}: {error}") from error
-    return sum(map(len, lines[:-1])) + len(lines) - 1
 
 
 class Ledger(History):
@@ -231,6 +250,8 @@ class Ledger(History):
     def __init__(self, path: Path) -> None:
         """Goes on where the file ends, without a torn last line. Raises LedgerError."""
         super().__init__()
+        self.watchers: list[Callable[[Record], None]] = []
+        """Told every record once it is written; they must neither wait nor raise."""
         self._path = path
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
@@ -266,6 +287,8 @@ class Ledger(History):
                 f"{self._path} cannot be written: {error.strerror}. What was written before is whole"
             ) from error
         self._size += len(line)
+        for watch in self.watchers:
+            watch(record)
 
     def __enter__(self) -> Self:
         return self

@@ -53,6 +53,10 @@ class Options:
     """Of a GPU, or CPU cores, that a trial holds; None lets the probe choose."""
     plan_only: bool
     address: str | None
+    log: tuple[str, ...]
+    """Tools that see the study as it runs: ``optuna``, ``tensorboard``, ``mlflow``, ``wandb``."""
+    wait_for: int | None
+    """Begin when the cluster has so many GPUs, or CPU cores."""
     resume: bool
     """Go on with the study in ``out``; the question is then what its plan says."""
     accept_changed_code: bool
@@ -65,6 +69,10 @@ class Options:
         """Exits with code 2 and one sentence for anything that cannot work."""
         parser = _parser()
         given = parser.parse_args(argv)
+        if given.wait_for is not None and (given.address is None or given.wait_for < 1):
+            parser.error(
+                "--wait-for N waits for a cluster to grow: it goes with --address, and N is 1 or more"
+            )
         if given.resume is not None:
             return cls._going_on(parser, given, argv)
         if given.accept_changed_code:
@@ -76,18 +84,7 @@ class Options:
             arms = _arms(given.arms, budget)
         except PlanError as error:
             parser.error(str(error))
-        if given.epochs is not None and not 1 <= given.epochs <= EPOCHS_CEILING:
-            parser.error(
-                f"--epochs {given.epochs} is out of range: from 1 to {EPOCHS_CEILING} passes over the training images"
-            )
-        if not 0 < given.rope <= 100 * ROPE_CEILING:
-            parser.error(
-                f"--rope {given.rope:g} is out of range: above 0 and at most {100 * ROPE_CEILING:g} accuracy points"
-            )
-        if not 0 <= given.seed < 2**31:
-            parser.error(f"--seed {given.seed} is out of range: from 0 to {2**31 - 1}")
-        if not 0 < given.train_fraction <= 1:
-            parser.error(f"--train-fraction {given.train_fraction:g} is out of range: above 0 and at most 1")
+        _check_ranges(parser, given)
         _check_fraction(parser, given.fraction, budget)
         out = Path(given.out) if given.out else Path("runs") / _run_name(given.data)
         if not given.plan:
@@ -105,11 +102,13 @@ class Options:
             rope=given.rope / 100,
             seed=given.seed,
             train_fraction=given.train_fraction,
-            widen=tuple(n.strip() for n in given.widen.split(",") if n.strip()),
+            widen=_names(given.widen),
             out=out,
             fraction=given.fraction,
             plan_only=given.plan,
             address=given.address,
+            log=_names(given.log),
+            wait_for=given.wait_for,
             resume=False,
             accept_changed_code=False,
             notes=tuple(notes),
@@ -121,7 +120,9 @@ class Options:
         """What is asked for, on what, for how much: all that lies in the run's plan."""
         run = Path(given.resume)
         asked = {word.partition("=")[0] for word in argv if word.startswith("--")}
-        if others := sorted(asked - {"--resume", "--accept-changed-code", "--address"}):
+        if others := sorted(
+            asked - {"--resume", "--accept-changed-code", "--address", "--wait-for", "--log"}
+        ):
             parser.error(
                 f"--resume takes the whole question from {run / FILE}: leave out {', '.join(others)}"
             )
@@ -144,6 +145,8 @@ class Options:
             plan_only=False,
             address=given.address,
             fraction=None,
+            log=_names(given.log),
+            wait_for=given.wait_for,
             resume=True,
             accept_changed_code=given.accept_changed_code,
             notes=(),
@@ -224,13 +227,21 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--address", metavar="HOST:PORT", help="an existing Ray cluster (default: this machine)"
     )
+    running.add_argument(
+        "--log", default="", metavar="X,Y",
+        help="tools to show the study in as it runs: optuna (for optuna-dashboard), tensorboard, mlflow, wandb",
+    )  # fmt: skip
+    running.add_argument(
+        "--wait-for", type=int, metavar="N",
+        help="with --address of a cluster that grows: begin when it has N GPUs (or CPU cores)",
+    )  # fmt: skip
     return parser
 
 
 def _arms(given: str | None, budget: Budget) -> tuple[str, ...]:
     if given is None:
         return DEFAULT_ARMS[budget.resource]
-    arms = tuple(name.strip() for name in given.split(",") if name.strip())
+    arms = _names(given)
     known = search_spaces.names()
     for name in arms:
         if name not in known:
@@ -251,6 +262,25 @@ def _check_fraction(parser: argparse.ArgumentParser, fraction: float | None, bud
         parser.error(f"--fraction {fraction:g} is out of range: a trial holds from 0.01 to 1 of a GPU")
     if budget.resource == "cpu" and not (fraction >= 1 and fraction.is_integer()):
         parser.error(f"--fraction {fraction:g}: on a CPU a trial holds 1, 2, 3 ... whole cores")
+
+
+def _names(given: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in given.split(",") if name.strip())
+
+
+def _check_ranges(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    if given.epochs is not None and not 1 <= given.epochs <= EPOCHS_CEILING:
+        parser.error(
+            f"--epochs {given.epochs} is out of range: from 1 to {EPOCHS_CEILING} passes over the training images"
+        )
+    if not 0 < given.rope <= 100 * ROPE_CEILING:
+        parser.error(
+            f"--rope {given.rope:g} is out of range: above 0 and at most {100 * ROPE_CEILING:g} accuracy points"
+        )
+    if not 0 <= given.seed < 2**31:
+        parser.error(f"--seed {given.seed} is out of range: from 0 to {2**31 - 1}")
+    if not 0 < given.train_fraction <= 1:
+        parser.error(f"--train-fraction {given.train_fraction:g} is out of range: above 0 and at most 1")
 
 
 def _check_out(parser: argparse.ArgumentParser, out: Path) -> None:

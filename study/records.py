@@ -191,6 +191,11 @@ class Scored:
 Record = Session | Trial | Epoch | Beat | Resumed | Outcome | Cost | Tuning | Manifest | TestOpened | Scored
 
 
+def setting(config: Config) -> str:
+    """``lr=0.0316 batch_size=64``: what a run was set to, on one line."""
+    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in config.items())
+
+
 def asdict(record: Any) -> dict[str, Any]:
     """The record as plain JSON values."""
     plain = dataclasses.asdict(record)

@@ -24,7 +24,7 @@ from analysis.words import duration
 from search_spaces import Arm, ArmError, Choice
 from study import ledger as ledgers
 from study import plan as plans
-from study import resume
+from study import resume, windows
 from study.confirm import GivenUpError, StudyError
 from study.leaving import Leaving, sturdy_output
 from study.ledger import CLAIM, Ledger
@@ -107,6 +107,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> 
     if options.resume:
         ledgers.check_links(home)
     old = Plan.load(home / plans.FILE) if options.resume else None
+    windows.check(options.log)
     _need_gpu(old.budget if old else options.budget, options)
 
     from study import data
@@ -134,6 +135,11 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> 
             console.print(
                 f"Ray dashboard: {dashboard} (it asks for the token that `ray get-auth-token` prints)"
             )
+        if options.wait_for:
+            console.print(
+                f"waiting until the cluster has {options.wait_for} {options.budget.resource.upper()}s ..."
+            )
+            cluster.wait_for(options.wait_for, options.budget.resource)
         if old:
             cluster.check(old.machine)
             plan = old
@@ -144,6 +150,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> 
                 return
             plan.save(home / plans.FILE)
             _begin(plan, ledger, prepared, home)
+        closing.callback(_open_windows(options, plan, ledger, home).close)
         _run(plan, arms, prepared, ledger, home, console, leaving)
         if leaving.asked():
             return
@@ -223,6 +230,17 @@ def _begin(plan: Plan, ledger: Ledger, prepared: "Prepared", home: Path) -> None
     for arm, cost in plan.probe_cost.items():
         if not ledger.spent(arm, "probe"):
             ledger.add(Cost(arm=arm, phase="probe", what="speed and memory", cost=cost))
+
+
+def _open_windows(options: Options, plan: Plan, ledger: Ledger, home: Path) -> windows.Windows:
+    """Ray's metrics always, the tools that were asked for; from now on each record reaches them."""
+    shown = [
+        windows.RayMetrics(plan, home.resolve().name),
+        *(windows.window(n, plan, home) for n in options.log),
+    ]
+    opened = windows.Windows(home / ledgers.FILE, shown)
+    ledger.watchers.append(opened.add)
+    return opened
 
 
 def _take_up(

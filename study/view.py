@@ -2,7 +2,7 @@
 
 import time
 from types import TracebackType
-from typing import Self, get_args
+from typing import TYPE_CHECKING, Self, get_args
 
 from rich.console import Console
 from rich.live import Live
@@ -11,7 +11,9 @@ from rich.table import Table
 from analysis.words import duration, percent
 from study.ledger import History
 from study.records import PHASES, State
-from study.schedule import Schedule
+
+if TYPE_CHECKING:
+    from study.schedule import Schedule
 
 LIVE_SECONDS = 0.5
 PLAIN_SECONDS = 30.0
@@ -20,7 +22,7 @@ PLAIN_SECONDS = 30.0
 class View:
     """Call ``tick`` as often as you like; it draws when it is time."""
 
-    def __init__(self, schedule: Schedule, console: Console) -> None:
+    def __init__(self, schedule: "Schedule", console: Console) -> None:
         self._schedule = schedule
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
@@ -50,11 +52,12 @@ class View:
             self._console.print(_line(self._schedule), highlight=False)
 
 
-def _phase(history: History, arm: str) -> str:
+def phase(history: History, arm: str) -> str:
+    """The latest phase that the arm has a trial of."""
     return next((p for p in reversed(PHASES) if history.of(arm, p)), "-")
 
 
-def _money(schedule: Schedule) -> tuple[float, float]:
+def _money(schedule: "Schedule") -> tuple[float, float]:
     """Resource-seconds spent, and the wall seconds that the rest will take."""
     plan = schedule.plan
     spent = sum(schedule.spent_now(arm) for arm in plan.arms)
@@ -62,12 +65,13 @@ def _money(schedule: Schedule) -> tuple[float, float]:
     return spent, left
 
 
-def _states(history: History, arm: str) -> dict[str, int]:
+def states(history: History, arm: str) -> dict[str, int]:
+    """How many of the arm's trials are in each state."""
     running = sum(len(history.running(arm, phase)) for phase in PHASES)
     return {"running": running} | {state: history.ends[arm, state] for state in get_args(State)}
 
 
-def _table(schedule: Schedule) -> Table:
+def _table(schedule: "Schedule") -> Table:
     plan, ledger = schedule.plan, schedule.ledger
     spent, left = _money(schedule)
     table = Table(
@@ -90,23 +94,23 @@ def _table(schedule: Schedule) -> Table:
         accuracy = ledger.best.get(arm)
         table.add_row(
             arm,
-            _phase(ledger, arm),
+            phase(ledger, arm),
             duration(schedule.spent_now(arm)),
             duration(plan.share),
             "-" if accuracy is None else percent(accuracy),
-            *(str(n) for n in _states(ledger, arm).values()),
+            *(str(n) for n in states(ledger, arm).values()),
         )
     return table
 
 
-def _line(schedule: Schedule) -> str:
+def _line(schedule: "Schedule") -> str:
     plan, ledger = schedule.plan, schedule.ledger
     spent, left = _money(schedule)
     arms = []
     for arm in plan.arms:
         accuracy = ledger.best.get(arm)
-        counts = ", ".join(f"{n} {state}" for state, n in _states(ledger, arm).items() if n)
+        counts = ", ".join(f"{n} {state}" for state, n in states(ledger, arm).items() if n)
         arms.append(
-            f"{arm}: {_phase(ledger, arm)}, {counts}" + (f", best {percent(accuracy)}" if accuracy else "")
+            f"{arm}: {phase(ledger, arm)}, {counts}" + (f", best {percent(accuracy)}" if accuracy else "")
         )
     return f"{duration(spent)} of {plan.budget} spent, about {duration(left)} to go | " + " | ".join(arms)

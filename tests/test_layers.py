@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"run"},
-    {"view", "score"},
+    {"run", "__main__"},
+    {"rerun", "export", "status", "windows", "score"},
+    {"view"},
     {"probe"},
     {"cluster"},
     {"worker", "schedule"},
@@ -22,8 +23,8 @@ LAYERS = [
 ]
 """Modules of ``study`` from top to bottom: each may import only from the rows below its own."""
 MAY_IMPORT = {
-    "ray": {"study.cluster", "study.worker", "study.probe", "study.score", "study.run"},
-    "optuna": {"study.search", "analysis.importance"},
+    "ray": {"study.cluster", "study.worker", "study.probe", "study.score", "study.run", "study.windows"},
+    "optuna": {"study.search", "study.windows", "analysis.importance"},
 }
 FILES = [p for folder in ("study", "search_spaces", "analysis") for p in sorted((ROOT / folder).glob("*.py"))]
 
@@ -60,6 +61,12 @@ def test_study_imports_only_downwards(path: Path) -> None:
     assert used <= below, f"study/{path.stem}.py imports {used - below} from its own row or above"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "study").glob("*.py")), ids=lambda p: p.stem)
+def test_what_a_node_imports_needs_no_analysis_which_is_not_shipped(path: Path) -> None:
+    if path.stem not in {"run", "__main__", "status", "view"}:
+        assert not {name for name in imports(path) if name.split(".")[0] == "analysis"}
+
+
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_ray_and_optuna_stay_in_their_rooms(path: Path) -> None:
     tops = {name.split(".")[0] for name in imports(path)}
@@ -81,7 +88,13 @@ def test_analysis_knows_only_the_records_of_a_study_and_its_rule_of_choice(path:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["study/run.py", "--help"], ["study/run.py", "--budget", "nonsense"], ["-m", "analysis", "--help"]],
+    [
+        ["study/run.py", "--help"],
+        ["study/run.py", "--budget", "nonsense"],
+        ["-m", "analysis", "--help"],
+        ["-m", "study", "--help"],
+        ["-m", "study", "status", "nowhere"],
+    ],
     ids=" ".join,
 )
 def test_help_and_bad_flags_import_neither_torch_nor_ray(arguments: list[str]) -> None:

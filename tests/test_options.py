@@ -41,6 +41,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
         ([*GOOD, "--fraction", "0.5"], "whole cores"),
         (["--budget", "1gpu-hour", "--fraction", "2"], "0.01 to 1"),
         ([*GOOD, "--bugdet", "1"], "--bugdet"),
+        ([*GOOD, "--wait-for", "8"], "--address"),
+        ([*GOOD, "--wait-for", "0", "--address", "127.0.0.1:6379"], "1 or more"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )

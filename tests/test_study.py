@@ -3,6 +3,7 @@
 The repository is copied, the README's example arm is added as a new file and nothing else is edited.
 """
 
+import dataclasses
 import itertools
 import json
 import os
@@ -24,7 +25,7 @@ from study.confirm import SCORED_PHASES, to_be_scored
 from study.data import prepare
 from study.ledger import History, read
 from study.plan import Plan
-from study.records import Trial
+from study.records import Epoch, Trial, decode, encode
 from study.worker import start
 
 pytestmark = pytest.mark.slow
@@ -241,6 +242,71 @@ def test_any_trial_runs_again_from_its_record_alone(
         for before, again in zip(recorded, epochs, strict=False):
             assert (again.train_loss, again.train_accuracy) == (before.train_loss, before.train_accuracy)
             assert (again.val_loss, again.val_accuracy) == (before.val_loss, before.val_accuracy)
+
+
+def word(finished: Finished, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``python -m study ...`` in the user's repository."""
+    return subprocess.run(
+        [sys.executable, "-m", "study", *arguments],
+        cwd=finished.repo, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_rerun_says_the_same_numbers_and_notices_when_they_are_not(finished: Finished) -> None:
+    trial = finished.history.of("tiny_resnet", "search")[1].id
+    done = word(finished, "rerun", "out", trial)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(repr(finished.history.epochs[trial][0].val_loss)) == 2
+    changed = finished.repo / "changed"
+    shutil.copytree(finished.home, changed, dirs_exist_ok=True)
+    lines = [decode(line) for line in (changed / "ledger.jsonl").read_text().splitlines()]
+    lines = [
+        dataclasses.replace(r, val_loss=r.val_loss + 1e-9) if isinstance(r, Epoch) and r.trial == trial else r
+        for r in lines
+    ]
+    (changed / "ledger.jsonl").write_text("".join(encode(r) + "\n" for r in lines))
+    done = word(finished, "rerun", "changed", trial)
+    assert done.returncode == 1, done.stdout + done.stderr
+    shutil.rmtree(changed)
+
+
+def test_an_arms_fault_comes_again(finished: Finished) -> None:
+    failed = [o for o in finished.history.outcomes.values() if o.reason.startswith("error: RuntimeError")]
+    done = word(finished, "rerun", "out", failed[0].trial)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "too wide for my taste" in done.stdout
+
+
+def test_the_exported_net_says_what_the_study_recorded(finished: Finished, tmp_path: Path) -> None:
+    done = word(finished, "export", "out", "moody", "--out", str(tmp_path / "net"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    card = json.loads((tmp_path / "net" / "config.json").read_text())
+    runs = finished.history.full_length("moody", "confirm")
+    assert card["val_accuracy"] == max(finished.history.val_accuracy(t.id) or 0 for t in runs)
+    assert card["test_accuracy"] == finished.history.scores[card["trial"]].test_accuracy
+    stored = np.load(finished.home / "predictions" / f"{card['trial']}.npz")
+    pixels = np.load(finished.home / "sealed_test.npz")["pixels"]
+    program = (tmp_path / "net" / "load.py").read_text().splitlines()
+    assert len(program) <= 11
+    asked = tmp_path / "images.npy"
+    np.save(asked, pixels)
+    lines = [
+        f"import numpy; images = torch.from_numpy(numpy.load({str(asked)!r}))" if line.startswith("images =")
+        else "print(*net.eval()(images / 127.5 - 1).argmax(1).tolist())" if line.startswith("print") else line
+        for line in program
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=tmp_path / "net", env={**os.environ, "PYTHONPATH": str(finished.repo)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [int(n) for n in done.stdout.split()] == stored["predictions"].tolist()
+
+
+def test_a_net_that_is_not_there_is_one_sentence(finished: Finished) -> None:
+    done = word(finished, "export", "out", "nobody")
+    assert done.returncode == 2
+    assert "it compares tiny_resnet, moody" in done.stderr
 
 
 def test_class_names_are_escaped(finished: Finished) -> None:

@@ -1,0 +1,118 @@
+"""``python -m study WORD``: what can be done with a run beside making one (that is study/run.py).
+
+Reads plan and ledger only, so every word works while the study runs, and from any machine that sees
+its folder. Exit codes: 0 done, 1 the trial's numbers differ, 2 bad input.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # search_spaces, from whatever directory
+
+from rich.console import Console
+
+from study.plan import PlanError
+
+WORDS = """\
+words:
+  python -m study list                    the runs in runs/, what each is at and found
+  python -m study status runs/ID          how far a study is, from the outside
+  python -m study rerun runs/ID TRIAL     train one trial again: the same numbers, or exit code 1
+  python -m study export runs/ID ARM      an arm's best confirmed net: weights, config, how to load it
+  python -m study log runs/ID --to NAME   write the run for optuna, tensorboard, mlflow or wandb
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    console = Console(
+        width=None if sys.stdout.isatty() else 120, soft_wrap=not sys.stdout.isatty(), highlight=False
+    )
+    word: Callable[[argparse.Namespace, Console], int] = given.word
+    from analysis.evidence import EvidenceError
+    from study.images import DataError
+    from study.ledger import LedgerError
+
+    try:
+        return word(given, console)
+    except (PlanError, LedgerError, DataError, EvidenceError) as error:
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m study", description="What can be done with a run. A new one: python study/run.py --help",
+        epilog=WORDS, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    words = parser.add_subparsers(required=True, metavar="WORD")
+
+    def word(name: str, does: Callable[[argparse.Namespace, Console], int]) -> argparse.ArgumentParser:
+        sub = words.add_parser(name)
+        sub.set_defaults(word=does)
+        return sub
+
+    word("list", _list).add_argument("folder", nargs="?", type=Path, default=Path("runs"))
+    word("status", _status).add_argument("run", type=Path)
+    rerun = word("rerun", _rerun)
+    rerun.add_argument("run", type=Path)
+    rerun.add_argument("trial", help="its id, as in resnet50-search-0003")
+    export = word("export", _export)
+    export.add_argument("run", type=Path)
+    export.add_argument("arm")
+    export.add_argument("--out", type=Path, help="default: RUN/export/ARM")
+    log = word("log", _log)
+    log.add_argument("run", type=Path)
+    log.add_argument("--to", required=True, choices=("optuna", "tensorboard", "mlflow", "wandb"))
+    log.add_argument("--follow", action="store_true", help="go on while the study runs")
+    return parser
+
+
+def _list(given: argparse.Namespace, console: Console) -> int:
+    from study import status
+
+    console.print(status.listing(given.folder))
+    return 0
+
+
+def _status(given: argparse.Namespace, console: Console) -> int:
+    from study import status
+
+    console.print(status.overview(given.run))
+    return 0
+
+
+def _rerun(given: argparse.Namespace, console: Console) -> int:
+    from study import rerun
+
+    table, same = rerun.rerun(given.run, given.trial)
+    console.print(table)
+    console.print("the same numbers" if same else "the numbers differ")
+    return 0 if same else 1
+
+
+def _export(given: argparse.Namespace, console: Console) -> int:
+    from study import export
+
+    out: Path = given.out or given.run / "export" / given.arm
+    for line in export.export(given.run, given.arm, out):
+        console.print(line, markup=False)
+    return 0
+
+
+def _log(given: argparse.Namespace, console: Console) -> int:
+    from study import windows
+
+    try:
+        where = windows.write(given.run, given.to, follow=given.follow)
+    except KeyboardInterrupt:
+        return 130
+    console.print(where, markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""One trial trained again from its record: the same numbers, to the last digit on the same kind of device."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from study import ledger, resume
+from study.data import prepare
+from study.plan import FILE, Plan, PlanError
+from study.records import Epoch
+from study.train import DivergedError
+from study.worker import device_of, start
+
+MEASURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+
+
+def rerun(home: Path, trial_id: str) -> tuple[Table, bool]:
+    """Recorded against again, epoch by epoch, and whether all are equal.
+
+    Raises PlanError when there is no such trial, the data is not what it was, or the machine has no GPU where
+    the study had one.
+    """
+    plan = Plan.load(home / FILE)
+    history = ledger.read(home / ledger.FILE)
+    trial = history.trials.get(trial_id)
+    if trial is None:
+        raise PlanError(
+            f"{home} has no trial {trial_id!r}: they are called like {next(iter(history.trials), '-')}"
+        )
+    if plan.machine.resource == "gpu" and not torch.cuda.is_available():
+        raise PlanError("the study trained on GPUs, and this machine has none: its numbers would differ")
+    prepared = prepare(plan.data.spec, seed=plan.seed, root=Path("data"))
+    resume.check_data(plan, prepared.card)
+    recorded = history.epochs[trial_id]
+    _, epochs = start(plan, trial, prepared.train, device_of(plan.machine))
+    again, end = _train(epochs, len(recorded))
+    outcome = history.outcomes.get(trial_id)
+    failed = outcome is not None and outcome.state == "failed"
+    if failed and not end:  # what ended it comes in the epoch after the last that was whole
+        more, end = _train(epochs, 1)
+        again += more
+    table = Table(title=f"{trial_id}: recorded, and again{f' ({end})' if end else ''}")
+    for column in ("epoch", *MEASURES):
+        table.add_column(column, justify="right")
+    same = len(again) == len(recorded)
+    for before, after in zip(recorded, again, strict=False):
+        pairs = [(getattr(before, m), getattr(after, m)) for m in MEASURES]
+        same &= all(a == b for a, b in pairs)
+        table.add_row(str(before.epoch), *(f"{a!r}\n{b!r}" for a, b in pairs))
+    return table, same
+
+
+def _train(epochs: Iterable[Epoch], count: int) -> tuple[list[Epoch], str]:
+    """At most ``count`` epochs, and what ended them early."""
+    done: list[Epoch] = []
+    if not count:
+        return done, ""
+    try:
+        for epoch in epochs:
+            done.append(epoch)
+            if len(done) == count:
+                break
+    except DivergedError as error:
+        return done, f"diverged: {error}"
+    except Exception as error:  # noqa: BLE001  # an arm's own fault, as it was recorded
+        return done, f"error: {type(error).__name__}: {error}"
+    return done, ""

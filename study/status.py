@@ -1,0 +1,130 @@
+"""How far a study is, told from its folder alone: from another terminal, or another machine.
+
+Imports neither torch nor Ray nor Optuna, and writes nothing.
+"""
+
+import fcntl
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from analysis.words import duration, percent
+from study import ledger
+from study.ledger import History
+from study.plan import FILE, Plan, PlanError
+from study.records import setting
+from study.view import phase, states
+
+LIVELY_SECONDS = 60.0
+"""A study whose ledger was written within this time runs, though maybe on another machine: a sign of life
+is written every ten seconds."""
+VERDICT = "verdict.json"
+State = Literal["measuring", "running", "stopped", "finished"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run as its folder shows it now."""
+
+    home: Path
+    state: State
+    plan: Plan | None
+    """None until the arms are measured."""
+    history: History
+    quiet: float
+    """Seconds since the last record."""
+    verdict: str
+    """The report's headline, empty before there is one."""
+
+
+def look(home: Path) -> Run:
+    """Raises PlanError when there is no study in ``home``, LedgerError when its ledger is damaged."""
+    path = home / ledger.FILE
+    if not path.exists():
+        raise PlanError(f"{home} holds no study (no {ledger.FILE})")
+    plan = Plan.load(home / FILE) if (home / FILE).exists() else None
+    history = ledger.read(path)
+    quiet = max(0.0, time.time() - path.stat().st_mtime)
+    verdict = home / VERDICT
+    done = bool(history.opened) and set(history.opened[-1].trials) <= history.scores.keys()
+    alive = _is_written(path) or (quiet < LIVELY_SECONDS and not done)
+    state: State = "finished" if done else "stopped" if not alive else "running" if plan else "measuring"
+    return Run(
+        home=home, state=state, plan=plan, history=history, quiet=quiet,
+        verdict=json.loads(verdict.read_text())["headline"] if verdict.exists() and done else "",
+    )  # fmt: skip
+
+
+def overview(home: Path) -> Group:
+    """One study: its state, its money and its arms."""
+    run = look(home)
+    said = [Text(f"{home}: {run.state}, last record {duration(run.quiet)} ago")]
+    if run.plan is None:
+        return Group(*said)
+    plan, history = run.plan, run.history
+    spent = sum(history.spent(arm) for arm in plan.arms)
+    left = max(0.0, plan.budget.seconds - spent) / (plan.machine.slots * plan.machine.fraction)
+    ending = f", about {duration(left)} to go" if run.state == "running" else ""
+    said.append(Text(f"{duration(spent)} of {plan.budget} spent{ending}; data {plan.data.spec}"))
+    table = Table(caption="best so far: validation accuracy, optimistic until confirmed")
+    counted = tuple(states(history, plan.arms[0]))
+    for column in ("arm", "phase", "spent", "share", "best so far", *counted):
+        table.add_column(column, justify="left" if column in ("arm", "phase") else "right")
+    for arm in plan.arms:
+        accuracy = history.best.get(arm)
+        table.add_row(
+            arm, phase(history, arm), duration(history.spent(arm)), duration(plan.share),
+            "-" if accuracy is None else percent(accuracy), *(str(n) for n in states(history, arm).values()),
+        )  # fmt: skip
+    said += [Text(line) for line in _running(history)]
+    ends = {
+        "finished": run.verdict, "stopped": f"go on with: python study/run.py --resume {home}",
+    }  # fmt: skip
+    return Group(*said, table, Text(ends.get(run.state, "")))
+
+
+def _running(history: History) -> list[str]:
+    return [
+        f"{trial.id}: epoch {len(history.epochs[trial.id])} of {trial.epochs}, "
+        + (f"{percent(accuracy)}, " if (accuracy := history.val_accuracy(trial.id)) is not None else "")
+        + setting(trial.config)
+        for trial in history.open
+    ]  # fmt: skip
+
+
+def listing(folder: Path) -> Table:
+    """All runs in ``folder``, the oldest first. One that cannot be read is said to be so."""
+    table = Table()
+    for column in ("run", "state", "arms", "data", "spent", "verdict"):
+        table.add_column(column, justify="right" if column == "spent" else "left")
+    for home in sorted(path.parent for path in folder.glob(f"*/{ledger.FILE}")):
+        try:
+            run = look(home)
+        except (PlanError, ledger.LedgerError) as error:
+            table.add_row(home.name, "unreadable", "", "", "", Text(str(error)))
+            continue
+        plan = run.plan
+        table.add_row(
+            home.name, run.state, ", ".join(plan.arms) if plan else "-", Text(plan.data.spec if plan else "-"),
+            f"{duration(sum(run.history.spent(a) for a in plan.arms))} of {plan.budget}" if plan else "-",
+            Text(run.verdict or "-"),
+        )  # fmt: skip
+    return table
+
+
+def _is_written(path: Path) -> bool:
+    """Whether a process of this machine, or of one that shares its locks, has the ledger open to write."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            return False
+    return False

@@ -1,0 +1,78 @@
+"""What a run's folder tells while its study is written, when it was left, and at its end."""
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+from synthetic import Diary, plan, write_run
+
+from analysis import report
+from study import status
+from study.__main__ import main
+from study.ledger import Ledger
+from study.plan import PlanError
+from study.records import Config, Trial
+
+
+def text(shown: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(shown)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = write_run(tmp_path_factory.mktemp("runs") / "first")
+    report.write(run)
+    return run
+
+
+def test_a_finished_study_shows_its_verdict_and_every_trial(finished: Path) -> None:
+    said = text(status.overview(finished))
+    assert "finished" in said
+    run = status.look(finished)
+    assert run.verdict
+    assert run.verdict in " ".join(said.split())
+    for arm in ("resnet8", "resnext8"):
+        (row,) = (line for line in said.splitlines() if f" {arm} " in line and "confirm" in line)
+        counts = [int(n) for n in re.findall(r"│ +(\d+) ", row)]
+        assert sum(counts) == sum(t.arm == arm for t in run.history.trials.values())
+
+
+def test_a_study_that_is_written_runs_and_one_that_is_left_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diary = Diary(tmp_path / "run", plan())
+    config: Config = {"learning_rate": 0.03162, "augmentation": "flip"}
+    trial = Trial(id="resnet8-search-0000", arm="resnet8", phase="search", index=0, island=0, config=config,
+                  seed=0, split_seed=0, epochs=9)  # fmt: skip
+    diary.ledger.add(trial)
+    said = text(status.overview(diary.folder))
+    assert "running" in said.splitlines()[0]
+    assert "resnet8-search-0000: epoch 0 of 9, learning_rate=0.0316 augmentation=flip" in said
+    diary.ledger.__exit__(None, None, None)
+    monkeypatch.setattr(status, "LIVELY_SECONDS", -1.0)  # as if it had been quiet for a minute
+    said = text(status.overview(diary.folder))
+    assert "stopped" in said.splitlines()[0]
+    assert f"--resume {diary.folder}" in said
+    with Ledger(diary.folder / "ledger.jsonl"):
+        assert status.look(diary.folder).state == "running"
+
+
+def test_the_list_has_every_run_and_says_of_a_damaged_one_that_it_is(finished: Path) -> None:
+    other = finished.parent / "other"
+    other.mkdir()
+    (other / "ledger.jsonl").write_text("nonsense\n")
+    said = text(status.listing(finished.parent))
+    rows = {line.split("│")[1].strip(): line for line in said.splitlines() if line.count("│") > 4}
+    assert "finished" in rows["first"]
+    assert "unreadable" in rows["other"]
+
+
+def test_a_folder_without_a_study_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(PlanError, match="holds no study"):
+        status.look(tmp_path)
+    assert main(["status", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
