@@ -15,7 +15,7 @@ from study.options import Options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"python study/run\.py (--[^\n#`]*)", README)
+COMMANDS = re.findall(r"python study/run\.py (--[^\n#`']*)", README)
 
 
 def test_the_help_is_the_one_that_is_printed() -> None:
