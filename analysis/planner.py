@@ -210,7 +210,7 @@ def promise(*, runs: int, images: int, rope: float, measured: Nets | None = None
         ", both assumed before any run"
         if measured is None
         else f" for nets near {100 * measured.accuracy:.0f} %, at the run-to-run spread measured here "
-        f"({points(measured.run_sd)} pt)"
+        f"({'at most ' if measured.run_sd <= RUN_SD else ''}{points(measured.run_sd)} pt)"
     )
     shown = (
         f"With {runs} confirmation runs per arm on {images} test images, the smallest true gap that shows in "

@@ -80,7 +80,10 @@ def test_more_of_anything_resolves_more() -> None:
 def test_the_sentence_says_the_gap_and_whether_a_tie_can_be_proved() -> None:
     told = planner.promise(runs=5, images=10_000, rope=0.01, measured=planner.STRONG)
     assert "smallest true gap" in told
-    assert "at the run-to-run spread measured here (0.10 pt)" in told
+    assert "at the run-to-run spread measured here (at most 0.10 pt)" in told
+    assert "measured here (0.85 pt)" in planner.promise(
+        runs=5, images=10_000, rope=0.01, measured=Nets(accuracy=0.6, run_sd=0.0085)
+    )
     assert "can be proved" in told
     before = planner.promise(runs=5, images=10_000, rope=0.01)
     assert "nets near 93 % whose runs differ by 0.10 pt (sd) and" in before
