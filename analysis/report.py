@@ -33,9 +33,10 @@ from analysis import (
     whys,
     words,
 )
+from analysis.estimate import run_sd
 from analysis.evidence import Evidence, EvidenceError, read
 from analysis.findings import Findings
-from analysis.planner import price, promise
+from analysis.planner import RUN_SD, Nets, disagreement, price, promise, searches
 from analysis.section import Section, plain
 from analysis.verdict import Verdict
 from study.records import PHASES, Config
@@ -213,14 +214,30 @@ def _spend(table: pd.DataFrame, kind: str) -> list[tuple[str, list[tuple[float, 
 
 
 def _promise(evidence: Evidence) -> str:
+    """What the planner says of this study, from the spread of its own runs once there are any."""
     plan = evidence.plan
     runs = min((len(r.correct) for r in evidence.tuned.values()), default=plan.confirm_reserved)
-    level = max((min(r.mean, 0.999) for r in evidence.tuned.values()), default=None)
     try:
-        shown = promise(runs=runs, images=plan.data.test, rope=plan.rope, accuracy=level, arms=len(plan.arms))
-        return " ".join([shown, "What it would cost to decide, by estimate.", *price(plan, accuracy=level)])
+        nets = _nets(evidence)
+        shown = promise(runs=runs, images=plan.data.test, rope=plan.rope, measured=nets, arms=len(plan.arms))
+        cost = ["What a new study would cost that decides, by estimate.", *price(plan, measured=nets)]
+        return " ".join([shown, *cost, searches(plan)])
     except ValueError:
-        return ""
+        return searches(plan)
+
+
+def _nets(evidence: Evidence) -> Nets | None:
+    """As confirmed: the accuracy of the arm whose nets disagree most, and the run sd pooled over the arms.
+
+    A baseline run that failed says nothing of how trained nets differ, a failed confirmation run counts as
+    in the verdict. None before any confirmation run; raises Refused (a ValueError) when no setting has two.
+    """
+    if not evidence.tuned:
+        return None
+    level = max((r.mean for r in evidence.tuned.values()), key=disagreement)
+    whole = [r for r in evidence.default.values() if not r.guessed]
+    tables = [r.correct for r in (*evidence.tuned.values(), *whole)]
+    return Nets(accuracy=min(max(level, 0.001), 0.999), run_sd=max(RUN_SD, run_sd(tables)))
 
 
 def _verdict_json(evidence: Evidence, found: Findings, sections: Mapping[str, Section]) -> dict[str, Any]:

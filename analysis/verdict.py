@@ -19,6 +19,7 @@ from analysis.estimate import (
     rope_probabilities,
     welch,
 )
+from analysis.planner import POWER
 from analysis.words import counted, duration, listed, points
 
 Word = Literal["better", "better, size unclear", "practical tie", "inconclusive"]
@@ -135,14 +136,16 @@ def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1, islands: in
         word = "inconclusive"
     ahead = (first.arm if interval.delta > 0 else second.arm) if word.startswith("better") else None
     more_runs, images_needed = (
-        _what_would_decide(first, second, interval, rope) if word == "inconclusive" else (None, None)
+        _as_measured(first, second, interval, rope) if word == "inconclusive" else (None, None)
     )
     cheaper = _cheaper(first, second)
     p_second, p_tie, p_first = rope_probabilities(interval, rope)
     return Verdict(
         word=word,
         sentence=_sentence(word, first.arm, second.arm, interval, rope, pairs),
-        advice=_advice(word, first, second, cheaper, more_runs, images_needed),
+        advice=_what_would_decide(first, second, interval, rope)
+        if word == "inconclusive"
+        else _advice(word, first, second, cheaper),
         scope=scope(islands),
         first=first.arm,
         second=second.arm,
@@ -238,44 +241,63 @@ def _sentence(word: Word, first: str, second: str, e: Estimate, rope: float, pai
             )
 
 
-def _advice(
-    word: Word, first: Runs, second: Runs, cheaper: str | None, more: int | None, images: int | None
-) -> str:
+def _advice(word: Word, first: Runs, second: Runs, cheaper: str | None) -> str:
     dear, cheap = sorted((first.full_run, second.full_run), reverse=True)
     saving = f"its full run costs {100 * (1 - cheap / dear):.0f} % less" if cheaper else ""
     if word == "practical tie":
         return f"Take {cheaper}: {saving}." if cheaper else "Their full runs cost the same: take either."
-    if word == "inconclusive":
-        if more is not None:
-            return (
-                f"About {counted(more, 'more confirmation run')} per arm would decide, if the difference stays as "
-                f"measured (estimate); they would take {duration(more * (dear + cheap))} in all."
-            )
-        need = f": about {images} test images would be needed (estimate)" if images else ""
-        return f"It cannot be decided by more runs with this test set{need}."
     if cheaper is None:
         return "Their full runs cost the same."
     return f"{cheaper} is the cheaper one: {saving}."
 
 
-def _what_would_decide(first: Runs, second: Runs, e: Estimate, rope: float) -> tuple[int | None, int | None]:
-    """Runs to add per arm, or the images that are missing: half-width below max(|d|, r - |d|).
+def _what_would_decide(first: Runs, second: Runs, e: Estimate, rope: float) -> str:
+    """One sentence for two true differences: the measured one, and the margin."""
+    cost = first.full_run + second.full_run
 
-    Below |d| the interval leaves 0; below r - |d| it lies within the ROPE.
+    def told(more: int | None, images: int | None) -> str:
+        if more is not None:
+            many = counted(more, "more confirmation run")
+            return (
+                f"about {many} per arm would decide ({duration(more * cost)} in all)"
+                if more
+                else "these would do"
+            )
+        need = f": about {images} test images would be needed" if images else ""
+        return f"more runs with this test set cannot decide{need}"
+
+    measured, margin = _as_measured(first, second, e, rope), _takes(first, second, e, rope, POWER)
+    return (
+        f"With {100 * POWER:.0f} % power, {told(*measured)} for the measured {points(abs(e.delta))} pt; "
+        f"for the margin of {points(rope)} pt, {told(*margin)} (estimates)."
+    )
+
+
+def _as_measured(first: Runs, second: Runs, e: Estimate, rope: float) -> tuple[int | None, int | None]:
+    """If the true difference is d: whichever is easier, to leave 0 (|d| away) or to lie within the ROPE (r - |d|).
+
+    An interval may leave the ROPE on either side, hence the tie's larger quantile.
     """
-    target = max(abs(e.delta), rope - abs(e.delta))
+    lead, room = abs(e.delta), rope - abs(e.delta)
+    if lead >= room:
+        return _takes(first, second, e, lead, POWER)
+    return _takes(first, second, e, room, (1 + POWER) / 2)
 
-    def wide(runs: float) -> float:
-        return half_width(first.correct, second.correct, runs=runs, confidence=e.confidence)
+
+def _takes(
+    first: Runs, second: Runs, e: Estimate, target: float, power: float
+) -> tuple[int | None, int | None]:
+    """Runs to add per arm until a gap of ``target`` shows with this power, or the images that are missing."""
+
+    def shown(runs: float) -> float:
+        return half_width(first.correct, second.correct, runs=runs, confidence=e.confidence, power=power)
 
     images = first.correct.shape[1]
     have = min(len(first.correct), len(second.correct))
-    if target <= 0:
-        return None, None
-    if wide(math.inf) >= target:
-        return None, math.ceil(images * (wide(math.inf) / target) ** 2)
-    for more in itertools.chain(range(1, 50), range(50, MORE_RUNS_LIMIT + 1, 10)):
-        if wide(have + more) < target:
+    if shown(math.inf) >= target:
+        return None, math.ceil(images * (shown(math.inf) / target) ** 2)
+    for more in itertools.chain(range(50), range(50, MORE_RUNS_LIMIT + 1, 10)):
+        if shown(have + more) < target:
             return more, None
     return None, None
 
