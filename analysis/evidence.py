@@ -16,6 +16,7 @@ from analysis import arrays
 from analysis.verdict import Runs
 from analysis.words import counted
 from study import ledger, plan
+from study.confirm import trained
 from study.ledger import History
 from study.plan import Plan
 from study.records import Config, Trial
@@ -163,9 +164,10 @@ class _Shelf:
         )
 
     def _full_run(self, question: Plan, arm: str, trials: list[Trial]) -> float:
-        costs = [self.history.outcomes[t.id].cost for t in trials if self.history.finished(t.id)]
+        """Epochs alone, and the median: start-up and a busy machine are no property of the setting."""
+        costs = [trained(question, self.history, t) for t in trials if self.history.finished(t.id)]
         if costs:
-            return float(np.mean(costs))
+            return float(np.median(costs))
         tuning = self.history.tuning
         return tuning.full_run[arm] if tuning and arm in tuning.full_run else question.full_run(arm)
 

@@ -58,7 +58,7 @@ class Runs:
     correct: Correct
     """Shape (k, n): run s is right on image i. A failed run is a row of guesses, never left out."""
     full_run: float
-    """Mean resource-seconds of one full run of this setting."""
+    """Resource-seconds that the epochs of one full run of this setting take, start-up left out."""
     guessed: int = 0
     """Rows that stand for a failed run."""
 
