@@ -149,10 +149,10 @@ class _Shelf:
         if self.labels is None:
             return None
         guess = np.bincount(self.labels).argmax()
+        names = [t.id for t in trials if t.id in self.predicted or fell_short(self.history, t.id)]
         rows = [
-            self.predicted[t.id] == self.labels if t.id in self.predicted else self.labels == guess
-            for t in trials
-            if t.id in self.predicted or fell_short(self.history, t.id)
+            self.predicted[name] == self.labels if name in self.predicted else self.labels == guess
+            for name in names
         ]
         if not rows:
             return None
@@ -160,7 +160,7 @@ class _Shelf:
             arm=arm,
             correct=np.stack(rows),
             full_run=self._full_run(question, arm, trials),
-            guessed=sum(fell_short(self.history, t.id) for t in trials),
+            failed=tuple(row for row, name in enumerate(names) if name not in self.predicted),
         )
 
     def _full_run(self, question: Plan, arm: str, trials: list[Trial]) -> float:

@@ -6,11 +6,12 @@ import numpy as np
 
 from analysis.estimate import Estimate, Refused
 from analysis.evidence import Evidence, fell_short, island_runs
-from analysis.findings import Findings, procedure
+from analysis.findings import Findings, default_setting, procedure
 from analysis.paired import Paired, paired
 from analysis.section import Section, Table, pairs, span
 from analysis.superiority import Superiority, holm, superiority
 from analysis.words import counted, points
+from study.records import Config
 
 
 def searches(evidence: Evidence, found: Findings) -> Section:
@@ -39,7 +40,7 @@ def searches(evidence: Evidence, found: Findings) -> Section:
             "islands": evidence.plan.islands,
             "estimated": bool(estimated),
             "told": list(dict.fromkeys(told)),
-            "values": {arm: [accuracy for _, accuracy in own] for arm, own in values.items()},
+            "values": {arm: [accuracy for _, accuracy, _ in own] for arm, own in values.items()},
             "pairs": estimated,
         },
     )
@@ -92,29 +93,32 @@ def _told(evidence: Evidence, first: str, second: str, e: Estimate) -> str:
     )
 
 
-def _values(evidence: Evidence, arm: str) -> list[tuple[int, float]]:
-    """(island from 1, test accuracy) of every search whose own run counts."""
+def _values(evidence: Evidence, arm: str) -> list[tuple[int, float, Config]]:
+    """(island from 1, test accuracy, setting found) of every search whose own run counts."""
     if (runs := evidence.islands.get(arm)) is None:
         return []
     history = evidence.history
     trials = [t for t in island_runs(history, arm) if t.id in history.scores or fell_short(history, t.id)]
-    return [(t.island + 1, a) for t, a in zip(trials, runs.accuracies, strict=True)]
+    return [(t.island + 1, a, t.config) for t, a in zip(trials, runs.accuracies, strict=True)]
 
 
-def _islands(evidence: Evidence, values: dict[str, list[tuple[int, float]]]) -> Table:
-    numbers = sorted({number for own in values.values() for number, _ in own})
-    return Table(
-        head=("test accuracy, %", *(f"search {n}" for n in numbers), "mean"),
-        rows=tuple(
-            (
-                arm,
-                *(points(found[n]) if n in found else "–" for n in numbers),
-                points(sum(found.values()) / len(found)) if found else "–",
-            )
-            for arm in evidence.plan.arms
-            if (found := dict(values[arm])) is not None
-        ),
-    )
+def _islands(evidence: Evidence, values: dict[str, list[tuple[int, float, Config]]]) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for arm, own in values.items():
+        default = default_setting(evidence, arm) or {}
+        rows += [(f"{arm}, search {n}", points(a), _setting(config, default)) for n, a, config in own]
+        rows.append((f"{arm}, mean", points(sum(a for _, a, _ in own) / len(own)) if own else "–", ""))
+    return Table(head=("own run", "test accuracy, %", "found, where not the default"), rows=tuple(rows))
+
+
+def _setting(config: Config, default: Config) -> str:
+    """What of a setting differs from the default."""
+    differs = [
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in config.items()
+        if value != default.get(name)
+    ]
+    return ", ".join(differs) or "the default itself"
 
 
 def _together(adjusted: float, pairs_in_all: int) -> str:

@@ -10,9 +10,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from analysis.estimate import (
     Correct,
     Estimate,
+    Refused,
     crossed,
     half_width,
     permutation_p,
@@ -59,12 +62,16 @@ class Runs:
     """Shape (k, n): run s is right on image i. A failed run is a row of guesses, never left out."""
     full_run: float
     """Resource-seconds that the epochs of one full run of this setting take, start-up left out."""
-    guessed: int = 0
-    """Rows that stand for a failed run."""
+    failed: tuple[int, ...] = ()
+    """Rows of guesses that stand for a failed run."""
 
     @property
     def accuracies(self) -> tuple[float, ...]:
         return tuple(float(a) for a in self.correct.mean(axis=1))
+
+    @property
+    def guessed(self) -> int:
+        return len(self.failed)
 
     @property
     def mean(self) -> float:
@@ -98,6 +105,9 @@ class Verdict:
     p_second: float
     k_first: int
     k_second: int
+    failed_first: int
+    """Of ``k_first``: rows of guesses. With any, the mean has two humps and the t posterior says little."""
+    failed_second: int
     n: int
     """Test images."""
     mean_first: float
@@ -141,7 +151,8 @@ def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1, islands: in
     p_second, p_tie, p_first = rope_probabilities(interval, rope)
     return Verdict(
         word=word,
-        sentence=_sentence(word, first.arm, second.arm, interval, rope, pairs),
+        sentence=_sentence(word, first.arm, second.arm, interval, rope, pairs)
+        + _failures(first, second, interval),
         advice=_advice(word, first, second, cheaper, more_runs, images_needed),
         scope=scope(islands),
         first=first.arm,
@@ -159,6 +170,8 @@ def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1, islands: in
         p_second=p_second,
         k_first=len(first.correct),
         k_second=len(second.correct),
+        failed_first=first.guessed,
+        failed_second=second.guessed,
         n=first.correct.shape[1],
         mean_first=first.mean,
         mean_second=second.mean,
@@ -193,10 +206,17 @@ def headline(verdicts: list[Verdict]) -> str:
     for v in against:
         groups.setdefault(_SHORT[v.word], []).append(v.second)
     told = "; ".join(f"{word} {listed(names)}" for word, names in groups.items())
+    failed = [(leader, against[0].failed_first, against[0].k_first)]
+    failed += [(v.second, v.failed_second, v.k_second) for v in against]
     return (
         f"{leader} has the highest mean accuracy of {len(against) + 1} arms: {told} "
         f"(intervals that hold together at 95 % over {len(verdicts)} pairs)."
+        + "".join(f" {_of_runs(arm, count, k)} failed." for arm, count, k in failed if count)
     )
+
+
+def _of_runs(arm: str, failed: int, runs: int) -> str:
+    return f"{'One' if failed == 1 else failed} of {runs} {arm} runs"
 
 
 _SHORT: dict[Word, str] = {
@@ -236,6 +256,20 @@ def _sentence(word: Word, first: str, second: str, e: Estimate, rope: float, pai
                 f"This study cannot tell {first} from {second}: "
                 f"the difference is {points(e.delta)} pt {span}, the margin that matters {margin} pt."
             )
+
+
+def _failures(first: Runs, second: Runs, e: Estimate) -> str:
+    """Which runs failed, and whether the interval owes its width to them: half of it or less without."""
+    told = [_of_runs(r.arm, r.guessed, len(r.correct)) for r in (first, second) if r.guessed]
+    if not told:
+        return ""
+    whole = [np.delete(r.correct, r.failed, axis=0) for r in (first, second)]
+    try:
+        without = crossed(whole[0], whole[1], confidence=e.confidence)
+    except Refused:
+        return f" {listed(told)} failed."
+    alone = without.high - without.low < (e.high - e.low) / 2
+    return f" {listed(told)} failed{'; that alone makes the interval this wide' if alone else ''}."
 
 
 def _advice(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from analysis.__main__ import main
 from analysis.estimate import welch
 from analysis.evidence import read
 from analysis.report import write
+from study.records import Trial, decode, encode
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def test_q3_is_welch_over_the_searches_own_runs(sliced: Path) -> None:
     )
     assert body["values"]["resnet8"] == pytest.approx(list(a))
     assert "What another search would give is told apart" in told(sliced)["scope"]
-    assert "| resnet8 |" in (sliced / "report.md").read_text()
+    assert "| resnet8, search 1 |" in (sliced / "report.md").read_text()
 
 
 def test_q3_and_scope_agree_when_a_search_left_no_run(tmp_path: Path, sliced: Path) -> None:
@@ -244,3 +246,41 @@ def test_runs_without_probabilities_are_no_ensemble(tmp_path: Path, sliced: Path
     np.savez(path, **kept)
     write(run)
     assert "arm0-confirm-1.npz has no probabilities that can be read" in (run / "report.md").read_text()
+
+
+def test_a_search_that_found_the_default_is_told_and_gains_nothing(tmp_path: Path, sliced: Path) -> None:
+    assert "nothing better than the default" not in (sliced / "report.md").read_text()
+    run = Path(shutil.copytree(sliced, tmp_path / "run"))
+    chosen = read(run).history.manifest
+    assert chosen is not None
+    lines = []
+    for line in (run / "ledger.jsonl").read_text().splitlines():
+        record = decode(line)
+        if isinstance(record, Trial) and (record.phase, record.arm) == ("baseline", "resnet8"):
+            line = encode(replace(record, config=chosen.choices["resnet8"].config))
+        lines.append(line + "\n")
+    (run / "ledger.jsonl").write_text("".join(lines))
+    assert told_after(run)["default_confirmed"] == ["resnet8"]
+    for page in ("report.html", "report.md"):
+        text = (run / page).read_text()
+        assert "resnet8: the search found nothing better than the default: both rows are the same" in text
+        assert "Tuning gained resnet8" not in text
+        assert "Tuning gained resnext8" in text
+        assert "the default itself" in text
+
+
+def test_a_failed_run_is_told_first_and_leaves_no_probabilities(tmp_path: Path, sliced: Path) -> None:
+    run = write_run(tmp_path / "run", failed=1)
+    body = told_after(run)
+    clause = "One of 6 resnext8 runs failed; that alone makes the interval this wide."
+    assert body["headline"].endswith(clause)
+    assert body["verdicts"][0]["p_tie"] is None
+    rate = body["failure_rates"]["resnext8"]
+    assert (rate["value"], rate["low"], rate["high"]) == pytest.approx((1 / 6, 0.00421, 0.64123), abs=1e-4)
+    for page in ("report.html", "report.md"):
+        text = (run / page).read_text()
+        assert "resnet8 0 of 5 (0 to 52 %) and resnext8 1 of 6 (0 to 64 %)" in text
+        assert "better by more than 0.50 pt" not in text
+        assert "median" in text
+        assert "better by more than 0.50 pt" in (sliced / page).read_text()
+    assert told(sliced)["failure_rates"] == {}
