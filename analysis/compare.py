@@ -104,8 +104,7 @@ class Comparison:
             f"{chance(v.p_tie)}, {v.second} better by more than {margin} pt {chance(v.p_second)}."
         )
         wins = (
-            f"On these images a run of {v.first} beats a run of {v.second} with probability {s.probability:.2f} "
-            f"(95 % interval {s.low:.2f} to {s.high:.2f}); by counting wins alone, without their size, an advantage "
+            f"On these images {s.told(v.first, v.second)}; by counting wins alone, without their size, an advantage "
             f"is {s.standing} from {v.k_first} and {v.k_second} runs."
         )
         return [v.sentence, *([v.advice] if v.word == "inconclusive" else []), chances, wins]

@@ -9,7 +9,7 @@ from analysis.evidence import Evidence, fell_short, island_runs
 from analysis.findings import Findings, default_setting, procedure
 from analysis.paired import Paired, paired
 from analysis.section import Section, Table, pairs, span
-from analysis.superiority import Superiority, holm, superiority
+from analysis.superiority import holm, superiority
 from analysis.words import counted, points
 from study.records import Config
 
@@ -56,7 +56,7 @@ def appendix(evidence: Evidence, found: Findings) -> Section:
         wins = superiority(np.array(first.accuracies), np.array(second.accuracies))
         nets = paired(first.correct[0], second.correct[0])
         beats = (
-            f"{v.first} against {v.second}. {_wins(v.first, v.second, wins)}; by counting wins alone, "
+            f"{v.first} against {v.second}. On this test set {wins.told(v.first, v.second)}; by counting wins alone, "
             f"without their size, an advantage is {wins.standing} from {v.k_first} and {v.k_second} runs."
         )
         here = (
@@ -72,7 +72,8 @@ def appendix(evidence: Evidence, found: Findings) -> Section:
     return Section(
         title="Appendix: other ways to look at a pair",
         text=tuple(text) or ("There is no verdict, and so no pair to look at.",),
-        note="None of this makes the verdict: it holds for other runs on the same test images, or for two nets."
+        note="None of this makes the verdict: it holds for other runs on the same test images, or for two nets. "
+        "The intervals of P(A > B) and Tango's are each alone at 95 %, also where those of the pairs hold together."
         if text
         else "",
         facts={"pairs": facts},
@@ -84,7 +85,10 @@ def _told(evidence: Evidence, first: str, second: str, e: Estimate) -> str:
     over = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} and {counts[1]}"
     ahead, behind = (first, second) if e.delta > 0 else (second, first)
     if e.low > 0 or e.high < 0:
-        end = f"searching {ahead} gives more than searching {behind}, whichever search one happens to make"
+        end = (
+            f"on this test set and with as much budget a new search of {ahead} gives more on average than one of {behind}: "
+            "the interval leaves out 0"
+        )
     else:
         end = "the interval includes 0, so which arm is the better one to search is open"
     return (
@@ -123,17 +127,6 @@ def _setting(config: Config, default: Config) -> str:
 
 def _together(adjusted: float, pairs_in_all: int) -> str:
     return f" ({adjusted:.3f} by Holm over {pairs_in_all} pairs)" if pairs_in_all > 1 else ""
-
-
-def _wins(first: str, second: str, s: Superiority) -> str:
-    """From the arm that wins more often."""
-    p, low, high = s.probability, s.low, s.high
-    if p < 0.5:
-        first, second, p, low, high = second, first, 1 - p, 1 - high, 1 - low
-    return (
-        f"On this test set a run of {first} beats a run of {second} with probability {p:.2f} "
-        f"(95 % interval {low:.2f} to {high:.2f})"
-    )
 
 
 def _nets(first: str, second: str, nets: Paired) -> str:

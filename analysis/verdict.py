@@ -38,7 +38,7 @@ def scope(islands: int, *, estimated: bool = True) -> str:
             "same kind. It is no answer for the search itself: another search may find other settings."
         )
     again = (
-        "What another search would give is told apart, over the searches."
+        "What another search would give is reported separately below, over the searches."
         if estimated
         else "It is no answer for the search itself: too few of the searches have a scored run of their own."
     )
@@ -186,12 +186,10 @@ def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1, islands: in
 def judge_all(arms: list[Runs], *, rope: float, islands: int = 1) -> list[Verdict]:
     """Every pair, simultaneously at 95 %; the leader (highest mean) against each other arm comes first.
 
-    Two arms keep the order in which they were named, so that the sign of delta is the reader's.
     Raises Refused below two arms or below two runs of an arm.
     """
-    if len(arms) > 2:
-        leader = max(arms, key=lambda runs: runs.mean)
-        arms = [leader, *(runs for runs in arms if runs is not leader)]
+    leader = max(arms, key=lambda runs: runs.mean, default=None)
+    arms = [runs for runs in arms if runs is leader] + [runs for runs in arms if runs is not leader]
     couples = list(itertools.combinations(arms, 2))
     return [judge(a, b, rope=rope, pairs=len(couples), islands=islands) for a, b in couples]
 
