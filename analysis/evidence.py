@@ -75,7 +75,7 @@ def read(run: Path) -> Evidence:
         ledger.check(history, question)
     except ledger.LedgerError as error:
         raise EvidenceError(f"{run / ledger.FILE}: {error}") from error
-    shelf = _Shelf(run / PREDICTIONS, history)
+    shelf = _Shelf(run / PREDICTIONS, history, len(question.data.classes))
 
     def shelved(trials: Callable[[str], list[Trial]]) -> dict[str, Runs]:
         found = {arm: shelf.runs(question, arm, trials(arm)) for arm in question.arms}
@@ -129,13 +129,13 @@ def fell_short(history: History, trial: str) -> bool:
 class _Shelf:
     """Prediction files of one study: all must be about the same images."""
 
-    def __init__(self, folder: Path, history: History) -> None:
+    def __init__(self, folder: Path, history: History, classes: int) -> None:
         self.history = history
         self.predicted: dict[str, Labels] = {}
         labels: Labels | None = None
         for trial in history.scores:
             path = folder / f"{trial}.npz"
-            found, self.predicted[trial] = _load(path)
+            found, self.predicted[trial] = _load(path, classes)
             labels = found if labels is None else labels
             if not np.array_equal(found, labels):
                 raise EvidenceError(f"{path} has other labels than the study's other predictions")
@@ -172,7 +172,7 @@ class _Shelf:
         return tuning.full_run[arm] if tuning and arm in tuning.full_run else question.full_run(arm)
 
 
-def _load(path: Path) -> tuple[Labels, Labels]:
+def _load(path: Path, classes: int) -> tuple[Labels, Labels]:
     try:
         found, _ = arrays.read(path, ("labels",), ("predictions",))
         labels, predictions = found["labels"], found["predictions"]
@@ -193,6 +193,8 @@ def _load(path: Path) -> tuple[Labels, Labels]:
         raise EvidenceError(
             f"{path}: labels and predictions must be two lists of class numbers, of one length"
         )
+    if (beyond := max(int(labels.max()), int(predictions.max()))) >= classes:
+        raise EvidenceError(f"{path} names class {beyond}, and the study has {classes}, counted from 0")
     return labels.astype(np.int64), predictions.astype(np.int64)
 
 
