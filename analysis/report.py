@@ -125,7 +125,7 @@ def _sections(
     return {
         "search_against_search": pairs.searches(evidence, found),
         "tuning_curves": tuning.section(evidence, found, tuned),
-        "what_changes_the_answer": robustness.section(evidence),
+        "what_changes_the_answer": robustness.section(evidence, found),
         "accuracy_against_cost": costs.section(evidence, costs.table(evidence)),
         "what_mattered": mattered.section(evidence, found, levels),
         "whys": whys.section(evidence, found),
@@ -144,10 +144,12 @@ def _facts(evidence: Evidence, found: Findings) -> dict[str, Any]:
         "headline": found.headline,
         "against": [v for v in found.verdicts if v.first == leader],
         "others": [v for v in found.verdicts if v.first != leader],
+        "failure_rates": _failure_rates(evidence),
         "scope": found.scope,
         "palette": figures.colours(plan.arms),
         "accuracies": accuracies.to_dict("records") if not accuracies.empty else [],
         "gains": [(c.arm, c.estimate) for c in found.gains],
+        "unchanged": found.unchanged,
         "defaults": [
             (c.label.replace("\n", " ").removeprefix("default: "), c.estimate) for c in found.defaults
         ],
@@ -161,6 +163,21 @@ def _facts(evidence: Evidence, found: Findings) -> dict[str, Any]:
         "manifest": history.manifest.sha256 if history.manifest else "",
         "opened": len(history.opened),
     }
+
+
+def _failure_rates(evidence: Evidence) -> str:
+    """One line, empty when no confirmation run failed."""
+    rates = [
+        f"{arm} {evidence.tuned[arm].guessed} of {len(evidence.tuned[arm].correct)} "
+        f"({100 * rate.low:.0f} to {words.percent(rate.high, 0)})"
+        for arm, rate in findings.failure_rates(evidence).items()
+    ]
+    if not rates:
+        return ""
+    return (
+        f"Failure rate of the confirmation runs, with its exact binomial 95 % interval: {words.listed(rates)}. A failed "
+        "run counts as guessing, so accuracies fall into two groups: no probabilities are given; see the medians too."
+    )
 
 
 def _searches(evidence: Evidence) -> list[dict[str, Any]]:
@@ -242,7 +259,11 @@ def _nets(evidence: Evidence) -> Nets | None:
 
 def _verdict_json(evidence: Evidence, found: Findings, sections: Mapping[str, Section]) -> dict[str, Any]:
     plan, history = evidence.plan, evidence.history
-    verdicts = [asdict(v) for v in found.verdicts]
+    verdicts = [
+        asdict(v)
+        | (dict.fromkeys(("p_first", "p_tie", "p_second")) if v.failed_first + v.failed_second else {})
+        for v in found.verdicts
+    ]
     return {
         "format": FORMAT,
         "headline": found.headline,
@@ -252,11 +273,13 @@ def _verdict_json(evidence: Evidence, found: Findings, sections: Mapping[str, Se
         "rope": plan.rope,
         "arms": list(plan.arms),
         "accuracies": [_without_nan(row) for row in findings.accuracies(evidence).to_dict("records")],
+        "failure_rates": {arm: asdict(rate) for arm, rate in findings.failure_rates(evidence).items()},
         "gains": {c.arm: asdict(c.estimate) for c in found.gains},
         "defaults": [
             asdict(c.estimate) | {"label": c.label.replace("\n", " ").removeprefix("default: ")}
             for c in found.defaults
         ],
+        "default_confirmed": list(found.unchanged),
         "settings": {a: c.config for a, c in history.manifest.choices.items()} if history.manifest else {},
         "spend_seconds": {
             arm: {str(phase): history.spent(arm, phase) for phase in PHASES if history.spent(arm, phase) > 0}

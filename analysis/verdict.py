@@ -10,9 +10,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from analysis.estimate import (
     Correct,
     Estimate,
+    Refused,
     crossed,
     half_width,
     permutation_p,
@@ -36,7 +39,7 @@ def scope(islands: int, *, estimated: bool = True) -> str:
             "same kind. It is no answer for the search itself: another search may find other settings."
         )
     again = (
-        "What another search would give is told apart, over the searches."
+        "What another search would give is reported separately below, over the searches."
         if estimated
         else "It is no answer for the search itself: too few of the searches have a scored run of their own."
     )
@@ -59,13 +62,17 @@ class Runs:
     correct: Correct
     """Shape (k, n): run s is right on image i. A failed run is a row of guesses, never left out."""
     full_run: float
-    """Mean resource-seconds of one full run of this setting."""
-    guessed: int = 0
-    """Rows that stand for a failed run."""
+    """Resource-seconds that the epochs of one full run of this setting take, start-up left out."""
+    failed: tuple[int, ...] = ()
+    """Rows of guesses that stand for a failed run."""
 
     @property
     def accuracies(self) -> tuple[float, ...]:
         return tuple(float(a) for a in self.correct.mean(axis=1))
+
+    @property
+    def guessed(self) -> int:
+        return len(self.failed)
 
     @property
     def mean(self) -> float:
@@ -99,6 +106,9 @@ class Verdict:
     p_second: float
     k_first: int
     k_second: int
+    failed_first: int
+    """Of ``k_first``: rows of guesses. With any, the mean has two humps and the t posterior says little."""
+    failed_second: int
     n: int
     """Test images."""
     mean_first: float
@@ -142,7 +152,8 @@ def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1, islands: in
     p_second, p_tie, p_first = rope_probabilities(interval, rope)
     return Verdict(
         word=word,
-        sentence=_sentence(word, first.arm, second.arm, interval, rope, pairs),
+        sentence=_sentence(word, first.arm, second.arm, interval, rope, pairs)
+        + _failures(first, second, interval),
         advice=_what_would_decide(first, second, interval, rope)
         if word == "inconclusive"
         else _advice(word, first, second, cheaper),
@@ -162,6 +173,8 @@ def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1, islands: in
         p_second=p_second,
         k_first=len(first.correct),
         k_second=len(second.correct),
+        failed_first=first.guessed,
+        failed_second=second.guessed,
         n=first.correct.shape[1],
         mean_first=first.mean,
         mean_second=second.mean,
@@ -176,12 +189,10 @@ def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1, islands: in
 def judge_all(arms: list[Runs], *, rope: float, islands: int = 1) -> list[Verdict]:
     """Every pair, simultaneously at 95 %; the leader (highest mean) against each other arm comes first.
 
-    Two arms keep the order in which they were named, so that the sign of delta is the reader's.
     Raises Refused below two arms or below two runs of an arm.
     """
-    if len(arms) > 2:
-        leader = max(arms, key=lambda runs: runs.mean)
-        arms = [leader, *(runs for runs in arms if runs is not leader)]
+    leader = max(arms, key=lambda runs: runs.mean, default=None)
+    arms = [runs for runs in arms if runs is leader] + [runs for runs in arms if runs is not leader]
     couples = list(itertools.combinations(arms, 2))
     return [judge(a, b, rope=rope, pairs=len(couples), islands=islands) for a, b in couples]
 
@@ -196,10 +207,17 @@ def headline(verdicts: list[Verdict]) -> str:
     for v in against:
         groups.setdefault(_SHORT[v.word], []).append(v.second)
     told = "; ".join(f"{word} {listed(names)}" for word, names in groups.items())
+    failed = [(leader, against[0].failed_first, against[0].k_first)]
+    failed += [(v.second, v.failed_second, v.k_second) for v in against]
     return (
         f"{leader} has the highest mean accuracy of {len(against) + 1} arms: {told} "
         f"(intervals that hold together at 95 % over {len(verdicts)} pairs)."
+        + "".join(f" {_of_runs(arm, count, k)} failed." for arm, count, k in failed if count)
     )
+
+
+def _of_runs(arm: str, failed: int, runs: int) -> str:
+    return f"{'One' if failed == 1 else failed} of {runs} {arm} runs"
 
 
 _SHORT: dict[Word, str] = {
@@ -239,6 +257,20 @@ def _sentence(word: Word, first: str, second: str, e: Estimate, rope: float, pai
                 f"This study cannot tell {first} from {second}: "
                 f"the difference is {points(e.delta)} pt {span}, the margin that matters {margin} pt."
             )
+
+
+def _failures(first: Runs, second: Runs, e: Estimate) -> str:
+    """Which runs failed, and whether the interval owes its width to them: half of it or less without."""
+    told = [_of_runs(r.arm, r.guessed, len(r.correct)) for r in (first, second) if r.guessed]
+    if not told:
+        return ""
+    whole = [np.delete(r.correct, r.failed, axis=0) for r in (first, second)]
+    try:
+        without = crossed(whole[0], whole[1], confidence=e.confidence)
+    except Refused:
+        return f" {listed(told)} failed."
+    alone = without.high - without.low < (e.high - e.low) / 2
+    return f" {listed(told)} failed{'; that alone makes the interval this wide' if alone else ''}."
 
 
 def _advice(word: Word, first: Runs, second: Runs, cheaper: str | None) -> str:
