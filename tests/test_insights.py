@@ -66,11 +66,8 @@ def test_q3_and_scope_agree_when_a_search_left_no_run(tmp_path: Path, sliced: Pa
     assert "It is no answer for the search itself" in body["scope"] == body["verdicts"][0]["scope"]
 
 
-def test_one_search_per_arm_says_so(tmp_path: Path, sliced: Path) -> None:
-    run = Path(shutil.copytree(sliced, tmp_path / "run"))
-    plan = json.loads((run / "plan.json").read_text())
-    plan["budget"]["seconds"] /= 3
-    (run / "plan.json").write_text(json.dumps(plan))
+def test_one_search_per_arm_says_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", share=800.0)
     assert read(run).plan.islands == 1
     write(run)
     assert told(run)["search_against_search"]["told"] == ["Q3 is not estimated: one search per arm."]
