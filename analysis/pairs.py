@@ -3,14 +3,17 @@
 from dataclasses import asdict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.estimate import Estimate, Refused
 from analysis.evidence import Evidence, fell_short, island_runs
 from analysis.findings import Findings, default_setting, procedure
 from analysis.paired import Paired, paired
+from analysis.ranks import rank_shares
 from analysis.section import Section, Table, pairs, span
 from analysis.superiority import holm, superiority
-from analysis.words import counted, points
+from analysis.verdict import Runs
+from analysis.words import counted, percent, points
 from study.records import Config
 
 
@@ -50,6 +53,9 @@ def appendix(evidence: Evidence, found: Findings) -> Section:
     """Per pair: how often a run wins, this test set only, and the first net of each side."""
     text: list[str] = []
     facts = []
+    ordered = sorted(evidence.tuned.values(), key=lambda r: -float(np.mean(r.accuracies)))
+    several = bool(found.verdicts) and len(ordered) > 2
+    shares = rank_shares(ordered) if several else np.ones((1, 1))
     adjusted = holm([v.permutation_p for v in found.verdicts])
     for v, p in zip(found.verdicts, adjusted, strict=True):
         first, second = evidence.tuned[v.first], evidence.tuned[v.second]
@@ -69,14 +75,36 @@ def appendix(evidence: Evidence, found: Findings) -> Section:
             | {"superiority": asdict(wins) | {"standing": wins.standing}}
             | {"welch": asdict(v.this_test_set), "permutation_p": v.permutation_p, "holm_p": p}
         )
+    if several:
+        text.append(
+            "The order of all arms, where runs and images are both drawn anew (pigeonhole bootstrap): how often each arm "
+            "has each rank."
+        )
     return Section(
         title="Appendix: other ways to look at a pair",
         text=tuple(text) or ("There is no verdict, and so no pair to look at.",),
+        tables=(_ranks(ordered, shares),) if several else (),
         note="None of this makes the verdict: it holds for other runs on the same test images, or for two nets. "
         "The intervals of P(A > B) and Tango's are each alone at 95 %, also where those of the pairs hold together."
         if text
         else "",
-        facts={"pairs": facts},
+        facts={"pairs": facts}
+        | (
+            {"ranks": {r.arm: row for r, row in zip(ordered, shares.tolist(), strict=True)}}
+            if several
+            else {}
+        ),
+    )
+
+
+def _ranks(ordered: list[Runs], shares: NDArray[np.float64]) -> Table:
+    """How often each arm comes first, second, ... in the pigeonhole bootstrap."""
+    return Table(
+        head=("share of resamples", *(f"rank {i}" for i in range(1, len(ordered) + 1))),
+        rows=tuple(
+            (runs.arm, *(percent(share, 0) for share in row))
+            for runs, row in zip(ordered, shares, strict=True)
+        ),
     )
 
 
