@@ -9,6 +9,7 @@ elsewhere; a study in a folder called compare is ./compare. Exit codes: 0 done, 
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -46,8 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    print(report.headline)
-    print(report.path)
+    _say(report.headline, str(report.path))
     return 0 if given.expect is None else gate(report, given.expect)
 
 
@@ -80,8 +80,16 @@ def _compare(arguments: list[str]) -> int:
     except CompareError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(found.facts(), allow_nan=False) if given.json else found.told())
+    _say(json.dumps(found.facts(), allow_nan=False) if given.json else found.told())
     return 0
+
+
+def _say(*lines: str) -> None:
+    """Print; a reader that has gone (``| head``) has read enough, and the exit code stands."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own flush at exit fails
 
 
 if __name__ == "__main__":

@@ -57,6 +57,8 @@ class Comparison:
     superiority: Superiority | None
     """None where the verdict is."""
     scope: str
+    warning: str
+    """What makes the answer doubtful; empty when nothing does."""
 
     def facts(self) -> dict[str, float | int | str | None]:
         """What ``--json`` prints. ``n10`` to ``tango_high`` are about the first run of each side."""
@@ -74,6 +76,7 @@ class Comparison:
             "crossed_high": self.verdict.high if self.verdict else None,
             "verdict": self.verdict.word if self.verdict else REFUSED,
             "scope": self.scope,
+            "warning": self.warning or None,
         }
 
     def told(self) -> str:
@@ -91,7 +94,8 @@ class Comparison:
             f"(95 % interval {points(nets.low, sign=True)} to {points(nets.high, sign=True)}), "
             f"McNemar p = {nets.exact_p:.3g} exact, {nets.mid_p:.3g} mid-p."
         )
-        return "\n".join([*self._answer(), means, "", appendix, "", self.scope])
+        warning = [f"Warning: {self.warning}"] if self.warning else []
+        return "\n".join([*warning, *self._answer(), means, "", appendix, "", self.scope])
 
     def _answer(self) -> list[str]:
         v, s = self.verdict, self.superiority
@@ -104,8 +108,7 @@ class Comparison:
             f"{chance(v.p_tie)}, {v.second} better by more than {margin} pt {chance(v.p_second)}."
         )
         wins = (
-            f"On these images a run of {v.first} beats a run of {v.second} with probability {s.probability:.2f} "
-            f"(95 % interval {s.low:.2f} to {s.high:.2f}); by counting wins alone, without their size, an advantage "
+            f"On these images {s.told(v.first, v.second)}; by counting wins alone, without their size, an advantage "
             f"is {s.standing} from {v.k_first} and {v.k_second} runs."
         )
         return [v.sentence, *([v.advice] if v.word == "inconclusive" else []), chances, wins]
@@ -130,7 +133,9 @@ def compare(first: Path, second: Path, *, rope: float) -> Comparison:
             rope=rope,
         )
         beats = superiority(a.correct.mean(axis=1), b.correct.mean(axis=1))
-        copied = [name for name, side in zip(names, (a, b), strict=True) if side.copies]
+        copied = [
+            name for name, side in zip(names, (a, b), strict=True) if len(side.nets) < len(side.correct)
+        ]
         scope = " ".join([SCOPE, *([_copies(copied)] if copied else [])])
     except Refused as error:
         verdict, beats = None, None
@@ -148,6 +153,16 @@ def compare(first: Path, second: Path, *, rope: float) -> Comparison:
         verdict=verdict,
         superiority=beats,
         scope=scope,
+        warning=_shared(names, len(a.nets & b.nets)),
+    )
+
+
+def _shared(names: tuple[str, str], nets: int) -> str:
+    if not nets:
+        return ""
+    return (
+        f"{counted(nets, 'run')} of {names[0]} and of {names[1]} name the same class for every image: if they are the "
+        "same nets, a side is compared with itself, and the answer says nothing."
     )
 
 
@@ -178,8 +193,8 @@ def _printable(name: str) -> str:
 class _Side:
     labels: Array
     correct: Correct
-    copies: bool
-    """Two runs predict the same for every image."""
+    nets: frozenset[bytes]
+    """The runs' predictions, by which copies are known: fewer than runs where two predict the same everywhere."""
 
 
 def _read(path: Path) -> _Side:
@@ -193,7 +208,7 @@ def _read(path: Path) -> _Side:
     return _Side(
         labels=labels,
         correct=np.stack([row == labels for row in rows]),
-        copies=len({row.astype(np.int64).tobytes() for row in rows}) < len(rows),
+        nets=frozenset(row.astype(np.int64).tobytes() for row in rows),
     )
 
 
@@ -224,6 +239,13 @@ def _load(path: Path) -> tuple[Array, Array]:
         raise CompareError(f"{path}: labels must be class numbers from 0 on, not {labels.min()}")
     if "predictions" in stored:
         predicted = _predicted(path, stored["predictions"], len(labels))
+        if "probabilities" in stored and stored["probabilities"].ndim > 1:
+            classes = stored["probabilities"].shape[-1]
+            for name, array in (("label", labels), ("prediction", predicted)):
+                if array.max() >= classes:
+                    raise CompareError(
+                        f"{path}: {name} {array.max()} is outside the {classes} classes of probabilities"
+                    )
     else:
         predicted = _most_likely(path, stored["probabilities"], labels)
     return labels, predicted
@@ -261,12 +283,16 @@ def _most_likely(path: Path, probabilities: Array, labels: Array) -> Array:
 
 
 def _arrays(path: Path) -> dict[str, Array]:
-    """``labels`` and one of the others; predictions win where both are stored, as they are exact."""
+    """``labels`` and the others; predictions win where both are stored, as they are exact."""
     try:
-        found, names = arrays.read(path, ("labels",), ("predictions", "probabilities"))
+        found, names = arrays.read(path, ("labels",), ("predictions",), ("probabilities",))
     except arrays.ArraysError as error:
         raise CompareError(f"{path} {error}") from error
-    if len(found) < 2 or not all(isinstance(value, np.ndarray) for value in found.values()):
+    if (
+        "labels" not in found
+        or len(found) < 2
+        or not all(isinstance(value, np.ndarray) for value in found.values())
+    ):
         has = f"it has {listed(sorted(names))}" if names else "it has none"
         raise CompareError(f"{path} must have arrays labels and predictions or probabilities: {has}")
     return found

@@ -9,7 +9,7 @@ from analysis.words import duration, listed, points
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
-    """One row per arm and setting: arm, kind, mean, low, high, training (resource-seconds of a full run),
+    """One row per arm and setting: arm, kind, mean, low, high, training (resource-seconds of a full run's epochs),
     milliseconds (inference per image), params, macs, peak_bytes, and front (tuned only: no other tuned arm is
     as accurate and as cheap in both, and better in one, by the point values)."""
     found = accuracies(evidence)
@@ -69,7 +69,8 @@ def section(evidence: Evidence, costs: pd.DataFrame) -> Section:
         title="Accuracy against cost",
         text=tuple(text),
         tables=(Table(head=head, rows=rows),),
-        note="Full run: mean resource-time held by these runs. Inference time, size and memory were measured before "
+        note="Full run: what its epochs took, training and validation, without start-up; median over these runs, in "
+        "resource-time. Inference time, size and memory were measured before "
         "the study at the arm's default setting, on what one trial holds.",
         facts={"rows": costs.to_dict("records")},
     )

@@ -68,6 +68,18 @@ def noise(correct: Correct) -> Noise:
     return Noise(run=run, image=image)
 
 
+def run_sd(tables: Sequence[Correct]) -> float:
+    """Distribution-wise sd of one run, sqrt(max(0, v)), pooled over settings by their degrees of freedom.
+
+    One table (k, n) per setting; a setting with one run is passed over. Raises Refused when none has two.
+    """
+    several = [t for t in tables if len(t) > 1]
+    if not several:
+        raise Refused("one run per setting says nothing about how runs vary: at least two are needed")
+    pooled = np.average([noise(t).run for t in several], weights=[len(t) - 1 for t in several])
+    return math.sqrt(max(0.0, float(pooled)))
+
+
 def crossed(first: Correct, second: Correct, *, confidence: float = 0.95) -> Estimate:
     """Mean accuracy of ``first`` minus ``second``, for new runs and new images (method.md 3, Q2).
 
@@ -134,8 +146,12 @@ def rope_probabilities(estimate: Estimate, rope: float) -> tuple[float, float, f
     return below, 1 - below - above, above
 
 
-def half_width(first: Correct, second: Correct, *, runs: float, confidence: float = 0.95) -> float:
+def half_width(
+    first: Correct, second: Correct, *, runs: float, confidence: float = 0.95, power: float = 0.5
+) -> float:
     """Half-width to expect from ``runs`` runs per arm on the same images, ``math.inf`` allowed.
+
+    With ``power`` above one half, the true gap whose interval leaves 0 in that share of studies.
 
     More runs shrink the run terms and the part of Var_i(D_i) that is one run's luck on an image; what
     the arms really do differently per image stays.
@@ -151,7 +167,7 @@ def half_width(first: Correct, second: Correct, *, runs: float, confidence: floa
     if not math.isinf(runs):
         terms = [image, *(z.total(images) / runs for z in kinds)]
         df = _satterthwaite(variance, terms, [images - 1, runs - 1, runs - 1])
-    return float(stats.t.ppf((1 + confidence) / 2, df)) * math.sqrt(variance)
+    return float(stats.t.ppf((1 + confidence) / 2, df) + stats.t.ppf(power, df)) * math.sqrt(variance)
 
 
 def _interval(per_image: Reals, arms: list[Correct], confidence: float) -> Estimate:

@@ -16,6 +16,7 @@ from analysis import arrays
 from analysis.verdict import Runs
 from analysis.words import counted
 from study import ledger, plan
+from study.confirm import trained
 from study.ledger import History
 from study.plan import Plan
 from study.records import Config, Trial
@@ -74,7 +75,7 @@ def read(run: Path) -> Evidence:
         ledger.check(history, question)
     except ledger.LedgerError as error:
         raise EvidenceError(f"{run / ledger.FILE}: {error}") from error
-    shelf = _Shelf(run / PREDICTIONS, history)
+    shelf = _Shelf(run / PREDICTIONS, history, len(question.data.classes))
 
     def shelved(trials: Callable[[str], list[Trial]]) -> dict[str, Runs]:
         found = {arm: shelf.runs(question, arm, trials(arm)) for arm in question.arms}
@@ -128,13 +129,13 @@ def fell_short(history: History, trial: str) -> bool:
 class _Shelf:
     """Prediction files of one study: all must be about the same images."""
 
-    def __init__(self, folder: Path, history: History) -> None:
+    def __init__(self, folder: Path, history: History, classes: int) -> None:
         self.history = history
         self.predicted: dict[str, Labels] = {}
         labels: Labels | None = None
         for trial in history.scores:
             path = folder / f"{trial}.npz"
-            found, self.predicted[trial] = _load(path)
+            found, self.predicted[trial] = _load(path, classes)
             labels = found if labels is None else labels
             if not np.array_equal(found, labels):
                 raise EvidenceError(f"{path} has other labels than the study's other predictions")
@@ -148,10 +149,10 @@ class _Shelf:
         if self.labels is None:
             return None
         guess = np.bincount(self.labels).argmax()
+        names = [t.id for t in trials if t.id in self.predicted or fell_short(self.history, t.id)]
         rows = [
-            self.predicted[t.id] == self.labels if t.id in self.predicted else self.labels == guess
-            for t in trials
-            if t.id in self.predicted or fell_short(self.history, t.id)
+            self.predicted[name] == self.labels if name in self.predicted else self.labels == guess
+            for name in names
         ]
         if not rows:
             return None
@@ -159,18 +160,19 @@ class _Shelf:
             arm=arm,
             correct=np.stack(rows),
             full_run=self._full_run(question, arm, trials),
-            guessed=sum(fell_short(self.history, t.id) for t in trials),
+            failed=tuple(row for row, name in enumerate(names) if name not in self.predicted),
         )
 
     def _full_run(self, question: Plan, arm: str, trials: list[Trial]) -> float:
-        costs = [self.history.outcomes[t.id].cost for t in trials if self.history.finished(t.id)]
+        """Epochs alone, and the median: start-up and a busy machine are no property of the setting."""
+        costs = [trained(question, self.history, t) for t in trials if self.history.finished(t.id)]
         if costs:
-            return float(np.mean(costs))
+            return float(np.median(costs))
         tuning = self.history.tuning
         return tuning.full_run[arm] if tuning and arm in tuning.full_run else question.full_run(arm)
 
 
-def _load(path: Path) -> tuple[Labels, Labels]:
+def _load(path: Path, classes: int) -> tuple[Labels, Labels]:
     try:
         found, _ = arrays.read(path, ("labels",), ("predictions",))
         labels, predictions = found["labels"], found["predictions"]
@@ -191,6 +193,8 @@ def _load(path: Path) -> tuple[Labels, Labels]:
         raise EvidenceError(
             f"{path}: labels and predictions must be two lists of class numbers, of one length"
         )
+    if (beyond := max(int(labels.max()), int(predictions.max()))) >= classes:
+        raise EvidenceError(f"{path} names class {beyond}, and the study has {classes}, counted from 0")
     return labels.astype(np.int64), predictions.astype(np.int64)
 
 

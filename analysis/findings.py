@@ -7,7 +7,9 @@ import pandas as pd
 
 from analysis.estimate import Estimate, Refused, crossed, mean_accuracy, welch
 from analysis.evidence import Evidence
+from analysis.tunability import Interval, binomial
 from analysis.verdict import Runs, Verdict, headline, judge_all, scope
+from study.records import Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class Findings:
     """Default against default, in the pairs and signs of the verdicts."""
     procedures: tuple[Contrast, ...]
     """Search against search (Q3), in the pairs and signs of the verdicts; empty when it was not repeated."""
+    unchanged: tuple[str, ...]
+    """Arms whose confirmed setting is their default: both rows are then runs of one setting."""
 
 
 def find(evidence: Evidence) -> Findings:
@@ -52,6 +56,12 @@ def find(evidence: Evidence) -> Findings:
     procedures = tuple(
         found for v in verdicts if (found := _procedure(evidence, v.first, v.second, v.confidence))
     )
+    manifest = evidence.history.manifest
+    unchanged = tuple(
+        arm
+        for arm, choice in (manifest.choices.items() if manifest else ())
+        if choice.config == default_setting(evidence, arm)
+    )
     holds = scope(evidence.plan.islands, estimated=len(procedures) == len(verdicts))
     return Findings(
         headline=told,
@@ -62,7 +72,7 @@ def find(evidence: Evidence) -> Findings:
             for arm in evidence.plan.arms
             if (
                 found := _contrast(
-                    f"{arm}:\ntuning gained",
+                    f"{arm}:\ndefault again" if arm in unchanged else f"{arm}:\ntuning gained",
                     arm,
                     evidence.tuned.get(arm),
                     evidence.default.get(arm),
@@ -84,7 +94,21 @@ def find(evidence: Evidence) -> Findings:
             )
         ),
         procedures=procedures,
+        unchanged=unchanged,
     )
+
+
+def default_setting(evidence: Evidence, arm: str) -> Config | None:
+    """The setting of the arm's baseline runs, None before the first."""
+    baseline = evidence.history.of(arm, "baseline")
+    return baseline[0].config if baseline else None
+
+
+def failure_rates(evidence: Evidence) -> dict[str, Interval]:
+    """Per arm the share of its confirmation runs that failed; empty when none of any arm did."""
+    if not any(runs.guessed for runs in evidence.tuned.values()):
+        return {}
+    return {arm: binomial(r.guessed, len(r.correct), 0.95) for arm, r in evidence.tuned.items()}
 
 
 def accuracies(evidence: Evidence) -> pd.DataFrame:

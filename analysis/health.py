@@ -1,19 +1,25 @@
 """What a reader must know before believing a report: everything in a study that was not as it should be."""
 
+import json
 import math
 from collections.abc import Mapping
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 from analysis.evidence import Evidence
 from analysis.words import counted, duration, listed, percent
+from study.confirm import trained
 from study.ledger import History
 from study.plan import BASELINE_RUNS, CONFIRM_FLOOR, MARGIN, TUNING_RUNS_FLOOR, unmatched
+from study.records import PHASES
 
 EQUAL_SPEND = 0.02
 EDGE = 0.05
 OVERSHOOT = 0.02
 LOST = 0.02
+UNEVEN = 1.5
+"""Times as dear as before: one setting's epochs, which then hang on the machine more than on the setting."""
 
 
 def warnings(evidence: Evidence) -> list[str]:
@@ -134,6 +140,7 @@ def _fairness(evidence: Evidence) -> list[str]:
         told.append(f"The arms did not get the same search: {each}.")
     tuning = history.tuning
     for arm in plan.arms:
+        told += _uneven(evidence, arm)
         full = tuning.full_run.get(arm, 0.0) if tuning else plan.full_run(arm)
         share = tuning.per_arm if tuning else 0.0
         if tuning and full and share < TUNING_RUNS_FLOOR * full / MARGIN:
@@ -141,6 +148,28 @@ def _fairness(evidence: Evidence) -> list[str]:
                 f"{arm}: its search was worth {share / full:.1f} full runs, under {TUNING_RUNS_FLOOR} no search "
                 "deserves the name."
             )
+    return told
+
+
+def _uneven(evidence: Evidence, arm: str) -> list[str]:
+    """One setting whose full runs took much longer in one phase than in another: nobody had the machine alone."""
+    costs: dict[str, dict[str, list[float]]] = {}
+    for phase in PHASES:
+        for trial in evidence.history.full_length(arm, phase):
+            own = costs.setdefault(json.dumps(trial.config, sort_keys=True), {})
+            own.setdefault(phase, []).append(trained(evidence.plan, evidence.history, trial))
+    worst, told = UNEVEN, []
+    for own in costs.values():
+        ranked = sorted((median(seconds), phase) for phase, seconds in own.items())
+        (low, before), (high, after) = ranked[0], ranked[-1]
+        if high > worst * low:
+            worst = high / low
+            told = [
+                (
+                    f"{arm}: the epochs of a full run of one setting took {duration(low)} in {before} and {duration(high)} in "
+                    f"{after} (medians), {worst:.1f} times as long: other load on the machine, so its costs are rough."
+                )
+            ]
     return told
 
 

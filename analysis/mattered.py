@@ -11,7 +11,7 @@ from analysis.estimate import Refused
 from analysis.evidence import Evidence
 from analysis.findings import Findings
 from analysis.isolated import FLOOR, adjusted
-from analysis.section import Section, Table, sentence
+from analysis.section import Section, Table
 from analysis.tunability import Interval, fixed_setting_trap, sensitivity, tunability
 from analysis.tuning import drawn
 from analysis.verdict import Verdict
@@ -25,23 +25,27 @@ def section(evidence: Evidence, found: Findings, levels: pd.DataFrame) -> Sectio
     """
     plan = evidence.plan
     missing = [arm for arm in plan.arms if arm not in {c.arm for c in found.gains}]
-    text = [
-        f"What tuning gained {arm} over its default is not known: it takes scored runs of both."
-        for arm in missing
+    unknown: list[Unknown] = [
+        ("what tuning gained over the default for", arm, "it takes scored runs of both") for arm in missing
     ]
+    text: list[str] = []
     tables: list[Table] = []
     facts: dict[str, Any] = {}
-    for table, told, own in (_asks(evidence), _importances(evidence), _isolated(evidence, levels)):
+    for table, told, own, open_ in (_asks(evidence), _importances(evidence), _isolated(evidence, levels)):
         tables += table
         text += told
         facts |= own
+        unknown += open_
     traps: list[dict[str, Any]] = []
     for v in found.verdicts:
-        told_trap, trap = _trap(evidence, v)
-        text.append(told_trap)
+        told_trap, trap, untrapped = _trap(evidence, v)
+        text += told_trap
         traps += trap
+        unknown += untrapped
     if not found.verdicts:
-        text.append("Whether one fixed setting would have misled is not known: no arm is called better yet.")
+        unknown.append((TRAP, listed(list(plan.arms)), "no arm is called better yet"))
+    if unknown:
+        text.append(_not_known(unknown))
     return Section(
         title="What mattered",
         text=tuple(text),
@@ -58,9 +62,24 @@ def section(evidence: Evidence, found: Findings, levels: pd.DataFrame) -> Sectio
     )
 
 
-def _asks(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, Any]]:
+Unknown = tuple[str, str, str]
+"""A question, the arm that it ends with, and why it has no answer."""
+TRAP = "whether one fixed setting would have misled about"
+
+
+def _not_known(unknown: list[Unknown]) -> str:
+    """All of it in one paragraph; arms with one question and one reason are told together."""
+    arms: dict[tuple[str, str], list[str]] = {}
+    for question, arm, reason in unknown:
+        arms.setdefault((question, reason.removesuffix(".")), []).append(arm)
+    told = [f"{question} {listed(own)} ({reason})" for (question, reason), own in arms.items()]
+    return f"Not known: {'; '.join(told)}."
+
+
+def _asks(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, Any], list[Unknown]]:
     """Tunability and sensitivity, at one horizon for all arms."""
-    rows, told, facts = [], [], {}
+    rows, facts = [], {}
+    unknown: list[Unknown] = []
     horizon = min((len(d) // 2 for d in evidence.slices.values() if len(d) > 1), default=0)
     manifest = evidence.history.manifest
     for arm in evidence.plan.arms:
@@ -70,7 +89,7 @@ def _asks(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, Any]]:
             best = manifest.choices[arm].val_accuracy if manifest and arm in manifest.choices else None
             fates = sensitivity(val, [d.val is None for d in evidence.slices[arm]], best=best)
         except Refused as refusal:
-            told.append(f"How much {arm} asks of its tuner is not known. {sentence(refusal)}")
+            unknown.append(("how much tuning is asked by", arm, str(refusal)))
             continue
         rows.append(
             (
@@ -83,12 +102,13 @@ def _asks(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, Any]]:
         facts[arm] = {"tunability": asdict(asks), "sensitivity": asdict(fates)}
     best_of = f"best of {horizon}"
     head = ("validation, %", "one random setting", "omega", "area", best_of, "near the best", "failed")
-    return ([Table(head=head, rows=tuple(rows))] if rows else []), told, {"random_settings": facts}
+    return ([Table(head=head, rows=tuple(rows))] if rows else []), [], {"random_settings": facts}, unknown
 
 
-def _importances(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, Any]]:
+def _importances(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, Any], list[Unknown]]:
     rows: list[tuple[str, ...]] = []
-    told, facts = [], {}
+    unknown: list[Unknown] = []
+    facts = {}
     for arm in evidence.plan.arms:
         draws = evidence.slices.get(arm, ())
         accuracies = np.array([np.nan if d.val is None else d.val for d in draws], dtype=np.float64)
@@ -97,7 +117,7 @@ def _importances(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, 
 
             table = importances([d.config for d in draws], accuracies)
         except Refused as refusal:
-            told.append(f"Which parameters mattered for {arm} is not known. {sentence(refusal)}")
+            unknown.append(("which parameters mattered for", arm, str(refusal)))
             continue
         facts[arm] = table.to_dict("records")
         for row in facts[arm]:
@@ -105,20 +125,21 @@ def _importances(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, 
             ranks = f"{row['rank']:g} ({row['rank_low']:g} to {row['rank_high']:g})"
             rows.append((f"{arm}: {row['parameter']}", percent(row["importance"], 0), ranks, shown))
     head = ("parameter", "importance", "rank (95 %)", "more than chance")
-    return ([Table(head=head, rows=tuple(rows))] if rows else []), told, {"importance": facts}
+    return ([Table(head=head, rows=tuple(rows))] if rows else []), [], {"importance": facts}, unknown
 
 
-def _isolated(evidence: Evidence, levels: pd.DataFrame) -> tuple[list[Table], list[str], dict[str, Any]]:
+def _isolated(
+    evidence: Evidence, levels: pd.DataFrame
+) -> tuple[list[Table], list[str], dict[str, Any], list[Unknown]]:
     """Accuracy by value of the choices, and of what only some arms have; the facts have every axis."""
     told, rows, adjusted_p = [], [], adjusted(levels)
+    unknown: list[Unknown] = []
     for arm in evidence.plan.arms:
         own = levels[(levels["arm"] == arm) & levels["own"]]
         axes = dict(zip(own["axis"], own["isolated"], strict=True))
         if thin := [axis for axis, isolated in axes.items() if not isolated]:
-            told.append(
-                f"Too few random settings of {arm} ({len(evidence.slices.get(arm, ()))}) to set the values of {listed(thin)} "
-                f"apart: it takes {FLOOR} of each of two values."
-            )
+            few = f"{counted(len(evidence.slices.get(arm, ())), 'random setting')}, it takes {FLOOR} of each of two values"
+            unknown.append((f"how the values of {listed(thin)} differ for", arm, few))
         for word, shown in (("shows a", True), ("shows no", False)):
             names = [
                 f"{axis} (p = {adjusted_p[arm, axis]:.3f})"
@@ -141,7 +162,7 @@ def _isolated(evidence: Evidence, levels: pd.DataFrame) -> tuple[list[Table], li
         ]
     head = ("by value, accuracy %", "random settings", "validation (95 %)", "test (95 %)")
     facts = {"levels": levels.to_dict("records")}
-    return ([Table(head=head, rows=tuple(rows))] if rows else []), told, facts
+    return ([Table(head=head, rows=tuple(rows))] if rows else []), told, facts, unknown
 
 
 def _mean_of(row: dict[Any, Any], kind: str) -> str:
@@ -151,27 +172,24 @@ def _mean_of(row: dict[Any, Any], kind: str) -> str:
     return f"{points(mean)} ({points(low)} to {points(high)})"
 
 
-def _trap(evidence: Evidence, v: Verdict) -> tuple[str, list[dict[str, Any]]]:
+def _trap(evidence: Evidence, v: Verdict) -> tuple[list[str], list[dict[str, Any]], list[Unknown]]:
+    both = f"{v.first} against {v.second}"
     if v.ahead is None:
-        told = (
-            f"The fixed-setting trap is not asked for {v.first} and {v.second}: the verdict names no better arm, so "
-            "there is no wrong one."
-        )
-        return told, []
+        return [], [], [(TRAP, both, "the verdict names no better arm, so there is no wrong one")]
     (a, _, _), (b, _, _) = drawn(evidence, v.first), drawn(evidence, v.second)
     better: Literal["first", "second"] = "first" if v.ahead == v.first else "second"
     settings = [[str(d.index) for d in evidence.slices[arm]] for arm in (v.first, v.second)]
     try:
         trap = fixed_setting_trap(a, b, better=better, settings=(settings[0], settings[1]))
     except Refused as refusal:
-        return f"Whether one fixed setting would have misled is not known. {sentence(refusal)}", []
+        return [], [], [(TRAP, both, str(refusal))]
     wrong = v.second if better == "first" else v.first
     told = (
         f"The fixed-setting trap: with one random setting for both arms and one run of each, {wrong} would have come "
         f"out ahead of {v.ahead} in {_percent(trap.wrong)} of the cases ({counted(trap.settings, 'shared setting')}; "
         "what only one arm has was drawn for it alone)."
     )
-    return told, [{"first": v.first, "second": v.second, "wrong_arm": wrong} | asdict(trap)]
+    return [told], [{"first": v.first, "second": v.second, "wrong_arm": wrong} | asdict(trap)], []
 
 
 def _points(i: Interval) -> str:

@@ -33,9 +33,10 @@ from analysis import (
     whys,
     words,
 )
+from analysis.estimate import run_sd
 from analysis.evidence import Evidence, EvidenceError, read
 from analysis.findings import Findings
-from analysis.planner import price, promise
+from analysis.planner import RUN_SD, Nets, disagreement, price, promise, searches
 from analysis.section import Section, plain
 from analysis.verdict import Verdict
 from study.records import PHASES, Config
@@ -124,7 +125,7 @@ def _sections(
     return {
         "search_against_search": pairs.searches(evidence, found),
         "tuning_curves": tuning.section(evidence, found, tuned),
-        "what_changes_the_answer": robustness.section(evidence),
+        "what_changes_the_answer": robustness.section(evidence, found),
         "accuracy_against_cost": costs.section(evidence, costs.table(evidence)),
         "what_mattered": mattered.section(evidence, found, levels),
         "whys": whys.section(evidence, found),
@@ -143,10 +144,12 @@ def _facts(evidence: Evidence, found: Findings) -> dict[str, Any]:
         "headline": found.headline,
         "against": [v for v in found.verdicts if v.first == leader],
         "others": [v for v in found.verdicts if v.first != leader],
+        "failure_rates": _failure_rates(evidence),
         "scope": found.scope,
         "palette": figures.colours(plan.arms),
         "accuracies": accuracies.to_dict("records") if not accuracies.empty else [],
         "gains": [(c.arm, c.estimate) for c in found.gains],
+        "unchanged": found.unchanged,
         "defaults": [
             (c.label.replace("\n", " ").removeprefix("default: "), c.estimate) for c in found.defaults
         ],
@@ -160,6 +163,21 @@ def _facts(evidence: Evidence, found: Findings) -> dict[str, Any]:
         "manifest": history.manifest.sha256 if history.manifest else "",
         "opened": len(history.opened),
     }
+
+
+def _failure_rates(evidence: Evidence) -> str:
+    """One line, empty when no confirmation run failed."""
+    rates = [
+        f"{arm} {evidence.tuned[arm].guessed} of {len(evidence.tuned[arm].correct)} "
+        f"({100 * rate.low:.0f} to {words.percent(rate.high, 0)})"
+        for arm, rate in findings.failure_rates(evidence).items()
+    ]
+    if not rates:
+        return ""
+    return (
+        f"Failure rate of the confirmation runs, with its exact binomial 95 % interval: {words.listed(rates)}. A failed "
+        "run counts as guessing, so accuracies fall into two groups: no probabilities are given; see the medians too."
+    )
 
 
 def _searches(evidence: Evidence) -> list[dict[str, Any]]:
@@ -213,19 +231,39 @@ def _spend(table: pd.DataFrame, kind: str) -> list[tuple[str, list[tuple[float, 
 
 
 def _promise(evidence: Evidence) -> str:
+    """What the planner says of this study, from the spread of its own runs once there are any."""
     plan = evidence.plan
     runs = min((len(r.correct) for r in evidence.tuned.values()), default=plan.confirm_reserved)
-    level = max((min(r.mean, 0.999) for r in evidence.tuned.values()), default=None)
     try:
-        shown = promise(runs=runs, images=plan.data.test, rope=plan.rope, accuracy=level, arms=len(plan.arms))
-        return " ".join([shown, "What it would cost to decide, by estimate.", *price(plan, accuracy=level)])
+        nets = _nets(evidence)
+        shown = promise(runs=runs, images=plan.data.test, rope=plan.rope, measured=nets, arms=len(plan.arms))
+        cost = ["What a new study would cost that decides, by estimate.", *price(plan, measured=nets)]
+        return " ".join([shown, *cost, searches(plan)])
     except ValueError:
-        return ""
+        return searches(plan)
+
+
+def _nets(evidence: Evidence) -> Nets | None:
+    """As confirmed: the accuracy of the arm whose nets disagree most, and the run sd pooled over the arms.
+
+    A baseline run that failed says nothing of how trained nets differ, a failed confirmation run counts as
+    in the verdict. None before any confirmation run; raises Refused (a ValueError) when no setting has two.
+    """
+    if not evidence.tuned:
+        return None
+    level = max((r.mean for r in evidence.tuned.values()), key=disagreement)
+    whole = [r for r in evidence.default.values() if not r.guessed]
+    tables = [r.correct for r in (*evidence.tuned.values(), *whole)]
+    return Nets(accuracy=min(max(level, 0.001), 0.999), run_sd=max(RUN_SD, run_sd(tables)))
 
 
 def _verdict_json(evidence: Evidence, found: Findings, sections: Mapping[str, Section]) -> dict[str, Any]:
     plan, history = evidence.plan, evidence.history
-    verdicts = [asdict(v) for v in found.verdicts]
+    verdicts = [
+        asdict(v)
+        | (dict.fromkeys(("p_first", "p_tie", "p_second")) if v.failed_first + v.failed_second else {})
+        for v in found.verdicts
+    ]
     return {
         "format": FORMAT,
         "headline": found.headline,
@@ -235,11 +273,13 @@ def _verdict_json(evidence: Evidence, found: Findings, sections: Mapping[str, Se
         "rope": plan.rope,
         "arms": list(plan.arms),
         "accuracies": [_without_nan(row) for row in findings.accuracies(evidence).to_dict("records")],
+        "failure_rates": {arm: asdict(rate) for arm, rate in findings.failure_rates(evidence).items()},
         "gains": {c.arm: asdict(c.estimate) for c in found.gains},
         "defaults": [
             asdict(c.estimate) | {"label": c.label.replace("\n", " ").removeprefix("default: ")}
             for c in found.defaults
         ],
+        "default_confirmed": list(found.unchanged),
         "settings": {a: c.config for a, c in history.manifest.choices.items()} if history.manifest else {},
         "spend_seconds": {
             arm: {str(phase): history.spent(arm, phase) for phase in PHASES if history.spent(arm, phase) > 0}

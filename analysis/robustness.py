@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from analysis.evidence import Evidence
+from analysis.findings import Findings
 from analysis.section import Section, Table
 from analysis.words import counted, duration, listed, points
 from study.confirm import best_first, candidates
@@ -61,7 +62,7 @@ def replay(evidence: Evidence) -> list[Equal]:
     return [_equal(evidence, currency) for currency in CURRENCIES]
 
 
-def section(evidence: Evidence) -> Section:
+def section(evidence: Evidence, found: Findings) -> Section:
     """The currencies in words and numbers."""
     replayed = replay(evidence)
     if not replayed:
@@ -69,7 +70,7 @@ def section(evidence: Evidence) -> Section:
             "The searches cannot be cut to equal amounts yet: no setting has been frozen for confirmation."
         ]
         return Section(title=TITLE, text=tuple(told), facts={"currencies": [], "told": told})
-    told = [_leaders(replayed), *_standings(replayed)]
+    told = [_leaders(replayed), *_against_the_verdict(replayed, found), *_standings(replayed)]
     rows = tuple(
         (
             f"{equal.currency}: {f.arm}",
@@ -242,6 +243,21 @@ def _leaders(replayed: list[Equal]) -> str:
         f"The leader is not the same under all three: by the best validation accuracy found (optimistic), ahead are "
         f"{listed(each)}."
     )
+
+
+def _against_the_verdict(replayed: list[Equal], found: Findings) -> list[str]:
+    """Whether the test images put another arm first than validation did."""
+    if not found.verdicts or found.verdicts[0].delta == 0:
+        return []
+    ahead = found.verdicts[0].first
+    other = [f"{e.leader} at equal {e.currency}" for e in replayed if e.leader not in (None, ahead)]
+    if not other:
+        return []
+    told = (
+        f"That contradicts the verdict's leader: on the test images the confirmed setting of {ahead} has the highest mean, "
+        f"by validation {listed(other)}. The test images decide; the optimistic lead does not."
+    )
+    return [told]
 
 
 def _standings(replayed: list[Equal]) -> list[str]:

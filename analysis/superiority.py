@@ -39,6 +39,16 @@ class Superiority:
             return "not detectable"
         return "detectable and meaningful" if high > MEANINGFUL else "detectable, not meaningful"
 
+    def told(self, first: str, second: str) -> str:
+        """From the arm that wins more often."""
+        p, low, high = self.probability, self.low, self.high
+        if p < 0.5:
+            first, second, p, low, high = second, first, 1 - p, 1 - high, 1 - low
+        return (
+            f"a run of {first} beats a run of {second} with probability {p:.2f} "
+            f"({100 * self.confidence:g} % interval {low:.2f} to {high:.2f})"
+        )
+
 
 def superiority(first: Reals, second: Reals, *, confidence: float = 0.95) -> Superiority:
     """P(A > B) + P(A = B) / 2 from run accuracies, shapes (k_A,) and (k_B,).

@@ -107,8 +107,8 @@ def sensitivity(
     near = int((values >= top - within - 1e-12).sum())
     return Sensitivity(
         trials=size,
-        near=_binomial(near, size, confidence),
-        diverged=_binomial(int(sum(diverged)), size, confidence),
+        near=binomial(near, size, confidence),
+        diverged=binomial(int(sum(diverged)), size, confidence),
         best=top,
         within=within,
     )
@@ -164,7 +164,7 @@ def fixed_setting_trap(
     share, tail = float(wins.mean()), (1 - confidence) / 2
     low, high = (float(q) for q in np.quantile(shares, [tail, 1 - tail]))
     if share in (0.0, 1.0):
-        exact = _binomial(round(share * size), size, confidence)
+        exact = binomial(round(share * size), size, confidence)
         low, high = exact.low, exact.high
     return Trap(wrong=Interval(value=share, low=low, high=high), paired=settings is not None, settings=size)
 
@@ -220,6 +220,7 @@ def _paired(a: Reals, b: Reals, settings: tuple[Sequence[str], Sequence[str]]) -
     return np.array([places[0][name] for name in common]), np.array([places[1][name] for name in common])
 
 
-def _binomial(count: int, size: int, confidence: float) -> Interval:
+def binomial(count: int, size: int, confidence: float) -> Interval:
+    """A share with its exact interval (Clopper and Pearson 1934)."""
     exact = stats.binomtest(count, size).proportion_ci(confidence)
     return Interval(value=count / size, low=float(exact.low), high=float(exact.high))

@@ -10,15 +10,19 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from analysis.estimate import (
     Correct,
     Estimate,
+    Refused,
     crossed,
     half_width,
     permutation_p,
     rope_probabilities,
     welch,
 )
+from analysis.planner import POWER
 from analysis.words import counted, duration, listed, points
 
 Word = Literal["better", "better, size unclear", "practical tie", "inconclusive"]
@@ -35,7 +39,7 @@ def scope(islands: int, *, estimated: bool = True) -> str:
             "same kind. It is no answer for the search itself: another search may find other settings."
         )
     again = (
-        "What another search would give is told apart, over the searches."
+        "What another search would give is reported separately below, over the searches."
         if estimated
         else "It is no answer for the search itself: too few of the searches have a scored run of their own."
     )
@@ -58,13 +62,17 @@ class Runs:
     correct: Correct
     """Shape (k, n): run s is right on image i. A failed run is a row of guesses, never left out."""
     full_run: float
-    """Mean resource-seconds of one full run of this setting."""
-    guessed: int = 0
-    """Rows that stand for a failed run."""
+    """Resource-seconds that the epochs of one full run of this setting take, start-up left out."""
+    failed: tuple[int, ...] = ()
+    """Rows of guesses that stand for a failed run."""
 
     @property
     def accuracies(self) -> tuple[float, ...]:
         return tuple(float(a) for a in self.correct.mean(axis=1))
+
+    @property
+    def guessed(self) -> int:
+        return len(self.failed)
 
     @property
     def mean(self) -> float:
@@ -98,6 +106,9 @@ class Verdict:
     p_second: float
     k_first: int
     k_second: int
+    failed_first: int
+    """Of ``k_first``: rows of guesses. With any, the mean has two humps and the t posterior says little."""
+    failed_second: int
     n: int
     """Test images."""
     mean_first: float
@@ -135,14 +146,17 @@ def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1, islands: in
         word = "inconclusive"
     ahead = (first.arm if interval.delta > 0 else second.arm) if word.startswith("better") else None
     more_runs, images_needed = (
-        _what_would_decide(first, second, interval, rope) if word == "inconclusive" else (None, None)
+        _as_measured(first, second, interval, rope) if word == "inconclusive" else (None, None)
     )
     cheaper = _cheaper(first, second)
     p_second, p_tie, p_first = rope_probabilities(interval, rope)
     return Verdict(
         word=word,
-        sentence=_sentence(word, first.arm, second.arm, interval, rope, pairs),
-        advice=_advice(word, first, second, cheaper, more_runs, images_needed),
+        sentence=_sentence(word, first.arm, second.arm, interval, rope, pairs)
+        + _failures(first, second, interval),
+        advice=_what_would_decide(first, second, interval, rope)
+        if word == "inconclusive"
+        else _advice(word, first, second, cheaper),
         scope=scope(islands),
         first=first.arm,
         second=second.arm,
@@ -159,6 +173,8 @@ def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1, islands: in
         p_second=p_second,
         k_first=len(first.correct),
         k_second=len(second.correct),
+        failed_first=first.guessed,
+        failed_second=second.guessed,
         n=first.correct.shape[1],
         mean_first=first.mean,
         mean_second=second.mean,
@@ -173,12 +189,10 @@ def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1, islands: in
 def judge_all(arms: list[Runs], *, rope: float, islands: int = 1) -> list[Verdict]:
     """Every pair, simultaneously at 95 %; the leader (highest mean) against each other arm comes first.
 
-    Two arms keep the order in which they were named, so that the sign of delta is the reader's.
     Raises Refused below two arms or below two runs of an arm.
     """
-    if len(arms) > 2:
-        leader = max(arms, key=lambda runs: runs.mean)
-        arms = [leader, *(runs for runs in arms if runs is not leader)]
+    leader = max(arms, key=lambda runs: runs.mean, default=None)
+    arms = [runs for runs in arms if runs is leader] + [runs for runs in arms if runs is not leader]
     couples = list(itertools.combinations(arms, 2))
     return [judge(a, b, rope=rope, pairs=len(couples), islands=islands) for a, b in couples]
 
@@ -193,10 +207,17 @@ def headline(verdicts: list[Verdict]) -> str:
     for v in against:
         groups.setdefault(_SHORT[v.word], []).append(v.second)
     told = "; ".join(f"{word} {listed(names)}" for word, names in groups.items())
+    failed = [(leader, against[0].failed_first, against[0].k_first)]
+    failed += [(v.second, v.failed_second, v.k_second) for v in against]
     return (
         f"{leader} has the highest mean accuracy of {len(against) + 1} arms: {told} "
         f"(intervals that hold together at 95 % over {len(verdicts)} pairs)."
+        + "".join(f" {_of_runs(arm, count, k)} failed." for arm, count, k in failed if count)
     )
+
+
+def _of_runs(arm: str, failed: int, runs: int) -> str:
+    return f"{'One' if failed == 1 else failed} of {runs} {arm} runs"
 
 
 _SHORT: dict[Word, str] = {
@@ -238,44 +259,77 @@ def _sentence(word: Word, first: str, second: str, e: Estimate, rope: float, pai
             )
 
 
-def _advice(
-    word: Word, first: Runs, second: Runs, cheaper: str | None, more: int | None, images: int | None
-) -> str:
+def _failures(first: Runs, second: Runs, e: Estimate) -> str:
+    """Which runs failed, and whether the interval owes its width to them: half of it or less without."""
+    told = [_of_runs(r.arm, r.guessed, len(r.correct)) for r in (first, second) if r.guessed]
+    if not told:
+        return ""
+    whole = [np.delete(r.correct, r.failed, axis=0) for r in (first, second)]
+    try:
+        without = crossed(whole[0], whole[1], confidence=e.confidence)
+    except Refused:
+        return f" {listed(told)} failed."
+    alone = without.high - without.low < (e.high - e.low) / 2
+    return f" {listed(told)} failed{'; that alone makes the interval this wide' if alone else ''}."
+
+
+def _advice(word: Word, first: Runs, second: Runs, cheaper: str | None) -> str:
     dear, cheap = sorted((first.full_run, second.full_run), reverse=True)
     saving = f"its full run costs {100 * (1 - cheap / dear):.0f} % less" if cheaper else ""
     if word == "practical tie":
         return f"Take {cheaper}: {saving}." if cheaper else "Their full runs cost the same: take either."
-    if word == "inconclusive":
-        if more is not None:
-            return (
-                f"About {counted(more, 'more confirmation run')} per arm would decide, if the difference stays as "
-                f"measured (estimate); they would take {duration(more * (dear + cheap))} in all."
-            )
-        need = f": about {images} test images would be needed (estimate)" if images else ""
-        return f"It cannot be decided by more runs with this test set{need}."
     if cheaper is None:
         return "Their full runs cost the same."
     return f"{cheaper} is the cheaper one: {saving}."
 
 
-def _what_would_decide(first: Runs, second: Runs, e: Estimate, rope: float) -> tuple[int | None, int | None]:
-    """Runs to add per arm, or the images that are missing: half-width below max(|d|, r - |d|).
+def _what_would_decide(first: Runs, second: Runs, e: Estimate, rope: float) -> str:
+    """One sentence for two true differences: the measured one, and the margin."""
+    cost = first.full_run + second.full_run
 
-    Below |d| the interval leaves 0; below r - |d| it lies within the ROPE.
+    def told(more: int | None, images: int | None) -> str:
+        if more is not None:
+            many = counted(more, "more confirmation run")
+            return (
+                f"about {many} per arm would decide ({duration(more * cost)} in all)"
+                if more
+                else "these would do"
+            )
+        need = f": about {images} test images would be needed" if images else ""
+        return f"more runs with this test set cannot decide{need}"
+
+    measured, margin = _as_measured(first, second, e, rope), _takes(first, second, e, rope, POWER)
+    return (
+        f"With {100 * POWER:.0f} % power, {told(*measured)} for the measured {points(abs(e.delta))} pt; "
+        f"for the margin of {points(rope)} pt, {told(*margin)} (estimates)."
+    )
+
+
+def _as_measured(first: Runs, second: Runs, e: Estimate, rope: float) -> tuple[int | None, int | None]:
+    """If the true difference is d: whichever is easier, to leave 0 (|d| away) or to lie within the ROPE (r - |d|).
+
+    An interval may leave the ROPE on either side, hence the tie's larger quantile.
     """
-    target = max(abs(e.delta), rope - abs(e.delta))
+    lead, room = abs(e.delta), rope - abs(e.delta)
+    if lead >= room:
+        return _takes(first, second, e, lead, POWER)
+    return _takes(first, second, e, room, (1 + POWER) / 2)
 
-    def wide(runs: float) -> float:
-        return half_width(first.correct, second.correct, runs=runs, confidence=e.confidence)
+
+def _takes(
+    first: Runs, second: Runs, e: Estimate, target: float, power: float
+) -> tuple[int | None, int | None]:
+    """Runs to add per arm until a gap of ``target`` shows with this power, or the images that are missing."""
+
+    def shown(runs: float) -> float:
+        return half_width(first.correct, second.correct, runs=runs, confidence=e.confidence, power=power)
 
     images = first.correct.shape[1]
     have = min(len(first.correct), len(second.correct))
-    if target <= 0:
-        return None, None
-    if wide(math.inf) >= target:
-        return None, math.ceil(images * (wide(math.inf) / target) ** 2)
-    for more in itertools.chain(range(1, 50), range(50, MORE_RUNS_LIMIT + 1, 10)):
-        if wide(have + more) < target:
+    if shown(math.inf) >= target:
+        return None, math.ceil(images * (shown(math.inf) / target) ** 2)
+    for more in itertools.chain(range(50), range(50, MORE_RUNS_LIMIT + 1, 10)):
+        if shown(have + more) < target:
             return more, None
     return None, None
 

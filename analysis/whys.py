@@ -92,10 +92,16 @@ def _regularisation(
             if row["low"] > 0 or row["high"] < 0
             else "the interval includes 0, so neither arm is shown to regularise more"
         )
+        low, high = (row["low"], row["high"]) if row["delta"] > 0 else (-row["high"], -row["low"])
+        size = points(abs(row["delta"]))
+        than = (
+            f"the same for {larger} as for {smaller}"
+            if size == points(0)
+            else f"{size} pt larger for {larger} than for {smaller}"
+        )
         told.append(
             f"Regularisation, {row['kind']} runs: the gap from training to validation accuracy is "
-            f"{points(row['delta'], sign=True)} pt larger for {first} than for {second} ({level(confidence)} interval "
-            f"{points(row['low'], sign=True)} to {points(row['high'], sign=True)}); {seen}."
+            f"{than} ({level(confidence)} interval {points(low, sign=True)} to {points(high, sign=True)}); {seen}."
         )
     if not found:
         few = (
@@ -138,8 +144,10 @@ def _time(
         f"({level(confidence)} interval {low:.2f} to {high:.2f}, over {len(a)} and {len(b)} runs)"
     )
     if "resnext" in slow.lower() and "resnet" in fast.lower():
-        agrees = "agrees with" if low <= POST_RATIO <= high else "does not agree with"
-        told += f", which {agrees} the post's “about 30 % longer”."
+        within, even = low <= POST_RATIO <= high, low <= 1 <= high
+        agrees = "does not agree with" if not within else "does not contradict" if even else "agrees with"
+        told += f", which {agrees} the post's “about 30 % longer”"
+        told += "; no difference is not excluded either." if even else "."
     else:
         told += "; the post's “about 30 % longer” is about other arms."
     return told, {"slower": slow, "faster": fast, "ratio": ratio, "low": low, "high": high}

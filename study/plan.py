@@ -19,6 +19,10 @@ FILE = "plan.json"
 BASELINE_RUNS = 3
 SELECT_FLOOR = 5
 """Selection runs with two islands; a budget for one island only is too small for any search."""
+FULL_ISLANDS = 4
+"""Independent searches per arm from which an interval over searches is worth reading (method.md 2.3)."""
+ISLANDS = {FULL_ISLANDS: 40, 2: 16}
+"""Full runs per arm from which a share is divided into this many searches (method.md 2.3)."""
 SLICE_SHARE = (0.15, 0.2)
 """Aim and ceiling: part of the search share that goes to random configs which are never stopped (method.md 2.2, P2r)."""
 TUNING_RUNS_FLOOR = 8
@@ -248,6 +252,10 @@ class Plan:
         enough = self._budget_of(runs / CONFIRM_SHARE)
         return max(enough, self.smallest_budget, key=lambda budget: budget.seconds)
 
+    def budget_for_islands(self, islands: int) -> Budget:
+        """The smallest budget that is divided into 2 or 4 searches per arm, length kept. Raises KeyError for others."""
+        return self._budget_of(ISLANDS[islands])
+
     def _budget_of(self, full_runs: float) -> Budget:
         """What buys every arm this many full runs, in whole minutes and a little more."""
         share = self.overhead + full_runs * max(self.full_run(a) for a in self.arms)
@@ -262,7 +270,7 @@ class Plan:
     @property
     def islands(self) -> int:
         """Independent searches per arm: 4, 2 below 40 full runs per arm, 1 below 16 (method.md 2.3)."""
-        return 4 if self.full_runs >= 40 else 2 if self.full_runs >= 16 else 1
+        return next((islands for islands, runs in ISLANDS.items() if self.full_runs >= runs), 1)
 
     @property
     def candidates(self) -> int:

@@ -354,7 +354,8 @@ def _show(plan: Plan, console: Console) -> None:
         f"of {plan.epochs} epochs ({runs} each)\n"
         f"  of these {plans.BASELINE_RUNS} for the post's fixed setting, about {plan.tuning_runs:.1f} for the search "
         f"(ASHA decides at epochs {rungs}), {plan.select_runs} for selection and {plan.confirm_reserved} or more "
-        f"for confirmation, if costs hold\n  {promise}\n  " + "\n  ".join(planner.price(plan)),
+        f"for confirmation, if costs hold\n  "
+        + "\n  ".join([promise, *planner.price(plan), planner.searches(plan)]),
         markup=False,
     )
 

@@ -323,10 +323,13 @@ def write_run(
     confirmed: bool = True,
     slice_runs: int = 0,
     spaces: dict[str, dict[str, dict[str, Any]]] | None = None,
+    share: float = 2400.0,
 ) -> Path:
     """A complete run directory. ``failed``: confirmation runs of the last arm that diverged on top;
-    without ``confirmed`` the study stands after its search; ``slice_runs`` random settings; ``spaces`` as in the plan."""
-    question = replace(plan(arms, images=images, rope=rope), spaces=spaces or {})
+    without ``confirmed`` the study stands after its search; ``slice_runs`` random settings; ``spaces`` as in the plan;
+    ``share`` of the budget per arm, which decides on the searches."""
+    budget = Budget(seconds=share * len(arms), resource="cpu")
+    question = replace(plan(arms, images=images, rope=rope), spaces=spaces or {}, budget=budget)
     diary = Diary(folder, question, seed=seed)
     with diary.ledger:
         baseline = [diary.full(arm, "baseline", 3, level) for arm, level in zip(arms, default, strict=True)]

@@ -34,6 +34,7 @@ KEYS = [
     "crossed_high",
     "verdict",
     "scope",
+    "warning",
 ]
 LABELS = np.random.default_rng(0).integers(0, CLASSES, IMAGES)
 Ints = NDArray[np.int64]
@@ -227,6 +228,37 @@ def test_a_net_that_is_stored_twice_is_told(tmp_path: Path) -> None:
     assert "agree on every image" not in compare(*pair(tmp_path, a, b), rope=0.005).scope
 
 
+def test_a_side_against_itself_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = two()
+    sides = pair(tmp_path, a, b)
+    assert told(capsys, sides[0], sides[0]).startswith("Warning: 5 runs of ")
+    shared = pair(tmp_path / "shared", a, np.vstack([a[:1], b[1:]]))
+    assert "1 run of alpha and of beta name the same class" in facts(capsys, *shared)["warning"]
+    assert facts(capsys, *sides)["warning"] is None
+
+
+def test_who_wins_is_said_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = two()
+    sides = pair(tmp_path, a, b)
+    for order in (sides, sides[::-1]):
+        assert "a run of alpha beats a run of beta with probability 1.00" in told(capsys, *order)
+
+
+def test_a_reader_that_has_gone_is_no_fault(tmp_path: Path) -> None:
+    sides = pair(tmp_path, *two())
+    gone = subprocess.Popen(
+        [sys.executable, "-m", "analysis", "compare", *map(str, sides)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert gone.stdout is not None
+    assert gone.stderr is not None
+    gone.stdout.close()
+    assert gone.stderr.read() == b""
+    gone.stderr.close()
+    assert gone.wait(60) == 0
+
+
 def test_sides_of_one_name_are_told_apart(tmp_path: Path) -> None:
     a, b = two(runs=2)
     first = side(tmp_path / "x" / "net.npz", labels=LABELS, predictions=a)
@@ -255,6 +287,14 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "negative labels": ({"labels": LABELS - 1, "predictions": LABELS}, "from 0 on, not -1"),
     "negative predictions": ({"labels": LABELS, "predictions": LABELS - 1}, "from 0 on, not -1"),
     "few classes": ({"labels": LABELS, "probabilities": SOFT[:, :5]}, "label 9 is outside the 5 classes"),
+    "a label beyond": (
+        {"labels": LABELS, "predictions": LABELS % 5, "probabilities": SOFT[:, :5]},
+        "label 9 is outside the 5 classes",
+    ),
+    "a prediction beyond": (
+        {"labels": LABELS, "predictions": LABELS + 1, "probabilities": SOFT},
+        "prediction 10 is outside the 10 classes",
+    ),
     "no classes": ({"labels": LABELS, "probabilities": SOFT[:, :0]}, "do not fit"),
     "flat probabilities": ({"labels": LABELS, "probabilities": SOFT[:, 0]}, "probabilities must be"),
     "whole probabilities": ({"labels": LABELS, "probabilities": SOFT > 0.5}, "floating-point"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from analysis.__main__ import main
 from analysis.estimate import welch
 from analysis.evidence import read
 from analysis.report import write
+from study.records import Trial, decode, encode
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +40,15 @@ def told(run: Path) -> dict[str, Any]:
 
 def test_q3_is_welch_over_the_searches_own_runs(sliced: Path) -> None:
     evidence, body = read(sliced), told(sliced)["search_against_search"]
-    a, b = (np.array(evidence.islands[arm].accuracies) for arm in evidence.plan.arms)
-    expected = welch(a, b)
     (pair,) = body["pairs"]
+    a, b = (np.array(evidence.islands[pair[side]].accuracies) for side in ("first", "second"))
+    expected = welch(a, b)
     assert [pair[k] for k in ("delta", "low", "high")] == pytest.approx(
         [expected.delta, expected.low, expected.high]
     )
-    assert body["values"]["resnet8"] == pytest.approx(list(a))
-    assert "What another search would give is told apart" in told(sliced)["scope"]
-    assert "| resnet8 |" in (sliced / "report.md").read_text()
+    assert body["values"]["resnet8"] == pytest.approx(evidence.islands["resnet8"].accuracies)
+    assert "What another search would give is reported separately below" in told(sliced)["scope"]
+    assert "| resnet8, search 1 |" in (sliced / "report.md").read_text()
 
 
 def test_q3_and_scope_agree_when_a_search_left_no_run(tmp_path: Path, sliced: Path) -> None:
@@ -64,11 +66,8 @@ def test_q3_and_scope_agree_when_a_search_left_no_run(tmp_path: Path, sliced: Pa
     assert "It is no answer for the search itself" in body["scope"] == body["verdicts"][0]["scope"]
 
 
-def test_one_search_per_arm_says_so(tmp_path: Path, sliced: Path) -> None:
-    run = Path(shutil.copytree(sliced, tmp_path / "run"))
-    plan = json.loads((run / "plan.json").read_text())
-    plan["budget"]["seconds"] /= 3
-    (run / "plan.json").write_text(json.dumps(plan))
+def test_one_search_per_arm_says_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", share=800.0)
     assert read(run).plan.islands == 1
     write(run)
     assert told(run)["search_against_search"]["told"] == ["Q3 is not estimated: one search per arm."]
@@ -110,7 +109,7 @@ def told_after(run: Path) -> dict[str, Any]:
 def test_the_appendix_says_what_each_number_is_about(sliced: Path) -> None:
     (pair,) = told(sliced)["appendix"]["pairs"]
     evidence = read(sliced)
-    first, second = (evidence.tuned[arm].correct[0] for arm in evidence.plan.arms)
+    first, second = (evidence.tuned[pair[side]].correct[0] for side in ("first", "second"))
     assert (pair["nets"]["n10"], pair["nets"]["n01"]) == (
         int((first & ~second).sum()),
         int((~first & second).sum()),
@@ -153,8 +152,9 @@ def test_every_section_answers_or_says_why_not(bare: Path, tmp_path: Path) -> No
     for folder in (few, bare):
         text = (folder / "report.md").read_text()
         for needed in (
-            "Which parameters mattered for resnet8 is not known. Too few trials",
-            "How much resnet8 asks of its tuner is not known.",
+            "which parameters mattered for resnet8 and resnext8 (too few trials",
+            "Not known: ",
+            "how much tuning is asked by resnet8 and resnext8 (the random slice has 0 trials",
             "no crossing can be told",
             "--train-fraction 0.1",
             "--train-fraction 0.3",
@@ -166,7 +166,7 @@ def test_every_section_answers_or_says_why_not(bare: Path, tmp_path: Path) -> No
         "There is no verdict, and so no pair to look at.",
         "Ensembles of resnet8 and resnext8 are not compared.",
         "Regularisation of resnet8 and resnext8 cannot be compared",
-        "Whether one fixed setting would have misled is not known",
+        "whether one fixed setting would have misled about resnet8 and resnext8 (no arm",
     ):
         assert needed in text, needed
 
@@ -188,6 +188,7 @@ def test_the_trap_is_paired_and_only_asked_of_a_winner(tmp_path: Path) -> None:
 def test_whys_costs_and_ensembles_give_the_numbers_of_the_records(sliced: Path) -> None:
     evidence, body = read(sliced), told(sliced)
     time = body["whys"]["pairs"][0]["epoch_time"]
+    assert body["verdicts"][0]["delta"] > 0, "every difference is told from the leader"
     assert (time["slower"], time["ratio"]) == ("resnext8", pytest.approx(1.0))
     assert {(g["arm"], g["kind"]) for g in body["whys"]["gaps"]} == {
         (arm, kind) for arm in evidence.plan.arms for kind in ("confirmed", "random slice")
@@ -244,3 +245,41 @@ def test_runs_without_probabilities_are_no_ensemble(tmp_path: Path, sliced: Path
     np.savez(path, **kept)
     write(run)
     assert "arm0-confirm-1.npz has no probabilities that can be read" in (run / "report.md").read_text()
+
+
+def test_a_search_that_found_the_default_is_told_and_gains_nothing(tmp_path: Path, sliced: Path) -> None:
+    assert "nothing better than the default" not in (sliced / "report.md").read_text()
+    run = Path(shutil.copytree(sliced, tmp_path / "run"))
+    chosen = read(run).history.manifest
+    assert chosen is not None
+    lines = []
+    for line in (run / "ledger.jsonl").read_text().splitlines():
+        record = decode(line)
+        if isinstance(record, Trial) and (record.phase, record.arm) == ("baseline", "resnet8"):
+            line = encode(replace(record, config=chosen.choices["resnet8"].config))
+        lines.append(line + "\n")
+    (run / "ledger.jsonl").write_text("".join(lines))
+    assert told_after(run)["default_confirmed"] == ["resnet8"]
+    for page in ("report.html", "report.md"):
+        text = (run / page).read_text()
+        assert "resnet8: the search found nothing better than the default: both rows are the same" in text
+        assert "Tuning gained resnet8" not in text
+        assert "Tuning gained resnext8" in text
+        assert "the default itself" in text
+
+
+def test_a_failed_run_is_told_first_and_leaves_no_probabilities(tmp_path: Path, sliced: Path) -> None:
+    run = write_run(tmp_path / "run", failed=1)
+    body = told_after(run)
+    clause = "One of 6 resnext8 runs failed; that alone makes the interval this wide."
+    assert body["headline"].endswith(clause)
+    assert body["verdicts"][0]["p_tie"] is None
+    rate = body["failure_rates"]["resnext8"]
+    assert (rate["value"], rate["low"], rate["high"]) == pytest.approx((1 / 6, 0.00421, 0.64123), abs=1e-4)
+    for page in ("report.html", "report.md"):
+        text = (run / page).read_text()
+        assert "resnet8 0 of 5 (0 to 52 %) and resnext8 1 of 6 (0 to 64 %)" in text
+        assert "better by more than 0.50 pt" not in text
+        assert "median" in text
+        assert "better by more than 0.50 pt" in (sliced / page).read_text()
+    assert told(sliced)["failure_rates"] == {}

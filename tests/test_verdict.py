@@ -15,6 +15,7 @@ from analysis.estimate import (
     rope_probabilities,
 )
 from analysis.verdict import headline, judge, judge_all
+from analysis.words import points
 
 ROPE = 0.005
 
@@ -69,9 +70,24 @@ def test_inconclusive_says_what_would_decide() -> None:
     found = judge(arm("a", a), arm("b", b), rope=ROPE)
     assert found.word == "inconclusive"
     assert found.more_runs is not None
-    assert f"About {found.more_runs} more confirmation run" in found.advice
-    target = max(abs(found.delta), ROPE - abs(found.delta))
-    assert half_width(a, b, runs=3 + found.more_runs) < target <= half_width(a, b, runs=2 + found.more_runs)
+    assert f"about {found.more_runs} more confirmation run" in found.advice
+    assert f"for the measured {points(abs(found.delta))} pt; for the margin of 0.50 pt, about" in found.advice
+    lead, room = abs(found.delta), ROPE - abs(found.delta)
+    target, power = (lead, 0.8) if lead >= room else (room, 0.9)
+    enough, fewer = (
+        half_width(a, b, runs=have + found.more_runs, power=power) for have in (len(a), len(a) - 1)
+    )
+    assert enough < target <= fewer
+
+
+@pytest.mark.slow
+def test_as_many_runs_as_half_width_asks_for_decide_in_four_of_five_studies() -> None:
+    a, b = pair(16, runs=40, gap=0.01, run_sd=0.005)
+    enough = next(k for k in range(2, 40) if half_width(a, b, runs=k, power=0.8) < 0.01)
+    seen = 0
+    for seed in range(300):
+        seen += crossed(*pair(seed, runs=enough, gap=0.01, run_sd=0.005)).low > 0
+    assert seen / 300 == pytest.approx(0.8, abs=0.08)
 
 
 def test_inconclusive_says_when_the_images_are_too_few() -> None:
@@ -80,7 +96,7 @@ def test_inconclusive_says_when_the_images_are_too_few() -> None:
     assert (found.word, found.more_runs) == ("inconclusive", None)
     assert found.images_needed is not None
     assert found.images_needed > 300
-    assert "cannot be decided by more runs with this test set" in found.advice
+    assert "more runs with this test set cannot decide: about" in found.advice
 
 
 def test_half_width_at_hand_is_the_interval_of_the_verdict() -> None:
