@@ -19,6 +19,7 @@ def _hosts() -> None:
         pytest.skip(why)
 
 
+@pytest.mark.slow
 @pytest.mark.hosts
 def test_machines_come_for_a_study_that_waits_and_go_when_idle() -> None:
     done = alone(f"--budget 1cpu-hours {FLAGS} --plan", timeout=400)

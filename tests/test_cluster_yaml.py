@@ -86,6 +86,7 @@ def test_the_bucket_is_named_once() -> None:
     assert TEXT.count("YOUR-BUCKET") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.hosts
 def test_it_comes_up_runs_a_study_and_goes_down(tmp_path: Path) -> None:
     if why := missing():
