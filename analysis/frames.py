@@ -88,8 +88,8 @@ def activities(history: History, plan: Plan) -> pd.DataFrame:
             if trial.arm == arm:
                 known = 0.0
                 for epoch in history.epochs.get(trial.id, []):
-                    for activity in ("training", "evaluation", "start-up", "checkpoints"):
-                        seconds = getattr(epoch, _SECONDS[activity]) * plan.machine.fraction
+                    for activity, field in _SECONDS.items():
+                        seconds = getattr(epoch, field) * plan.machine.fraction
                         found[activity] += seconds
                         known += seconds
                 found["waiting"] += max(0.0, history.booked[trial.id] - known)

@@ -147,7 +147,7 @@ def _time(
         within, even = low <= POST_RATIO <= high, low <= 1 <= high
         agrees = "does not agree with" if not within else "does not contradict" if even else "agrees with"
         told += f", which {agrees} the post's “about 30 % longer”"
-        told += "; no difference is not excluded either." if even else "."
+        told += "; equal times are not excluded either." if even else "."
     else:
         told += "; the post's “about 30 % longer” is about other arms."
     return told, {"slower": slow, "faster": fast, "ratio": ratio, "low": low, "high": high}

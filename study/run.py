@@ -10,6 +10,7 @@ if __name__ == "__main__":
     # else study/ itself would be on the path, and `import study` would fail
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -259,7 +260,7 @@ def _take_up(
             "them back, or go on with --accept-changed-code: the report will say so"
         )
     if ledger.sessions:
-        ledger.add(resume.session(home, accepted=differs))
+        ledger.add(dataclasses.replace(now, accepted=differs))
     _begin(plan, ledger, prepared, home)
     done = sum(o.state != "failed" for o in ledger.outcomes.values())
     console.print(

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,10 +102,6 @@ class Schedule:
                         f"trial {trial.id} has a setting that the search of {trial.arm} does not have: {error}"
                     ) from error
         self._entered: dict[str, list[Config]] = {}
-        self._failed = dict.fromkeys(plan.arms, 0)
-        self._lasted = dict.fromkeys(plan.arms, 0)
-        for outcome in ledger.outcomes.values():
-            self._count(outcome)
         self._again: dict[str, tuple[float, str]] = {}
         """Trials to take up again: what they shall hold, and why."""
         for trial in ledger.open:
@@ -163,10 +159,11 @@ class Schedule:
 
     def _next_of(self, arm: str) -> Trial | None:
         ledger, plan = self.ledger, self.plan
-        if self._failed[arm] >= HOPELESS and not self._lasted[arm]:
+        failed = ledger.ends[arm, "failed"]
+        if failed >= HOPELESS and not ledger.ends[arm, "finished"] + ledger.ends[arm, "stopped"]:
             last = next(o for o in reversed(ledger.outcomes.values()) if ledger.trials[o.trial].arm == arm)
             raise confirm.GivenUpError(
-                f"arm {arm} is given up: all of its {self._failed[arm]} trials failed, the latest by {last.reason!r}. "
+                f"arm {arm} is given up: all of its {failed} trials failed, the latest by {last.reason!r}. "
                 "Mend or leave out this arm, and start a new study"
             )
         if len(ledger.of(arm, "baseline")) < BASELINE_RUNS:
@@ -365,7 +362,7 @@ class Schedule:
         self._losses[trial_id] = [*losses, (epochs, kind)]
         times = sum(loss[1] == kind for loss in self._losses[trial_id])
         fraction, most = hold.fraction, self._largest_fraction
-        own = times >= {"worker died": LOSSES, "hang": HANGS}.get(kind, LOSSES)
+        own = times >= (HANGS if kind == "hang" else LOSSES)
         if kind == "out of memory":
             own, fraction = fraction >= most, min(2 * fraction, most)
         said = f"{kind}: {reason}"
@@ -379,7 +376,7 @@ class Schedule:
         self._set_aside(trial_id, self._held[trial_id].fraction, reason)
 
     def _set_aside(self, trial_id: str, fraction: float, reason: str) -> None:
-        self.ledger.add(Beat(held={trial_id: self.held(trial_id)}))
+        self._book_held([trial_id])
         del self._held[trial_id]
         self._again[trial_id] = (fraction, reason)
 
@@ -394,23 +391,21 @@ class Schedule:
         now = self._clock()
         if self._held and now - self._beat >= max(BEAT_SECONDS, 0.1 * len(self._held)):
             self._beat = now
-            self.ledger.add(Beat(held={trial_id: self.held(trial_id) for trial_id in self._held}))
+            self._book_held(self._held)
 
     def leave(self) -> None:
         """The study stops here for now: book what is held; every open trial waits to be taken up again."""
         if self._held:
-            self.ledger.add(Beat(held={trial_id: self.held(trial_id) for trial_id in self._held}))
+            self._book_held(self._held)
             self._held.clear()
+
+    def _book_held(self, trials: Iterable[str]) -> None:
+        self.ledger.add(Beat(held={trial_id: self.held(trial_id) for trial_id in trials}))
 
     def patience(self, trial_id: str) -> float:
         """Wall seconds without a word after which a trial counts as hanging."""
         epoch = self.plan.epoch_cost(self.ledger.trials[trial_id].arm) / self.plan.machine.fraction
         return max(SILENCE_FLOOR, SILENCE_EPOCHS * epoch)
-
-    @property
-    def running(self) -> list[Trial]:
-        """The trials that hold a part of the machine now."""
-        return [self.ledger.trials[t] for t in self._held]
 
     def _book_end(self, trial: Trial, failure: str, cost: float) -> Outcome:
         epochs = self.ledger.epochs[trial.id]
@@ -423,14 +418,9 @@ class Schedule:
             cost=cost,
         )
         self.ledger.add(outcome)
-        self._count(outcome)
         if trial.phase == "search":
             self._searches[trial.arm, trial.island].tell(outcome, self.ledger.val_accuracy(trial.id))
         return outcome
-
-    def _count(self, outcome: Outcome) -> None:
-        counts = self._failed if outcome.state == "failed" else self._lasted
-        counts[self.ledger.trials[outcome.trial].arm] += 1
 
     # -- money
 
