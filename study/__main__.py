@@ -39,8 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return word(given, console)
     except (PlanError, LedgerError, DataError, EvidenceError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
-        return 2
+        said = str(error)
+    except OSError as error:  # a folder that may not be read, or a name that no file can have
+        said = f"{str(error.filename)[:200]}: {error.strerror}"
+    Console(stderr=True, soft_wrap=True).print(f"error: {said}", markup=False, highlight=False)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:

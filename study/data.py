@@ -22,6 +22,8 @@ __all__ = ["DataError", "Images", "Prepared", "names", "prepare", "split", "unse
 
 CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 """Our names -> torchvision's classes."""
+FEW = 10
+"""So many classes are named in a message."""
 SMALLEST_TEST = 2
 SMALLEST_CLASS = 3
 """Images per class under which training, validation and test cannot all have one."""
@@ -98,6 +100,8 @@ def prepare(spec: str, *, seed: int, root: Path) -> Prepared:
     folder that downloads go to. Raises DataError.
     """
     kind, _, rest = spec.partition(":")
+    if shown(spec) != spec:
+        raise DataError(f"the name {shown(spec)} is no text in the system's encoding: rename the folder")
     if kind == "folder" and rest:
         return _folder(spec, rest, seed)
     if spec == "digits":
@@ -223,7 +227,7 @@ def _folder(spec: str, given: str, seed: int) -> Prepared:
         absent = sorted({train.classes[i] for i in set(train.labels) - set(test.labels)})
         notes += ["val/ is the test part"] if part.name == "val" else []
         notes += ["val/ is left unused"] if part.name == "test" and _class_folders(path / "val") else []
-        notes += [f"no test images of {', '.join(absent)}"] if absent else []
+        notes += [f"no test images of {_few(absent)}"] if absent else []
     pools, note = decode_all([listing.files for listing in listings])
     notes += [note] if note else []
     images = [
@@ -259,7 +263,7 @@ def _listing(part: Path, known: tuple[str, ...] | None) -> _Listing:
         )
     classes = known or tuple(shown(p.name) for p in folders)
     if extra := sorted({shown(p.name) for p in folders} - set(classes)):
-        raise DataError(f"{shown(part)} has classes that train/ has not: {', '.join(extra)}. Remove them")
+        raise DataError(f"{shown(part)} has classes that train/ has not: {_few(extra)}. Remove them")
     files: list[Path] = []
     labels: list[int] = []
     skipped = 0
@@ -272,6 +276,12 @@ def _listing(part: Path, known: tuple[str, ...] | None) -> _Listing:
     if not files:
         raise DataError(f"{shown(part)} holds no images; known suffixes: {' '.join(sorted(SUFFIXES))}")
     return _Listing(classes, files, labels, skipped)
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first of many names."""
+    more = f" and {len(names) - FEW} more classes" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more
 
 
 def _check_classes(spec: str, classes: tuple[str, ...], labels: Sequence[int] | NDArray[np.int64]) -> None:

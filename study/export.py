@@ -16,7 +16,7 @@ import search_spaces
 from study import checkpoint, ledger
 from study.augment import normalise
 from study.ledger import History
-from study.plan import FILE, Plan, PlanError
+from study.plan import Plan, PlanError
 from study.records import Trial
 from study.train import build
 from study.worker import image_spec
@@ -41,8 +41,7 @@ def export(home: Path, arm: str, out: Path) -> list[str]:
     It is the confirmation run with the best validation accuracy: the test set has no say. Raises PlanError when the
     arm has no confirmed net yet, or its weights are gone.
     """
-    plan = Plan.load(home / FILE)
-    history = ledger.read(home / ledger.FILE)
+    plan, history = ledger.load(home)
     trial = _best(plan, history, home, arm)
     path = checkpoint.path_of(home, trial.id)
     state = checkpoint.load(path, torch.device("cpu"))

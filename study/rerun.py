@@ -8,7 +8,7 @@ from rich.table import Table
 
 from study import ledger, resume
 from study.data import prepare
-from study.plan import FILE, Plan, PlanError
+from study.plan import PlanError
 from study.records import Epoch
 from study.train import DivergedError
 from study.worker import device_of, start
@@ -22,8 +22,7 @@ def rerun(home: Path, trial_id: str) -> tuple[Table, bool]:
     Raises PlanError when there is no such trial, the data is not what it was, or the machine has no GPU where
     the study had one.
     """
-    plan = Plan.load(home / FILE)
-    history = ledger.read(home / ledger.FILE)
+    plan, history = ledger.load(home)
     trial = history.trials.get(trial_id)
     if trial is None:
         raise PlanError(

@@ -205,6 +205,7 @@ def first_line(error: BaseException) -> str:
 
 
 def told(line: str) -> str:
-    """The line as a record or a terminal may have it: not too long, and without the name of the user's home."""
+    """The line as a record or a terminal may have it: printable, not too long, without the name of the user's home."""
     home = str(Path.home())
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     return (line.replace(home, "~") if len(home) > 1 else line)[:300]

@@ -10,9 +10,10 @@ import pytest
 from synthetic import write_run
 
 from analysis.__main__ import main
-from study.ledger import Ledger, LedgerError, check, read
+from study.__main__ import main as study_command
+from study.ledger import Ledger, LedgerError, check, check_links, load, plan_hash, read
 from study.plan import Plan
-from study.records import Cost, Record, Trial, Tuning, encode
+from study.records import Cost, Record, Session, Trial, Tuning, encode
 
 
 @pytest.fixture
@@ -101,3 +102,28 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture[st
     bomb.write_bytes(bytes(packed[:directory]) + many * entries + bytes(end))
     assert main(["compare", str(bomb), str(bomb)]) == 2
     assert "too large for this machine's memory" in capsys.readouterr().err
+
+
+def test_a_tools_own_links_are_no_matter(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As W&B makes them in its folder."""
+    (run / "wandb" / "offline-run-1").mkdir(parents=True)
+    (run / "wandb" / "latest-run").symlink_to("offline-run-1")
+    check_links(run)
+    (run / "predictions" / "wandb").mkdir()
+    (run / "predictions" / "wandb" / "x").symlink_to("/tmp")
+    assert "is a link" in refused(capsys, run)
+
+
+def test_a_plan_that_was_edited_after_the_study_began_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A margin that is chosen when the result is known makes any verdict."""
+    session = Session(plan=plan_hash(run), code={}, versions={}, accepted="")
+    with (run / "ledger.jsonl").open("a") as file:
+        file.write(encode(session) + "\n")
+    load(run)
+    dataclasses.replace(Plan.load(run / "plan.json"), rope=0.15).save(run / "plan.json")
+    assert "not the one that the study began with" in refused(capsys, run)
+    for words in (["status", str(run)], ["export", str(run), "resnet8"], ["log", str(run), "--to", "optuna"]):
+        assert study_command(words) == 2
+        assert "not the one that the study began with" in capsys.readouterr().err
