@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.images import SUFFIXES, DataError, Images, decode_all, shown
-from study.plan import DataCard
+from study.plan import DataCard, Plan
 from study.records import Manifest
 
-__all__ = ["DataError", "Images", "Prepared", "names", "prepare", "split", "unseal"]
+__all__ = ["DataError", "Images", "Prepared", "names", "prepare", "split", "split_for", "unseal"]
 
 CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 """Our names -> torchvision's classes."""
@@ -158,6 +158,17 @@ def split(labels: NDArray[np.int64], *, val: int, seed: int) -> tuple[NDArray[np
     for label, count in enumerate(taken):
         held_out[rng.permutation(np.flatnonzero(classes == label))[:count]] = True
     return np.flatnonzero(~held_out).astype(np.int64), np.flatnonzero(held_out).astype(np.int64)
+
+
+def split_for(
+    plan: Plan, labels: NDArray[np.int64], *, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions that a run of the plan trains on, and those that it validates on. Raises DataError as ``split``."""
+    train, val = split(labels, val=plan.val_images, seed=seed)
+    if plan.train_fraction < 1:
+        _, kept = split(labels[train], val=plan.train_images, seed=seed + 1)
+        train = train[kept]
+    return train, val
 
 
 def _digits(seed: int) -> Prepared:

@@ -80,9 +80,10 @@ class Windows:
         """Never waits and never raises."""
         self._records.put(record)
 
-    def close(self) -> None:
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Wait so long for slow tools; what they have not shown then, ``python -m study log`` will."""
         self._records.put(None)
-        self._thread.join(CLOSE_SECONDS)
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         history = History()

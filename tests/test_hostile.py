@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +13,11 @@ from synthetic import write_run
 
 from analysis.__main__ import main
 from study.__main__ import main as study_command
+from study.leaving import SIGNALS
 from study.ledger import Ledger, LedgerError, check, check_links, load, plan_hash, read
 from study.plan import Plan
 from study.records import Cost, Record, Session, Trial, Tuning, encode
+from study.run import main as study_main
 
 
 @pytest.fixture
@@ -127,3 +131,34 @@ def test_a_plan_that_was_edited_after_the_study_began_is_refused(
     for words in (["status", str(run)], ["export", str(run), "resnet8"], ["log", str(run), "--to", "optuna"]):
         assert study_command(words) == 2
         assert "not the one that the study began with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "address", ["auto", "h:\N{SUPERSCRIPT TWO}", "n" * 70 + ":80", "127.0.0.1:99999", ":1"]
+)
+def test_an_address_that_is_none_is_one_sentence(address: str) -> None:
+    from study.cluster import ClusterError, _knock
+
+    with pytest.raises(ClusterError, match="no HOST:PORT|cannot be reached"):
+        _knock(address)
+
+
+def test_a_ledger_stays_though_the_plan_beside_it_is_gone(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(*_: object) -> None:
+        (run / "plan.json").unlink()
+        raise OSError(28, "No space left on device", str(run / "predictions"))
+
+    before = (run / "ledger.jsonl").read_bytes()
+    monkeypatch.setattr("study.run._study", breaks)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # main wraps them
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        assert study_main(["--resume", str(run)]) == 3
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert "predictions: No space left on device" in capsys.readouterr().err
+    assert (run / "ledger.jsonl").read_bytes() == before
