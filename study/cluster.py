@@ -279,11 +279,11 @@ def run_tasks(
         try:
             result = ray.get(done)
         except ray.exceptions.RayError as error:
-            raise StudyError(f"the task {function.__name__}({key}) failed: {_last_line(error)}") from error
+            raise StudyError(f"the task {function.__name__}({key}) failed: {last_line(error)}") from error
         yield key, result, seconds
 
 
-def _last_line(error: BaseException | None) -> str:
+def last_line(error: BaseException | None) -> str:
     """What was wrong, of an error that Ray brings with its whole traceback."""
     lines = [line for line in str(error or "").splitlines() if line.strip()]
     return told(lines[-1].strip()) if lines else "no reason given"
@@ -555,7 +555,7 @@ class _Runner(tune.Callback):
         self._trials.pop(trial_id, None)
         if self.leaving():
             return  # it goes on from its last checkpoint when the study does
-        said = _last_line(error)
+        said = last_line(error)
         out_of_memory = isinstance(error, ray.exceptions.OutOfMemoryError) or "memory usage" in str(error)
         try:
             if trial_id not in self._spoke:

@@ -101,7 +101,7 @@ def prepare(spec: str, *, seed: int, root: Path) -> Prepared:
     """
     kind, _, rest = spec.partition(":")
     if shown(spec) != spec:
-        raise DataError(f"the name {shown(spec)} is no text in the system's encoding: rename the folder")
+        raise DataError(f"the name {shown(spec)} is no text, or more than a line: rename the folder")
     if kind == "folder" and rest:
         return _folder(spec, rest, seed)
     if spec == "digits":

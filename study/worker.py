@@ -155,8 +155,11 @@ class StudyTrial(tune.Trainable):
         self._run = training(self._plan, self._trial, self._pool, self._device)
         state = checkpoint.load(self._path, self._device) if self._again else None
         if state is not None:
-            self._measures = state["measures"]
-            self._run.load(state)
+            try:
+                self._run.load(state)
+                self._measures = state["measures"]
+            except (KeyError, RuntimeError, ValueError):  # of other code, whose change was accepted
+                self._run = training(self._plan, self._trial, self._pool, self._device)
         self._startup = time.monotonic() - began
         if not self._again:
             return {}

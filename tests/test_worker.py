@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_train import CPU, a_trial, digits, plan  # noqa: F401  # the fixtures
 
+from study import checkpoint
 from study.data import Prepared
 from study.plan import Plan
 from study.records import asdict
@@ -50,6 +51,22 @@ def test_what_the_checkpoint_has_and_the_ledger_has_not_was_not_trained_in_vain(
     assert told_again[0]["epoch"]["val_loss"] == second["val_loss"]
     _, whole = start(plan, a_trial(epochs=3), digits.train, CPU)
     assert told_again[-1]["epoch"]["val_loss"] == list(whole)[-1].val_loss
+
+
+@pytest.mark.parametrize("net", [{}, {"other.weight": torch.zeros(3)}])
+def test_a_checkpoint_of_other_code_is_left_and_the_trial_begins_anew(
+    plan: Plan,  # noqa: F811
+    digits: Prepared,  # noqa: F811
+    tmp_path: Path,
+    net: dict[str, torch.Tensor],
+) -> None:
+    """A change that was accepted is no failure of the trials that it met."""
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint.save(tmp_path / "checkpoints" / "t.pt", {"epoch": 1, "measures": [{}], "net": net})
+    again = a_worker(plan, digits, tmp_path, epochs=1, again=True)
+    assert again.step()["resumed"] == {"epoch": 0, "seconds": 0.0}
+    _, whole = start(plan, a_trial(epochs=3), digits.train, CPU)
+    assert told(again, upto=1)[-1]["epoch"]["val_loss"] == next(whole).val_loss
 
 
 def test_memory_that_ran_out_is_told_from_an_arms_own_fault() -> None:
