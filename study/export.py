@@ -49,7 +49,10 @@ def export(home: Path, arm: str, out: Path) -> list[str]:
         raise PlanError(f"the weights of {trial.id} are gone: there is no whole {path}")
     images = image_spec(plan.data)
     net = build(search_spaces.load(arm), trial.config, images, seed=0, device=torch.device("cpu"))
-    net.load_state_dict(state["net"])
+    try:
+        net.load_state_dict(state["net"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise PlanError(f"{path} holds no weights of {trial.id} as {arm} is built now") from error
     score = history.scores.get(trial.id)
     card = {
         "arm": arm,

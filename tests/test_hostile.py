@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from synthetic import write_run
 
 from analysis.__main__ import main
@@ -16,7 +17,7 @@ from study.__main__ import main as study_command
 from study.leaving import SIGNALS
 from study.ledger import Ledger, LedgerError, check, check_links, load, plan_hash, read
 from study.plan import Plan
-from study.records import Cost, Record, Session, Trial, Tuning, encode
+from study.records import Cost, Epoch, Outcome, Record, Session, Trial, Tuning, decode, encode
 from study.run import main as study_main
 
 
@@ -162,3 +163,32 @@ def test_a_ledger_stays_though_the_plan_beside_it_is_gone(
             signal.signal(number, handler)
     assert "predictions: No space left on device" in capsys.readouterr().err
     assert (run / "ledger.jsonl").read_bytes() == before
+
+
+def test_what_looks_like_an_order_to_the_terminal_is_shown_as_it_is(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = (run / "plan.json").read_text().replace("resnet8", "[/b]")
+    (run / "plan.json").write_text(body)
+    (run / "ledger.jsonl").write_text("")
+    assert study_command(["status", str(run)]) == 0
+    assert "[/b]" in capsys.readouterr().out
+
+
+def test_weights_of_something_else_are_no_traceback(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = (run / "plan.json").read_text().replace("resnet8", "tiny_resnet")
+    (run / "plan.json").write_text(body)
+    ledger = (run / "ledger.jsonl").read_text().splitlines()
+    records = [
+        dataclasses.replace(record, arm="tiny_resnet")
+        if isinstance(record, Trial) and record.arm == "resnet8"
+        else record
+        for record in map(decode, ledger)
+        if isinstance(record, Trial | Epoch | Outcome)
+    ]
+    (run / "ledger.jsonl").write_text("".join(encode(record) + "\n" for record in records))
+    (run / "checkpoints").mkdir()
+    for trial in read(run / "ledger.jsonl").full_length("tiny_resnet", "confirm"):
+        torch.save({"net": {"odd": torch.zeros(1)}}, run / "checkpoints" / f"{trial.id}.pt")
+    assert study_command(["export", str(run), "tiny_resnet"]) == 2
+    assert "holds no weights of" in capsys.readouterr().err

@@ -177,13 +177,23 @@ def ledger_torn(session: subprocess.Popen[str], home: Path, dice: random.Random)
 
 
 def checkpoint_torn(session: subprocess.Popen[str], home: Path, dice: random.Random) -> str:
+    """Of a running trial, and of a net that is done."""
+    until = time.monotonic() + 30
+    while session.poll() is None and time.monotonic() < until:
+        open_trials = {t.id for t in read(home / "ledger.jsonl").open}
+        if any(p.stem in open_trials for p in (home / "checkpoints").iterdir()):
+            break
+        time.sleep(0.01)
     session.kill()
     session.wait()
-    open_trials = {t.id for t in read(home / "ledger.jsonl").open}
-    torn = [p for p in (home / "checkpoints").iterdir() if p.stem in open_trials]
-    for path in torn:
+    there = sorted((home / "checkpoints").glob("*.pt"))
+    history = read(home / "ledger.jsonl")
+    open_trials = {t.id for t in history.open}
+    torn = [p for p in there if p.stem in open_trials]
+    done = [p for p in there if history.finished(p.stem)]
+    for path in [*torn, *([dice.choice(done)] if done else [])]:
         path.write_bytes(path.read_bytes()[: dice.randrange(path.stat().st_size)])
-    return f"driver killed, {len(torn)} checkpoint torn"
+    return f"driver killed, {len(torn)} checkpoint torn, and {min(1, len(done))} net that was done"
 
 
 def disk_full(session: subprocess.Popen[str], home: Path, dice: random.Random) -> str:
@@ -283,7 +293,7 @@ def broken(
     a worker to break, or a study that watches its disk, as long as trials run.
     """
     session = ground.session(home, clocked=clocked)
-    training = fault in ("worker killed", "worker hangs", "disk full")
+    training = fault in ("worker killed", "worker hangs", "checkpoint torn", "disk full")
     moment = dice.randrange(1, so_far(undisturbed, training=training))
     until = time.monotonic() + LIMIT
     while session.poll() is None and time.monotonic() < until:
