@@ -8,6 +8,7 @@ elsewhere; a study in a folder called compare is ./compare. Exit codes: 0 done, 
 # ruff: noqa: T201 - a command speaks to its user
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -40,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
         report = write(given.run)
     except EvidenceError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a name that no file can have, or a folder that may not be read
+        print(f"error: {str(error.filename)[:200]}: {error.strerror}", file=sys.stderr)
         return 2
     if given.expect is not None and given.expect not in report.arms:
         print(
@@ -86,6 +90,8 @@ def _compare(arguments: list[str]) -> int:
 
 def _say(*lines: str) -> None:
     """Print; a reader that has gone (``| head``) has read enough, and the exit code stands."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that has no such letter
     try:
         print(*lines, sep="\n", flush=True)
     except BrokenPipeError:

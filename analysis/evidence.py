@@ -67,14 +67,9 @@ def read(run: Path) -> Evidence:
     if not run.is_dir():
         raise EvidenceError(f"{run} is no folder: give the folder of a study, as in runs/ID")
     try:
-        ledger.check_links(run)
-        question, history = plan.Plan.load(run / plan.FILE), ledger.read(run / ledger.FILE)
+        question, history = ledger.load(run)
     except (plan.PlanError, ledger.LedgerError) as error:
         raise EvidenceError(str(error)) from error
-    try:
-        ledger.check(history, question)
-    except ledger.LedgerError as error:
-        raise EvidenceError(f"{run / ledger.FILE}: {error}") from error
     shelf = _Shelf(run / PREDICTIONS, history, len(question.data.classes))
 
     def shelved(trials: Callable[[str], list[Trial]]) -> dict[str, Runs]:

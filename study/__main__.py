@@ -14,6 +14,7 @@ if __name__ == "__main__":
 
 from rich.console import Console
 
+from search_spaces import ArmError
 from study.plan import PlanError
 
 WORDS = """\
@@ -29,7 +30,10 @@ words:
 def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     console = Console(
-        width=None if sys.stdout.isatty() else 120, soft_wrap=not sys.stdout.isatty(), highlight=False
+        width=None if sys.stdout.isatty() else 120,
+        soft_wrap=not sys.stdout.isatty(),
+        highlight=False,
+        markup=False,
     )
     word: Callable[[argparse.Namespace, Console], int] = given.word
     from analysis.evidence import EvidenceError
@@ -38,9 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         return word(given, console)
-    except (PlanError, LedgerError, DataError, EvidenceError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
-        return 2
+    except (PlanError, LedgerError, DataError, EvidenceError, ArmError) as error:
+        said = str(error)
+    except OSError as error:  # a folder that may not be read, or a name that no file can have
+        said = f"{str(error.filename)[:200]}: {error.strerror}"
+    Console(stderr=True, soft_wrap=True).print(f"error: {said}", markup=False, highlight=False)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -52,6 +52,11 @@ def load(path: Path, device: torch.device) -> dict[str, Any] | None:
     return None
 
 
+def is_whole(path: Path) -> bool:
+    """Whether the newest checkpoint at ``path`` is there to its end, without reading it all."""
+    return zipfile.is_zipfile(path)
+
+
 def keep_only(path: Path) -> None:
     """Forget the one before: this one is final."""
     _before(path).unlink(missing_ok=True)

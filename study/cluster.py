@@ -34,6 +34,7 @@ os.environ.update(
 )
 
 import ray
+import ray.exceptions
 from ray import tune
 from ray._private import ray_constants
 from ray._raylet import Config  # type: ignore[attr-defined]
@@ -176,11 +177,11 @@ def _keep_token_private() -> None:
 def _knock(address: str) -> None:
     """Raises ClusterError when nothing listens there: Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not (port.isascii() and port.isdigit()):
         raise ClusterError(f"--address {address!r} is no HOST:PORT, as in 127.0.0.1:6379")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise ClusterError(
             f"Ray cannot be reached at {address}: {error}. Start it there with: ray start --head"
         ) from error
@@ -264,7 +265,8 @@ def run_tasks(
 ) -> Iterator[tuple[str, Result, float]]:
     """Run ``function(*args)`` for every job, one per slot at a time: (key, result, resource-seconds held).
 
-    A job is held from when a slot is free for it to its end, start-up of its process included.
+    A job is held from when a slot is free for it to its end, start-up of its process included. Raises StudyError
+    when one fails, or loses its worker three times.
     """
     held = resources(machine, machine.fraction)
     remote = ray.remote(function).options(num_cpus=held["CPU"], num_gpus=held.get("GPU", 0), max_retries=3)
@@ -277,7 +279,17 @@ def run_tasks(
         (done,), _ = ray.wait(list(running), num_returns=1)
         key, since = running.pop(done)
         seconds = (time.monotonic() - since) * machine.fraction
-        yield key, ray.get(done), seconds
+        try:
+            result = ray.get(done)
+        except ray.exceptions.RayError as error:
+            raise StudyError(f"the task {function.__name__}({key}) failed: {last_line(error)}") from error
+        yield key, result, seconds
+
+
+def last_line(error: BaseException | None) -> str:
+    """What was wrong, of an error that Ray brings with its whole traceback."""
+    lines = [line for line in str(error or "").splitlines() if line.strip()]
+    return told(lines[-1].strip()) if lines else "no reason given"
 
 
 def run_trials(

@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.images import SUFFIXES, DataError, Images, decode_all, shown
-from study.plan import DataCard
+from study.plan import DataCard, Plan
 from study.records import Manifest
 
-__all__ = ["DataError", "Images", "Prepared", "names", "prepare", "split", "unseal"]
+__all__ = ["DataError", "Images", "Prepared", "names", "prepare", "split", "split_for", "unseal"]
 
 CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 """Our names -> torchvision's classes."""
+FEW = 10
+"""So many classes are named in a message."""
 SMALLEST_TEST = 2
 SMALLEST_CLASS = 3
 """Images per class under which training, validation and test cannot all have one."""
@@ -98,6 +100,8 @@ def prepare(spec: str, *, seed: int, root: Path) -> Prepared:
     folder that downloads go to. Raises DataError.
     """
     kind, _, rest = spec.partition(":")
+    if shown(spec) != spec:
+        raise DataError(f"the name {shown(spec)} is no text, or more than a line: rename the folder")
     if kind == "folder" and rest:
         return _folder(spec, rest, seed)
     if spec == "digits":
@@ -154,6 +158,17 @@ def split(labels: NDArray[np.int64], *, val: int, seed: int) -> tuple[NDArray[np
     for label, count in enumerate(taken):
         held_out[rng.permutation(np.flatnonzero(classes == label))[:count]] = True
     return np.flatnonzero(~held_out).astype(np.int64), np.flatnonzero(held_out).astype(np.int64)
+
+
+def split_for(
+    plan: Plan, labels: NDArray[np.int64], *, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions that a run of the plan trains on, and those that it validates on. Raises DataError as ``split``."""
+    train, val = split(labels, val=plan.val_images, seed=seed)
+    if plan.train_fraction < 1:
+        _, kept = split(labels[train], val=plan.train_images, seed=seed + 1)
+        train = train[kept]
+    return train, val
 
 
 def _digits(seed: int) -> Prepared:
@@ -223,7 +238,7 @@ def _folder(spec: str, given: str, seed: int) -> Prepared:
         absent = sorted({train.classes[i] for i in set(train.labels) - set(test.labels)})
         notes += ["val/ is the test part"] if part.name == "val" else []
         notes += ["val/ is left unused"] if part.name == "test" and _class_folders(path / "val") else []
-        notes += [f"no test images of {', '.join(absent)}"] if absent else []
+        notes += [f"no test images of {_few(absent)}"] if absent else []
     pools, note = decode_all([listing.files for listing in listings])
     notes += [note] if note else []
     images = [
@@ -259,7 +274,7 @@ def _listing(part: Path, known: tuple[str, ...] | None) -> _Listing:
         )
     classes = known or tuple(shown(p.name) for p in folders)
     if extra := sorted({shown(p.name) for p in folders} - set(classes)):
-        raise DataError(f"{shown(part)} has classes that train/ has not: {', '.join(extra)}. Remove them")
+        raise DataError(f"{shown(part)} has classes that train/ has not: {_few(extra)}. Remove them")
     files: list[Path] = []
     labels: list[int] = []
     skipped = 0
@@ -272,6 +287,12 @@ def _listing(part: Path, known: tuple[str, ...] | None) -> _Listing:
     if not files:
         raise DataError(f"{shown(part)} holds no images; known suffixes: {' '.join(sorted(SUFFIXES))}")
     return _Listing(classes, files, labels, skipped)
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first of many names."""
+    more = f" and {len(names) - FEW} more classes" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more
 
 
 def _check_classes(spec: str, classes: tuple[str, ...], labels: Sequence[int] | NDArray[np.int64]) -> None:

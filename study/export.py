@@ -16,7 +16,7 @@ import search_spaces
 from study import checkpoint, ledger
 from study.augment import normalise
 from study.ledger import History
-from study.plan import FILE, Plan, PlanError
+from study.plan import Plan, PlanError
 from study.records import Trial
 from study.train import build
 from study.worker import image_spec
@@ -41,8 +41,7 @@ def export(home: Path, arm: str, out: Path) -> list[str]:
     It is the confirmation run with the best validation accuracy: the test set has no say. Raises PlanError when the
     arm has no confirmed net yet, or its weights are gone.
     """
-    plan = Plan.load(home / FILE)
-    history = ledger.read(home / ledger.FILE)
+    plan, history = ledger.load(home)
     trial = _best(plan, history, home, arm)
     path = checkpoint.path_of(home, trial.id)
     state = checkpoint.load(path, torch.device("cpu"))
@@ -50,7 +49,10 @@ def export(home: Path, arm: str, out: Path) -> list[str]:
         raise PlanError(f"the weights of {trial.id} are gone: there is no whole {path}")
     images = image_spec(plan.data)
     net = build(search_spaces.load(arm), trial.config, images, seed=0, device=torch.device("cpu"))
-    net.load_state_dict(state["net"])
+    try:
+        net.load_state_dict(state["net"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise PlanError(f"{path} holds no weights of {trial.id} as {arm} is built now") from error
     score = history.scores.get(trial.id)
     card = {
         "arm": arm,

@@ -5,6 +5,7 @@ so the result is too. A file that cannot be decoded is named, never skipped.
 """
 
 import os
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -146,5 +147,6 @@ def check_memory(needed: int, available: int, *, what: str) -> None:
 
 
 def shown(name: Path | str) -> str:
-    """A path or file name that can be printed, whatever bytes it is made of."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A path or file name that can be printed, whatever bytes it is made of: on one line, and no order to a terminal."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(ascii(c)[1:-1] if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)

@@ -4,6 +4,7 @@ SIGTERM is what a spot machine or a batch system sends before it takes the machi
 terminal sends.
 """
 
+import io
 import os
 import signal
 import sys
@@ -79,5 +80,8 @@ class Sturdy:
 
 
 def sturdy_output() -> None:
-    """Make standard output and error outlive their terminal."""
+    """Make standard output and error outlive their terminal, and write any name of a file."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.stdout, sys.stderr = Sturdy(sys.stdout), Sturdy(sys.stderr)

@@ -5,16 +5,19 @@ Spend, rungs, Optuna's studies and the report are all read from here; nothing el
 """
 
 import fcntl
+import hashlib
 import os
 import re
 import socket
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from study.plan import Plan
+from study.plan import FILE as PLAN
+from study.plan import Plan, PlanError
 from study.records import (
     Beat,
     Cost,
@@ -39,6 +42,8 @@ CLAIM = ".claimed"
 """Lies in a run's directory from the first moment, so that two studies never share one; says who writes."""
 
 
+FOREIGN = "wandb"
+"""A tool's own folder in a run: full of links of its making, and nothing of a study is read or written there."""
 _A_FILE_NAME = re.compile(r"\w[\w.-]{0,199}")
 """What a trial may be called: its checkpoint and its predictions are files of that name."""
 
@@ -198,6 +203,34 @@ class History:
         self.booked[trial.id] = held
 
 
+def load(run: Path) -> tuple[Plan, History]:
+    """Plan and ledger of the study in the folder ``run``, wherever it came from: they must belong together.
+
+    Raises PlanError or LedgerError.
+    """
+    check_links(run)
+    plan, history = Plan.load(run / PLAN), read(run / FILE)
+    try:
+        check(history, plan)
+    except LedgerError as error:
+        raise LedgerError(f"{run / FILE}: {error}") from error
+    check_question(history, plan_hash(run))
+    return plan, history
+
+
+def plan_hash(run: Path) -> str:
+    """SHA-256 of the plan in the folder ``run``, as a Session has it."""
+    return hashlib.sha256((run / PLAN).read_bytes()).hexdigest()
+
+
+def check_question(history: History, plan: str) -> None:
+    """Raises PlanError when the study began with another plan than that of this hash: it was edited since."""
+    if history.sessions and history.sessions[0].plan != plan:
+        raise PlanError(
+            f"{PLAN} is not the one that the study began with: put that back, or ask the new question in a new study"
+        )
+
+
 def read(path: Path) -> History:
     """Fold the ledger at ``path``. A torn last line is left out and said in ``torn``.
 
@@ -253,6 +286,8 @@ class Ledger(History):
         self.watchers: list[Callable[[Record], None]] = []
         """Told every record once it is written; they must neither wait nor raise."""
         self._path = path
+        self._whole = True
+        """Whether the file ends where the last record does."""
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         except OSError as error:
@@ -277,18 +312,27 @@ class Ledger(History):
         line = encode(record).encode() + b"\n"
         super().add(record)
         try:
+            self._cut()
             if os.write(self._file, line) < len(line):
                 raise OSError(0, "no space for a whole line")
             if not isinstance(record, Epoch | Beat):  # one lost with the machine is only trained again
                 os.fsync(self._file)
         except OSError as error:
-            os.ftruncate(self._file, self._size)
+            self._whole = False
+            with suppress(OSError):
+                self._cut()
             raise LedgerError(
                 f"{self._path} cannot be written: {error.strerror}. What was written before is whole"
             ) from error
         self._size += len(line)
         for watch in self.watchers:
             watch(record)
+
+    def _cut(self) -> None:
+        """Take off what a write that failed has left. Until that succeeds nothing may follow it."""
+        if not self._whole:
+            os.ftruncate(self._file, self._size)
+            self._whole = True
 
     def __enter__(self) -> Self:
         return self
@@ -321,7 +365,7 @@ def check(history: History, plan: Plan) -> None:
 
 
 def check_links(run: Path) -> None:
-    """Raises LedgerError when anything in a run directory is a link.
+    """Raises LedgerError when anything of a study in a run directory is a link.
 
     One that came from elsewhere could otherwise have a report or a ledger written over any file of its reader.
     """
@@ -331,6 +375,8 @@ def check_links(run: Path) -> None:
                 raise LedgerError(
                     f"{entry} is a link, and a study holds its own files only: remove it, or copy what it shows"
                 )
+        if Path(folder) == run and FOREIGN in folders:
+            folders.remove(FOREIGN)
 
 
 def _holder(path: Path) -> str:

@@ -126,7 +126,11 @@ class Options:
             parser.error(
                 f"--resume takes the whole question from {run / FILE}: leave out {', '.join(others)}"
             )
-        if not (run / FILE).is_file():
+        try:
+            found = (run / FILE).is_file()
+        except OSError as error:
+            parser.error(f"--resume {str(run)[:200]} cannot be read: {error.strerror}")
+        if not found:
             parser.error(f"--resume {run}: there is no study in it (no {FILE})")
         try:
             plan = Plan.load(run / FILE)

@@ -7,13 +7,14 @@ A Plan is written to ``plan.json`` before the first trial. The arithmetic of sha
 import dataclasses
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from study.records import Scalar, from_plain
+from study.records import Scalar, from_plain, parse
 
 FILE = "plan.json"
 BASELINE_RUNS = 3
@@ -293,7 +294,16 @@ class Plan:
         return min(CONFIRM_CEILING, max(CONFIRM_FLOOR, math.floor(CONFIRM_SHARE * self.full_runs)))
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n")
+        """Write it to ``path``, whole or not at all. Raises OSError."""
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            with partial.open("w") as file:
+                file.write(json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -301,7 +311,7 @@ class Plan:
         try:
             if not path.is_file():
                 raise PlanError("it is missing" if not path.exists() else "it is no file")
-            plan = cls.from_dict(json.loads(path.read_text()))
+            plan = cls.from_dict(parse(path.read_text()))
             plan._check()
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise PlanError(f"{path} is no plan of this version: {error}") from error

@@ -67,9 +67,8 @@ class Speed:
 class Meter:
     """One of the processes that measure side by side; ``cluster.side_by_side`` starts them."""
 
-    def begin(self, asked: float) -> float:
-        """Seconds since the process was asked for, by ``time.time()``: start-up, torch included."""
-        return time.time() - asked
+    def begin(self) -> None:
+        """Answers when the process is up, torch included."""
 
     def complexity(self, name: str, config: Config, images: ImageSpec) -> tuple[int, int]:
         return _named(lambda arm: complexity(arm, config, images), name)
@@ -124,24 +123,25 @@ def survey(
     ``fraction`` of a GPU, or cores, per trial is the user's choice instead. Raises ArmError when an arm
     cannot be built and trained at its default setting, PlanError when no trial can hold ``fraction``.
     """
-    began = time.time()
+    began = time.monotonic()
     have = cluster.hardware(budget)
     ways = packing.ways(have, fraction)
     held = 1.0 if have.resource == "gpu" else float(min(have.cores))
 
     def left() -> float:
-        return SHARE * budget.seconds / held - (time.time() - began)
+        return SHARE * budget.seconds / held - (time.monotonic() - began)
 
     with cluster.side_by_side(Meter, max(way.trials for way in ways), have) as meters:
-        startup = _all(meters, "begin", began)
+        _all(meters, "begin")
+        startup = time.monotonic() - began
         rounds = _Rounds(meters, arms, image_spec(card), _batch_sizes(arms, card.train))
         if have.resource == "gpu":
             ways = rounds.fitting(ways)
         way = rounds.choose(ways, left)
-        audits = rounds.audits(way, statistics.mean(startup))
+        audits = rounds.audits(way, startup)
     if fraction is not None:
         rounds.notes.append(f"The packing was given: --fraction {fraction:g}.")
-    total = time.time() - began
+    total = time.monotonic() - began
     rest = total - sum(rounds.seconds.values())
     rounds.notes.append(
         f"Measuring held {held * total:.0f} {have.resource}-seconds, {100 * held * total / budget.seconds:.1f} % of the budget."
@@ -284,11 +284,11 @@ class _Rounds:
         return True
 
     def _timed(self, arm: str, meters: list[Any], method: str, *arguments: Any) -> list[Any]:
-        began = time.time()
+        began = time.monotonic()
         try:
             return _all(meters, method, arm, *arguments)
         finally:
-            self.seconds[arm] += time.time() - began
+            self.seconds[arm] += time.monotonic() - began
 
     def _config(self, arm: str) -> Config:
         return default(restrict(self._arms[arm].space, self.batch_sizes))
@@ -343,6 +343,10 @@ def _all(meters: Sequence[Any], method: str, *arguments: Any) -> list[Any]:
         return list(ray.get([getattr(meter, method).remote(*arguments) for meter in meters]))
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, ArmError) else error) from None
+    except ray.exceptions.RayError as error:  # killed, by the system for want of memory for example
+        raise cluster.ClusterError(
+            f"a process that measured the arms is gone: {cluster.last_line(error)}"
+        ) from error
 
 
 def _named(function: Callable[[Arm], Result], name: str) -> Result:

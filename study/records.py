@@ -210,7 +210,10 @@ def encode(record: Record) -> str:
 
 
 def decode(line: str) -> Record:
-    """The record a line was made from. Raises ValueError when the line is not one of ours, or was changed."""
+    """The record a line was made from.
+
+    Raises ValueError when the line is not one of ours, was changed, or holds text that is none.
+    """
     match = _CHECKED.fullmatch(line)
     if match is None:
         raise ValueError("not a record of ours: it does not end with a checksum")
@@ -218,11 +221,19 @@ def decode(line: str) -> Record:
     if _crc(text) != crc:
         raise ValueError("its checksum does not fit: it was changed after it was written")
     try:
-        body = json.loads(text + "}")
+        body = parse(text + "}")
         record: Record = from_plain(_KINDS[body.pop("record")], body)
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not a record of ours: {error}") from error
     return record
+
+
+def parse(text: str) -> Any:
+    """The JSON value. Raises ValueError, also for half a character: no terminal and no report could show it."""
+    value = json.loads(text)
+    if "\\ud" in text.lower():
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def from_plain(hint: Any, value: Any) -> Any:

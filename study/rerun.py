@@ -1,15 +1,16 @@
 """One trial trained again from its record: the same numbers, to the last digit on the same kind of device."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from rich.table import Table
 
+import search_spaces
 from study import ledger, resume
-from study.data import prepare
-from study.plan import FILE, Plan, PlanError
-from study.records import Epoch
+from study.data import Images, prepare
+from study.plan import Plan, PlanError
+from study.records import Epoch, Trial
 from study.train import DivergedError
 from study.worker import device_of, start
 
@@ -19,11 +20,10 @@ MEASURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 def rerun(home: Path, trial_id: str) -> tuple[Table, bool]:
     """Recorded against again, epoch by epoch, and whether all are equal.
 
-    Raises PlanError when there is no such trial, the data is not what it was, or the machine has no GPU where
-    the study had one.
+    Raises ArmError when the arm is not here, PlanError when there is no such trial, the data is not what it was, or
+    the machine has no GPU where the study had one.
     """
-    plan = Plan.load(home / FILE)
-    history = ledger.read(home / ledger.FILE)
+    plan, history = ledger.load(home)
     trial = history.trials.get(trial_id)
     if trial is None:
         raise PlanError(
@@ -34,7 +34,8 @@ def rerun(home: Path, trial_id: str) -> tuple[Table, bool]:
     prepared = prepare(plan.data.spec, seed=plan.seed, root=Path("data"))
     resume.check_data(plan, prepared.card)
     recorded = history.epochs[trial_id]
-    _, epochs = start(plan, trial, prepared.train, device_of(plan.machine))
+    search_spaces.load(trial.arm)  # an arm that is not here is no fault of the trial
+    epochs = _epochs(plan, trial, prepared.train)
     again, end = _train(epochs, len(recorded))
     outcome = history.outcomes.get(trial_id)
     failed = outcome is not None and outcome.state == "failed"
@@ -50,6 +51,12 @@ def rerun(home: Path, trial_id: str) -> tuple[Table, bool]:
         same &= all(a == b for a, b in pairs)
         table.add_row(str(before.epoch), *(f"{a!r}\n{b!r}" for a, b in pairs))
     return table, same
+
+
+def _epochs(plan: Plan, trial: Trial, pool: Images) -> Iterator[Epoch]:
+    """As they are drawn; building the net, which may be the arm's fault too, comes with the first."""
+    _, epochs = start(plan, trial, pool, device_of(plan.machine))
+    yield from epochs
 
 
 def _train(epochs: Iterable[Epoch], count: int) -> tuple[list[Epoch], str]:

@@ -5,8 +5,8 @@ import importlib.metadata
 import platform
 from pathlib import Path
 
-from study.ledger import History
-from study.plan import FILE, DataCard, Plan, PlanError
+from study.ledger import History, check_question, plan_hash
+from study.plan import DataCard, Plan, PlanError
 from study.records import Session, asdict
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "scipy")
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 def session(home: Path) -> Session:
     """What this process would write the study with."""
-    return Session(plan=_sha256(home / FILE), code=code(), versions=versions(), accepted="")
+    return Session(plan=plan_hash(home), code=code(), versions=versions(), accepted="")
 
 
 def versions() -> dict[str, str]:
@@ -38,11 +38,8 @@ def differences(history: History, now: Session) -> str:
 
     Raises PlanError when it is another question: that is never accepted.
     """
+    check_question(history, now.plan)
     before = history.sessions[-1]
-    if now.plan != history.sessions[0].plan:
-        raise PlanError(
-            "plan.json is not the one that the study began with: put that back, or ask the new question in a new study"
-        )
     changed = sorted(f for f in before.code.keys() | now.code.keys() if before.code.get(f) != now.code.get(f))
     others = [
         f"{name} {before.versions.get(name, 'unknown')} -> {version}"

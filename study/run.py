@@ -14,6 +14,7 @@ import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -40,6 +41,8 @@ DONE, BAD_INPUT, UNFINISHED = 0, 2, 3
 LOG = "ray.log"
 SEALED = "sealed_test.npz"
 VAL_FRACTION = 0.1
+LEAVE_SECONDS = 2.0
+"""So long slow tools may take when the study was asked to stop."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,12 +68,19 @@ def main(argv: list[str] | None = None) -> int:
             code = _exit_code(error)
             if code is None:
                 raise
-            Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
+            said = (
+                f"{error.filename or home}: {error.strerror or error}"
+                if isinstance(error, OSError)
+                else error
+            )
+            Console(stderr=True, soft_wrap=True).print(f"error: {said}", markup=False, highlight=False)
             if code == UNFINISHED and not isinstance(error, GivenUpError):
                 _say_how_to_go_on(home, console)
             return code
         finally:
-            if not (home / plans.FILE).exists():  # nothing of a study is there: leave no trace
+            if not (home / plans.FILE).exists() and not _has_records(
+                home
+            ):  # no study is there: leave no trace
                 for ours in (CLAIM, LOG, ledgers.FILE):
                     (home / ours).unlink(missing_ok=True)
                 with suppress(OSError):
@@ -81,11 +91,17 @@ def main(argv: list[str] | None = None) -> int:
         return DONE
 
 
+def _has_records(home: Path) -> bool:
+    """Whether a ledger with anything in it is there: then it stays, though the plan beside it may be gone."""
+    ledger = home / ledgers.FILE
+    return ledger.exists() and ledger.stat().st_size > 0
+
+
 def _say_how_to_go_on(home: Path, console: Console) -> None:
     if (home / plans.FILE).exists():
         console.print(
-            f"what was done is kept: python -m analysis {home} shows it\n"
-            f"go on with: python study/run.py --resume {home}",
+            f"what was done is kept: python -m analysis {quote(str(home))} shows it\n"
+            f"go on with: python study/run.py --resume {quote(str(home))}",
             markup=False,
         )
 
@@ -94,7 +110,7 @@ def _exit_code(error: Exception) -> int | None:
     """The exit code of an error that is the user's or the surroundings', None for a fault of ours."""
     if isinstance(error, ArmError | PlanError):
         return BAD_INPUT
-    if isinstance(error, StudyError | ledgers.LedgerError):
+    if isinstance(error, StudyError | ledgers.LedgerError | OSError):
         return UNFINISHED
     from analysis.evidence import EvidenceError
     from study.images import DataError
@@ -151,7 +167,8 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> 
                 return
             plan.save(home / plans.FILE)
             _begin(plan, ledger, prepared, home)
-        closing.callback(_open_windows(options, plan, ledger, home).close)
+        opened = _open_windows(options, plan, ledger, home)
+        closing.callback(lambda: opened.close(LEAVE_SECONDS if leaving.asked() else windows.CLOSE_SECONDS))
         _run(plan, arms, prepared, ledger, home, console, leaving)
         if leaving.asked():
             return
@@ -179,6 +196,7 @@ def _need_gpu(budget: Budget, options: Options) -> None:
 def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", console: Console) -> Plan:
     """Measure the arms and freeze the question. Raises PlanError when the budget is too small for it."""
     from study import probe
+    from study.data import split_for
     from study.search import describe, searched
 
     _check_widen(options, arms)
@@ -210,7 +228,9 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         packing=survey.packing,
         packing_notes=survey.notes,
     )
-    return plans.with_length(plan, options.epochs)
+    plan = plans.with_length(plan, options.epochs)
+    split_for(plan, prepared.train.labels, seed=0)  # raises now what would be every trial's end
+    return plan
 
 
 def _check_widen(options: Options, arms: Mapping[str, Arm]) -> None:
@@ -224,8 +244,7 @@ def _check_widen(options: Options, arms: Mapping[str, Arm]) -> None:
 
 def _begin(plan: Plan, ledger: Ledger, prepared: "Prepared", home: Path) -> None:
     """Write what a study begins with, as far as it is not there."""
-    if not (home / SEALED).exists():
-        prepared.seal(home / SEALED)
+    prepared.seal(home / SEALED)  # also once more: the images are known to be the same
     if not ledger.sessions:
         ledger.add(resume.session(home))
     for arm, cost in plan.probe_cost.items():
@@ -290,7 +309,7 @@ def _run(
     if leaving.asked():
         return
     console.print("opening the test set, once, for all arms together ...")
-    open_test(plan, ledger, home / SEALED, home)
+    open_test(plan, ledger, prepared.train, home / SEALED, home)
 
 
 def _show_audit(audits: Mapping[str, Audit], console: Console) -> None:

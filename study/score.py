@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,44 +11,39 @@ import ray
 import torch
 
 import search_spaces
-from study.checkpoint import FOLDER, path_of, remove
+from study.checkpoint import FOLDER, is_whole, path_of, remove, save
 from study.cluster import run_tasks
-from study.confirm import StudyError, to_be_scored
+from study.confirm import to_be_scored
 from study.data import Images, unseal
 from study.ledger import Ledger
 from study.plan import Plan
-from study.records import Config, Cost, Scored, TestOpened
+from study.records import Config, Cost, Scored, TestOpened, Trial, asdict
 from study.train import build, predict
-from study.worker import device_of, image_spec
+from study.worker import device_of, image_spec, training
 
 PREDICTIONS = "predictions"
 
 
-def open_test(plan: Plan, ledger: Ledger, sealed: Path, out: Path) -> None:
+def open_test(plan: Plan, ledger: Ledger, pool: Images, sealed: Path, out: Path) -> None:
     """Score every kept net on the test set and store its predictions, ``predictions/<trial>.npz``.
 
     Each file has ``labels`` and ``predictions`` (images,) int64 and ``probabilities`` (images, classes)
     float16. The cost is booked per arm. After an interruption only what is left is scored: the set of nets is
-    in the ledger from the moment that the test was opened. Raises DataError when the sealed file is not
-    as it was, StudyError when a net is gone.
+    in the ledger from the moment that the test was opened. A net whose file is gone or torn is trained again
+    before, on ``pool``. Raises DataError when the sealed file is not as it was, StudyError when a net cannot be scored.
     """
     assert ledger.manifest is not None
     # arms in turn, so that each pays for as many starting processes as the others
     nets = [to_be_scored(ledger, arm) for arm in plan.arms]
     trials = [t for turn in itertools.zip_longest(*nets) for t in turn if t is not None]
-    missing = [t.id for t in trials if t.id not in ledger.scores and not path_of(out, t.id).exists()]
-    if missing:
-        raise StudyError(f"the trained nets of {', '.join(missing)} are gone from {out / FOLDER}")
+    left = [t for t in trials if t.id not in ledger.scores]
+    _replace(plan, ledger, pool, out, [t for t in left if not is_whole(path_of(out, t.id))])
     test = unseal(sealed, ledger.manifest)
     if not ledger.opened:
         ledger.add(TestOpened(manifest=ledger.manifest.sha256, trials=tuple(t.id for t in trials)))
     (out / PREDICTIONS).mkdir(exist_ok=True)
     shared = ray.put(test)
-    jobs = [
-        (t.id, (plan, t.arm, t.config, str(path_of(out, t.id).resolve()), shared))
-        for t in trials
-        if t.id not in ledger.scores
-    ]
+    jobs = [(t.id, (plan, t.arm, t.config, str(path_of(out, t.id).resolve()), shared)) for t in left]
     for trial_id, probabilities, held in run_tasks(probabilities_of, jobs, plan.machine):
         predictions = probabilities.argmax(1)
         _write(out / PREDICTIONS / f"{trial_id}.npz", test.labels, predictions, probabilities)
@@ -55,6 +51,25 @@ def open_test(plan: Plan, ledger: Ledger, sealed: Path, out: Path) -> None:
         ledger.add(Scored(trial=trial_id, test_accuracy=float((predictions == test.labels).mean())))
     for trial_id in ledger.trials.keys() - ledger.scores.keys():  # nothing asks for these any more
         remove(path_of(out, trial_id))
+
+
+def _replace(plan: Plan, ledger: Ledger, pool: Images, out: Path, gone: Sequence[Trial]) -> None:
+    """Train these nets again, from their records to the last digit; what that holds is booked as lost."""
+    if not gone:
+        return
+    (out / FOLDER).mkdir(exist_ok=True)
+    shared = ray.put(pool)
+    jobs = [(t.id, (plan, t, str(path_of(out, t.id).resolve()), shared)) for t in gone]
+    for trial_id, _, held in run_tasks(train_again, jobs, plan.machine):
+        what = f"{trial_id} trained again: its weights were gone"
+        ledger.add(Cost(arm=ledger.trials[trial_id].arm, phase="lost", what=what, cost=held))
+
+
+def train_again(plan: Plan, trial: Trial, weights: str, pool: Images) -> None:
+    """Write the net of a finished trial to ``weights``."""
+    run = training(plan, trial, pool, device_of(plan.machine))
+    measures = [asdict(epoch) for epoch in run.epochs()]
+    save(Path(weights), {"measures": measures, **run.state(final=True)})
 
 
 def probabilities_of(

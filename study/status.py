@@ -48,17 +48,22 @@ def look(home: Path) -> Run:
     path = home / ledger.FILE
     if not path.exists():
         raise PlanError(f"{home} holds no study (no {ledger.FILE})")
-    plan = Plan.load(home / FILE) if (home / FILE).exists() else None
-    history = ledger.read(path)
+    plan, history = ledger.load(home) if (home / FILE).exists() else (None, ledger.read(path))
     quiet = max(0.0, time.time() - path.stat().st_mtime)
-    verdict = home / VERDICT
     done = bool(history.opened) and set(history.opened[-1].trials) <= history.scores.keys()
     alive = _is_written(path) or (quiet < LIVELY_SECONDS and not done)
     state: State = "finished" if done else "stopped" if not alive else "running" if plan else "measuring"
     return Run(
         home=home, state=state, plan=plan, history=history, quiet=quiet,
-        verdict=json.loads(verdict.read_text())["headline"] if verdict.exists() and done else "",
+        verdict=_headline(home / VERDICT) if done else "",
     )  # fmt: skip
+
+
+def _headline(verdict: Path) -> str:
+    try:
+        return str(json.loads(verdict.read_text())["headline"])
+    except (OSError, ValueError, TypeError, KeyError):  # not written yet, or not by us
+        return ""
 
 
 def overview(home: Path) -> Group:
@@ -99,14 +104,19 @@ def _running(history: History) -> list[str]:
 
 
 def listing(folder: Path) -> Table:
-    """All runs in ``folder``, the oldest first. One that cannot be read is said to be so."""
+    """All runs in ``folder``, the oldest first. One that cannot be read is said to be so.
+
+    Raises PlanError when there is no such folder.
+    """
+    if not folder.is_dir():
+        raise PlanError(f"{folder} is no folder: give the one that holds the runs, as in runs")
     table = Table()
     for column in ("run", "state", "arms", "data", "spent", "verdict"):
         table.add_column(column, justify="right" if column == "spent" else "left")
     for home in sorted(path.parent for path in folder.glob(f"*/{ledger.FILE}")):
         try:
             run = look(home)
-        except (PlanError, ledger.LedgerError) as error:
+        except (PlanError, ledger.LedgerError, OSError) as error:
             table.add_row(home.name, "unreadable", "", "", "", Text(str(error)))
             continue
         plan = run.plan

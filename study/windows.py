@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from study import ledger
 from study.ledger import History
-from study.plan import FILE, Plan, PlanError
+from study.plan import Plan, PlanError
 from study.records import PHASES, Epoch, Outcome, Record, Trial, setting
 from study.view import states
 
@@ -80,9 +80,10 @@ class Windows:
         """Never waits and never raises."""
         self._records.put(record)
 
-    def close(self) -> None:
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Wait so long for slow tools; what they have not shown then, ``python -m study log`` will."""
         self._records.put(None)
-        self._thread.join(CLOSE_SECONDS)
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         history = History()
@@ -106,7 +107,7 @@ def write(home: Path, name: str, *, follow: bool = False) -> str:
     Raises PlanError when there is no study or no such tool.
     """
     check([name])
-    plan = Plan.load(home / FILE)
+    plan, _ = ledger.load(home)
     tool, history = window(name, plan, home), History()
     done = 0
     try:
@@ -180,14 +181,16 @@ class OptunaStorage:
     def __init__(self, plan: Plan, home: Path) -> None:
         import optuna
         from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna = optuna
         self._plan = plan
         path = home / "optuna.journal"
         path.unlink(missing_ok=True)  # written anew from the ledger, which is the truth
-        self._storage = JournalStorage(JournalFileBackend(str(path)))
+        Path(f"{path}.lock").unlink(missing_ok=True)  # left by one that was killed
+        # Optuna's usual lock is a link, and a run directory with links is refused
+        self._storage = JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
         self._studies: dict[str, int] = {}
         self._trials: dict[str, int] = {}
         for arm in plan.arms:

@@ -22,7 +22,7 @@ import search_spaces
 from search_spaces import ImageSpec
 from study import checkpoint
 from study.confirm import SCORED_PHASES
-from study.data import Images, split
+from study.data import Images, split_for
 from study.plan import DataCard, Machine, Plan
 from study.records import Epoch, Trial
 from study.train import DivergedError, Split, Training, build
@@ -31,6 +31,13 @@ SLICE_SECONDS = 5.0
 """Training between two reports, within an epoch."""
 CHECKPOINT_SECONDS = 30.0
 """Training between two checkpoints, at least."""
+FULL = (
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA out of memory",
+)
+"""Words of the errors that say so, where there is no type for it."""
 CHECKPOINT_SHARE = 0.01
 """Part of the training time that checkpoints may take: where writing is slow, they are fewer."""
 
@@ -56,10 +63,7 @@ def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Tr
     net = build(
         arm, trial.config, image_spec(plan.data), seed=trial.seed, device=device, channels_last=layout
     )
-    train, val = split(pool.labels, val=plan.val_images, seed=trial.split_seed)
-    if plan.train_fraction < 1:
-        _, kept = split(pool.labels[train], val=plan.train_images, seed=trial.split_seed + 1)
-        train = train[kept]
+    train, val = split_for(plan, pool.labels, seed=trial.split_seed)
     with warnings.catch_warnings():
         # the pool is read-only memory shared by all trials of a node, and is never written
         warnings.filterwarnings("ignore", message=".*not writable.*")
@@ -113,12 +117,12 @@ class StudyTrial(tune.Trainable):
             result = self._step()
         except DivergedError as error:
             result = self._failure(f"diverged: {error}")
-        except torch.cuda.OutOfMemoryError as error:
-            result = {**self._failure(first_line(error)), "memory": True}
         except _BlockedError as error:
             result = {"blocked": first_line(error)}
         except Exception as error:  # noqa: BLE001  # an arm's fault is that trial's end, not the study's
             result = self._failure(f"error: {type(error).__name__}: {first_line(error)}")
+            if out_of_memory(error):
+                result |= {"failure": first_line(error), "memory": True}
         return {"trial": self._trial.id, **result}
 
     def _step(self) -> dict[str, Any]:
@@ -151,13 +155,18 @@ class StudyTrial(tune.Trainable):
         self._run = training(self._plan, self._trial, self._pool, self._device)
         state = checkpoint.load(self._path, self._device) if self._again else None
         if state is not None:
-            self._measures = state["measures"]
-            self._run.load(state)
+            try:
+                self._run.load(state)
+                self._measures = state["measures"]
+            except (KeyError, RuntimeError, ValueError):  # of other code, whose change was accepted
+                self._run = training(self._plan, self._trial, self._pool, self._device)
         self._startup = time.monotonic() - began
         if not self._again:
             return {}
         self._known = min(self._known, self._run.epoch)
-        return {"resumed": {"epoch": self._known, "seconds": self._run.seconds}}
+        # epochs that the checkpoint has and the ledger has not are told next, and were not trained in vain
+        untold = sum(m["train_seconds"] + m["eval_seconds"] for m in self._measures[self._known :])
+        return {"resumed": {"epoch": self._known, "seconds": untold + self._run.seconds}}
 
     def _reported(self, epoch: dict[str, Any]) -> dict[str, Any]:
         self._known = epoch["epoch"]
@@ -190,12 +199,20 @@ class StudyTrial(tune.Trainable):
     def _failure(self, reason: str) -> dict[str, Any]:
         self.cleanup()
         if self._device.type == "cuda":
+            torch.cuda.synchronize()  # raises where the device is lost to this process, which must then not go on
             torch.cuda.empty_cache()
         return {"failure": reason, "done": True}
 
 
 class _BlockedError(Exception):
     """The run directory cannot be written: nothing that a trial could do about it."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the machine's memory, or the device's, was too small. torch has no type of error for the host's."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in FULL)
+    )
 
 
 def first_line(error: BaseException) -> str:
@@ -205,6 +222,7 @@ def first_line(error: BaseException) -> str:
 
 
 def told(line: str) -> str:
-    """The line as a record or a terminal may have it: not too long, and without the name of the user's home."""
+    """The line as a record or a terminal may have it: printable, not too long, without the name of the user's home."""
     home = str(Path.home())
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     return (line.replace(home, "~") if len(home) > 1 else line)[:300]

@@ -332,3 +332,30 @@ def test_a_test_part_of_one_image_is_refused(tmp_path: Path) -> None:
     fill(tmp_path / "test", {"cat": 1})
     with pytest.raises(DataError, match="1 test images"):
         folder(tmp_path)
+
+
+def test_a_message_names_a_few_of_many_classes(tmp_path: Path) -> None:
+    for number in range(30):
+        for part in ("train", "test") if number < 2 else ("train",):
+            folder = tmp_path / part / f"class {number:02d}"
+            folder.mkdir(parents=True)
+            for each in range(3):
+                Image.new("L", (8, 8), 8 * number + each).save(folder / f"{each}.png")
+    note = prepare(f"folder:{tmp_path}", seed=0, root=tmp_path).card.note
+    assert "no test images of class 02, class 03" in note
+    assert "class 11 and 18 more classes WARNING" in note
+
+
+def test_a_class_is_named_on_one_line_without_orders_to_a_terminal(tmp_path: Path) -> None:
+    for name in ("a\nb", "\x1b[31mred", "\N{NO-BREAK SPACE}\N{GREEK SMALL LETTER PI}"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for each in range(3):
+            Image.new("L", (8, 8), each).save(tmp_path / "train" / name / f"{each}.png")
+    classes = prepare(f"folder:{tmp_path}", seed=0, root=tmp_path).card.classes
+    assert classes == ("\\x1b[31mred", "a\\nb", "\N{NO-BREAK SPACE}\N{GREEK SMALL LETTER PI}")
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    """It goes into the plan and the report."""
+    with pytest.raises(DataError, match=r"x\\xff is no text"):
+        prepare("folder:x\udcff", seed=0, root=tmp_path)

@@ -2,17 +2,23 @@
 
 import dataclasses
 import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from synthetic import write_run
 
 from analysis.__main__ import main
-from study.ledger import Ledger, LedgerError, check, read
+from study.__main__ import main as study_command
+from study.leaving import SIGNALS
+from study.ledger import Ledger, LedgerError, check, check_links, load, plan_hash, read
 from study.plan import Plan
-from study.records import Cost, Record, Trial, Tuning, encode
+from study.records import Cost, Epoch, Outcome, Record, Session, Trial, Tuning, decode, encode
+from study.run import main as study_main
 
 
 @pytest.fixture
@@ -101,3 +107,88 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture[st
     bomb.write_bytes(bytes(packed[:directory]) + many * entries + bytes(end))
     assert main(["compare", str(bomb), str(bomb)]) == 2
     assert "too large for this machine's memory" in capsys.readouterr().err
+
+
+def test_a_tools_own_links_are_no_matter(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As W&B makes them in its folder."""
+    (run / "wandb" / "offline-run-1").mkdir(parents=True)
+    (run / "wandb" / "latest-run").symlink_to("offline-run-1")
+    check_links(run)
+    (run / "predictions" / "wandb").mkdir()
+    (run / "predictions" / "wandb" / "x").symlink_to("/tmp")
+    assert "is a link" in refused(capsys, run)
+
+
+def test_a_plan_that_was_edited_after_the_study_began_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A margin that is chosen when the result is known makes any verdict."""
+    session = Session(plan=plan_hash(run), code={}, versions={}, accepted="")
+    with (run / "ledger.jsonl").open("a") as file:
+        file.write(encode(session) + "\n")
+    load(run)
+    dataclasses.replace(Plan.load(run / "plan.json"), rope=0.15).save(run / "plan.json")
+    assert "not the one that the study began with" in refused(capsys, run)
+    for words in (["status", str(run)], ["export", str(run), "resnet8"], ["log", str(run), "--to", "optuna"]):
+        assert study_command(words) == 2
+        assert "not the one that the study began with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "address", ["auto", "h:\N{SUPERSCRIPT TWO}", "n" * 70 + ":80", "127.0.0.1:99999", ":1"]
+)
+def test_an_address_that_is_none_is_one_sentence(address: str) -> None:
+    from study.cluster import ClusterError, _knock
+
+    with pytest.raises(ClusterError, match="no HOST:PORT|cannot be reached"):
+        _knock(address)
+
+
+def test_a_ledger_stays_though_the_plan_beside_it_is_gone(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(*_: object) -> None:
+        (run / "plan.json").unlink()
+        raise OSError(28, "No space left on device", str(run / "predictions"))
+
+    before = (run / "ledger.jsonl").read_bytes()
+    monkeypatch.setattr("study.run._study", breaks)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # main wraps them
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        assert study_main(["--resume", str(run)]) == 3
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert "predictions: No space left on device" in capsys.readouterr().err
+    assert (run / "ledger.jsonl").read_bytes() == before
+
+
+def test_what_looks_like_an_order_to_the_terminal_is_shown_as_it_is(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = (run / "plan.json").read_text().replace("resnet8", "[/b]")
+    (run / "plan.json").write_text(body)
+    (run / "ledger.jsonl").write_text("")
+    assert study_command(["status", str(run)]) == 0
+    assert "[/b]" in capsys.readouterr().out
+
+
+def test_weights_of_something_else_are_no_traceback(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = (run / "plan.json").read_text().replace("resnet8", "tiny_resnet")
+    (run / "plan.json").write_text(body)
+    ledger = (run / "ledger.jsonl").read_text().splitlines()
+    records = [
+        dataclasses.replace(record, arm="tiny_resnet")
+        if isinstance(record, Trial) and record.arm == "resnet8"
+        else record
+        for record in map(decode, ledger)
+        if isinstance(record, Trial | Epoch | Outcome)
+    ]
+    (run / "ledger.jsonl").write_text("".join(encode(record) + "\n" for record in records))
+    (run / "checkpoints").mkdir()
+    for trial in read(run / "ledger.jsonl").full_length("tiny_resnet", "confirm"):
+        torch.save({"net": {"odd": torch.zeros(1)}}, run / "checkpoints" / f"{trial.id}.pt")
+    assert study_command(["export", str(run), "tiny_resnet"]) == 2
+    assert "holds no weights of" in capsys.readouterr().err

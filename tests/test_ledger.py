@@ -168,3 +168,46 @@ def test_a_manifest_is_named_by_its_content() -> None:
     )
     assert Manifest.of({"a": CHOICE}).sha256 == Manifest.of({"a": CHOICE}).sha256
     assert Manifest.of({"a": CHOICE}).sha256 != Manifest.of({"a": other}).sha256
+
+
+def test_a_write_that_fails_leaves_the_file_whole_also_when_it_cannot_be_cut_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system that turned read-only, or a disk that fills in the middle of a line."""
+    path = tmp_path / "ledger.jsonl"
+    real = os.write
+
+    def torn(file: int, line: bytes) -> int:
+        return real(file, line[:10])
+
+    def fails(file: int, size: int) -> None:
+        del file, size
+        raise OSError(30, "Read-only file system")
+
+    with Ledger(path) as ledger:
+        ledger.add(a_trial(0))
+        for at_once in (True, False):
+            before = path.read_bytes()
+            with monkeypatch.context() as broken:
+                broken.setattr(os, "write", torn)
+                if not at_once:
+                    broken.setattr(os, "ftruncate", fails)
+                with pytest.raises(LedgerError, match="cannot be written"):
+                    ledger.add(a_trial(1 if at_once else 2))
+            assert (path.read_bytes() == before) == at_once
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "ftruncate", fails)
+            with pytest.raises(LedgerError, match="cannot be written"):
+                ledger.add(a_trial(3))  # not after half a line
+        ledger.add(a_trial(4))
+    assert [t.index for t in read(path).trials.values()] == [0, 4]
+
+
+def test_text_that_no_report_can_hold_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    odd = Outcome(trial="a", state="failed", reason="half a \udcff", epochs=0, cost=0.0)
+    path.write_text(encode(odd) + "\n")
+    with pytest.raises(LedgerError, match="line 1: .*surrogates"):
+        read(path)
+    whole = Outcome(trial="a", state="failed", reason="\N{SNOWMAN} \N{GRINNING FACE}", epochs=0, cost=0.0)
+    assert decode(encode(whole)) == whole

@@ -30,7 +30,7 @@ from study.records import Cost, asdict, encode
 
 FLAGS = (
     "--budget", "--arms", "--data", "--epochs", "--rope", "--train-fraction", "--widen", "--seed", "--out", "--plan",
-    "--resume", "--accept-changed-code", "--address",
+    "--resume", "--accept-changed-code", "--address", "--fraction", "--log", "--wait-for",
 )  # fmt: skip
 VALUES = st.one_of(
     st.sampled_from(

@@ -19,7 +19,7 @@ from analysis import figures, findings, frames
 from analysis.__main__ import main
 from analysis.evidence import EvidenceError, fell_short, read
 from analysis.report import write
-from study.ledger import Ledger
+from study.ledger import Ledger, plan_hash
 from study.records import (
     Beat,
     Cost,
@@ -231,7 +231,9 @@ def test_an_interruption_is_told_with_what_it_cost_and_what_was_accepted(tmp_pat
         ledger.add(open_)
         ledger.add(Beat(held={"open": 500.0}))
         ledger.add(Resumed(trial="open", epoch=0, reason="study interrupted", cost=0, lost=500.0, fraction=1))
-        ledger.add(Session(plan="", code={}, versions={}, accepted="torch 2.11 -> 2.15"))
+        ledger.add(
+            Session(plan=plan_hash(tmp_path / "run"), code={}, versions={}, accepted="torch 2.11 -> 2.15")
+        )
         assert not fell_short(ledger, "open")
     write(tmp_path / "run")
     body = json.loads((tmp_path / "run" / "verdict.json").read_text())

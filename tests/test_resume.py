@@ -58,6 +58,7 @@ def test_other_images_are_refused_with_what_differs() -> None:
         (["--resume", "RUN", "--budget", "1cpu-hours"], "leave out --budget"),
         (["--resume", "RUN", "--arms=a,b"], "leave out --arms"),
         (["--resume", "nowhere"], "no study in it"),
+        (["--resume", "n" * 5000], "too long"),
         (["--accept-changed-code", "--budget", "1cpu-hours"], "goes with --resume"),
         ([], "--budget is missing"),
     ],

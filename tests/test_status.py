@@ -76,3 +76,22 @@ def test_a_folder_without_a_study_is_one_sentence(tmp_path: Path, capsys: pytest
         status.look(tmp_path)
     assert main(["status", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", None])
+def test_a_verdict_that_is_none_is_left_out(tmp_path: Path, content: str | None) -> None:
+    run = write_run(tmp_path / "run", images=50, runs=2)
+    if content is None:
+        (run / "verdict.json").mkdir()
+    else:
+        (run / "verdict.json").write_text(content)
+    assert status.look(run).verdict == ""
+    assert "finished" in text(status.listing(tmp_path))
+
+
+@pytest.mark.parametrize("words", [["status", "n" * 5000], ["list", "nowhere"], ["list", "n" * 5000]])
+def test_a_folder_that_cannot_be_is_one_sentence(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -247,6 +247,38 @@ def test_any_trial_runs_again_from_its_record_alone(
             assert (again.val_loss, again.val_accuracy) == (before.val_loss, before.val_accuracy)
 
 
+def test_a_net_that_is_gone_or_torn_is_trained_again_to_the_last_digit(finished: Finished) -> None:
+    again, history = finished.repo / "again", finished.history
+    shutil.copytree(finished.home, again)
+    lines = (again / "ledger.jsonl").read_text().splitlines(keepends=True)
+    opened = next(i for i, line in enumerate(lines) if '"record":"TestOpened"' in line)
+    (again / "ledger.jsonl").write_text("".join(lines[: opened + 1]))
+    shutil.rmtree(again / "predictions")
+    gone, torn, other = (
+        again / "checkpoints" / f"{t.id}.pt" for t in history.full_length("moody", "confirm")[:3]
+    )
+    gone.unlink()
+    torn.write_bytes(torn.read_bytes()[:-100])
+    whole = other.read_bytes()
+    torch.save({"net": {}}, other)
+    done = command(finished.repo, "--resume again")
+    assert done.returncode == 3, (
+        done.stdout + done.stderr
+    )  # a file that is whole and another net's is no accident
+    assert other.stem in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    other.write_bytes(whole)
+    done = command(finished.repo, "--resume again")
+    assert done.returncode == 0, done.stdout + done.stderr
+    ended = read(again / "ledger.jsonl")
+    assert {c.what.split()[0] for c in ended.costs if c.phase == "lost"} == {gone.stem, torn.stem}
+    assert ended.scores == history.scores
+    for path in (finished.home / "predictions").iterdir():
+        with np.load(path) as before, np.load(again / "predictions" / path.name) as after:
+            assert np.array_equal(before["probabilities"], after["probabilities"])
+    shutil.rmtree(again)
+
+
 def word(finished: Finished, *arguments: str) -> subprocess.CompletedProcess[str]:
     """``python -m study ...`` in the user's repository."""
     return subprocess.run(
@@ -339,8 +371,12 @@ def command(repo: Path, flags: str) -> subprocess.CompletedProcess[str]:
         ("--budget 5cpu-minutes --data folder:images --arms broken,tiny_resnet", "search_spaces/broken.py"),
         ("--budget 5cpu-minutes --data folder:images --arms crooked,tiny_resnet", "crooked"),
         ("--budget 0.1cpu-minutes --data folder:images --arms tiny_resnet,tiny_resnext", "--budget"),
+        (
+            "--budget 5cpu-minutes --data folder:images --arms tiny_resnet,tiny_resnext --train-fraction 0.999",
+            "cannot be split",
+        ),
     ],
-    ids=["data set", "folder", "arm that cannot be imported", "arm that cannot train", "budget"],
+    ids=["data set", "folder", "arm that cannot be imported", "arm that cannot train", "budget", "split"],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(repo: Path, flags: str, says: str) -> None:
     (repo / "search_spaces" / "broken.py").write_text("import nothing_of_this_name\n")

@@ -60,6 +60,18 @@ def test_writing_again_gives_the_same_and_not_twice(run: Path) -> None:
     assert {n: len(t) for n, t in studies(run).items()} == before
 
 
+def test_optuna_makes_no_link_in_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its usual lock is one, and a study that is killed while it holds it could not go on."""
+    (run / "optuna.journal.lock").touch()  # left by one that was killed
+
+    def linked(*_: object, **__: object) -> None:
+        raise AssertionError("a link was made")
+
+    monkeypatch.setattr(os, "symlink", linked)
+    windows.write(run, "optuna")
+    assert not (run / "optuna.journal.lock").exists()
+
+
 @pytest.mark.filterwarnings("ignore")  # the tool's own
 def test_tensorboard_has_scalars_and_hyperparameters(run: Path) -> None:
     reader = pytest.importorskip(

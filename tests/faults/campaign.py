@@ -209,13 +209,23 @@ def ledger_torn(session: subprocess.Popen[str], home: Path, dice: random.Random)
 
 
 def checkpoint_torn(session: subprocess.Popen[str], home: Path, dice: random.Random) -> str:
+    """Of a running trial, and of a net that is done."""
+    until = time.monotonic() + 30
+    while session.poll() is None and time.monotonic() < until:
+        open_trials = {t.id for t in read(home / "ledger.jsonl").open}
+        if any(p.stem in open_trials for p in (home / "checkpoints").iterdir()):
+            break
+        time.sleep(0.01)
     session.kill()
     session.wait()
-    open_trials = {t.id for t in read(home / "ledger.jsonl").open}
-    torn = [p for p in (home / "checkpoints").iterdir() if p.stem in open_trials]
-    for path in torn:
+    there = sorted((home / "checkpoints").glob("*.pt"))
+    history = read(home / "ledger.jsonl")
+    open_trials = {t.id for t in history.open}
+    torn = [p for p in there if p.stem in open_trials]
+    done = [p for p in there if history.finished(p.stem)]
+    for path in [*torn, *([dice.choice(done)] if done else [])]:
         path.write_bytes(path.read_bytes()[: dice.randrange(path.stat().st_size)])
-    return f"driver killed, {len(torn)} checkpoint torn"
+    return f"driver killed, {len(torn)} checkpoint torn, and {min(1, len(done))} net that was done"
 
 
 def disk_full(session: subprocess.Popen[str], home: Path, dice: random.Random) -> str:
@@ -298,22 +308,35 @@ def run_out(ground: Ground, home: Path, *flags: str, clocked: bool = True) -> No
         raise Survived(f"exit code {session.returncode}: {output[-1500:]}")
 
 
+def so_far(home: Path, *, training: bool) -> int:
+    """How far a study is: epochs written, or records of any kind but signs of life, which time decides."""
+    ledger = home / "ledger.jsonl"
+    content = ledger.read_bytes() if ledger.exists() else b""
+    if training:
+        return content.count(b'"record":"Epoch"')
+    return content.count(b"\n") - content.count(b'"record":"Beat"')
+
+
 def broken(
-    ground: Ground, home: Path, fault: str, dice: random.Random, epochs: int, *, clocked: bool = True
+    ground: Ground, home: Path, fault: str, dice: random.Random, undisturbed: Path, *, clocked: bool = True
 ) -> str:
-    """Run the study, break it when some number of epochs is written, and let it end; what was done."""
+    """Run the study, break it when some number of records is written, and let it end; what was done.
+
+    Any moment from the first record to the last one, when the opened test set is scored; where there must be
+    a worker to break, or a study that watches its disk, as long as trials run.
+    """
     slow = fault == "memory full"  # filling it takes seconds
-    memory = MEMORY_LEFT if slow else 0.0
-    session = ground.session(home, clocked=clocked, memory=memory)
-    moment, ledger = dice.randrange(1, epochs // 3 if slow else epochs), home / "ledger.jsonl"
+    session = ground.session(home, clocked=clocked, memory=MEMORY_LEFT if slow else 0.0)
+    training = fault in ("worker killed", "worker hangs", "memory full", "checkpoint torn", "disk full")
+    moment = dice.randrange(1, so_far(undisturbed, training=training) // (3 if slow else 1))
     until = time.monotonic() + LIMIT
     while session.poll() is None and time.monotonic() < until:
-        if ledger.exists() and ledger.read_bytes().count(b'"record":"Epoch"') >= moment:
+        if so_far(home, training=training) >= moment:
             break
         time.sleep(0.01)
     time.sleep(dice.uniform(0, 0.3))
     if session.poll() is not None:
-        raise Survived(f"ended by itself before epoch {moment}: {session.communicate()[0][-600:]}")
+        raise Survived(f"ended by itself before {moment} records: {session.communicate()[0][-600:]}")
     told = FAULTS[fault](session, home, dice)
     if fault in ("worker killed", "worker hangs", "memory full"):  # this session lives on
         output, _ = session.communicate(timeout=LIMIT)
@@ -322,7 +345,7 @@ def broken(
     else:
         session.communicate()
         run_out(ground, home, clocked=clocked)
-    return f"after {moment} epochs {told}"
+    return f"after {moment} {'epochs' if training else 'records'} {told}"
 
 
 def check_sums(home: Path) -> History:
@@ -410,8 +433,8 @@ def campaign(folder: Path, *, faults: list[str], repeats: int, seed: int, say: C
     ground = prepare_ground(folder)
     undisturbed = ground.begin("undisturbed", slots=1)
     run_out(ground, undisturbed)
-    epochs = sum(map(len, read(undisturbed / "ledger.jsonl").epochs.values()))
-    say(f"undisturbed: {epochs} epochs")
+    counted = [so_far(undisturbed, training=training) for training in (True, False)]
+    say(f"undisturbed: {counted[0]} epochs, {counted[1]} records")
     rows = []
     for fault in faults:
         survived, last = 0, ""
@@ -426,9 +449,9 @@ def campaign(folder: Path, *, faults: list[str], repeats: int, seed: int, say: C
                     last = node_killed(ground, home, dice)
                 elif fault == "disk full":
                     with small_disk(home):
-                        last = broken(ground, home, fault, dice, epochs)
+                        last = broken(ground, home, fault, dice, undisturbed)
                 else:
-                    last = broken(ground, home, fault, dice, epochs)
+                    last = broken(ground, home, fault, dice, undisturbed)
                 if not wall_clock:
                     check_same(home, undisturbed)
                 survived += 1

@@ -1,0 +1,96 @@
+"""What a worker tells of a trial that it takes up again, and of one that cannot go on (no Ray needed)."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_train import CPU, a_trial, digits, plan  # noqa: F401  # the fixtures
+
+from study import checkpoint
+from study.data import Prepared
+from study.plan import Plan
+from study.records import asdict
+from study.worker import StudyTrial, out_of_memory, start
+
+
+def a_worker(plan: Plan, data: Prepared, home: Path, *, epochs: int, again: bool) -> StudyTrial:  # noqa: F811
+    """As Ray Tune sets one up, after its first word."""
+    worker = object.__new__(StudyTrial)
+    config = {"trial": asdict(a_trial(epochs=3)), "epochs": epochs, "again": again, "fraction": 1.0}
+    worker.setup(config, plan=asdict(plan), pool=data.train, home=str(home))
+    worker._spoke = True
+    return worker
+
+
+def told(worker: StudyTrial, upto: int) -> list[dict[str, Any]]:
+    """Its results up to the report of this epoch."""
+    results = [worker.step()]
+    while results[-1].get("epoch", {}).get("epoch") != upto:
+        results.append(worker.step())
+    return results
+
+
+def test_what_the_checkpoint_has_and_the_ledger_has_not_was_not_trained_in_vain(
+    plan: Plan,  # noqa: F811
+    digits: Prepared,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    first = a_worker(plan, digits, tmp_path, epochs=0, again=False)
+    results = told(first, upto=2)
+    first._save()
+    again = a_worker(plan, digits, tmp_path, epochs=1, again=True)  # the second report was lost
+    resumed = again.step()["resumed"]
+    second = results[-1]["epoch"]
+    assert resumed == {
+        "epoch": 1,
+        "seconds": pytest.approx(second["train_seconds"] + second["eval_seconds"]),
+    }
+    told_again = told(again, upto=3)
+    assert told_again[0]["epoch"]["val_loss"] == second["val_loss"]
+    _, whole = start(plan, a_trial(epochs=3), digits.train, CPU)
+    assert told_again[-1]["epoch"]["val_loss"] == list(whole)[-1].val_loss
+
+
+@pytest.mark.parametrize("net", [{}, {"other.weight": torch.zeros(3)}])
+def test_a_checkpoint_of_other_code_is_left_and_the_trial_begins_anew(
+    plan: Plan,  # noqa: F811
+    digits: Prepared,  # noqa: F811
+    tmp_path: Path,
+    net: dict[str, torch.Tensor],
+) -> None:
+    """A change that was accepted is no failure of the trials that it met."""
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint.save(tmp_path / "checkpoints" / "t.pt", {"epoch": 1, "measures": [{}], "net": net})
+    again = a_worker(plan, digits, tmp_path, epochs=1, again=True)
+    assert again.step()["resumed"] == {"epoch": 0, "seconds": 0.0}
+    _, whole = start(plan, a_trial(epochs=3), digits.train, CPU)
+    assert told(again, upto=1)[-1]["epoch"]["val_loss"] == next(whole).val_loss
+
+
+def test_memory_that_ran_out_is_told_from_an_arms_own_fault() -> None:
+    with pytest.raises(RuntimeError) as host:
+        torch.empty(2**60)
+    with pytest.raises(MemoryError) as python:
+        bytearray(2**62)
+    with pytest.raises(RuntimeError) as shapes:
+        torch.ones(2, 3) @ torch.ones(2, 3)
+    assert out_of_memory(host.value)
+    assert out_of_memory(python.value)
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not out_of_memory(shapes.value)
+
+
+def test_an_arm_that_takes_too_much_is_out_of_memory_and_not_in_error(
+    plan: Plan,  # noqa: F811
+    digits: Prepared,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = a_worker(plan, digits, tmp_path, epochs=0, again=False)
+    monkeypatch.setattr("study.worker.training", lambda *_: torch.empty(2**60))
+    result = worker.step()
+    assert result["memory"]
+    assert result["done"]
+    assert "can't allocate" in result["failure"]
