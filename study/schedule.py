@@ -1,8 +1,8 @@
 """What runs next, and when a running trial stops: decided from the plan and the ledger alone.
 
 Per arm the phases follow one another: baseline -> slice and search -> selection -> confirmation. The next trial
-goes to the arm that has spent least. Knows no Ray: anything that starts trials and reports back can
-drive it.
+goes to the arm that has spent least, after the search to the one that has most left to do. Knows no Ray:
+anything that starts trials and reports back can drive it.
 """
 
 import dataclasses
@@ -444,8 +444,25 @@ class Schedule:
         open_trials = [t for t in self.ledger.running(arm, "search") if t.island == island]
         return len(open_trials) * self.plan.full_run(arm)
 
-    def _turn(self, arm: str) -> tuple[int, float]:
-        """Who is next: fewest baseline runs, then least search, running trials counted at what they may cost."""
+    def _turn(self, arm: str) -> tuple[int, float, float]:
+        """Who is next: fewest baseline runs, then least search, running trials counted at what they may cost.
+
+        Of the arms whose search is over, the one with most left to do: they wait for each other, at the manifest
+        and at the end, and the arm of the longer runs would else run its last ones alone.
+        """
+        baseline = len(self.ledger.of(arm, "baseline"))
+        if self._searched(arm):
+            return baseline, math.inf, -self._left_to_do(arm)
         running = sum(self.ledger.trials[t].arm == arm for t in self._held)
         spent = self.ledger.spent(arm, "search", "slice") + running * self.plan.full_run(arm)
-        return len(self.ledger.of(arm, "baseline")), round(spent, 3)
+        return baseline, round(spent, 3), 0.0
+
+    def _left_to_do(self, arm: str) -> float:
+        """Resource-seconds of the arm's runs that are yet to start, of selection or of confirmation."""
+        ledger, plan = self.ledger, self.plan
+        assert ledger.tuning is not None
+        if ledger.manifest is None:
+            return (plan.select_runs - len(ledger.of(arm, "select"))) * ledger.tuning.full_run[arm]
+        choice = ledger.manifest.choices[arm]
+        cost = confirm.run_cost(plan, ledger, choice.trials)
+        return round((choice.runs - len(ledger.of(arm, "confirm"))) * cost, 3)

@@ -15,7 +15,7 @@ from search_spaces import Arm, Config, load
 from study.confirm import RUNS_FLOOR, StudyError
 from study.ledger import Ledger, read
 from study.plan import BASELINE_RUNS, Budget, Plan, slice_runs, with_length
-from study.records import Epoch, Trial
+from study.records import Epoch, Outcome, Record, Trial
 from study.schedule import Schedule, Start, derive_seed
 
 ARMS = {"tiny_resnet": load("tiny_resnet"), "tiny_resnext": load("tiny_resnext")}
@@ -189,6 +189,25 @@ def test_islands_are_independent_and_share_the_search_equally(tmp_path: Path) ->
         assert {ledger.trials[r].phase for r in runs} == {"select"}
         for run, island in zip(runs, configs, strict=True):
             assert ledger.trials[run].config in island
+
+
+@pytest.mark.parametrize("minutes", [8, 12, 20])
+def test_arms_that_wait_for_each_other_wait_for_a_part_of_a_run_only(tmp_path: Path, minutes: float) -> None:
+    """Runs of one arm take 1.4 times as long: would each arm keep to its slot, one would wait that much longer."""
+    plan, now, idle, seen = a_plan(minutes=minutes), [0.0], [0.0], [0.0]
+
+    def watch(record: Record) -> None:
+        """Before a trial starts, or after it ended: what the slots without one have waited since the last time."""
+        if isinstance(record, Trial | Outcome):
+            held = len(ledger.open) - (1 if isinstance(record, Trial) else -1)
+            idle[0] += (plan.machine.slots - held) * (now[0] - seen[0])
+            seen[0] = now[0]
+
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        ledger.watchers.append(watch)
+        drive(Schedule(plan, ledger, ARMS, clock=lambda: now[0]), now, diverges)
+    assert seen[0] == now[0]
+    assert idle[0] < 0.5 * plan.epochs * min(SECONDS.values())  # at the manifest and at the end together
 
 
 def test_the_random_slice_is_never_stopped_and_shared_by_the_arms(tmp_path: Path) -> None:
