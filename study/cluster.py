@@ -65,6 +65,10 @@ LEAVE_SECONDS = 15.0
 """So long running trials may take to write their checkpoints when the study stops."""
 VAIN = 12
 """So many workers in a row that never began, over some minutes, and the study stops."""
+KIND = "accelerator_type:"
+"""Ray's resource of a node that says what kind of GPU it has; every use takes a thousandth, as Ray's own do."""
+NODES_SECONDS = 30.0
+"""Between two looks at which nodes have joined."""
 DISK_SECONDS = 5.0
 DISK_FLOOR = 200 * 2**20
 """Free bytes under which the study stops while it still can in order."""
@@ -189,17 +193,45 @@ def disconnect() -> None:
 
 
 def hardware(budget: Budget) -> Hardware:
-    """What the cluster has for the budget. Raises ClusterError when it has nothing."""
+    """What the cluster has for the budget. Raises ClusterError when it has nothing, or GPUs of several kinds."""
     resource = budget.resource.upper()
-    all_nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    nodes = [n["Resources"] for n in all_nodes if n["Alive"] and n["Resources"].get(resource, 0) >= 1]
+    nodes = list(_nodes(resource).values())
     if not nodes:
         raise ClusterError(f"the cluster has no {resource}, but the budget is {budget}")
     units = sum(int(node[resource]) for node in nodes)
-    kinds = sorted({k.removeprefix("accelerator_type:") for n in nodes for k in n if k.startswith("accel")})
-    name = ", ".join(kinds) if budget.resource == "gpu" and kinds else f"{resource} x {units}"
+    kind = _one_kind(nodes) if budget.resource == "gpu" else ""
     cores = tuple(max(1, int(node.get("CPU", 1))) for node in nodes)
-    return Hardware(resource=budget.resource, units=units, cores=cores, name=name)
+    return Hardware(
+        resource=budget.resource, units=units, cores=cores, name=kind or f"{resource} x {units}", kind=kind
+    )
+
+
+def _nodes(resource: str) -> dict[str, dict[str, float]]:
+    """What each running node that has at least one GPU, or CPU core, has of everything; by the node's id."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {n["NodeID"]: n["Resources"] for n in nodes if n["Alive"] and n["Resources"].get(resource, 0) >= 1}
+
+
+def _kind(node: dict[str, float]) -> str:
+    """Of its GPUs, as Ray calls it; empty where Ray reports none."""
+    return min((name.removeprefix(KIND) for name in node if name.startswith(KIND)), default="")
+
+
+def _one_kind(nodes: list[dict[str, float]]) -> str:
+    """Raises ClusterError when there are several."""
+    units: collections.Counter[str] = collections.Counter()
+    for node in nodes:
+        units[_kind(node)] += int(node["GPU"])
+    if len(units) > 1:
+        there = ", ".join(
+            f"{count} {kind or 'of a kind unknown to Ray'}" for kind, count in sorted(units.items())
+        )
+        raise ClusterError(
+            f"the cluster has GPUs of several kinds ({there}), and run times on two kinds do not compare: "
+            "the arms' budgets would buy different amounts. Take out the nodes of all kinds but one, or start "
+            "them with --num-gpus=0"
+        )
+    return next(iter(units))
 
 
 def wait_for(units: int, resource: str) -> None:
@@ -222,18 +254,19 @@ def wait_for(units: int, resource: str) -> None:
 
 def check(machine: Machine) -> None:
     """Raises ClusterError when the cluster has less than a study that goes on was planned with."""
-    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    needed, kind = machine.slots * machine.fraction, machine.resource.upper()
-    if have.get(kind, 0) + 1e-9 < needed:
+    needed, resource = machine.slots * machine.fraction, machine.resource.upper()
+    have = sum(n[resource] for n in _nodes(resource).values() if machine.kind in ("", _kind(n)))
+    if have + 1e-9 < needed:
         raise ClusterError(
-            f"the study was planned with {needed:g} {kind}s ({machine.name}), and {have.get(kind, 0):g} are here: "
+            f"the study was planned with {needed:g} {resource}s ({machine.name}), and {have:g} are here: "
             "costs and run times would no longer compare. Go on where there are as many, or start a new study"
         )
 
 
 def resources(machine: Machine, fraction: float) -> dict[str, float]:
     """What a trial or task that holds ``fraction`` of a GPU or CPU core holds, in Ray's words."""
-    return {"CPU": fraction} if machine.resource == "cpu" else {"GPU": fraction, "CPU": 0}
+    held = {"CPU": fraction} if machine.resource == "cpu" else {"GPU": fraction, "CPU": 0}
+    return {**held, f"{KIND}{machine.kind}": 0.001} if machine.kind else held
 
 
 @contextmanager
@@ -264,7 +297,8 @@ def run_tasks(
     A job is held from when a slot is free for it to its end, start-up of its process included.
     """
     held = resources(machine, machine.fraction)
-    remote = ray.remote(function).options(num_cpus=held["CPU"], num_gpus=held.get("GPU", 0), max_retries=3)
+    cpus, gpus = held.pop("CPU"), held.pop("GPU", 0)
+    remote = ray.remote(function).options(num_cpus=cpus, num_gpus=gpus, resources=held, max_retries=3)
     waiting = collections.deque(jobs)
     running: dict[Any, tuple[str, float]] = {}
     while waiting or running:
@@ -282,16 +316,18 @@ def run_trials(
     pool: Images,
     out: Path,
     tick: Callable[[], None],
-    leaving: Callable[[], bool] = lambda: False,
+    leaving: Callable[[], bool],
+    say: Callable[[str], None],
 ) -> None:
     """Run the study's trials to the end in one Tune experiment.
 
-    ``tick`` is called after every event. When ``leaving`` turns true, every running trial writes a checkpoint and
-    stops, and the call returns. Raises StudyError or LedgerError when the study cannot be finished.
+    ``tick`` is called after every event, ``say`` with a sentence for the user. When ``leaving`` turns true, every
+    running trial writes a checkpoint and stops, and the call returns. Raises StudyError or LedgerError when the
+    study cannot be finished.
     """
     plan = schedule.plan
     (out / checkpoint.FOLDER).mkdir(exist_ok=True)
-    runner = _Runner(schedule, out, tick, leaving)
+    runner = _Runner(schedule, out, tick, leaving, say)
     if schedule.done:
         return
     trainable = tune.with_resources(
@@ -445,13 +481,21 @@ class _Runner(tune.Callback):
     """Books what the workers tell and how trials end, and watches over what they do not tell."""
 
     def __init__(
-        self, schedule: Schedule, home: Path, tick: Callable[[], None], leaving: Callable[[], bool]
+        self,
+        schedule: Schedule,
+        home: Path,
+        tick: Callable[[], None],
+        leaving: Callable[[], bool],
+        say: Callable[[str], None],
     ) -> None:
         self._schedule = schedule
         self._home = home
         self._tick = tick
         self._leaving = leaving
-        self._left_at = self._disk_seen = 0.0
+        self._say = say
+        self._left_at = self._disk_seen = self._nodes_seen = 0.0
+        self._strangers: set[str] = set()
+        """Nodes with another kind of GPU than the study's, which have been told of."""
         self._heard: dict[str, float] = {}
         self._trials: dict[str, Any] = {}
         self._spoke: set[str] = set()
@@ -568,6 +612,7 @@ class _Runner(tune.Callback):
         else:
             self._watch_trials(now)
             self._watch_disk(now)
+            self._watch_nodes(now)
         self._tick()
 
     def _watch_trials(self, now: float) -> None:
@@ -604,6 +649,20 @@ class _Runner(tune.Callback):
                     f"{DISK_FLOOR / 2**20:.0f} are needed to go on. Make room, then resume"
                 )
             )
+
+    def _watch_nodes(self, now: float) -> None:
+        """Say which nodes are left alone, for their kind of GPU; what trials hold keeps them off."""
+        machine = self._schedule.plan.machine
+        if not machine.kind or now < self._nodes_seen + NODES_SECONDS:
+            return
+        self._nodes_seen = now
+        for node_id, node in _nodes(machine.resource.upper()).items():
+            if _kind(node) != machine.kind and node_id not in self._strangers:
+                self._strangers.add(node_id)
+                self._say(
+                    f"a node with {_kind(node) or 'GPUs of an unknown kind'} has joined, and is left alone: "
+                    f"this study runs on {machine.kind}, and run times on two kinds do not compare"
+                )
 
     def _never_began(self, trial_id: str, reason: str) -> None:
         """No worker could be had, as while a node that is gone is still counted on: wait, and try again."""
