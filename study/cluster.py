@@ -237,8 +237,8 @@ def _one_kind(nodes: list[dict[str, float]]) -> str:
 def wait_for(units: int, resource: str) -> None:
     """Wait until the cluster has so many GPUs or CPU cores; one that grows starts machines for it.
 
-    Before the first trial, since a trial that waits for its machine would pay for the wait. Raises ClusterError
-    when they do not come. The wish ends here, or with this process: nothing keeps machines running for it.
+    Before the plan is made, since a study is planned with what is there. Raises ClusterError when they do not
+    come. The wish ends here, or with this process: nothing keeps machines running for it.
     """
     wish = placement_group([{resource.upper(): 1.0}] * units)
     try:
@@ -453,11 +453,22 @@ class _KeepsWorkers(FIFOScheduler):
         if self._slots and cache is not None and hasattr(cache, "increase_max"):
             cache.increase_max(trial.placement_group_factory, self._slots)
             self._slots = 0
-        self._runner.added(trial)
+        self._runner.added(trial, lambda: _has_machine(controller, trial))
         super().on_trial_add(tune_controller, trial)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+def _has_machine(controller: Any, trial: Any) -> bool:
+    """Whether Ray has granted the trial what it holds; also where a version of Ray does not say."""
+    if trial.temporary_state.ray_actor is not None:
+        return True
+    granted = getattr(getattr(controller, "_actor_manager", None), "is_actor_started", None)
+    actors = getattr(controller, "_trial_to_actor", None)
+    if granted is None or actors is None:
+        return True
+    return trial in actors and bool(granted(actors[trial]))
 
 
 class _Stops(tune.Stopper):
@@ -496,6 +507,8 @@ class _Runner(tune.Callback):
         self._left_at = self._disk_seen = self._nodes_seen = 0.0
         self._strangers: set[str] = set()
         """Nodes with another kind of GPU than the study's, which have been told of."""
+        self._waiting: dict[str, Callable[[], bool]] = {}
+        """Trials without a machine, and whether each has one now."""
         self._heard: dict[str, float] = {}
         self._trials: dict[str, Any] = {}
         self._spoke: set[str] = set()
@@ -518,9 +531,16 @@ class _Runner(tune.Callback):
         """Stop in order, and raise ``error`` then; the first one counts."""
         self.error = self.error or error
 
-    def added(self, ray_trial: Any) -> None:
-        """Watch over it from the beginning: a worker can also freeze before it says a word."""
-        self._trials[ray_trial.config["trial"]["id"]] = ray_trial
+    def added(self, ray_trial: Any, has_machine: Callable[[], bool]) -> None:
+        """Watch over it from the beginning: a worker can also freeze before it says a word.
+
+        It pays from when Ray grants it a machine, not from when it was asked for: a node may have been lost.
+        """
+        trial_id = ray_trial.config["trial"]["id"]
+        self._trials[trial_id] = ray_trial
+        if not has_machine():
+            self._waiting[trial_id] = has_machine
+            self._schedule.waits(trial_id)
 
     def begins(self, trial_id: str) -> None:
         self._spoke.discard(trial_id)
@@ -556,6 +576,7 @@ class _Runner(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
         self.heard_of(trial.config["trial"]["id"])
+        self._start_paying()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -568,6 +589,7 @@ class _Runner(tune.Callback):
         del iteration, trials, info
         trial_id, result = trial.config["trial"]["id"], trial.last_result or {}
         self._trials.pop(trial_id, None)
+        self._waiting.pop(trial_id, None)
         if trial_id not in self._ended or isinstance(self.error, LedgerError):
             return
         self._ended.remove(trial_id)
@@ -585,6 +607,7 @@ class _Runner(tune.Callback):
         del iteration, trials, info
         trial_id, error = trial.config["trial"]["id"], trial.get_error()
         self._trials.pop(trial_id, None)
+        self._waiting.pop(trial_id, None)
         if self.leaving():
             return  # it goes on from its last checkpoint when the study does
         lines = [line for line in str(error or "no reason given").splitlines() if line.strip()]
@@ -604,6 +627,7 @@ class _Runner(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         del iteration, trials, info
+        self._start_paying()
         now = time.monotonic()
         if self.leaving():
             self._left_at = self._left_at or now
@@ -614,6 +638,12 @@ class _Runner(tune.Callback):
             self._watch_disk(now)
             self._watch_nodes(now)
         self._tick()
+
+    def _start_paying(self) -> None:
+        """Seen at every step, ten times a second at least."""
+        for trial_id in [t for t, has_machine in self._waiting.items() if has_machine()]:
+            del self._waiting[trial_id]
+            self._schedule.granted(trial_id)
 
     def _watch_trials(self, now: float) -> None:
         """Write a sign of life now and then, and end workers that give none."""
