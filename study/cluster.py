@@ -69,6 +69,8 @@ KIND = "accelerator_type:"
 """Ray's resource of a node that says what kind of GPU it has; every use takes a thousandth, as Ray's own do."""
 NODES_SECONDS = 30.0
 """Between two looks at which nodes have joined."""
+SIGN_SECONDS = 1.0
+"""Between two looks at who is silent: with a thousand trials a look takes as long as a result."""
 DISK_SECONDS = 5.0
 DISK_FLOOR = 200 * 2**20
 """Free bytes under which the study stops while it still can in order."""
@@ -504,7 +506,7 @@ class _Runner(tune.Callback):
         self._tick = tick
         self._leaving = leaving
         self._say = say
-        self._left_at = self._disk_seen = self._nodes_seen = 0.0
+        self._left_at = self._disk_seen = self._nodes_seen = self._signs_seen = 0.0
         self._strangers: set[str] = set()
         """Nodes with another kind of GPU than the study's, which have been told of."""
         self._waiting: dict[str, Callable[[], bool]] = {}
@@ -651,6 +653,9 @@ class _Runner(tune.Callback):
             self._schedule.beat()
         except LedgerError as error:
             self.leave_for(error)
+        if now < self._signs_seen + SIGN_SECONDS:
+            return
+        self._signs_seen = now
         for trial_id, ray_trial in self._trials.items():
             actor = ray_trial.temporary_state.ray_actor
             if actor is not None and now - self._heard[trial_id] > self._schedule.patience(trial_id):

@@ -10,6 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from study import checkpoint
 from study.confirm import SCORED_PHASES
 from study.data import Images, split
 from study.plan import DataCard, Machine, Plan
-from study.records import Epoch, Trial
+from study.records import Epoch, Trial, setting
 from study.train import DivergedError, Split, Training, build
 
 SLICE_SECONDS = 5.0
@@ -109,6 +110,7 @@ class StudyTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        self._show_name()
         try:
             result = self._step()
         except DivergedError as error:
@@ -120,6 +122,12 @@ class StudyTrial(tune.Trainable):
         except Exception as error:  # noqa: BLE001  # an arm's fault is that trial's end, not the study's
             result = self._failure(f"error: {type(error).__name__}: {first_line(error)}")
         return {"trial": self._trial.id, **result}
+
+    def _show_name(self) -> None:
+        """Name the trial where processes are listed: Ray's dashboard, ps, nvidia-smi. Ray names it anew for each call."""
+        with suppress(AttributeError):  # another version of Ray
+            raylet: Any = ray._raylet
+            raylet.setproctitle(f"ray::StudyTrial {self._trial.id} {setting(self._trial.config)}")
 
     def _step(self) -> dict[str, Any]:
         if not self._spoke:  # before any code of the arm runs: a worker that dies now was not its doing
