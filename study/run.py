@@ -305,7 +305,10 @@ def _run(
 
     schedule = Schedule(plan, ledger, arms)
     with View(schedule, console) as view, leaving.gently():
-        cluster.run_trials(schedule, prepared.train, home, view.tick, leaving.asked)
+        cluster.run_trials(
+            schedule, prepared.train, home, view.tick, leaving.asked,
+            say=lambda text: console.print(f"note: {text}", markup=False),
+        )  # fmt: skip
     if leaving.asked():
         return
     console.print("opening the test set, once, for all arms together ...")

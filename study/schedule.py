@@ -59,6 +59,7 @@ class _Hold:
     """What a running trial holds: ``base`` resource-seconds before ``since``."""
 
     since: float
+    """``math.inf`` while it waits for its machine."""
     base: float
     fraction: float
     reason: str = ""
@@ -328,6 +329,15 @@ class Schedule:
             return f"budget: the search share was spent at epoch {epoch.epoch}"
         return ""
 
+    def waits(self, trial_id: str) -> None:
+        """The trial has no machine yet: it holds nothing, and pays nothing, until it is ``granted`` one."""
+        self._held[trial_id].since = math.inf
+
+    def granted(self, trial_id: str) -> None:
+        """The trial has its machine; from now on it pays. Nothing changes for one that had it before."""
+        hold = self._held[trial_id]
+        hold.since = min(hold.since, self._clock())
+
     def resumed(self, trial_id: str, epoch: int, seconds: float) -> None:
         """Book from where a trial went on: ``seconds`` of training after the end of ``epoch``."""
         hold, epochs = self._held[trial_id], self.ledger.epochs[trial_id]
@@ -428,7 +438,7 @@ class Schedule:
     def held(self, trial_id: str) -> float:
         """Resource-seconds that a running trial has held until now."""
         hold = self._held[trial_id]
-        return hold.base + (self._clock() - hold.since) * hold.fraction
+        return hold.base + max(0.0, self._clock() - hold.since) * hold.fraction
 
     def spent_now(self, arm: str, *phases: Phase, island: int | None = None) -> float:
         """As ``Ledger.spent``, with running trials counted until now instead of to their last report."""

@@ -10,6 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from study import checkpoint
 from study.confirm import SCORED_PHASES
 from study.data import Images, split_for
 from study.plan import DataCard, Machine, Plan
-from study.records import Epoch, Trial
+from study.records import Epoch, Trial, setting
 from study.train import DivergedError, Split, Training, build
 
 SLICE_SECONDS = 5.0
@@ -113,6 +114,7 @@ class StudyTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        self._show_name()
         try:
             result = self._step()
         except DivergedError as error:
@@ -124,6 +126,12 @@ class StudyTrial(tune.Trainable):
             if out_of_memory(error):
                 result |= {"failure": first_line(error), "memory": True}
         return {"trial": self._trial.id, **result}
+
+    def _show_name(self) -> None:
+        """Name the trial where processes are listed: Ray's dashboard, ps, nvidia-smi. Ray names it anew for each call."""
+        with suppress(AttributeError):  # another version of Ray
+            raylet: Any = ray._raylet
+            raylet.setproctitle(f"ray::StudyTrial {self._trial.id} {setting(self._trial.config)}")
 
     def _step(self) -> dict[str, Any]:
         if not self._spoke:  # before any code of the arm runs: a worker that dies now was not its doing

@@ -306,6 +306,33 @@ def test_an_interrupted_study_books_what_was_held_and_goes_on(tmp_path: Path) ->
         assert [ledger.spent(arm, "lost") for arm in ARMS] == [5.0, 5.0]
 
 
+def test_a_trial_pays_nothing_while_it_waits_for_a_machine(tmp_path: Path) -> None:
+    now = [0.0]
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        schedule = Schedule(a_plan(), ledger, ARMS, clock=lambda: now[0])
+        first, second = schedule.next(), schedule.next()
+        assert first is not None
+        assert second is not None
+        schedule.waits(first.trial.id)
+        now[0] = 60.0
+        schedule.beat()
+        assert [ledger.booked[s.trial.id] for s in (first, second)] == [0.0, 60.0]
+        for _ in range(2):  # the second time it has its machine already
+            schedule.granted(first.trial.id)
+            now[0] += 5.0
+        assert schedule.held(first.trial.id) == 10.0
+        assert schedule.next() is None  # it had its slot all the while
+        schedule.put_back(first.trial.id, "no worker")
+        again = schedule.next()
+        assert again is not None
+        assert again.trial == first.trial
+        schedule.waits(first.trial.id)
+        now[0] += 100.0
+        schedule.granted(first.trial.id)
+        now[0] += 1.0
+        assert schedule.end(first.trial.id, "worker died").cost == 11.0
+
+
 def test_an_arm_with_a_default_that_works_is_not_given_up(tmp_path: Path) -> None:
     """Half of its space failing, even many times in a row, is for the search to find out."""
 
