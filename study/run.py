@@ -11,9 +11,10 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import dataclasses
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -32,6 +33,7 @@ from study.ledger import CLAIM, Ledger
 from study.options import Options
 from study.plan import Audit, Budget, Packed, Plan, PlanError
 from study.records import Cost
+from study.storage import Mirror
 
 if TYPE_CHECKING:
     from study.data import Prepared
@@ -57,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         if options.plan_only:
             home = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
         try:
-            _study(options, home, console, leaving)
+            with _mirrored(options, console) as mirror:
+                _study(options, home, console, leaving, mirror)
         except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray's answer to SIGTERM while it starts
             leaving.signal = leaving.signal or signal.SIGTERM
             console.print("stopped" if (home / plans.FILE).exists() else "stopped; nothing had begun")
@@ -67,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise
             Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
             if code == UNFINISHED and not isinstance(error, GivenUpError):
-                _say_how_to_go_on(home, console)
+                _say_how_to_go_on(options, home, console)
             return code
         finally:
             if not (home / plans.FILE).exists():  # nothing of a study is there: leave no trace
@@ -76,16 +79,23 @@ def main(argv: list[str] | None = None) -> int:
                 with suppress(OSError):
                     home.rmdir()
         if leaving.asked():
-            _say_how_to_go_on(home, console)
+            _say_how_to_go_on(options, home, console)
             return leaving.exit_code
         return DONE
 
 
-def _say_how_to_go_on(home: Path, console: Console) -> None:
+def _mirrored(options: Options, console: Console) -> Mirror | nullcontext[None]:
+    """Where the study is kept, beside its folder."""
+    if options.uri is None or options.plan_only:
+        return nullcontext()
+    return Mirror(options.uri, lambda text: console.print(text, markup=False), goes_on=options.resume)
+
+
+def _say_how_to_go_on(options: Options, home: Path, console: Console) -> None:
     if (home / plans.FILE).exists():
         console.print(
             f"what was done is kept: python -m analysis {home} shows it\n"
-            f"go on with: python study/run.py --resume {home}",
+            f"go on with: python study/run.py --resume {shlex.quote(options.uri or str(home))}",
             markup=False,
         )
 
@@ -104,7 +114,7 @@ def _exit_code(error: Exception) -> int | None:
     return UNFINISHED if isinstance(error, EvidenceError) else None
 
 
-def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> None:
+def _study(options: Options, home: Path, console: Console, leaving: Leaving, mirror: Mirror | None) -> None:
     if options.resume:
         ledgers.check_links(home)
     old = Plan.load(home / plans.FILE) if options.resume else None
@@ -127,6 +137,8 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> 
     )
     with ExitStack() as closing:
         ledger = closing.enter_context(Ledger(home / ledgers.FILE))
+        if mirror:
+            mirror.follow(ledger)
         if old:  # whether it may go on at all is known before Ray is up
             _take_up(old, ledger, prepared, home, options, console)
         dashboard = cluster.connect(options.address, home / LOG)
@@ -152,7 +164,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> 
             plan.save(home / plans.FILE)
             _begin(plan, ledger, prepared, home)
         closing.callback(_open_windows(options, plan, ledger, home).close)
-        _run(plan, arms, prepared, ledger, home, console, leaving)
+        _run(plan, arms, prepared, ledger, home, console, leaving, mirror)
         if leaving.asked():
             return
     from analysis import report
@@ -278,6 +290,7 @@ def _run(
     home: Path,
     console: Console,
     leaving: Leaving,
+    mirror: Mirror | None,
 ) -> None:
     from study import cluster
     from study.schedule import Schedule
@@ -286,11 +299,17 @@ def _run(
 
     schedule = Schedule(plan, ledger, arms)
     with View(schedule, console) as view, leaving.gently():
-        cluster.run_trials(schedule, prepared.train, home, view.tick, leaving.asked)
+        cluster.run_trials(
+            schedule, prepared.train, home, view.tick,
+            lambda: leaving.asked() or bool(mirror and mirror.lost), mirror,
+        )  # fmt: skip
+    if mirror:
+        mirror.sync()  # what is to be tested lies there before the test is opened
+        mirror.check()
     if leaving.asked():
         return
     console.print("opening the test set, once, for all arms together ...")
-    open_test(plan, ledger, home / SEALED, home)
+    open_test(plan, ledger, home / SEALED, home, shared=mirror is None)
 
 
 def _show_audit(audits: Mapping[str, Audit], console: Console) -> None:

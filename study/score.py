@@ -1,5 +1,6 @@
 """The one place that opens the sealed test set: once, after the manifest, for all arms together."""
 
+import io
 import itertools
 import os
 from pathlib import Path
@@ -23,10 +24,10 @@ from study.worker import device_of, image_spec
 PREDICTIONS = "predictions"
 
 
-def open_test(plan: Plan, ledger: Ledger, sealed: Path, out: Path) -> None:
+def open_test(plan: Plan, ledger: Ledger, sealed: Path, out: Path, *, shared: bool = True) -> None:
     """Score every kept net on the test set and store its predictions, ``predictions/<trial>.npz``.
 
-    Each file has ``labels`` and ``predictions`` (images,) int64 and ``probabilities`` (images, classes)
+    Where the workers do not see ``out`` (not ``shared``) the nets are sent to them.     Each file has ``labels`` and ``predictions`` (images,) int64 and ``probabilities`` (images, classes)
     float16. The cost is booked per arm. After an interruption only what is left is scored: the set of nets is
     in the ledger from the moment that the test was opened. Raises DataError when the sealed file is not
     as it was, StudyError when a net is gone.
@@ -42,12 +43,12 @@ def open_test(plan: Plan, ledger: Ledger, sealed: Path, out: Path) -> None:
     if not ledger.opened:
         ledger.add(TestOpened(manifest=ledger.manifest.sha256, trials=tuple(t.id for t in trials)))
     (out / PREDICTIONS).mkdir(exist_ok=True)
-    shared = ray.put(test)
-    jobs = [
-        (t.id, (plan, t.arm, t.config, str(path_of(out, t.id).resolve()), shared))
-        for t in trials
-        if t.id not in ledger.scores
-    ]
+    images = ray.put(test)
+    left = [(t, path_of(out, t.id)) for t in trials if t.id not in ledger.scores]
+    jobs = (
+        (t.id, (plan, t.arm, t.config, str(net.resolve()) if shared else net.read_bytes(), images))
+        for t, net in left
+    )
     for trial_id, probabilities, held in run_tasks(probabilities_of, jobs, plan.machine):
         predictions = probabilities.argmax(1)
         _write(out / PREDICTIONS / f"{trial_id}.npz", test.labels, predictions, probabilities)
@@ -58,15 +59,16 @@ def open_test(plan: Plan, ledger: Ledger, sealed: Path, out: Path) -> None:
 
 
 def probabilities_of(
-    plan: Plan, arm: str, config: Config, weights: str, test: Images
+    plan: Plan, arm: str, config: Config, weights: str | bytes, test: Images
 ) -> "np.ndarray[Any, Any]":
-    """Class probabilities, float32 (images, classes), of the net that ``weights`` belong to."""
+    """Class probabilities, float32 (images, classes), of the net whose checkpoint is ``weights``, a path or its content."""
     device = device_of(plan.machine)
     layout = plan.audits[arm].channels_last
     net = build(
         search_spaces.load(arm), config, image_spec(plan.data), seed=0, device=device, channels_last=layout
     )
-    net.load_state_dict(torch.load(weights, map_location=device, weights_only=True)["net"])
+    file = weights if isinstance(weights, str) else io.BytesIO(weights)
+    net.load_state_dict(torch.load(file, map_location=device, weights_only=True)["net"])
     images = torch.from_numpy(test.pixels.copy()).to(device)
     return predict(net, images, torch.arange(len(images), device=device)).cpu().numpy()
 
