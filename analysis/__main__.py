@@ -35,10 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     from analysis.evidence import EvidenceError  # pandas and matplotlib only once the arguments are valid
     from analysis.report import gate, write
-    from study import plan, storage
+    from study import mirror, plan
 
     try:
-        report = write(storage.local(given.run))
+        report = write(mirror.local(given.run))
     except (EvidenceError, plan.PlanError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

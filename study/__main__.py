@@ -35,13 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     word: Callable[[argparse.Namespace, Console], int] = given.word
     from analysis.evidence import EvidenceError
-    from study import storage
+    from study import mirror
     from study.images import DataError
     from study.ledger import LedgerError
 
     try:
         if "run" in given:
-            given.name, given.run = given.run, storage.local(given.run, nets=word is _export)
+            given.name, given.run = given.run, mirror.local(given.run, nets=word is _export)
         return word(given, console)
     except (PlanError, LedgerError, DataError, EvidenceError) as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
@@ -121,9 +121,9 @@ def _log(given: argparse.Namespace, console: Console) -> int:
 
 
 def _copy(given: argparse.Namespace, console: Console) -> int:
-    from study import storage
+    from study import mirror
 
-    storage.copy(given.uri, lambda text: console.print(text, markup=False))
+    mirror.copy(given.uri, lambda text: console.print(text, markup=False))
     return 0
 
 

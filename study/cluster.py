@@ -52,11 +52,11 @@ from study import checkpoint
 from study.confirm import SCORED_PHASES, StudyError
 from study.data import Images
 from study.ledger import LedgerError
+from study.mirror import Mirror
 from study.packing import Hardware
 from study.plan import Budget, Machine
 from study.records import Epoch, asdict, setting
 from study.schedule import LossKind, Schedule
-from study.storage import Mirror
 from study.worker import StudyTrial, first_line, told
 
 TUNES_OWN = ".tune"

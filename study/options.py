@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 import search_spaces
-from study import storage
+from study import mirror, storage
 from study.ledger import CLAIM
 from study.plan import EPOCHS_CEILING, FILE, ROPE_CEILING, Budget, Plan, PlanError
 
@@ -133,7 +133,7 @@ class Options:
                 f"--resume takes the whole question from {given.resume}/{FILE}: leave out {', '.join(others)}"
             )
         try:
-            run = storage.local(given.resume)
+            run = mirror.local(given.resume)
             if not (run / FILE).is_file():
                 parser.error(f"--resume {run}: there is no study in it (no {FILE})")
             plan = Plan.load(run / FILE)
@@ -216,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--out", metavar="DIR",
         help="where the study is written (default: runs/<time>-<data>): a folder, or a URI, s3://BUCKET/FOLDER, "
-        f"gs://..., file://..., brought up to date every {storage.SYNC_SECONDS:g} s",
+        f"gs://..., file://..., brought up to date every {mirror.SYNC_SECONDS:g} s",
     )  # fmt: skip
     running.add_argument(
         "--fraction", type=float, metavar="F",
@@ -313,11 +313,11 @@ def _check_uri(parser: argparse.ArgumentParser, uri: str, *, look: bool) -> Path
     """The folder that stands for it here."""
     try:
         if look:
-            storage.check_new(uri)
+            mirror.check_new(uri)
         storage.Storage(uri)
     except PlanError as error:
         parser.error(f"--out: {error}")
-    return storage.home_of(uri)
+    return mirror.home_of(uri)
 
 
 def _run_name(data: str) -> str:

@@ -30,10 +30,10 @@ from study import resume, windows
 from study.confirm import GivenUpError, StudyError
 from study.leaving import Leaving, sturdy_output
 from study.ledger import CLAIM, Ledger
+from study.mirror import Mirror
 from study.options import Options
 from study.plan import Audit, Budget, Packed, Plan, PlanError
 from study.records import Cost
-from study.storage import Mirror
 
 if TYPE_CHECKING:
     from study.data import Prepared

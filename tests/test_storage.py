@@ -20,12 +20,13 @@ from faults.campaign import ARMS, DRIVER, LIMIT, Ground, check_same, prepare_gro
 from test_ledger import a_trial, an_epoch, an_outcome
 from test_plan import PLAN
 
-from study import storage
+from study import mirror
 from study.ledger import Ledger, LedgerError, read
+from study.mirror import Mirror, fetch, home_of
 from study.options import Options
 from study.plan import Plan
 from study.records import encode
-from study.storage import Mirror, Storage, StorageError, fetch, home_of, unfinished
+from study.storage import Storage, StorageError, unfinished
 
 SECRET = "hunter2-secret"
 SYNC = 1.0
@@ -81,9 +82,9 @@ def _user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setattr(storage, "SYNC_SECONDS", 0.2)
-    monkeypatch.setattr(storage, "SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr(storage, "CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr(mirror, "SYNC_SECONDS", 0.2)
+    monkeypatch.setattr(mirror, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(mirror, "CLOSE_SECONDS", 0.0)
 
 
 @pytest.fixture(params=["s3", "file"])
@@ -192,22 +193,27 @@ def test_what_is_there_already_is_left_alone(uri: str, capsys: pytest.CaptureFix
 def test_it_is_brought_there_and_the_ledger_never_names_what_is_not(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, trial, order = begin(uri), a_trial(), []
+    home, trial, order = begin(uri), a_trial(), list[str]()
     put = Storage.put
-    monkeypatch.setattr(Storage, "put", lambda self, name, b: (order.append(name), put(self, name, b))[1])
-    with Mirror(uri, print, goes_on=False) as mirror, Ledger(home / "ledger.jsonl") as ledger:
-        mirror.follow(ledger)
+
+    def noted(self: Storage, name: str, content: bytes) -> None:
+        order.append(name)
+        put(self, name, content)
+
+    monkeypatch.setattr(Storage, "put", noted)
+    with Mirror(uri, print, goes_on=False) as kept, Ledger(home / "ledger.jsonl") as ledger:
+        kept.follow(ledger)
         ledger.add(trial)
         Storage(uri).put(unfinished(trial), b"a worker wrote it")
         for name in ("checkpoints/x.pt", "predictions/x.npz", "checkpoints/y.pt.1.partial", ".tune/state"):
             (home / name).parent.mkdir(exist_ok=True)
             (home / name).write_bytes(b"net")
-        assert mirror.sync()
+        assert kept.sync()
         assert unfinished(trial) in Storage(uri).files()
         ledger.add(an_epoch(trial, 1, 1.0))
         ledger.add(an_outcome(trial, 2.0))
         (home / "checkpoints" / "x.pt").unlink()
-        assert mirror.sync()
+        assert kept.sync()
         assert Storage(uri).files().keys() == {".claimed", "plan.json", "predictions/x.npz", "ledger.jsonl"}
     assert Storage(uri).files().keys() == {"plan.json", "predictions/x.npz", "ledger.jsonl"}
     assert Storage(uri).get("ledger.jsonl") == (home / "ledger.jsonl").read_bytes()
@@ -237,10 +243,10 @@ def test_a_second_driver_is_refused_and_a_dead_ones_study_is_taken_over(
         ):
             pass
         assert first.sync()
-        monkeypatch.setattr(storage, "SYNC_SECONDS", 1e6)
+        monkeypatch.setattr(mirror, "SYNC_SECONDS", 1e6)
         first._stop.set()  # as a process that is frozen, or behind a cable that is cut: no sign of life
         first._thread.join()
-        monkeypatch.setattr(storage, "SYNC_SECONDS", 0.2)
+        monkeypatch.setattr(mirror, "SYNC_SECONDS", 0.2)
         before = Storage(uri).get("ledger.jsonl")
         with Mirror(uri, said.append, goes_on=True) as second:
             (home_of(uri) / "ledger.jsonl").write_text("what the first one wrote meanwhile\n")
@@ -307,13 +313,13 @@ def test_a_name_that_leaves_the_folder_is_refused(server: Server, tmp_path: Path
 def test_a_storage_that_fails_is_said_once_and_what_is_missing_can_be_copied(tmp_path: Path) -> None:
     uri, said = f"file://{tmp_path}/share/first", list[str]()
     home, share = begin(uri), tmp_path / "share"
-    with Mirror(uri, said.append, goes_on=False) as mirror, Ledger(home / "ledger.jsonl") as ledger:
-        assert mirror.sync()
+    with Mirror(uri, said.append, goes_on=False) as kept, Ledger(home / "ledger.jsonl") as ledger:
+        assert kept.sync()
         share.rename(tmp_path / "unplugged")
         share.touch()  # in the way
         ledger.add(a_trial())
         soon(lambda: said)
-        assert not mirror.sync()
+        assert not kept.sync()
         assert len(said) == 1
         assert "cannot be written" in said[0]
         assert f"goes on in {home}" in said[0]
@@ -330,7 +336,7 @@ def test_a_storage_that_fails_is_said_once_and_what_is_missing_can_be_copied(tmp
     assert said[-1].endswith(f"python -m study copy {uri}")
     share.unlink()
     (tmp_path / "unplugged").rename(share)
-    storage.copy(uri, said.append)
+    mirror.copy(uri, said.append)
     assert said[-1] == f"all of it is at {uri}"
     assert Storage(uri).get("ledger.jsonl") == (home / "ledger.jsonl").read_bytes()
     assert Storage(uri).get("report.html") == b"the end"
@@ -343,7 +349,7 @@ def test_a_storage_that_fails_is_said_once_and_what_is_missing_can_be_copied(tmp
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
     made = prepare_ground(tmp_path_factory.mktemp("user"))
-    module = made.repo / "study" / "storage.py"
+    module = made.repo / "study" / "mirror.py"
     text = module.read_text()
     assert "SYNC_SECONDS = 30.0" in text
     module.write_text(text.replace("SYNC_SECONDS = 30.0", f"SYNC_SECONDS = {SYNC}"))
