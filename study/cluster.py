@@ -6,6 +6,7 @@ Tune's own state is ever restored: the ledger is the truth.
 """
 
 import collections
+import itertools
 import logging
 import os
 import re
@@ -55,6 +56,7 @@ from study import checkpoint
 from study.confirm import SCORED_PHASES, StudyError
 from study.data import Images
 from study.ledger import LedgerError
+from study.mirror import Mirror
 from study.packing import Hardware
 from study.plan import Budget, Machine
 from study.records import Epoch, asdict, setting
@@ -306,12 +308,13 @@ def run_tasks(
     held = resources(machine, machine.fraction)
     cpus, gpus = held.pop("CPU"), held.pop("GPU", 0)
     remote = ray.remote(function).options(num_cpus=cpus, num_gpus=gpus, resources=held, max_retries=3)
-    waiting = collections.deque(jobs)
+    waiting = iter(jobs)  # one that brings a net along is made when a slot is free for it
     running: dict[Any, tuple[str, float]] = {}
-    while waiting or running:
-        while waiting and len(running) < machine.slots:
-            key, args = waiting.popleft()
+    while True:
+        for key, args in itertools.islice(waiting, machine.slots - len(running)):
             running[remote.remote(*args)] = (key, time.monotonic())
+        if not running:
+            return
         (done,), _ = ray.wait(list(running), num_returns=1)
         key, since = running.pop(done)
         seconds = (time.monotonic() - since) * machine.fraction
@@ -335,20 +338,22 @@ def run_trials(
     tick: Callable[[], None],
     leaving: Callable[[], bool],
     say: Callable[[str], None],
+    mirror: Mirror | None = None,
 ) -> None:
     """Run the study's trials to the end in one Tune experiment.
 
     ``tick`` is called after every event, ``say`` with a sentence for the user. When ``leaving`` turns true, every
-    running trial writes a checkpoint and stops, and the call returns. Raises StudyError or LedgerError when the
-    study cannot be finished.
+    running trial writes a checkpoint and stops, and the call returns. With a ``mirror`` the workers see its URI
+    instead of the folder ``out``. Raises StudyError or LedgerError when the study cannot be finished.
     """
     plan = schedule.plan
     (out / checkpoint.FOLDER).mkdir(exist_ok=True)
-    runner = _Runner(schedule, out, tick, leaving, say)
+    runner = _Runner(schedule, out, tick, leaving, say, mirror)
+    home = mirror.uri if mirror else str(out.resolve())
     if schedule.done:
         return
     trainable = tune.with_resources(
-        tune.with_parameters(StudyTrial, plan=asdict(plan), pool=pool, home=str(out.resolve())),
+        tune.with_parameters(StudyTrial, plan=asdict(plan), pool=pool, home=home),
         lambda config: tune.PlacementGroupFactory([resources(plan.machine, config["fraction"])]),
     )
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(plan.machine.slots)
@@ -538,8 +543,11 @@ class _Runner(tune.Callback):
         tick: Callable[[], None],
         leaving: Callable[[], bool],
         say: Callable[[str], None],
+        mirror: Mirror | None,
     ) -> None:
         self._schedule = schedule
+        self._mirror = mirror
+        self._told_unsaved = False
         self._home = home
         self._tick = tick
         self._leaving = leaving
@@ -601,17 +609,30 @@ class _Runner(tune.Callback):
             self._vain = 0
         goes_on = True
         try:
+            if "net" in result:  # before the ledger says that it is there; and Tune would keep it
+                checkpoint.save(checkpoint.path_of(self._home, trial_id), result.pop("net"))
             if "resumed" in result:
                 self._schedule.resumed(trial_id, **result["resumed"])
             if "epoch" in result:
                 goes_on = self._schedule.report(Epoch(**result["epoch"]))
         except LedgerError as error:
             self.leave_for(error)
+        except OSError as error:
+            self.leave_for(StudyError(f"a trained net cannot be kept: {error}"))
+        self._tell_unsaved(result.get("unsaved"))
         if "blocked" in result:
             self.leave_for(StudyError(f"no checkpoint can be written: {result['blocked']}"))
         if result.get("done") or not goes_on:
             self._ended.add(trial_id)
         return trial_id in self._ended or self.leaving()
+
+    def _tell_unsaved(self, reason: str | None) -> None:
+        if reason and self._mirror and not self._told_unsaved:
+            self._told_unsaved = True
+            self._mirror.say(
+                f"note: a worker cannot use {self._mirror.uri} ({reason}). The study goes on; a trial that is "
+                "interrupted meanwhile begins anew. Every node needs credentials of its own"
+            )
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info

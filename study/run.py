@@ -13,7 +13,7 @@ if __name__ == "__main__":
 import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from shlex import quote
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from study import resume, windows
 from study.confirm import GivenUpError, StudyError
 from study.leaving import Leaving, sturdy_output
 from study.ledger import CLAIM, Ledger
+from study.mirror import Mirror
 from study.options import Options
 from study.plan import Audit, Budget, Packed, Plan, PlanError
 from study.records import Cost
@@ -60,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         if options.plan_only:
             home = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
         try:
-            _study(options, home, console, leaving)
+            with _mirrored(options, console) as mirror:
+                _study(options, home, console, leaving, mirror)
         except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray's answer to SIGTERM while it starts
             leaving.signal = leaving.signal or signal.SIGTERM
             console.print("stopped" if (home / plans.FILE).exists() else "stopped; nothing had begun")
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
             )
             Console(stderr=True, soft_wrap=True).print(f"error: {said}", markup=False, highlight=False)
             if code == UNFINISHED and not isinstance(error, GivenUpError):
-                _say_how_to_go_on(home, console)
+                _say_how_to_go_on(options, home, console)
             return code
         finally:
             if not (home / plans.FILE).exists() and not _has_records(
@@ -86,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
                 with suppress(OSError):
                     home.rmdir()
         if leaving.asked():
-            _say_how_to_go_on(home, console)
+            _say_how_to_go_on(options, home, console)
             return leaving.exit_code
         return DONE
 
@@ -97,11 +99,18 @@ def _has_records(home: Path) -> bool:
     return ledger.exists() and ledger.stat().st_size > 0
 
 
-def _say_how_to_go_on(home: Path, console: Console) -> None:
+def _mirrored(options: Options, console: Console) -> Mirror | nullcontext[None]:
+    """Where the study is kept, beside its folder."""
+    if options.uri is None or options.plan_only:
+        return nullcontext()
+    return Mirror(options.uri, lambda text: console.print(text, markup=False), goes_on=options.resume)
+
+
+def _say_how_to_go_on(options: Options, home: Path, console: Console) -> None:
     if (home / plans.FILE).exists():
         console.print(
             f"what was done is kept: python -m analysis {quote(str(home))} shows it\n"
-            f"go on with: python study/run.py --resume {quote(str(home))}",
+            f"go on with: python study/run.py --resume {quote(options.uri or str(home))}",
             markup=False,
         )
 
@@ -120,7 +129,7 @@ def _exit_code(error: Exception) -> int | None:
     return UNFINISHED if isinstance(error, EvidenceError) else None
 
 
-def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> None:
+def _study(options: Options, home: Path, console: Console, leaving: Leaving, mirror: Mirror | None) -> None:
     if options.resume:
         ledgers.check_links(home)
     old = Plan.load(home / plans.FILE) if options.resume else None
@@ -143,6 +152,8 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> 
     )
     with ExitStack() as closing:
         ledger = closing.enter_context(Ledger(home / ledgers.FILE))
+        if mirror:
+            mirror.follow(ledger)
         if old:  # whether it may go on at all is known before Ray is up
             _take_up(old, ledger, prepared, home, options, console)
         dashboard = cluster.connect(options.address, home / LOG)
@@ -169,7 +180,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> 
             _begin(plan, ledger, prepared, home)
         opened = _open_windows(options, plan, ledger, home)
         closing.callback(lambda: opened.close(LEAVE_SECONDS if leaving.asked() else windows.CLOSE_SECONDS))
-        _run(plan, arms, prepared, ledger, home, console, leaving)
+        _run(plan, arms, prepared, ledger, home, console, leaving, mirror)
         if leaving.asked():
             return
     from analysis import report
@@ -297,6 +308,7 @@ def _run(
     home: Path,
     console: Console,
     leaving: Leaving,
+    mirror: Mirror | None,
 ) -> None:
     from study import cluster
     from study.schedule import Schedule
@@ -306,9 +318,13 @@ def _run(
     schedule = Schedule(plan, ledger, arms)
     with View(schedule, console) as view, leaving.gently():
         cluster.run_trials(
-            schedule, prepared.train, home, view.tick, leaving.asked,
-            say=lambda text: console.print(f"note: {text}", markup=False),
+            schedule, prepared.train, home, view.tick,
+            lambda: leaving.asked() or bool(mirror and mirror.lost),
+            say=lambda text: console.print(f"note: {text}", markup=False), mirror=mirror,
         )  # fmt: skip
+    if mirror:
+        mirror.sync()  # what is to be tested lies there before the test is opened
+        mirror.check()
     if leaving.asked():
         return
     console.print("opening the test set, once, for all arms together ...")

@@ -21,7 +21,7 @@ from torch import nn
 
 import search_spaces
 from search_spaces import ImageSpec
-from study import checkpoint
+from study import checkpoint, storage
 from study.confirm import SCORED_PHASES
 from study.data import Images, split_for
 from study.plan import DataCard, Machine, Plan
@@ -88,8 +88,9 @@ class StudyTrial(tune.Trainable):
     """Ray Tune's face of a trial: one ``step`` trains to the epoch's end, or for some seconds.
 
     The first result has ``process`` (node and process id); any may have ``epoch`` (the record as a dict), ``resumed`` (epochs and seconds that a checkpoint
-    had), ``failure`` (why the trial cannot go on), ``memory`` (that it ran out of memory) or ``blocked`` (why
-    the surroundings do not let it). An error of the arm is a result too, so that the process survives it.
+    had), ``failure`` (why the trial cannot go on), ``memory`` (that it ran out of memory), ``blocked`` (why
+    the surroundings do not let it), ``net`` (the trained one, where the nodes share no folder) or ``unsaved`` (why the
+    storage did not take a checkpoint). An error of the arm is a result too, so that the process survives it.
     """
 
     def setup(  # type: ignore[override]  # tune.with_parameters passes what every trial shares
@@ -98,6 +99,8 @@ class StudyTrial(tune.Trainable):
         self._plan = Plan.from_dict(plan)
         self._pool = pool
         self._home = Path(home)
+        # not _storage, which is Tune's own
+        self._at_uri = storage.Storage(home) if storage.is_uri(home) else None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -109,6 +112,7 @@ class StudyTrial(tune.Trainable):
         self._spoke = False
         self._run: Training | None = None
         self._measures: list[dict[str, Any]] = []
+        self._aside: dict[str, Any] = {}
         self._startup = self._writing = 0.0
         self._saved, self._pause = time.monotonic(), CHECKPOINT_SECONDS
         return True
@@ -125,7 +129,8 @@ class StudyTrial(tune.Trainable):
             result = self._failure(f"error: {type(error).__name__}: {first_line(error)}")
             if out_of_memory(error):
                 result |= {"failure": first_line(error), "memory": True}
-        return {"trial": self._trial.id, **result}
+        aside, self._aside = self._aside, {}
+        return {"trial": self._trial.id, **aside, **result}
 
     def _show_name(self) -> None:
         """Name the trial where processes are listed: Ray's dashboard, ps, nvidia-smi. Ray names it anew for each call."""
@@ -161,7 +166,7 @@ class StudyTrial(tune.Trainable):
         """Build the net, and load what the newest whole checkpoint has."""
         began = time.monotonic()
         self._run = training(self._plan, self._trial, self._pool, self._device)
-        state = checkpoint.load(self._path, self._device) if self._again else None
+        state = self._saved_state() if self._again else None
         if state is not None:
             try:
                 self._run.load(state)
@@ -176,6 +181,16 @@ class StudyTrial(tune.Trainable):
         untold = sum(m["train_seconds"] + m["eval_seconds"] for m in self._measures[self._known :])
         return {"resumed": {"epoch": self._known, "seconds": untold + self._run.seconds}}
 
+    def _saved_state(self) -> dict[str, Any] | None:
+        if self._at_uri is None:
+            return checkpoint.load(self._path, self._device)
+        try:
+            content = self._at_uri.get(storage.unfinished(self._trial))
+        except OSError as error:  # the trial begins anew: a storage that fails stops no study
+            self._aside["unsaved"] = first_line(error)
+            return None
+        return None if content is None else checkpoint.unpack(content, self._device)
+
     def _reported(self, epoch: dict[str, Any]) -> dict[str, Any]:
         self._known = epoch["epoch"]
         return {"epoch": epoch, "done": self._known == self._trial.epochs}
@@ -184,11 +199,19 @@ class StudyTrial(tune.Trainable):
         assert self._run is not None
         began = time.monotonic()
         try:
-            checkpoint.save(self._path, {"measures": self._measures, **self._run.state(final=final)})
-            if final:
-                checkpoint.keep_only(self._path)
+            content = checkpoint.pack({"measures": self._measures, **self._run.state(final=final)})
+            if self._at_uri is None:
+                checkpoint.save(self._path, content)
+                if final:
+                    checkpoint.keep_only(self._path)
+            elif final:
+                self._aside["net"] = content
+            else:
+                self._at_uri.put(storage.unfinished(self._trial), content)
         except OSError as error:
-            raise _BlockedError(str(error)) from error
+            if self._at_uri is None:
+                raise _BlockedError(str(error)) from error
+            self._aside["unsaved"] = first_line(error)
         finally:
             self._saved = time.monotonic()
             took = self._saved - began

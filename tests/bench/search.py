@@ -84,7 +84,12 @@ def study_search(plan: Plan, arms: Mapping[str, Arm], pool: Images, home: Path) 
         ledger.watchers.append(watch)
         schedule = Schedule(plan, ledger, arms)
         cluster.run_trials(
-            schedule, pool, home, lambda: None, lambda: all(ledger.of(arm, "select") for arm in plan.arms)
+            schedule,
+            pool,
+            home,
+            lambda: None,
+            lambda: all(ledger.of(arm, "select") for arm in plan.arms),
+            print,
         )
         assert ledger.tuning is not None
         return list(trials.values()), ledger.tuning.per_arm * len(plan.arms)
