@@ -504,7 +504,7 @@ class _Runner(tune.Callback):
         except LedgerError as error:
             self.leave_for(error)
         if "blocked" in result:
-            self.leave_for(StudyError(f"no checkpoint can be written: {result['blocked']}"))
+            self.leave_for(StudyError(result["blocked"]))
         if result.get("done") or not goes_on:
             self._ended.add(trial_id)
         return trial_id in self._ended or self.leaving()

@@ -114,6 +114,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> 
     from study import data
 
     spec, seed = (old.data.spec, old.seed) if old else (options.data, options.seed)
+    console.print("reading the images ...")
     prepared = data.prepare(spec, seed=seed, root=Path("data"))
     arms = {name: search_spaces.load(name) for name in (old.arms if old else options.arms)}
 
@@ -125,6 +126,8 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> 
         f"{len(card.classes)} classes, {card.size} x {card.size} pixels. {card.note}",
         markup=False,
     )
+    if prepared.kept:
+        console.print(prepared.kept, markup=False)
     with ExitStack() as closing:
         ledger = closing.enter_context(Ledger(home / ledgers.FILE))
         if old:  # whether it may go on at all is known before Ray is up
@@ -183,7 +186,7 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
 
     _check_widen(options, arms)
     console.print("measuring the arms ...")
-    survey = probe.survey(arms, prepared.card, options.budget, fraction=options.fraction)
+    survey = probe.survey(arms, prepared.card, options.budget, fraction=options.fraction, pool=prepared.train)
     _show_audit(survey.audits, console)
     _show_packing(survey.packing, survey.notes, console)
     plan = Plan(

@@ -18,7 +18,7 @@ from study.ledger import Ledger
 from study.plan import Plan
 from study.records import Config, Cost, Scored, TestOpened
 from study.train import build, predict
-from study.worker import device_of, image_spec
+from study.worker import device_of, image_spec, placed
 
 PREDICTIONS = "predictions"
 
@@ -67,8 +67,7 @@ def probabilities_of(
         search_spaces.load(arm), config, image_spec(plan.data), seed=0, device=device, channels_last=layout
     )
     net.load_state_dict(torch.load(weights, map_location=device, weights_only=True)["net"])
-    images = torch.from_numpy(test.pixels.copy()).to(device)
-    return predict(net, images, torch.arange(len(images), device=device)).cpu().numpy()
+    return predict(net, placed(test, device), torch.arange(len(test), device=device)).cpu().numpy()
 
 
 def _write(path: Path, labels: Any, predictions: Any, probabilities: Any) -> None:
