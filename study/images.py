@@ -30,7 +30,9 @@ AHEAD = 2
 """Batches that are decoded while one is used."""
 BLOCK = 32
 TASK = 4
-"""Images that a thread takes at once."""
+"""Images that a thread decodes at once."""
+MANY = 64
+"""Files that a thread opens at once, to look at their size."""
 
 
 class DataError(ValueError):
@@ -103,7 +105,7 @@ class Streamed(Images):
 
     def fill(self, out: NDArray[np.uint8], indices: NDArray[np.int64]) -> None:
         for row, index in zip(out, indices, strict=True):
-            row[:] = _pixels(self._root / os.fsdecode(self._names[index]), self._mode, self._side)
+            row[:] = _pixels(_path(self._root, self._names[index]), self._mode, self._side)
 
     def arrays(self) -> dict[str, Any]:
         return {
@@ -177,7 +179,7 @@ def open_all(
     The first part alone, the training pool, decides size and colour. They are decoded now when they fit into
     ``memory`` bytes, else each time they are asked for.
     """
-    sizes, grey = _headers([root / os.fsdecode(name) for root, names, _ in parts for name in names])
+    sizes, grey = _headers([(root, name) for root, names, _ in parts for name in names])
     pool = len(parts[0][1])
     shorter = sizes[:pool].min(axis=1)
     if (sizes[:pool] == sizes[0, 0]).all():
@@ -219,18 +221,23 @@ def _opened(file: Path) -> Iterator[Image.Image]:
         raise DataError(f"{shown(file)} cannot be used: {error}. Repair or remove it") from error
 
 
-def _headers(files: Sequence[Path]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _path(root: Path, name: bytes) -> Path:
+    return root / os.fsdecode(name)
+
+
+def _headers(files: Sequence[tuple[Path, bytes]]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Width and height of every image, ``(n, 2)``, and which have one channel of grey."""
     sizes, grey = np.empty((len(files), 2), dtype=np.int64), np.empty(len(files), dtype=np.bool_)
 
-    def look(i: int) -> None:
-        with _opened(files[i]) as image:
-            sizes[i], grey[i] = image.size, image.mode == "L"
+    def look(start: int) -> None:
+        for i in range(start, min(start + MANY, len(files))):
+            with _opened(_path(*files[i])) as image:
+                sizes[i], grey[i] = image.size, image.mode == "L"
 
     Image.preinit()
     with quiet(), ThreadPoolExecutor(_threads()) as pool:
         try:
-            for _ in pool.map(look, range(len(files))):
+            for _ in pool.map(look, range(0, len(files), MANY)):
                 pass
         finally:
             pool.shutdown(cancel_futures=True)
