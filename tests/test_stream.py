@@ -226,17 +226,17 @@ def test_memory_is_bounded_when_the_images_are_larger(images: Path, tmp_path: Pa
     assert peaks[decoded // 4] < decoded / 2
 
 
-@pytest.mark.gpu
-def test_on_a_gpu_batches_arrive_whole_beside_the_step(images: Path) -> None:
+@pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_prediction_does_not_hang_on_where_the_images_are(images: Path, kind: str) -> None:
+    """On the device, on the host because the device has no room for them, and in their files."""
     there, here = streamed(images).train, folder(images).train
-    device = torch.device("cuda")
-    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 2)).to(
-        device
-    )
-    rows = torch.randperm(96, device=device)
-    resident = torch.from_numpy(here.pixels).to(device)
-    assert torch.equal(predict(net, there, rows), predict(net, resident, rows))
-    assert torch.equal(predict(net, here, rows), predict(net, resident, rows))
+    device = torch.device(kind)
+    layers = torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 2)
+    net, rows = torch.nn.Sequential(*layers).to(device), torch.randperm(96, device=device)
+    resident = predict(net, torch.from_numpy(here.pixels).to(device), rows)
+    assert len(resident) == 96
+    for elsewhere in (here, there):
+        assert torch.equal(predict(net, elsewhere, rows), resident)
 
 
 DRIVER = """

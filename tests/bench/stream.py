@@ -116,7 +116,7 @@ def training(folder: Path, arm: str, seconds: float, turns: int) -> dict[str, fl
 def main(arguments: list[str] | None = None) -> None:
     options = parser("stream", __doc__)
     options.add_argument("--images", type=int, default=640, help="files of each size (default 640)")
-    options.add_argument("--arms", default="small_resnet,resnet50", help="default small_resnet,resnet50")
+    options.add_argument("--arms", default="small_resnet", help="default small_resnet")
     options.add_argument(
         "--seconds", type=float, default=20.0, help="of every measure of training (default 20)"
     )
