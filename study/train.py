@@ -7,6 +7,7 @@ to the last digit on the same kind of device with the same number of threads.
 import contextlib
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -256,14 +257,17 @@ def _batches(images: Tensor | Images, order: Tensor, size: int) -> Iterator[Tens
     device, cuda = order.device, order.device.type == "cuda"
     copies = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
 
+    pages: deque[Tensor] = deque()
+
     def page(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        made: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=cuda).numpy()
-        return made
+        pages.append(torch.empty(shape, dtype=torch.uint8, pin_memory=cuda))
+        view: NDArray[np.uint8] = pages[-1].numpy()
+        return view
 
     rows = (some.numpy() for some in torch.split(order.cpu(), size))
-    for pixels in fetched(images, rows, threads=torch.get_num_threads(), new=page):
+    for _ in fetched(images, rows, threads=torch.get_num_threads(), new=page):
         with torch.cuda.stream(copies):  # beside the step that still runs; no stream: nothing
-            batch = torch.from_numpy(pixels).to(device, non_blocking=True)
+            batch = pages.popleft().to(device, non_blocking=True)
         if copies is not None:
             used = torch.cuda.current_stream(device)
             used.wait_stream(copies)
