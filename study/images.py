@@ -77,7 +77,9 @@ class Streamed(Images):
     """Images that stay in their files: whoever asks for pixels has them decoded, each time.
 
     ``pixels`` is all of them at once, for those who have the memory. Every process that uses them, on
-    any node, needs the files at ``root``.
+    any node, needs the files at ``root``. There is no decoded copy on disk: 1.3 million images of 224 pixels would
+    take 180 GiB, and decoding one takes 0.6 ms of a core, 2.4 ms when it has to be scaled from 500 x 375
+    (``tests/bench/stream.py``).
     """
 
     def __init__(
