@@ -621,7 +621,7 @@ class _Runner(tune.Callback):
             self.leave_for(StudyError(f"a trained net cannot be kept: {error}"))
         self._tell_unsaved(result.get("unsaved"))
         if "blocked" in result:
-            self.leave_for(StudyError(f"no checkpoint can be written: {result['blocked']}"))
+            self.leave_for(StudyError(result["blocked"]))
         if result.get("done") or not goes_on:
             self._ended.add(trial_id)
         return trial_id in self._ended or self.leaving()

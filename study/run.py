@@ -139,6 +139,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
     from study import data
 
     spec, seed = (old.data.spec, old.seed) if old else (options.data, options.seed)
+    console.print("reading the images ...")
     prepared = data.prepare(spec, seed=seed, root=Path("data"))
     arms = {name: search_spaces.load(name) for name in (old.arms if old else options.arms)}
 
@@ -150,6 +151,8 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
         f"{len(card.classes)} classes, {card.size} x {card.size} pixels. {card.note}",
         markup=False,
     )
+    if prepared.kept:
+        console.print(prepared.kept, markup=False)
     with ExitStack() as closing:
         ledger = closing.enter_context(Ledger(home / ledgers.FILE))
         if mirror:
@@ -212,7 +215,7 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
 
     _check_widen(options, arms)
     console.print("measuring the arms ...")
-    survey = probe.survey(arms, prepared.card, options.budget, fraction=options.fraction)
+    survey = probe.survey(arms, prepared.card, options.budget, fraction=options.fraction, pool=prepared.train)
     _show_audit(survey.audits, console)
     _show_packing(survey.packing, survey.notes, console)
     plan = Plan(

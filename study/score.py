@@ -20,7 +20,7 @@ from study.ledger import Ledger
 from study.plan import Plan
 from study.records import Config, Cost, Scored, TestOpened, Trial, asdict
 from study.train import build, predict
-from study.worker import device_of, image_spec, training
+from study.worker import device_of, image_spec, placed, training
 
 PREDICTIONS = "predictions"
 
@@ -84,8 +84,7 @@ def probabilities_of(
         search_spaces.load(arm), config, image_spec(plan.data), seed=0, device=device, channels_last=layout
     )
     net.load_state_dict(torch.load(io.BytesIO(weights), map_location=device, weights_only=True)["net"])
-    images = torch.from_numpy(test.pixels.copy()).to(device)
-    return predict(net, images, torch.arange(len(images), device=device)).cpu().numpy()
+    return predict(net, placed(test, device), torch.arange(len(test), device=device)).cpu().numpy()
 
 
 def _write(path: Path, labels: Any, predictions: Any, probabilities: Any) -> None:

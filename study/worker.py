@@ -16,14 +16,16 @@ from typing import Any
 
 import ray
 import torch
+from numpy.typing import NDArray
 from ray import tune
-from torch import nn
+from torch import Tensor, nn
 
 import search_spaces
 from search_spaces import ImageSpec
 from study import checkpoint, storage
 from study.confirm import SCORED_PHASES
-from study.data import Images, split_for
+from study.data import DataError, Images, split_for
+from study.images import Streamed
 from study.plan import DataCard, Machine, Plan
 from study.records import Epoch, Trial, setting
 from study.train import DivergedError, Split, Training, build
@@ -39,6 +41,8 @@ FULL = (
     "CUDA out of memory",
 )
 """Words of the errors that say so, where there is no type for it."""
+RESIDENT_SHARE = 0.1
+"""Part of a trial's GPU memory that its images may take: less than ``packing.HEADROOM`` leaves above the peak."""
 CHECKPOINT_SHARE = 0.01
 """Part of the training time that checkpoints may take: where writing is slow, they are fewer."""
 
@@ -57,6 +61,25 @@ def image_spec(card: DataCard) -> ImageSpec:
     return ImageSpec(channels=card.channels, size=card.size, classes=len(card.classes))
 
 
+def placed(images: Images, device: torch.device) -> Tensor | Images:
+    """The images on the device, or as they are where that has no room for them: then ``train`` fetches batches."""
+    if isinstance(images, Streamed):
+        return images
+    if device.type == "cuda":
+        whole = torch.cuda.get_device_properties(device).total_memory
+        own = whole * torch.cuda.get_per_process_memory_fraction(device)
+        if images.pixels.nbytes > RESIDENT_SHARE * own:
+            return images
+    return _tensor(images.pixels).to(device)
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """The same memory, shared by all trials of a node, which only read it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return torch.from_numpy(array)
+
+
 def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Training:
     """The trial's run, at its beginning: all that a rerun needs."""
     arm = search_spaces.load(trial.arm)
@@ -65,13 +88,9 @@ def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Tr
         arm, trial.config, image_spec(plan.data), seed=trial.seed, device=device, channels_last=layout
     )
     train, val = split_for(plan, pool.labels, seed=trial.split_seed)
-    with warnings.catch_warnings():
-        # the pool is read-only memory shared by all trials of a node, and is never written
-        warnings.filterwarnings("ignore", message=".*not writable.*")
-        images, labels = torch.from_numpy(pool.pixels), torch.from_numpy(pool.labels)
     data = Split(
-        images=images.to(device),
-        labels=labels.to(device),
+        images=placed(pool, device),
+        labels=_tensor(pool.labels).to(device),
         train=torch.from_numpy(train).to(device),
         val=torch.from_numpy(val).to(device),
     )
@@ -123,7 +142,7 @@ class StudyTrial(tune.Trainable):
             result = self._step()
         except DivergedError as error:
             result = self._failure(f"diverged: {error}")
-        except _BlockedError as error:
+        except (DataError, _BlockedError) as error:
             result = {"blocked": first_line(error)}
         except Exception as error:  # noqa: BLE001  # an arm's fault is that trial's end, not the study's
             result = self._failure(f"error: {type(error).__name__}: {first_line(error)}")
@@ -210,7 +229,7 @@ class StudyTrial(tune.Trainable):
                 self._at_uri.put(storage.unfinished(self._trial), content)
         except OSError as error:
             if self._at_uri is None:
-                raise _BlockedError(str(error)) from error
+                raise _BlockedError(f"no checkpoint can be written: {error}") from error
             self._aside["unsaved"] = first_line(error)
         finally:
             self._saved = time.monotonic()
@@ -236,7 +255,7 @@ class StudyTrial(tune.Trainable):
 
 
 class _BlockedError(Exception):
-    """The run directory cannot be written: nothing that a trial could do about it."""
+    """The run directory cannot be written: as with an image that is gone, nothing that a trial could do about it."""
 
 
 def out_of_memory(error: BaseException) -> bool:

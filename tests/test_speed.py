@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from bench import quality, search, timing, train
+from bench import quality, search, stream, timing, train
 from ray.tune.search import sample
 from test_plan import PLAN
 
@@ -41,6 +42,19 @@ def test_images_per_second_are_those_of_the_steps_alone() -> None:
     """Starting workers and warming up take seconds here, and are not in the rate."""
     rates = (train.post_speed("tiny_resnet", "cpu", 0.3, 1), train.core_speed("tiny_resnet", "cpu", 32, 0.3))
     assert all(50 < rate < 1e5 for rate in rates)  # 1 to 3 thousand where it is quiet
+
+
+@LOOPS
+def test_streaming_is_measured_on_the_same_images_as_torchvisions(tmp_path: Path) -> None:
+    """The same pixels where a file is of the size that is asked for, and nearly the same where it is resized."""
+    for size, gap in zip(stream.SIZES, (0, 3), strict=True):
+        folder = tmp_path / str(size)
+        stream.photographs(folder, size, 8)
+        theirs = torch.stack([pixels for pixels, _ in stream.files(folder)]).numpy().astype(int)
+        assert np.abs(stream.streamed(folder).pixels - theirs).mean() <= gap
+        found = stream.decoding(folder, 2, 1)
+        assert all(100 < found[name] < 1e5 for name in ("cpu_us", "torchvision_cpu_us"))
+        assert set(stream.training(folder, "tiny_resnet", 0.0, 1)) == {"memory", "streamed"}
 
 
 def test_turns_are_taken_and_the_median_is_told() -> None:
