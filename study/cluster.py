@@ -8,6 +8,7 @@ Tune's own state is ever restored: the ledger is the truth.
 import collections
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -37,6 +38,8 @@ import ray.exceptions
 from ray import tune
 from ray._private import ray_constants
 from ray._raylet import Config  # type: ignore[attr-defined]
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.tune.execution import tune_controller
 from ray.tune.result import SHOULD_CHECKPOINT
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -283,9 +286,9 @@ def run_tasks(
         yield key, result, seconds
 
 
-def last_line(error: BaseException | None) -> str:
+def last_line(error: object) -> str:
     """What was wrong, of an error that Ray brings with its whole traceback."""
-    lines = [line for line in str(error or "").splitlines() if line.strip()]
+    lines = [line for line in str(error).splitlines() if line.strip()]
     return told(lines[-1].strip()) if lines else "no reason given"
 
 
@@ -331,6 +334,7 @@ def run_trials(
             verbose=0,
         ),
     )
+    vars(tune_controller)["RayActorManager"] = _SurvivesMemoryKills
     try:
         tuner.fit()
     except tune.TuneError as error:
@@ -359,6 +363,27 @@ def _end_process(pid: int) -> None:
 def _title(trial: Any) -> str:
     """What Ray shows of a trial: arm, phase, number and config."""
     return f"{_name(trial)} {setting(trial.config['trial']['config'])}"
+
+
+def _what_ended(trial: Any) -> tuple[LossKind, str]:
+    """Why a trial's worker is gone, from what Ray wrote down about it."""
+    try:
+        said = Path(trial.error_file or "").read_text(errors="replace")
+    except OSError as error:
+        said = f"Ray left no reason: {error.strerror}"
+    if full := re.search(r"running low on memory.*? was (.+? used / .+? limit)", said, re.DOTALL):
+        return "out of memory", f"Ray ended its worker at {full[1]} of the machine's memory"
+    detail = re.search(r"Worker exit detail: (.+?)\. Some common causes|(its node has died)", said)
+    return "worker died", told(detail[1] or detail[2]) if detail else last_line(said)
+
+
+class _SurvivesMemoryKills(RayActorManager):
+    """Takes a worker that Ray's memory watch ended for a lost one; Tune (2.60) stops at its class of error."""
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, ray.exceptions.OutOfMemoryError):
+            exception = ray.exceptions.RayActorError(error_msg=str(exception))
+        super()._actor_task_failed(tracked_actor_task, exception)
 
 
 class _Asks(Searcher):
@@ -551,21 +576,20 @@ class _Runner(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The worker is gone; what an arm raises comes as a result instead."""
         del iteration, trials, info
-        trial_id, error = trial.config["trial"]["id"], trial.get_error()
+        trial_id = trial.config["trial"]["id"]
         self._trials.pop(trial_id, None)
         if self.leaving():
             return  # it goes on from its last checkpoint when the study does
-        said = last_line(error)
-        out_of_memory = isinstance(error, ray.exceptions.OutOfMemoryError) or "memory usage" in str(error)
+        kind, reason = _what_ended(trial)
         try:
             if trial_id not in self._spoke:
                 self._silenced.discard(trial_id)
-                self._never_began(trial_id, said)
+                self._never_began(trial_id, reason)
             elif trial_id in self._silenced:
                 self._silenced.remove(trial_id)
                 self._lost(trial_id, "hang", "no sign of life, and its worker was ended")
             else:
-                self._lost(trial_id, "out of memory" if out_of_memory else "worker died", said)
+                self._lost(trial_id, kind, reason)
         except LedgerError as failure:
             self.leave_for(failure)
 

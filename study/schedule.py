@@ -355,7 +355,8 @@ class Schedule:
     def lost(self, trial_id: str, kind: LossKind, reason: str) -> Outcome | None:
         """A trial's worker is gone: take it up again, or end it when the cause must be its own.
 
-        One that ran out of memory gets twice as much of the machine, up to all that a trial can hold.
+        One that ran out of memory gets twice as much of the machine, up to all that a trial can hold; when it
+        held that before, it is tried once more, since something else may have filled the memory.
         """
         hold, epochs = self._held[trial_id], len(self.ledger.epochs[trial_id])
         losses = [loss for loss in self._losses.get(trial_id, []) if loss[0] == epochs]
@@ -364,7 +365,7 @@ class Schedule:
         fraction, most = hold.fraction, self._largest_fraction
         own = times >= (HANGS if kind == "hang" else LOSSES)
         if kind == "out of memory":
-            own, fraction = fraction >= most, min(2 * fraction, most)
+            own, fraction = fraction >= most and times >= 2, min(2 * fraction, most)
         said = f"{kind}: {reason}"
         if own:
             return self.end(trial_id, said if times == 1 else f"{said} ({times} times)")

@@ -207,9 +207,11 @@ def test_the_ledger_adds_up_to_what_was_held(finished: Finished) -> None:
     by_hand = sum(o.cost for o in history.outcomes.values()) + sum(c.cost for c in history.costs)
     assert spent == pytest.approx(by_hand)
     assert 0 < spent <= finished.wall * plan.machine.slots
-    longest = max(e.train_seconds + e.eval_seconds for epochs in history.epochs.values() for e in epochs)
+    every = [e for epochs in history.epochs.values() for e in epochs]
+    longest = max(e.train_seconds + e.eval_seconds for e in every)
+    startup = max(plan.startup, *(e.startup_seconds for e in every))
     if all(len(history.of(arm, "confirm")) > RUNS_FLOOR for arm in plan.arms):  # which are made at any price
-        assert spent <= plan.budget.seconds + plan.machine.slots * (longest + plan.startup)
+        assert spent <= plan.budget.seconds + plan.machine.slots * (longest + startup)
 
 
 def test_bud_1_both_arms_were_tuned_for_the_same_cost(finished: Finished) -> None:

@@ -11,6 +11,7 @@ trials side by side, and are held to the sums alone. Nothing of Ray, Optuna or t
 import argparse
 import dataclasses
 import json
+import os
 import random
 import re
 import shutil
@@ -67,6 +68,10 @@ sys.exit(study.run.main(["--resume", sys.argv[1], *sys.argv[2:]]))
 """Runs the study in argv[1] on a clock that counts trained epochs."""
 PLAIN = 'import sys; sys.path.insert(0, ""); import study.run; sys.exit(study.run.main(["--resume", *sys.argv[1:]]))'
 
+MEMORY_LEFT = 3 * 2**30
+"""Bytes that a study may still fill before Ray ends its workers, in the fault that fills them."""
+BALLOON = 'import time; held = [b"1" * 2**28 for _ in range(2 * {} // 2**28)]; time.sleep(60)'
+
 
 class Survived(AssertionError):
     """A fault was not survived as promised."""
@@ -85,10 +90,17 @@ class Ground:
         a_plan(self.repo, slots=slots).save(home / "plan.json")
         return home
 
-    def session(self, home: Path, *flags: str, clocked: bool = True) -> subprocess.Popen[str]:
-        program = DRIVER if clocked else PLAIN
+    def session(
+        self, home: Path, *flags: str, clocked: bool = True, memory: float = 0.0
+    ) -> subprocess.Popen[str]:
+        """The study in a process of its own; with ``memory``, on a machine that has so many bytes left."""
+        watch = {}
+        if memory:
+            have = psutil.virtual_memory()
+            share = (have.total - have.available + memory) / have.total
+            watch = {"RAY_memory_usage_threshold": f"{share:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
         return subprocess.Popen(
-            [sys.executable, "-c", program, home.name, *flags],
+            [sys.executable, "-c", DRIVER if clocked else PLAIN, home.name, *flags], env={**os.environ, **watch},
             cwd=self.repo, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 
@@ -165,6 +177,26 @@ def worker_hangs(session: subprocess.Popen[str], *_: object) -> str:
     return "worker stopped answering"
 
 
+def memory_full(session: subprocess.Popen[str], home: Path, _: random.Random) -> str:
+    """Another process fills the memory that is left, until Ray's watch ends the worker."""
+    worker = _worker_of(session)
+    with subprocess.Popen([sys.executable, "-c", BALLOON.format(MEMORY_LEFT)]) as balloon:
+        try:
+            worker.wait(timeout=60)
+        except psutil.TimeoutExpired:
+            raise Survived("the memory was full, and the worker lives on") from None
+        finally:
+            balloon.kill()
+    until = time.monotonic() + 60
+    while b'"reason":"out of memory: Ray ended' not in (home / "ledger.jsonl").read_bytes():
+        if session.poll() is not None:
+            raise Survived(f"exit code {session.returncode}: {session.communicate()[0][-1500:]}")
+        if time.monotonic() > until:
+            raise Survived("the ledger does not say that memory was the reason")
+        time.sleep(0.1)
+    return "memory full, worker ended by Ray"
+
+
 def ledger_torn(session: subprocess.Popen[str], home: Path, dice: random.Random) -> str:
     session.kill()
     session.wait()
@@ -223,6 +255,7 @@ FAULTS: dict[str, Callable[[subprocess.Popen[str], Path, random.Random], str]] =
     "ledger torn": ledger_torn,
     "checkpoint torn": checkpoint_torn,
     "worker hangs": worker_hangs,
+    "memory full": memory_full,
     "disk full": disk_full,
 }
 
@@ -292,9 +325,11 @@ def broken(
     Any moment from the first record to the last one, when the opened test set is scored; where there must be
     a worker to break, or a study that watches its disk, as long as trials run.
     """
-    session = ground.session(home, clocked=clocked)
-    training = fault in ("worker killed", "worker hangs", "checkpoint torn", "disk full")
-    moment = dice.randrange(1, so_far(undisturbed, training=training))
+    slow = fault == "memory full"  # filling it takes seconds
+    session = ground.session(home, clocked=clocked, memory=MEMORY_LEFT if slow else 0.0)
+    training = fault in ("worker killed", "worker hangs", "memory full", "checkpoint torn", "disk full")
+    last = so_far(undisturbed, training=training)
+    moment = dice.randrange(1, last // 3 if slow else last)
     until = time.monotonic() + LIMIT
     while session.poll() is None and time.monotonic() < until:
         if so_far(home, training=training) >= moment:
@@ -304,7 +339,7 @@ def broken(
     if session.poll() is not None:
         raise Survived(f"ended by itself before {moment} records: {session.communicate()[0][-600:]}")
     told = FAULTS[fault](session, home, dice)
-    if fault in ("worker killed", "worker hangs"):  # this session lives on
+    if fault in ("worker killed", "worker hangs", "memory full"):  # this session lives on
         output, _ = session.communicate(timeout=LIMIT)
         if session.returncode:
             raise Survived(f"exit code {session.returncode}: {output[-1500:]}")
