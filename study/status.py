@@ -8,6 +8,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from rich.console import Group
@@ -89,7 +90,7 @@ def overview(home: Path) -> Group:
         )  # fmt: skip
     said += [Text(line) for line in _running(history)]
     ends = {
-        "finished": run.verdict, "stopped": f"go on with: python study/run.py --resume {home}",
+        "finished": run.verdict, "stopped": f"go on with: python study/run.py --resume {quote(str(home))}",
     }  # fmt: skip
     return Group(*said, table, Text(ends.get(run.state, "")))
 
