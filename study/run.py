@@ -14,7 +14,7 @@ import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from shlex import quote
+from shlex import join, quote
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -75,18 +75,17 @@ def main(argv: list[str] | None = None) -> int:
             )
             Console(stderr=True, soft_wrap=True).print(f"error: {said}", markup=False, highlight=False)
             if code == UNFINISHED and not isinstance(error, GivenUpError):
-                _say_how_to_go_on(home, console)
+                _say_how_to_go_on(options, home, console)
             return code
         finally:
-            if not (home / plans.FILE).exists() and not _has_records(
-                home
-            ):  # no study is there: leave no trace
+            # no study is there: leave no trace
+            if not (home / plans.FILE).exists() and not _has_records(home):
                 for ours in (CLAIM, LOG, ledgers.FILE):
                     (home / ours).unlink(missing_ok=True)
                 with suppress(OSError):
                     home.rmdir()
         if leaving.asked():
-            _say_how_to_go_on(home, console)
+            _say_how_to_go_on(options, home, console)
             return leaving.exit_code
         return DONE
 
@@ -97,13 +96,21 @@ def _has_records(home: Path) -> bool:
     return ledger.exists() and ledger.stat().st_size > 0
 
 
-def _say_how_to_go_on(home: Path, console: Console) -> None:
-    if (home / plans.FILE).exists():
-        console.print(
-            f"what was done is kept: python -m analysis {quote(str(home))} shows it\n"
-            f"go on with: python study/run.py --resume {quote(str(home))}",
-            markup=False,
-        )
+def _say_how_to_go_on(options: Options, home: Path, console: Console) -> None:
+    if not (home / plans.FILE).exists():
+        return
+    words = ["--resume", str(home)]
+    for flag, value in (
+        ("--address", options.address),
+        ("--wait-for", options.wait_for),
+        ("--log", ",".join(options.log)),
+    ):
+        words += [flag, str(value)] if value else []
+    console.print(
+        f"what was done is kept: python -m analysis {quote(str(home))} shows it\n"
+        f"go on with: python study/run.py {join(words)}",
+        markup=False,
+    )
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -167,7 +174,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> 
                 return
             plan.save(home / plans.FILE)
             _begin(plan, ledger, prepared, home)
-        opened = _open_windows(options, plan, ledger, home)
+        opened = _open_windows(options, plan, ledger, home, console)
         closing.callback(lambda: opened.close(LEAVE_SECONDS if leaving.asked() else windows.CLOSE_SECONDS))
         _run(plan, arms, prepared, ledger, home, console, leaving)
         if leaving.asked():
@@ -252,12 +259,16 @@ def _begin(plan: Plan, ledger: Ledger, prepared: "Prepared", home: Path) -> None
             ledger.add(Cost(arm=arm, phase="probe", what="speed and memory", cost=cost))
 
 
-def _open_windows(options: Options, plan: Plan, ledger: Ledger, home: Path) -> windows.Windows:
+def _open_windows(
+    options: Options, plan: Plan, ledger: Ledger, home: Path, console: Console
+) -> windows.Windows:
     """Ray's metrics always, the tools that were asked for; from now on each record reaches them."""
-    shown = [
-        windows.RayMetrics(plan, home.resolve().name),
-        *(windows.window(n, plan, home) for n in options.log),
-    ]
+    shown: list[windows.Window] = [windows.RayMetrics(plan, home.resolve().name)]
+    for name in options.log:
+        try:
+            shown.append(windows.window(name, plan, home))
+        except Exception as error:  # noqa: BLE001  # a tool that is down takes nothing from the study
+            console.print(f"note: --log {name} is left out: {type(error).__name__}: {error}", markup=False)
     opened = windows.Windows(home / ledgers.FILE, shown)
     ledger.watchers.append(opened.add)
     return opened
