@@ -1,7 +1,7 @@
 """``python -m analysis runs/ID``: build a study's report again from what it wrote down.
 
 Reads plan.json, ledger.jsonl and predictions/, writes the same bytes as the study did, and prints the
-verdict and the report's path. ``python -m analysis compare A B`` judges predictions that came from
+verdict and the report's path. A URI, s3://BUCKET/FOLDER, is fetched into runs/ first. ``python -m analysis compare A B`` judges predictions that came from
 elsewhere; a study in a folder called compare is ./compare. Exit codes: 0 done, 2 bad input; with
 ``--expect ARM`` 0 the arm is better than every other, 1 it is not, 4 undecided.
 """
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="example: python -m analysis runs/2026-11-22 --expect resnext50. Exit codes: 0 done, 2 bad input. For predictions that came from elsewhere: "
         "python -m analysis compare --help",
     )
-    parser.add_argument("run", type=Path, help="the folder of a study, with plan.json and ledger.jsonl")
+    parser.add_argument("run", help="the folder of a study, with plan.json and ledger.jsonl, or its URI")
     parser.add_argument(
         "--expect", metavar="ARM",
         help="for gates: exit 0 if this arm is better than every other arm, 1 if it is not (worse than one, or "
@@ -36,10 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     from analysis.evidence import EvidenceError  # pandas and matplotlib only once the arguments are valid
     from analysis.report import gate, write
+    from study import mirror, plan
 
     try:
-        report = write(given.run)
-    except EvidenceError as error:
+        report = write(mirror.local(given.run))
+    except (EvidenceError, plan.PlanError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a name that no file can have, or a folder that may not be read

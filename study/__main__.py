@@ -1,7 +1,7 @@
 """``python -m study WORD``: what can be done with a run beside making one (that is study/run.py).
 
 Reads plan and ledger only, so every word works while the study runs, and from any machine that sees
-its folder. Exit codes: 0 done, 1 the trial's numbers differ, 2 bad input.
+its folder, or its URI. Exit codes: 0 done, 1 the trial's numbers differ, 2 bad input.
 """
 
 import argparse
@@ -24,6 +24,8 @@ words:
   python -m study rerun runs/ID TRIAL     train one trial again: the same numbers, or exit code 1
   python -m study export runs/ID ARM      an arm's best confirmed net: weights, config, how to load it
   python -m study log runs/ID --to NAME   write the run for optuna, tensorboard, mlflow or wandb
+  python -m study copy URI                bring to the URI what a storage that failed has not got
+a URI, s3://BUCKET/FOLDER, stands for a run too: it is fetched into runs/ first
 """
 
 
@@ -37,10 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     word: Callable[[argparse.Namespace, Console], int] = given.word
     from analysis.evidence import EvidenceError
+    from study import mirror
     from study.images import DataError
     from study.ledger import LedgerError
 
     try:
+        if "run" in given:
+            given.name, given.run = given.run, mirror.local(given.run, nets=word is _export)
         return word(given, console)
     except (PlanError, LedgerError, DataError, EvidenceError, ArmError) as error:
         said = str(error)
@@ -63,18 +68,19 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     word("list", _list).add_argument("folder", nargs="?", type=Path, default=Path("runs"))
-    word("status", _status).add_argument("run", type=Path)
+    word("status", _status).add_argument("run")
     rerun = word("rerun", _rerun)
-    rerun.add_argument("run", type=Path)
+    rerun.add_argument("run")
     rerun.add_argument("trial", help="its id, as in resnet50-search-0003")
     export = word("export", _export)
-    export.add_argument("run", type=Path)
+    export.add_argument("run")
     export.add_argument("arm")
     export.add_argument("--out", type=Path, help="default: RUN/export/ARM")
     log = word("log", _log)
-    log.add_argument("run", type=Path)
+    log.add_argument("run")
     log.add_argument("--to", required=True, choices=("optuna", "tensorboard", "mlflow", "wandb"))
     log.add_argument("--follow", action="store_true", help="go on while the study runs")
+    word("copy", _copy).add_argument("uri", metavar="URI")
     return parser
 
 
@@ -88,7 +94,7 @@ def _list(given: argparse.Namespace, console: Console) -> int:
 def _status(given: argparse.Namespace, console: Console) -> int:
     from study import status
 
-    console.print(status.overview(given.run))
+    console.print(status.overview(given.run, given.name))
     return 0
 
 
@@ -118,6 +124,13 @@ def _log(given: argparse.Namespace, console: Console) -> int:
     except KeyboardInterrupt:
         return 130
     console.print(where, markup=False)
+    return 0
+
+
+def _copy(given: argparse.Namespace, console: Console) -> int:
+    from study import mirror
+
+    mirror.copy(given.uri, lambda text: console.print(text, markup=False))
     return 0
 
 

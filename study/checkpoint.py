@@ -4,10 +4,12 @@ Tensors and plain values only, so that it loads with ``weights_only``. Whoever w
 at the same place has the same content: a stale writer can do no harm.
 """
 
+import io
 import os
 import pickle
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,34 @@ def path_of(home: Path, trial: str) -> Path:
     return home / FOLDER / f"{trial}.pt"
 
 
-def save(path: Path, state: Mapping[str, Any]) -> None:
+class Packed(bytes):
+    """A checkpoint's content as it travels. Ray formats all that it is handed for its debug log: hence the repr."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
+def pack(state: Mapping[str, Any]) -> Packed:
+    file = io.BytesIO()
+    torch.save(dict(state), file)
+    return Packed(file.getvalue())
+
+
+def unpack(content: bytes, device: torch.device) -> dict[str, Any] | None:
+    """None when it is no whole checkpoint."""
+    try:
+        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except DAMAGED:
+        return None
+    return state if isinstance(state, dict) else None
+
+
+def save(path: Path, content: bytes) -> None:
     """Replace the checkpoint at ``path``, keeping the one before. Raises OSError, and then changes nothing."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            try:
-                torch.save(dict(state), file)
-            except RuntimeError as error:  # torch's word for a disk that is full
-                raise OSError(f"{path} cannot be written: {error}") from error
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if path.exists():
@@ -43,12 +64,9 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 def load(path: Path, device: torch.device) -> dict[str, Any] | None:
     """The newest whole checkpoint at ``path``, None when there is none."""
     for candidate in (path, _before(path)):
-        try:
-            state = torch.load(candidate, map_location=device, weights_only=True)
-        except DAMAGED:
-            continue
-        if isinstance(state, dict):
-            return state
+        with suppress(OSError):
+            if (state := unpack(candidate.read_bytes(), device)) is not None:
+                return state
     return None
 
 

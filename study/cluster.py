@@ -6,6 +6,7 @@ Tune's own state is ever restored: the ledger is the truth.
 """
 
 import collections
+import itertools
 import logging
 import os
 import re
@@ -55,6 +56,7 @@ from study import checkpoint
 from study.confirm import SCORED_PHASES, StudyError
 from study.data import Images
 from study.ledger import LedgerError
+from study.mirror import Mirror
 from study.packing import Hardware
 from study.plan import Budget, Machine
 from study.records import Epoch, asdict, setting
@@ -69,6 +71,12 @@ LEAVE_SECONDS = 15.0
 """So long running trials may take to write their checkpoints when the study stops."""
 VAIN = 12
 """So many workers in a row that never began, over some minutes, and the study stops."""
+KIND = "accelerator_type:"
+"""Ray's resource of a node that says what kind of GPU it has; every use takes a thousandth, as Ray's own do."""
+NODES_SECONDS = 30.0
+"""Between two looks at which nodes have joined."""
+SIGN_SECONDS = 1.0
+"""Between two looks at who is silent: with a thousand trials a look takes as long as a result."""
 DISK_SECONDS = 5.0
 DISK_FLOOR = 200 * 2**20
 """Free bytes under which the study stops while it still can in order."""
@@ -193,24 +201,52 @@ def disconnect() -> None:
 
 
 def hardware(budget: Budget) -> Hardware:
-    """What the cluster has for the budget. Raises ClusterError when it has nothing."""
+    """What the cluster has for the budget. Raises ClusterError when it has nothing, or GPUs of several kinds."""
     resource = budget.resource.upper()
-    all_nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    nodes = [n["Resources"] for n in all_nodes if n["Alive"] and n["Resources"].get(resource, 0) >= 1]
+    nodes = list(_nodes(resource).values())
     if not nodes:
         raise ClusterError(f"the cluster has no {resource}, but the budget is {budget}")
     units = sum(int(node[resource]) for node in nodes)
-    kinds = sorted({k.removeprefix("accelerator_type:") for n in nodes for k in n if k.startswith("accel")})
-    name = ", ".join(kinds) if budget.resource == "gpu" and kinds else f"{resource} x {units}"
+    kind = _one_kind(nodes) if budget.resource == "gpu" else ""
     cores = tuple(max(1, int(node.get("CPU", 1))) for node in nodes)
-    return Hardware(resource=budget.resource, units=units, cores=cores, name=name)
+    return Hardware(
+        resource=budget.resource, units=units, cores=cores, name=kind or f"{resource} x {units}", kind=kind
+    )
+
+
+def _nodes(resource: str) -> dict[str, dict[str, float]]:
+    """What each running node that has at least one GPU, or CPU core, has of everything; by the node's id."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {n["NodeID"]: n["Resources"] for n in nodes if n["Alive"] and n["Resources"].get(resource, 0) >= 1}
+
+
+def _kind(node: dict[str, float]) -> str:
+    """Of its GPUs, as Ray calls it; empty where Ray reports none."""
+    return min((name.removeprefix(KIND) for name in node if name.startswith(KIND)), default="")
+
+
+def _one_kind(nodes: list[dict[str, float]]) -> str:
+    """Raises ClusterError when there are several."""
+    units: collections.Counter[str] = collections.Counter()
+    for node in nodes:
+        units[_kind(node)] += int(node["GPU"])
+    if len(units) > 1:
+        there = ", ".join(
+            f"{count} {kind or 'of a kind unknown to Ray'}" for kind, count in sorted(units.items())
+        )
+        raise ClusterError(
+            f"the cluster has GPUs of several kinds ({there}), and run times on two kinds do not compare: "
+            "the arms' budgets would buy different amounts. Take out the nodes of all kinds but one, or start "
+            "them with --num-gpus=0"
+        )
+    return next(iter(units))
 
 
 def wait_for(units: int, resource: str) -> None:
     """Wait until the cluster has so many GPUs or CPU cores; one that grows starts machines for it.
 
-    Before the first trial, since a trial that waits for its machine would pay for the wait. Raises ClusterError
-    when they do not come. The wish ends here, or with this process: nothing keeps machines running for it.
+    Before the plan is made, since a study is planned with what is there. Raises ClusterError when they do not
+    come. The wish ends here, or with this process: nothing keeps machines running for it.
     """
     wish = placement_group([{resource.upper(): 1.0}] * units)
     try:
@@ -226,18 +262,19 @@ def wait_for(units: int, resource: str) -> None:
 
 def check(machine: Machine) -> None:
     """Raises ClusterError when the cluster has less than a study that goes on was planned with."""
-    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    needed, kind = machine.slots * machine.fraction, machine.resource.upper()
-    if have.get(kind, 0) + 1e-9 < needed:
+    needed, resource = machine.slots * machine.fraction, machine.resource.upper()
+    have = sum(n[resource] for n in _nodes(resource).values() if machine.kind in ("", _kind(n)))
+    if have + 1e-9 < needed:
         raise ClusterError(
-            f"the study was planned with {needed:g} {kind}s ({machine.name}), and {have.get(kind, 0):g} are here: "
+            f"the study was planned with {needed:g} {resource}s ({machine.name}), and {have:g} are here: "
             "costs and run times would no longer compare. Go on where there are as many, or start a new study"
         )
 
 
 def resources(machine: Machine, fraction: float) -> dict[str, float]:
     """What a trial or task that holds ``fraction`` of a GPU or CPU core holds, in Ray's words."""
-    return {"CPU": fraction} if machine.resource == "cpu" else {"GPU": fraction, "CPU": 0}
+    held = {"CPU": fraction} if machine.resource == "cpu" else {"GPU": fraction, "CPU": 0}
+    return {**held, f"{KIND}{machine.kind}": 0.001} if machine.kind else held
 
 
 @contextmanager
@@ -269,13 +306,15 @@ def run_tasks(
     when one fails, or loses its worker three times.
     """
     held = resources(machine, machine.fraction)
-    remote = ray.remote(function).options(num_cpus=held["CPU"], num_gpus=held.get("GPU", 0), max_retries=3)
-    waiting = collections.deque(jobs)
+    cpus, gpus = held.pop("CPU"), held.pop("GPU", 0)
+    remote = ray.remote(function).options(num_cpus=cpus, num_gpus=gpus, resources=held, max_retries=3)
+    waiting = iter(jobs)  # one that brings a net along is made when a slot is free for it
     running: dict[Any, tuple[str, float]] = {}
-    while waiting or running:
-        while waiting and len(running) < machine.slots:
-            key, args = waiting.popleft()
+    while True:
+        for key, args in itertools.islice(waiting, machine.slots - len(running)):
             running[remote.remote(*args)] = (key, time.monotonic())
+        if not running:
+            return
         (done,), _ = ray.wait(list(running), num_returns=1)
         key, since = running.pop(done)
         seconds = (time.monotonic() - since) * machine.fraction
@@ -297,20 +336,24 @@ def run_trials(
     pool: Images,
     out: Path,
     tick: Callable[[], None],
-    leaving: Callable[[], bool] = lambda: False,
+    leaving: Callable[[], bool],
+    say: Callable[[str], None],
+    mirror: Mirror | None = None,
 ) -> None:
     """Run the study's trials to the end in one Tune experiment.
 
-    ``tick`` is called after every event. When ``leaving`` turns true, every running trial writes a checkpoint and
-    stops, and the call returns. Raises StudyError or LedgerError when the study cannot be finished.
+    ``tick`` is called after every event, ``say`` with a sentence for the user. When ``leaving`` turns true, every
+    running trial writes a checkpoint and stops, and the call returns. With a ``mirror`` the workers see its URI
+    instead of the folder ``out``. Raises StudyError or LedgerError when the study cannot be finished.
     """
     plan = schedule.plan
     (out / checkpoint.FOLDER).mkdir(exist_ok=True)
-    runner = _Runner(schedule, out, tick, leaving)
+    runner = _Runner(schedule, out, tick, leaving, say, mirror)
+    home = mirror.uri if mirror else str(out.resolve())
     if schedule.done:
         return
     trainable = tune.with_resources(
-        tune.with_parameters(StudyTrial, plan=asdict(plan), pool=pool, home=str(out.resolve())),
+        tune.with_parameters(StudyTrial, plan=asdict(plan), pool=pool, home=home),
         lambda config: tune.PlacementGroupFactory([resources(plan.machine, config["fraction"])]),
     )
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(plan.machine.slots)
@@ -454,11 +497,22 @@ class _KeepsWorkers(FIFOScheduler):
         if self._slots and cache is not None and hasattr(cache, "increase_max"):
             cache.increase_max(trial.placement_group_factory, self._slots)
             self._slots = 0
-        self._runner.added(trial)
+        self._runner.added(trial, lambda: _has_machine(controller, trial))
         super().on_trial_add(tune_controller, trial)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+def _has_machine(controller: Any, trial: Any) -> bool:
+    """Whether Ray has granted the trial what it holds; also where a version of Ray does not say."""
+    if trial.temporary_state.ray_actor is not None:
+        return True
+    granted = getattr(getattr(controller, "_actor_manager", None), "is_actor_started", None)
+    actors = getattr(controller, "_trial_to_actor", None)
+    if granted is None or actors is None:
+        return True
+    return trial in actors and bool(granted(actors[trial]))
 
 
 class _Stops(tune.Stopper):
@@ -482,13 +536,26 @@ class _Runner(tune.Callback):
     """Books what the workers tell and how trials end, and watches over what they do not tell."""
 
     def __init__(
-        self, schedule: Schedule, home: Path, tick: Callable[[], None], leaving: Callable[[], bool]
+        self,
+        schedule: Schedule,
+        home: Path,
+        tick: Callable[[], None],
+        leaving: Callable[[], bool],
+        say: Callable[[str], None],
+        mirror: Mirror | None,
     ) -> None:
         self._schedule = schedule
+        self._mirror = mirror
+        self._told_unsaved = False
         self._home = home
         self._tick = tick
         self._leaving = leaving
-        self._left_at = self._disk_seen = 0.0
+        self._say = say
+        self._left_at = self._disk_seen = self._nodes_seen = self._signs_seen = 0.0
+        self._strangers: set[str] = set()
+        """Nodes with another kind of GPU than the study's, which have been told of."""
+        self._waiting: dict[str, Callable[[], bool]] = {}
+        """Trials without a machine, and whether each has one now."""
         self._heard: dict[str, float] = {}
         self._trials: dict[str, Any] = {}
         self._spoke: set[str] = set()
@@ -511,9 +578,16 @@ class _Runner(tune.Callback):
         """Stop in order, and raise ``error`` then; the first one counts."""
         self.error = self.error or error
 
-    def added(self, ray_trial: Any) -> None:
-        """Watch over it from the beginning: a worker can also freeze before it says a word."""
-        self._trials[ray_trial.config["trial"]["id"]] = ray_trial
+    def added(self, ray_trial: Any, has_machine: Callable[[], bool]) -> None:
+        """Watch over it from the beginning: a worker can also freeze before it says a word.
+
+        It pays from when Ray grants it a machine, not from when it was asked for: a node may have been lost.
+        """
+        trial_id = ray_trial.config["trial"]["id"]
+        self._trials[trial_id] = ray_trial
+        if not has_machine():
+            self._waiting[trial_id] = has_machine
+            self._schedule.waits(trial_id)
 
     def begins(self, trial_id: str) -> None:
         self._spoke.discard(trial_id)
@@ -534,21 +608,35 @@ class _Runner(tune.Callback):
             self._vain = 0
         goes_on = True
         try:
+            if "net" in result:  # before the ledger says that it is there; and Tune would keep it
+                checkpoint.save(checkpoint.path_of(self._home, trial_id), result.pop("net"))
             if "resumed" in result:
                 self._schedule.resumed(trial_id, **result["resumed"])
             if "epoch" in result:
                 goes_on = self._schedule.report(Epoch(**result["epoch"]))
         except LedgerError as error:
             self.leave_for(error)
+        except OSError as error:
+            self.leave_for(StudyError(f"a trained net cannot be kept: {error}"))
+        self._tell_unsaved(result.get("unsaved"))
         if "blocked" in result:
-            self.leave_for(StudyError(f"no checkpoint can be written: {result['blocked']}"))
+            self.leave_for(StudyError(result["blocked"]))
         if result.get("done") or not goes_on:
             self._ended.add(trial_id)
         return trial_id in self._ended or self.leaving()
 
+    def _tell_unsaved(self, reason: str | None) -> None:
+        if reason and self._mirror and not self._told_unsaved:
+            self._told_unsaved = True
+            self._mirror.say(
+                f"note: a worker cannot use {self._mirror.uri} ({reason}). The study goes on; a trial that is "
+                "interrupted meanwhile begins anew. Every node needs credentials of its own"
+            )
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
         self.heard_of(trial.config["trial"]["id"])
+        self._start_paying()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -561,6 +649,7 @@ class _Runner(tune.Callback):
         del iteration, trials, info
         trial_id, result = trial.config["trial"]["id"], trial.last_result or {}
         self._trials.pop(trial_id, None)
+        self._waiting.pop(trial_id, None)
         if trial_id not in self._ended or isinstance(self.error, LedgerError):
             return
         self._ended.remove(trial_id)
@@ -578,6 +667,7 @@ class _Runner(tune.Callback):
         del iteration, trials, info
         trial_id = trial.config["trial"]["id"]
         self._trials.pop(trial_id, None)
+        self._waiting.pop(trial_id, None)
         if self.leaving():
             return  # it goes on from its last checkpoint when the study does
         kind, reason = _what_ended(trial)
@@ -595,6 +685,7 @@ class _Runner(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         del iteration, trials, info
+        self._start_paying()
         now = time.monotonic()
         if self.leaving():
             self._left_at = self._left_at or now
@@ -603,7 +694,14 @@ class _Runner(tune.Callback):
         else:
             self._watch_trials(now)
             self._watch_disk(now)
+            self._watch_nodes(now)
         self._tick()
+
+    def _start_paying(self) -> None:
+        """Seen at every step, ten times a second at least."""
+        for trial_id in [t for t, has_machine in self._waiting.items() if has_machine()]:
+            del self._waiting[trial_id]
+            self._schedule.granted(trial_id)
 
     def _watch_trials(self, now: float) -> None:
         """Write a sign of life now and then, and end workers that give none."""
@@ -611,6 +709,9 @@ class _Runner(tune.Callback):
             self._schedule.beat()
         except LedgerError as error:
             self.leave_for(error)
+        if now < self._signs_seen + SIGN_SECONDS:
+            return
+        self._signs_seen = now
         for trial_id, ray_trial in self._trials.items():
             actor = ray_trial.temporary_state.ray_actor
             if actor is not None and now - self._heard[trial_id] > self._schedule.patience(trial_id):
@@ -639,6 +740,20 @@ class _Runner(tune.Callback):
                     f"{DISK_FLOOR / 2**20:.0f} are needed to go on. Make room, then resume"
                 )
             )
+
+    def _watch_nodes(self, now: float) -> None:
+        """Say which nodes are left alone, for their kind of GPU; what trials hold keeps them off."""
+        machine = self._schedule.plan.machine
+        if not machine.kind or now < self._nodes_seen + NODES_SECONDS:
+            return
+        self._nodes_seen = now
+        for node_id, node in _nodes(machine.resource.upper()).items():
+            if _kind(node) != machine.kind and node_id not in self._strangers:
+                self._strangers.add(node_id)
+                self._say(
+                    f"a node with {_kind(node) or 'GPUs of an unknown kind'} has joined, and is left alone: "
+                    f"this study runs on {machine.kind}, and run times on two kinds do not compare"
+                )
 
     def _never_began(self, trial_id: str, reason: str) -> None:
         """No worker could be had, as while a node that is gone is still counted on: wait, and try again."""

@@ -1,8 +1,9 @@
-"""A data set as uint8 arrays in memory: the training pool in the open, the test part sealed in a file.
+"""A data set as uint8 images: the training pool in the open, the test part sealed in a file.
 
-``prepare`` decodes everything once, on the driver. What it hands out has no test images: ``seal``
-writes them to a file and forgets them, and ``unseal`` is the only reader of that file, which asks for
-the manifest of confirmed settings. Same data, same seed: same arrays, same fingerprint.
+``prepare`` decodes everything once, on the driver, and keeps it where memory suffices; a folder that is larger
+stays in its files (``images.py``). What it hands out has no test images: ``seal`` writes them, or which
+files they are, to a file and forgets them, and ``unseal`` is the only reader of that file, which asks for the
+manifest of confirmed settings. Same data, same seed: same images, same fingerprint, wherever they are kept.
 """
 
 import hashlib
@@ -14,7 +15,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from study.images import SUFFIXES, DataError, Images, decode_all, shown
+from study.images import (
+    SUFFIXES,
+    DataError,
+    Images,
+    blocks,
+    from_arrays,
+    memory_for_images,
+    open_all,
+    quiet,
+    shown,
+)
 from study.plan import DataCard, Plan
 from study.records import Manifest
 
@@ -33,7 +44,14 @@ class Prepared:
     """What the study may know of its data: ``card`` and ``train``. The test part can only be sealed."""
 
     def __init__(
-        self, *, spec: str, classes: tuple[str, ...], train: Images, test: Images, note: str = ""
+        self,
+        *,
+        spec: str,
+        classes: tuple[str, ...],
+        train: Images,
+        test: Images,
+        note: str = "",
+        kept: str = "",
     ) -> None:
         """Raises DataError when the test part is too small to say anything."""
         if len(test) < SMALLEST_TEST:
@@ -43,15 +61,18 @@ class Prepared:
             )
         self.train = train
         self._test: Images | None = test
+        self.kept = kept
+        """Where the images are kept, and why; another machine may keep them elsewhere."""
+        fingerprint, (known, tested) = _read(train, test, classes=classes)
         self.card = DataCard(
             spec=spec,
             classes=classes,
             train=len(train),
             test=len(test),
-            size=train.pixels.shape[-1],
-            channels=train.pixels.shape[1],
-            fingerprint=_digest(train, test, classes=classes),
-            note=" ".join(filter(None, (note, _leaked(train, test)))),
+            size=train.shape[-1],
+            channels=train.shape[1],
+            fingerprint=fingerprint,
+            note=" ".join(filter(None, (note, _leaked(known, tested)))),
         )
 
     def seal(self, path: Path) -> None:
@@ -65,12 +86,7 @@ class Prepared:
         partial = path.with_name(path.name + ".partial")
         try:
             with partial.open("wb") as file:
-                np.savez(
-                    file,
-                    pixels=test.pixels,
-                    labels=test.labels,
-                    sha256=np.array(_digest(test), dtype=np.str_),
-                )
+                np.savez(file, **test.arrays(), sha256=np.array(_read(test)[0]))
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -79,10 +95,10 @@ class Prepared:
         self._test = None
 
 
-def _leaked(train: Images, test: Images) -> str:
-    """A warning about test images that are also trained on, pixel for pixel; empty when there are none."""
-    known = {hash(image.tobytes()) for image in train.pixels}
-    twice = sum(hash(image.tobytes()) in known for image in test.pixels)
+def _leaked(train: Sequence[int], test: Sequence[int]) -> str:
+    """A warning about test images, by their hashes, that are also trained on; empty when there are none."""
+    known = set(train)
+    twice = sum(image in known for image in test)
     if not twice:
         return ""
     return f"WARNING: {twice} of {len(test)} test images are training images too, pixel for pixel."
@@ -93,17 +109,18 @@ def names() -> list[str]:
     return [*CIFAR, "digits", "folder:PATH"]
 
 
-def prepare(spec: str, *, seed: int, root: Path) -> Prepared:
+def prepare(spec: str, *, seed: int, root: Path, memory: int | None = None) -> Prepared:
     """Decode the data set that ``spec`` names, one of ``names()``.
 
     ``seed`` decides which images become the test part where the data set brings none; ``root`` is the
-    folder that downloads go to. Raises DataError.
+    folder that downloads go to. A folder's images are kept in memory up to so many bytes, by default half of
+    what is available, and beyond that decoded each time they are used. Raises DataError.
     """
     kind, _, rest = spec.partition(":")
     if shown(spec) != spec:
         raise DataError(f"the name {shown(spec)} is no text, or more than a line: rename the folder")
     if kind == "folder" and rest:
-        return _folder(spec, rest, seed)
+        return _folder(spec, rest, seed, memory_for_images() if memory is None else memory)
     if spec == "digits":
         return _digits(seed)
     if spec in CIFAR:
@@ -126,11 +143,11 @@ def unseal(path: Path, manifest: Manifest) -> Images:
         )
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            test = Images(file["pixels"], file["labels"])
+            test = from_arrays(file)
             sealed = str(file["sha256"])
     except Exception as error:  # a damaged archive fails in many ways, and all mean the same
         raise DataError(f"the sealed test part {path} cannot be read: {error}") from error
-    if sealed != _digest(test):
+    if sealed != _read(test)[0]:
         raise DataError(f"the sealed test part {path} is not what was sealed: start a new study")
     return test
 
@@ -201,7 +218,14 @@ def _cifar(spec: str, root: Path) -> Prepared:
 
 
 def _set_apart(
-    spec: str, classes: tuple[str, ...], pool: Images, *, share: float, seed: int, notes: Sequence[str]
+    spec: str,
+    classes: tuple[str, ...],
+    pool: Images,
+    *,
+    share: float,
+    seed: int,
+    notes: Sequence[str],
+    kept: str = "",
 ) -> Prepared:
     """Make a test part out of the pool where the data set brings none."""
     _check_classes(spec, classes, pool.labels)
@@ -213,13 +237,14 @@ def _set_apart(
         train=pool.take(train),
         test=pool.take(test),
         note="; ".join([*notes, told]),
+        kept=kept,
     )
 
 
-def _folder(spec: str, given: str, seed: int) -> Prepared:
+def _folder(spec: str, given: str, seed: int, memory: int) -> Prepared:
     notes: list[str] = []
     try:
-        path = Path(given).expanduser()
+        path = Path(given).expanduser().absolute()  # workers have a directory of their own
         train = _listing(path / "train", None)
         part = next((path / name for name in ("test", "val") if _class_folders(path / name)), None)
         test = _listing(part, train.classes) if part else None
@@ -239,21 +264,22 @@ def _folder(spec: str, given: str, seed: int) -> Prepared:
         notes += ["val/ is the test part"] if part.name == "val" else []
         notes += ["val/ is left unused"] if part.name == "test" and _class_folders(path / "val") else []
         notes += [f"no test images of {_few(absent)}"] if absent else []
-    pools, note = decode_all([listing.files for listing in listings])
+    images, note, kept = open_all(
+        [(listing.part, listing.names, listing.labels) for listing in listings], memory
+    )
     notes += [note] if note else []
-    images = [
-        Images(pixels, np.asarray(listing.labels, dtype=np.int64))
-        for pixels, listing in zip(pools, listings, strict=True)
-    ]
     if not test:
-        return _set_apart(spec, train.classes, images[0], share=0.1, seed=seed, notes=notes)
-    return Prepared(spec=spec, classes=train.classes, train=images[0], test=images[1], note="; ".join(notes))
+        return _set_apart(spec, train.classes, images[0], share=0.1, seed=seed, notes=notes, kept=kept)
+    return Prepared(
+        spec=spec, classes=train.classes, train=images[0], test=images[1], note="; ".join(notes), kept=kept
+    )
 
 
 @dataclass(frozen=True)
 class _Listing:
+    part: Path
     classes: tuple[str, ...]
-    files: list[Path]
+    names: list[bytes]
     labels: list[int]
     skipped: int
 
@@ -275,18 +301,18 @@ def _listing(part: Path, known: tuple[str, ...] | None) -> _Listing:
     classes = known or tuple(shown(p.name) for p in folders)
     if extra := sorted({shown(p.name) for p in folders} - set(classes)):
         raise DataError(f"{shown(part)} has classes that train/ has not: {_few(extra)}. Remove them")
-    files: list[Path] = []
+    names: list[bytes] = []
     labels: list[int] = []
     skipped = 0
     for folder in folders:
         entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
         images = [p for p in entries if p.suffix.lower() in SUFFIXES and not p.is_dir()]
         skipped += len(entries) - len(images)
-        files += images
+        names += [os.fsencode(image.relative_to(part)) for image in images]
         labels += [classes.index(shown(folder.name))] * len(images)
-    if not files:
+    if not names:
         raise DataError(f"{shown(part)} holds no images; known suffixes: {' '.join(sorted(SUFFIXES))}")
-    return _Listing(classes, files, labels, skipped)
+    return _Listing(part, classes, names, labels, skipped)
 
 
 def _few(names: Sequence[str]) -> str:
@@ -306,9 +332,14 @@ def _check_classes(spec: str, classes: tuple[str, ...], labels: Sequence[int] | 
         )
 
 
-def _digest(*parts: Images, classes: tuple[str, ...] = ()) -> str:
-    sha = hashlib.sha256(repr((classes, [part.pixels.shape for part in parts])).encode())
-    for part in parts:
-        sha.update(part.pixels.data)
-        sha.update(part.labels.astype("<i8").tobytes())
-    return sha.hexdigest()
+def _read(*parts: Images, classes: tuple[str, ...] = ()) -> tuple[str, list[list[int]]]:
+    """SHA-256 over all pixels and labels, and each part's images as hashes; each image is decoded once for both."""
+    sha = hashlib.sha256(repr((classes, [part.shape for part in parts])).encode())
+    hashes: list[list[int]] = [[] for _ in parts]
+    with quiet():
+        for part, found in zip(parts, hashes, strict=True):
+            for block in blocks(part):
+                sha.update(block.data)
+                found += [hash(image.tobytes()) for image in block]
+            sha.update(part.labels.astype("<i8").tobytes())
+    return sha.hexdigest(), hashes

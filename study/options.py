@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 import search_spaces
+from study import mirror, storage
 from study.ledger import CLAIM
 from study.plan import EPOCHS_CEILING, FILE, ROPE_CEILING, Budget, Plan, PlanError
 
@@ -49,6 +50,8 @@ class Options:
     train_fraction: float
     widen: tuple[str, ...]
     out: Path
+    uri: str | None
+    """Where the study is kept, when that is no folder of this machine; ``out`` then stands for it here."""
     fraction: float | None
     """Of a GPU, or CPU cores, that a trial holds; None lets the probe choose."""
     plan_only: bool
@@ -86,7 +89,10 @@ class Options:
             parser.error(str(error))
         _check_ranges(parser, given)
         _check_fraction(parser, given.fraction, budget)
+        uri = given.out if storage.is_uri(given.out) else None
         out = Path(given.out) if given.out else Path("runs") / _run_name(given.data)
+        if uri:
+            out = _check_uri(parser, uri, look=not given.plan)
         if not given.plan:
             _check_out(parser, out)
         notes = (
@@ -104,6 +110,7 @@ class Options:
             train_fraction=given.train_fraction,
             widen=_names(given.widen),
             out=out,
+            uri=uri,
             fraction=given.fraction,
             plan_only=given.plan,
             address=given.address,
@@ -118,24 +125,22 @@ class Options:
     @classmethod
     def _going_on(cls, parser: argparse.ArgumentParser, given: argparse.Namespace, argv: list[str]) -> Self:
         """What is asked for, on what, for how much: all that lies in the run's plan."""
-        run = Path(given.resume)
         asked = {word.partition("=")[0] for word in argv if word.startswith("--")}
         if others := sorted(
             asked - {"--resume", "--accept-changed-code", "--address", "--wait-for", "--log"}
         ):
             parser.error(
-                f"--resume takes the whole question from {run / FILE}: leave out {', '.join(others)}"
+                f"--resume takes the whole question from {given.resume}/{FILE}: leave out {', '.join(others)}"
             )
         try:
-            found = (run / FILE).is_file()
-        except OSError as error:
-            parser.error(f"--resume {str(run)[:200]} cannot be read: {error.strerror}")
-        if not found:
-            parser.error(f"--resume {run}: there is no study in it (no {FILE})")
-        try:
+            run = mirror.local(given.resume)
+            if not (run / FILE).is_file():
+                parser.error(f"--resume {run}: there is no study in it (no {FILE})")
             plan = Plan.load(run / FILE)
         except PlanError as error:
             parser.error(str(error))
+        except OSError as error:
+            parser.error(f"--resume {given.resume[:200]} cannot be read: {error.strerror}")
         return cls(
             budget=plan.budget,
             arms=plan.arms,
@@ -146,6 +151,7 @@ class Options:
             train_fraction=plan.train_fraction,
             widen=plan.widen,
             out=run,
+            uri=given.resume if storage.is_uri(given.resume) else None,
             plan_only=False,
             address=given.address,
             fraction=None,
@@ -210,8 +216,10 @@ def _parser() -> argparse.ArgumentParser:
     question.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default 0)")
     running = parser.add_argument_group("running it")
     running.add_argument(
-        "--out", metavar="DIR", help="where the study is written (default: runs/<time>-<data>)"
-    )
+        "--out", metavar="DIR",
+        help="where the study is written (default: runs/<time>-<data>): a folder, or a URI, s3://BUCKET/FOLDER, "
+        f"gs://..., file://..., brought up to date every {mirror.SYNC_SECONDS:g} s",
+    )  # fmt: skip
     running.add_argument(
         "--fraction", type=float, metavar="F",
         help="of a GPU that each trial holds, as in 0.25, or CPU cores, as in 2 (default: the fastest, measured)",
@@ -222,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--resume",
         metavar="RUN",
-        help="go on with a study that was stopped or killed; its plan is the question",
+        help="go on with a study that was stopped or killed, in its folder or at its URI; its plan is the question",
     )
     running.add_argument(
         "--accept-changed-code", action="store_true",
@@ -303,6 +311,17 @@ def _check_out(parser: argparse.ArgumentParser, out: Path) -> None:
         parser.error(f"--out {out} has just been taken by another study: give another directory")
     except OSError as error:
         parser.error(f"--out {out} cannot be written: {error.strerror}")
+
+
+def _check_uri(parser: argparse.ArgumentParser, uri: str, *, look: bool) -> Path:
+    """The folder that stands for it here."""
+    try:
+        if look:
+            mirror.check_new(uri)
+        storage.Storage(uri)
+    except PlanError as error:
+        parser.error(f"--out: {error}")
+    return mirror.home_of(uri)
 
 
 def _run_name(data: str) -> str:

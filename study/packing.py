@@ -30,6 +30,8 @@ class Hardware:
     cores: tuple[int, ...]
     """CPU cores of each node that has units."""
     name: str
+    kind: str = ""
+    """Of the GPUs, as Ray calls it; empty where Ray reports none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ def _on_a_gpu(hardware: Hardware, trials: int, fraction: float | None) -> Way:
         fraction=fraction or int(10_000 / trials) / 10_000,  # Ray counts in ten thousandths
         threads=max(1, min(MOST_THREADS, sum(hardware.cores) // slots)),
         name=hardware.name,
+        kind=hardware.kind,
     )
     return Way(machine=machine, trials=trials)
 

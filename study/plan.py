@@ -133,6 +133,8 @@ class Machine:
     threads: int
     """CPU threads per trial."""
     name: str
+    kind: str = ""
+    """Ray's name of the only kind of GPU that trials run on; empty where Ray reports none."""
 
 
 @dataclass(frozen=True, kw_only=True)

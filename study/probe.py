@@ -1,7 +1,7 @@
 """Measures before the search: every arm's complexity, speed, memory and layout, and how trials are best packed.
 
-The measuring runs are the real training loop on made-up images, in as many processes side by side as
-the packing has trials, since neighbours slow each other down. Measuring has a share of the budget:
+The measuring runs are the real training loop on made-up images, or on those of a folder that is streamed, in as
+many processes side by side as the packing has trials, since neighbours slow each other down. Measuring has a share of the budget:
 what that does not pay for is not measured, and said.
 """
 
@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import search_spaces
 from search_spaces import Arm, ArmError, Choice, Config, ImageSpec, default
 from study import cluster, packing
+from study.images import Images, Streamed
 from study.packing import Way
 from study.plan import Audit, Budget, DataCard, Machine, Packed
 from study.records import Epoch, Trial
@@ -67,8 +68,9 @@ class Speed:
 class Meter:
     """One of the processes that measure side by side; ``cluster.side_by_side`` starts them."""
 
-    def begin(self) -> None:
-        """Answers when the process is up, torch included."""
+    def begin(self, pool: Images | None) -> None:
+        """Answers when the process is up, torch included. ``pool`` is what to train on instead of made-up images."""
+        self._pool = pool
 
     def complexity(self, name: str, config: Config, images: ImageSpec) -> tuple[int, int]:
         return _named(lambda arm: complexity(arm, config, images), name)
@@ -79,7 +81,10 @@ class Meter:
         """None when the GPU's memory, or the part of it that is a trial's, is too small."""
         device = device_of(machine)
         try:
-            return _named(lambda arm: speed(arm, config, images, device, channels_last=channels_last), name)
+            return _named(
+                lambda arm: speed(arm, config, images, device, channels_last=channels_last, pool=self._pool),
+                name,
+            )
         except torch.cuda.OutOfMemoryError:
             return None
         finally:
@@ -116,11 +121,17 @@ class Meter:
 
 
 def survey(
-    arms: Mapping[str, Arm], card: DataCard, budget: Budget, *, fraction: float | None = None
+    arms: Mapping[str, Arm],
+    card: DataCard,
+    budget: Budget,
+    *,
+    fraction: float | None = None,
+    pool: Images | None = None,
 ) -> Survey:
     """Measure all arms on one GPU, or on one node's cores, and choose the packing that is fastest in all.
 
-    ``fraction`` of a GPU, or cores, per trial is the user's choice instead. Raises ArmError when an arm
+    ``fraction`` of a GPU, or cores, per trial is the user's choice instead. A ``pool`` that is streamed is trained
+    on, so that what its batches take is measured too. Raises ArmError when an arm
     cannot be built and trained at its default setting, PlanError when no trial can hold ``fraction``.
     """
     began = time.monotonic()
@@ -132,7 +143,7 @@ def survey(
         return SHARE * budget.seconds / held - (time.monotonic() - began)
 
     with cluster.side_by_side(Meter, max(way.trials for way in ways), have) as meters:
-        _all(meters, "begin")
+        _all(meters, "begin", pool if isinstance(pool, Streamed) else None)
         startup = time.monotonic() - began
         rounds = _Rounds(meters, arms, image_spec(card), _batch_sizes(arms, card.train))
         if have.resource == "gpu":
@@ -307,15 +318,20 @@ def speed(
     *,
     channels_last: bool = True,
     seconds: float = MEASURE_SECONDS,
+    pool: Images | None = None,
 ) -> Speed:
-    """Train the arm on made-up images, in this process, for about so many seconds of steps after a warm-up."""
+    """Train the arm in this process for about so many seconds of steps after a warm-up.
+
+    On made-up images, unless there is a ``pool`` whose batches have to be fetched.
+    """
     batch = int(config["batch_size"])
     _forget_peak(device)
-    *_, warm = _epochs(arm, config, images, device, batch, epochs=2, channels_last=channels_last)
+    passes = functools.partial(_epochs, arm, config, images, device, channels_last=channels_last, pool=pool)
+    *_, warm = passes(batch, epochs=2)
     step = max(warm.train_seconds, 1e-5)
     epochs = max(1, min(EPOCHS_MEASURED, int(seconds / (2 * step))))
     count = batch * max(2, min(int(seconds / epochs / step), MOST_IMAGES // batch))
-    measured = _epochs(arm, config, images, device, count, epochs=epochs, channels_last=channels_last)
+    measured = passes(count, epochs=epochs)
     return Speed(
         images_per_second=count / statistics.median(e.train_seconds for e in measured),
         eval_images_per_second=count / statistics.median(e.eval_seconds for e in measured),
@@ -380,16 +396,19 @@ def _epochs(
     *,
     epochs: int,
     channels_last: bool,
+    pool: Images | None,
 ) -> list[Epoch]:
-    """Passes over ``count`` made-up images, which are validated on too."""
+    """Passes over ``count`` images, made up or from all over the pool, which are validated on too."""
     random = torch.Generator().manual_seed(0)
     shape = (count, images.channels, images.size, images.size)
-    everything = torch.arange(count, device=device)
+    made = torch.randint(256, shape, dtype=torch.uint8, generator=random).to(device) if pool is None else pool
+    there = count if pool is None else len(pool)
+    rows = torch.linspace(0, there - 1, count, dtype=torch.float64).long().to(device)
     data = Split(
-        images=torch.randint(256, shape, dtype=torch.uint8, generator=random).to(device),
-        labels=everything % images.classes,
-        train=everything,
-        val=everything,
+        images=made,
+        labels=torch.arange(there, device=device) % images.classes,
+        train=rows,
+        val=rows,
     )
     calm: Config = {**config, "lr": 1e-4}  # nothing to learn here, and nothing that could diverge
     trial = Trial(

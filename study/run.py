@@ -13,7 +13,7 @@ if __name__ == "__main__":
 import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from shlex import join, quote
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ from study import resume, windows
 from study.confirm import GivenUpError, StudyError
 from study.leaving import Leaving, sturdy_output
 from study.ledger import CLAIM, Ledger
+from study.mirror import Mirror
 from study.options import Options
 from study.plan import Audit, Budget, Packed, Plan, PlanError
 from study.records import Cost
@@ -60,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         if options.plan_only:
             home = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
         try:
-            _study(options, home, console, leaving)
+            with _mirrored(options, console) as mirror:
+                _study(options, home, console, leaving, mirror)
         except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray's answer to SIGTERM while it starts
             leaving.signal = leaving.signal or signal.SIGTERM
             console.print("stopped" if (home / plans.FILE).exists() else "stopped; nothing had begun")
@@ -96,10 +98,17 @@ def _has_records(home: Path) -> bool:
     return ledger.exists() and ledger.stat().st_size > 0
 
 
+def _mirrored(options: Options, console: Console) -> Mirror | nullcontext[None]:
+    """Where the study is kept, beside its folder."""
+    if options.uri is None or options.plan_only:
+        return nullcontext()
+    return Mirror(options.uri, lambda text: console.print(text, markup=False), goes_on=options.resume)
+
+
 def _say_how_to_go_on(options: Options, home: Path, console: Console) -> None:
     if not (home / plans.FILE).exists():
         return
-    words = ["--resume", str(home)]
+    words = ["--resume", options.uri or str(home)]
     for flag, value in (
         ("--address", options.address),
         ("--wait-for", options.wait_for),
@@ -127,7 +136,7 @@ def _exit_code(error: Exception) -> int | None:
     return UNFINISHED if isinstance(error, EvidenceError) else None
 
 
-def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> None:
+def _study(options: Options, home: Path, console: Console, leaving: Leaving, mirror: Mirror | None) -> None:
     if options.resume:
         ledgers.check_links(home)
     old = Plan.load(home / plans.FILE) if options.resume else None
@@ -137,6 +146,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> 
     from study import data
 
     spec, seed = (old.data.spec, old.seed) if old else (options.data, options.seed)
+    console.print("reading the images ...")
     prepared = data.prepare(spec, seed=seed, root=Path("data"))
     arms = {name: search_spaces.load(name) for name in (old.arms if old else options.arms)}
 
@@ -148,8 +158,12 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> 
         f"{len(card.classes)} classes, {card.size} x {card.size} pixels. {card.note}",
         markup=False,
     )
+    if prepared.kept:
+        console.print(prepared.kept, markup=False)
     with ExitStack() as closing:
         ledger = closing.enter_context(Ledger(home / ledgers.FILE))
+        if mirror:
+            mirror.follow(ledger)
         if old:  # whether it may go on at all is known before Ray is up
             _take_up(old, ledger, prepared, home, options, console)
         dashboard = cluster.connect(options.address, home / LOG)
@@ -176,7 +190,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving) -> 
             _begin(plan, ledger, prepared, home)
         opened = _open_windows(options, plan, ledger, home, console)
         closing.callback(lambda: opened.close(LEAVE_SECONDS if leaving.asked() else windows.CLOSE_SECONDS))
-        _run(plan, arms, prepared, ledger, home, console, leaving)
+        _run(plan, arms, prepared, ledger, home, console, leaving, mirror)
         if leaving.asked():
             return
     from analysis import report
@@ -208,7 +222,7 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
 
     _check_widen(options, arms)
     console.print("measuring the arms ...")
-    survey = probe.survey(arms, prepared.card, options.budget, fraction=options.fraction)
+    survey = probe.survey(arms, prepared.card, options.budget, fraction=options.fraction, pool=prepared.train)
     _show_audit(survey.audits, console)
     _show_packing(survey.packing, survey.notes, console)
     plan = Plan(
@@ -308,6 +322,7 @@ def _run(
     home: Path,
     console: Console,
     leaving: Leaving,
+    mirror: Mirror | None,
 ) -> None:
     from study import cluster
     from study.schedule import Schedule
@@ -316,7 +331,14 @@ def _run(
 
     schedule = Schedule(plan, ledger, arms)
     with View(schedule, console) as view, leaving.gently():
-        cluster.run_trials(schedule, prepared.train, home, view.tick, leaving.asked)
+        cluster.run_trials(
+            schedule, prepared.train, home, view.tick,
+            lambda: leaving.asked() or bool(mirror and mirror.lost),
+            say=lambda text: console.print(f"note: {text}", markup=False), mirror=mirror,
+        )  # fmt: skip
+    if mirror:
+        mirror.sync()  # what is to be tested lies there before the test is opened
+        mirror.check()
     if leaving.asked():
         return
     console.print("opening the test set, once, for all arms together ...")

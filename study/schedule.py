@@ -1,8 +1,8 @@
 """What runs next, and when a running trial stops: decided from the plan and the ledger alone.
 
 Per arm the phases follow one another: baseline -> slice and search -> selection -> confirmation. The next trial
-goes to the arm that has spent least. Knows no Ray: anything that starts trials and reports back can
-drive it.
+goes to the arm that has spent least, after the search to the one that has most left to do. Knows no Ray:
+anything that starts trials and reports back can drive it.
 """
 
 import dataclasses
@@ -59,6 +59,7 @@ class _Hold:
     """What a running trial holds: ``base`` resource-seconds before ``since``."""
 
     since: float
+    """``math.inf`` while it waits for its machine."""
     base: float
     fraction: float
     reason: str = ""
@@ -328,6 +329,15 @@ class Schedule:
             return f"budget: the search share was spent at epoch {epoch.epoch}"
         return ""
 
+    def waits(self, trial_id: str) -> None:
+        """The trial has no machine yet: it holds nothing, and pays nothing, until it is ``granted`` one."""
+        self._held[trial_id].since = math.inf
+
+    def granted(self, trial_id: str) -> None:
+        """The trial has its machine; from now on it pays. Nothing changes for one that had it before."""
+        hold = self._held[trial_id]
+        hold.since = min(hold.since, self._clock())
+
     def resumed(self, trial_id: str, epoch: int, seconds: float) -> None:
         """Book from where a trial went on: ``seconds`` of training after the end of ``epoch``."""
         hold, epochs = self._held[trial_id], self.ledger.epochs[trial_id]
@@ -428,7 +438,7 @@ class Schedule:
     def held(self, trial_id: str) -> float:
         """Resource-seconds that a running trial has held until now."""
         hold = self._held[trial_id]
-        return hold.base + (self._clock() - hold.since) * hold.fraction
+        return hold.base + max(0.0, self._clock() - hold.since) * hold.fraction
 
     def spent_now(self, arm: str, *phases: Phase, island: int | None = None) -> float:
         """As ``Ledger.spent``, with running trials counted until now instead of to their last report."""
@@ -444,8 +454,25 @@ class Schedule:
         open_trials = [t for t in self.ledger.running(arm, "search") if t.island == island]
         return len(open_trials) * self.plan.full_run(arm)
 
-    def _turn(self, arm: str) -> tuple[int, float]:
-        """Who is next: fewest baseline runs, then least search, running trials counted at what they may cost."""
+    def _turn(self, arm: str) -> tuple[int, float, float]:
+        """Who is next: fewest baseline runs, then least search, running trials counted at what they may cost.
+
+        Of the arms whose search is over, the one with most left to do: they wait for each other, at the manifest
+        and at the end, and the arm of the longer runs would else run its last ones alone.
+        """
+        baseline = len(self.ledger.of(arm, "baseline"))
+        if self._searched(arm):
+            return baseline, math.inf, -self._left_to_do(arm)
         running = sum(self.ledger.trials[t].arm == arm for t in self._held)
         spent = self.ledger.spent(arm, "search", "slice") + running * self.plan.full_run(arm)
-        return len(self.ledger.of(arm, "baseline")), round(spent, 3)
+        return baseline, round(spent, 3), 0.0
+
+    def _left_to_do(self, arm: str) -> float:
+        """Resource-seconds of the arm's runs that are yet to start, of selection or of confirmation."""
+        ledger, plan = self.ledger, self.plan
+        assert ledger.tuning is not None
+        if ledger.manifest is None:
+            return (plan.select_runs - len(ledger.of(arm, "select"))) * ledger.tuning.full_run[arm]
+        choice = ledger.manifest.choices[arm]
+        cost = confirm.run_cost(plan, ledger, choice.trials)
+        return round((choice.runs - len(ledger.of(arm, "confirm"))) * cost, 3)

@@ -1,5 +1,6 @@
 """The one place that opens the sealed test set: once, after the manifest, for all arms together."""
 
+import io
 import itertools
 import os
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import ray
 import torch
 
 import search_spaces
-from study.checkpoint import FOLDER, is_whole, path_of, remove, save
+from study.checkpoint import FOLDER, is_whole, pack, path_of, remove, save
 from study.cluster import run_tasks
 from study.confirm import to_be_scored
 from study.data import Images, unseal
@@ -19,7 +20,7 @@ from study.ledger import Ledger
 from study.plan import Plan
 from study.records import Config, Cost, Scored, TestOpened, Trial, asdict
 from study.train import build, predict
-from study.worker import device_of, image_spec, training
+from study.worker import device_of, image_spec, placed, training
 
 PREDICTIONS = "predictions"
 
@@ -27,8 +28,8 @@ PREDICTIONS = "predictions"
 def open_test(plan: Plan, ledger: Ledger, pool: Images, sealed: Path, out: Path) -> None:
     """Score every kept net on the test set and store its predictions, ``predictions/<trial>.npz``.
 
-    Each file has ``labels`` and ``predictions`` (images,) int64 and ``probabilities`` (images, classes)
-    float16. The cost is booked per arm. After an interruption only what is left is scored: the set of nets is
+    Each file has ``labels`` and ``predictions`` (images,) int64 and ``probabilities`` (images, classes) float16.
+    The workers need not see ``out``. The cost is booked per arm. After an interruption only what is left is scored: the set of nets is
     in the ledger from the moment that the test was opened. A net whose file is gone or torn is trained again
     before, on ``pool``. Raises DataError when the sealed file is not as it was, StudyError when a net cannot be scored.
     """
@@ -42,8 +43,8 @@ def open_test(plan: Plan, ledger: Ledger, pool: Images, sealed: Path, out: Path)
     if not ledger.opened:
         ledger.add(TestOpened(manifest=ledger.manifest.sha256, trials=tuple(t.id for t in trials)))
     (out / PREDICTIONS).mkdir(exist_ok=True)
-    shared = ray.put(test)
-    jobs = [(t.id, (plan, t.arm, t.config, str(path_of(out, t.id).resolve()), shared)) for t in left]
+    images = ray.put(test)
+    jobs = ((t.id, (plan, t.arm, t.config, path_of(out, t.id).read_bytes(), images)) for t in left)
     for trial_id, probabilities, held in run_tasks(probabilities_of, jobs, plan.machine):
         predictions = probabilities.argmax(1)
         _write(out / PREDICTIONS / f"{trial_id}.npz", test.labels, predictions, probabilities)
@@ -59,31 +60,31 @@ def _replace(plan: Plan, ledger: Ledger, pool: Images, out: Path, gone: Sequence
         return
     (out / FOLDER).mkdir(exist_ok=True)
     shared = ray.put(pool)
-    jobs = [(t.id, (plan, t, str(path_of(out, t.id).resolve()), shared)) for t in gone]
-    for trial_id, _, held in run_tasks(train_again, jobs, plan.machine):
+    jobs = [(t.id, (plan, t, shared)) for t in gone]
+    for trial_id, net, held in run_tasks(train_again, jobs, plan.machine):
+        save(path_of(out, trial_id), net)
         what = f"{trial_id} trained again: its weights were gone"
         ledger.add(Cost(arm=ledger.trials[trial_id].arm, phase="lost", what=what, cost=held))
 
 
-def train_again(plan: Plan, trial: Trial, weights: str, pool: Images) -> None:
-    """Write the net of a finished trial to ``weights``."""
+def train_again(plan: Plan, trial: Trial, pool: Images) -> bytes:
+    """The checkpoint of a finished trial."""
     run = training(plan, trial, pool, device_of(plan.machine))
     measures = [asdict(epoch) for epoch in run.epochs()]
-    save(Path(weights), {"measures": measures, **run.state(final=True)})
+    return pack({"measures": measures, **run.state(final=True)})
 
 
 def probabilities_of(
-    plan: Plan, arm: str, config: Config, weights: str, test: Images
+    plan: Plan, arm: str, config: Config, weights: bytes, test: Images
 ) -> "np.ndarray[Any, Any]":
-    """Class probabilities, float32 (images, classes), of the net that ``weights`` belong to."""
+    """Class probabilities, float32 (images, classes), of the net whose checkpoint is ``weights``."""
     device = device_of(plan.machine)
     layout = plan.audits[arm].channels_last
     net = build(
         search_spaces.load(arm), config, image_spec(plan.data), seed=0, device=device, channels_last=layout
     )
-    net.load_state_dict(torch.load(weights, map_location=device, weights_only=True)["net"])
-    images = torch.from_numpy(test.pixels.copy()).to(device)
-    return predict(net, images, torch.arange(len(images), device=device)).cpu().numpy()
+    net.load_state_dict(torch.load(io.BytesIO(weights), map_location=device, weights_only=True)["net"])
+    return predict(net, placed(test, device), torch.arange(len(test), device=device)).cpu().numpy()
 
 
 def _write(path: Path, labels: Any, predictions: Any, probabilities: Any) -> None:

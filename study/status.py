@@ -5,10 +5,10 @@ Imports neither torch nor Ray nor Optuna, and writes nothing.
 
 import fcntl
 import json
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Literal
 
 from rich.console import Group
@@ -67,10 +67,11 @@ def _headline(verdict: Path) -> str:
         return ""
 
 
-def overview(home: Path) -> Group:
-    """One study: its state, its money and its arms."""
+def overview(home: Path, name: str = "") -> Group:
+    """One study: its state, its money and its arms. ``name`` is what its user calls it, if not by its folder: a URI."""
+    name = name or str(home)
     run = look(home)
-    said = [Text(f"{home}: {run.state}, last record {duration(run.quiet)} ago")]
+    said = [Text(f"{name}: {run.state}, last record {duration(run.quiet)} ago")]
     if run.plan is None:
         return Group(*said)
     plan, history = run.plan, run.history
@@ -90,7 +91,7 @@ def overview(home: Path) -> Group:
         )  # fmt: skip
     said += [Text(line) for line in _running(history)]
     ends = {
-        "finished": run.verdict, "stopped": f"go on with: python study/run.py --resume {quote(str(home))}",
+        "finished": run.verdict, "stopped": f"go on with: python study/run.py --resume {shlex.quote(name)}",
     }  # fmt: skip
     return Group(*said, table, Text(ends.get(run.state, "")))
 

@@ -7,17 +7,20 @@ to the last digit on the same kind of device with the same number of threads.
 import contextlib
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from search_spaces import Arm, ImageSpec
 from study.augment import augment, normalise
+from study.images import Images, fetched
 from study.records import Config, Epoch, Trial
 
 MOMENTUM = 0.9
@@ -37,13 +40,14 @@ class DivergedError(ArithmeticError):
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Training and validation images on the training device.
+    """Training and validation images.
 
-    ``images`` is uint8 (n, channels, size, size), ``labels`` int64 (n,), both may be shared memory
-    that is only read; ``train`` and ``val`` are int64 indices into them.
+    ``images`` is uint8 (n, channels, size, size) on the training device, or on the host what has no room
+    there: then batches are fetched ahead of their use. ``labels`` is int64 (n,), ``train`` and ``val`` are int64
+    indices; all three are on the device. Images and labels may be shared memory that is only read.
     """
 
-    images: Tensor
+    images: Tensor | Images
     labels: Tensor
     train: Tensor
     val: Tensor
@@ -87,7 +91,7 @@ class Training:
         self.epoch = 0
         """Passes done so far."""
         self._trial, self._data, self._classes = trial, data, classes
-        self._device = data.images.device
+        self._device = data.labels.device
         self._batch = min(int(trial.config["batch_size"]), len(data.train))
         # the rest of the images differs from epoch to epoch, so none is left out
         self._steps = len(data.train) // self._batch
@@ -120,9 +124,12 @@ class Training:
         with _seeded(self._trial.seed, self.epoch + 1, self._device) as generator:
             if now.order is None:
                 now.order = self._new_order(generator)
+            if now.batches is None:
+                left = now.order[now.step * self._batch : self._steps * self._batch]
+                now.batches = _batches(self._data.images, left, self._batch)
             _set_random_states(generator, now.random_states)
             while now.step < self._steps:
-                self._train_step(now, now.order, generator)
+                self._train_step(now, now.order, now.batches, generator)
                 if now.step < self._steps and time.perf_counter() - began > seconds:
                     now.random_states = _random_states(generator)
                     now.seconds += time.perf_counter() - began
@@ -175,11 +182,13 @@ class Training:
         train = self._data.train
         return train[torch.randperm(len(train), generator=generator, device=self._device)]
 
-    def _train_step(self, now: "_UnderWay", order: Tensor, generator: torch.Generator) -> None:
+    def _train_step(
+        self, now: "_UnderWay", order: Tensor, batches: Iterator[Tensor], generator: torch.Generator
+    ) -> None:
         config, data = self._trial.config, self._data
         chosen = order[now.step * self._batch : (now.step + 1) * self._batch]
         labels = data.labels[chosen]
-        images = data.images[chosen].contiguous(memory_format=self._layout)
+        images = next(batches).contiguous(memory_format=self._layout)
         inputs = augment(images, str(config["augment"]), generator)
         progress = (self.epoch * self._steps + now.step + 0.5) / (self._trial.epochs * self._steps)
         for group in self._optimizer.param_groups:
@@ -215,28 +224,55 @@ class Training:
         )
 
 
-def predict(net: nn.Module, images: Tensor, indices: Tensor) -> Tensor:
-    """Class probabilities, float32 (len(indices), classes), of the images at ``indices``.
+def predict(net: nn.Module, images: Tensor | Images, indices: Tensor) -> Tensor:
+    """Class probabilities, float32 (len(indices), classes), of the images at ``indices``, on whose device the net is.
 
     As many at once as fit: where a GPU's memory ends, half as many.
     """
     net.eval()
-    layout, device = _layout(net), images.device
+    layout, device = _layout(net), indices.device
     size = max(1, EVAL_PIXELS.get(device.type, EVAL_PIXELS["cpu"]) // (images.shape[2] * images.shape[3]))
     parts: list[Tensor] = []
-    done = 0
     with torch.inference_mode(), _mixed_precision(device):
-        while done < len(indices):
-            try:
-                batch = images[indices[done : done + size]].contiguous(memory_format=layout)
-                parts.append(net(normalise(batch)).float().softmax(1))
-            except torch.cuda.OutOfMemoryError:
-                if size == 1:
-                    raise
-                size //= 2
-            else:
-                done += len(parts[-1])
+        for pixels in _batches(images, indices, size):
+            done = 0
+            while done < len(pixels):
+                try:
+                    batch = pixels[done : done + size].contiguous(memory_format=layout)
+                    parts.append(net(normalise(batch)).float().softmax(1))
+                except torch.cuda.OutOfMemoryError:
+                    if size == 1:
+                        raise
+                    size //= 2
+                else:
+                    done += len(parts[-1])
     return torch.cat(parts)
+
+
+def _batches(images: Tensor | Images, order: Tensor, size: int) -> Iterator[Tensor]:
+    """The pixels at ``order``, ``size`` images at a time, on its device; what is on the host comes ahead of its use."""
+    if isinstance(images, Tensor):
+        yield from (images[some] for some in torch.split(order, size))
+        return
+    device, cuda = order.device, order.device.type == "cuda"
+    copies = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
+
+    pages: deque[Tensor] = deque()
+
+    def page(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        pages.append(torch.empty(shape, dtype=torch.uint8, pin_memory=cuda))
+        view: NDArray[np.uint8] = pages[-1].numpy()
+        return view
+
+    rows = (some.numpy() for some in torch.split(order.cpu(), size))
+    for _ in fetched(images, rows, threads=torch.get_num_threads(), new=page):
+        with torch.cuda.stream(copies):  # beside the step that still runs; no stream: nothing
+            batch = pages.popleft().to(device, non_blocking=True)
+        if copies is not None:
+            used = torch.cuda.current_stream(device)
+            used.wait_stream(copies)
+            batch.record_stream(used)
+        yield batch
 
 
 def _layout(net: nn.Module) -> torch.memory_format:
@@ -268,6 +304,8 @@ class _UnderWay:
         self.loss_sum = torch.zeros((), device=device)
         self.hits = torch.zeros((), device=device)
         self.order: Tensor | None = None
+        self.batches: Iterator[Tensor] | None = None
+        """The images of the steps that are left."""
         self.random_states: dict[str, Tensor] = {}
         """Of every generator, between two stretches; empty at the beginning, where all comes from (seed, epoch)."""
 

@@ -10,21 +10,24 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
+from numpy.typing import NDArray
 from ray import tune
-from torch import nn
+from torch import Tensor, nn
 
 import search_spaces
 from search_spaces import ImageSpec
-from study import checkpoint
+from study import checkpoint, storage
 from study.confirm import SCORED_PHASES
-from study.data import Images, split_for
+from study.data import DataError, Images, split_for
+from study.images import Streamed
 from study.plan import DataCard, Machine, Plan
-from study.records import Epoch, Trial
+from study.records import Epoch, Trial, setting
 from study.train import DivergedError, Split, Training, build
 
 SLICE_SECONDS = 5.0
@@ -38,6 +41,8 @@ FULL = (
     "CUDA out of memory",
 )
 """Words of the errors that say so, where there is no type for it."""
+RESIDENT_SHARE = 0.1
+"""Part of a trial's GPU memory that its images may take: less than ``packing.HEADROOM`` leaves above the peak."""
 CHECKPOINT_SHARE = 0.01
 """Part of the training time that checkpoints may take: where writing is slow, they are fewer."""
 
@@ -56,6 +61,25 @@ def image_spec(card: DataCard) -> ImageSpec:
     return ImageSpec(channels=card.channels, size=card.size, classes=len(card.classes))
 
 
+def placed(images: Images, device: torch.device) -> Tensor | Images:
+    """The images on the device, or as they are where that has no room for them: then ``train`` fetches batches."""
+    if isinstance(images, Streamed):
+        return images
+    if device.type == "cuda":
+        whole = torch.cuda.get_device_properties(device).total_memory
+        own = whole * torch.cuda.get_per_process_memory_fraction(device)
+        if images.pixels.nbytes > RESIDENT_SHARE * own:
+            return images
+    return _tensor(images.pixels).to(device)
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """The same memory, shared by all trials of a node, which only read it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return torch.from_numpy(array)
+
+
 def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Training:
     """The trial's run, at its beginning: all that a rerun needs."""
     arm = search_spaces.load(trial.arm)
@@ -64,13 +88,9 @@ def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Tr
         arm, trial.config, image_spec(plan.data), seed=trial.seed, device=device, channels_last=layout
     )
     train, val = split_for(plan, pool.labels, seed=trial.split_seed)
-    with warnings.catch_warnings():
-        # the pool is read-only memory shared by all trials of a node, and is never written
-        warnings.filterwarnings("ignore", message=".*not writable.*")
-        images, labels = torch.from_numpy(pool.pixels), torch.from_numpy(pool.labels)
     data = Split(
-        images=images.to(device),
-        labels=labels.to(device),
+        images=placed(pool, device),
+        labels=_tensor(pool.labels).to(device),
         train=torch.from_numpy(train).to(device),
         val=torch.from_numpy(val).to(device),
     )
@@ -87,8 +107,9 @@ class StudyTrial(tune.Trainable):
     """Ray Tune's face of a trial: one ``step`` trains to the epoch's end, or for some seconds.
 
     The first result has ``process`` (node and process id); any may have ``epoch`` (the record as a dict), ``resumed`` (epochs and seconds that a checkpoint
-    had), ``failure`` (why the trial cannot go on), ``memory`` (that it ran out of memory) or ``blocked`` (why
-    the surroundings do not let it). An error of the arm is a result too, so that the process survives it.
+    had), ``failure`` (why the trial cannot go on), ``memory`` (that it ran out of memory), ``blocked`` (why
+    the surroundings do not let it), ``net`` (the trained one, where the nodes share no folder) or ``unsaved`` (why the
+    storage did not take a checkpoint). An error of the arm is a result too, so that the process survives it.
     """
 
     def setup(  # type: ignore[override]  # tune.with_parameters passes what every trial shares
@@ -97,6 +118,8 @@ class StudyTrial(tune.Trainable):
         self._plan = Plan.from_dict(plan)
         self._pool = pool
         self._home = Path(home)
+        # not _storage, which is Tune's own
+        self._at_uri = storage.Storage(home) if storage.is_uri(home) else None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -108,22 +131,31 @@ class StudyTrial(tune.Trainable):
         self._spoke = False
         self._run: Training | None = None
         self._measures: list[dict[str, Any]] = []
+        self._aside: dict[str, Any] = {}
         self._startup = self._writing = 0.0
         self._saved, self._pause = time.monotonic(), CHECKPOINT_SECONDS
         return True
 
     def step(self) -> dict[str, Any]:
+        self._show_name()
         try:
             result = self._step()
         except DivergedError as error:
             result = self._failure(f"diverged: {error}")
-        except _BlockedError as error:
+        except (DataError, _BlockedError) as error:
             result = {"blocked": first_line(error)}
         except Exception as error:  # noqa: BLE001  # an arm's fault is that trial's end, not the study's
             result = self._failure(f"error: {type(error).__name__}: {first_line(error)}")
             if out_of_memory(error):
                 result |= {"failure": first_line(error), "memory": True}
-        return {"trial": self._trial.id, **result}
+        aside, self._aside = self._aside, {}
+        return {"trial": self._trial.id, **aside, **result}
+
+    def _show_name(self) -> None:
+        """Name the trial where processes are listed: Ray's dashboard, ps, nvidia-smi. Ray names it anew for each call."""
+        with suppress(AttributeError):  # another version of Ray
+            raylet: Any = ray._raylet
+            raylet.setproctitle(f"ray::StudyTrial {self._trial.id} {setting(self._trial.config)}")
 
     def _step(self) -> dict[str, Any]:
         if not self._spoke:  # before any code of the arm runs: a worker that dies now was not its doing
@@ -153,7 +185,7 @@ class StudyTrial(tune.Trainable):
         """Build the net, and load what the newest whole checkpoint has."""
         began = time.monotonic()
         self._run = training(self._plan, self._trial, self._pool, self._device)
-        state = checkpoint.load(self._path, self._device) if self._again else None
+        state = self._saved_state() if self._again else None
         if state is not None:
             try:
                 self._run.load(state)
@@ -168,6 +200,16 @@ class StudyTrial(tune.Trainable):
         untold = sum(m["train_seconds"] + m["eval_seconds"] for m in self._measures[self._known :])
         return {"resumed": {"epoch": self._known, "seconds": untold + self._run.seconds}}
 
+    def _saved_state(self) -> dict[str, Any] | None:
+        if self._at_uri is None:
+            return checkpoint.load(self._path, self._device)
+        try:
+            content = self._at_uri.get(storage.unfinished(self._trial))
+        except OSError as error:  # the trial begins anew: a storage that fails stops no study
+            self._aside["unsaved"] = first_line(error)
+            return None
+        return None if content is None else checkpoint.unpack(content, self._device)
+
     def _reported(self, epoch: dict[str, Any]) -> dict[str, Any]:
         self._known = epoch["epoch"]
         return {"epoch": epoch, "done": self._known == self._trial.epochs}
@@ -176,11 +218,19 @@ class StudyTrial(tune.Trainable):
         assert self._run is not None
         began = time.monotonic()
         try:
-            checkpoint.save(self._path, {"measures": self._measures, **self._run.state(final=final)})
-            if final:
-                checkpoint.keep_only(self._path)
+            content = checkpoint.pack({"measures": self._measures, **self._run.state(final=final)})
+            if self._at_uri is None:
+                checkpoint.save(self._path, content)
+                if final:
+                    checkpoint.keep_only(self._path)
+            elif final:
+                self._aside["net"] = content
+            else:
+                self._at_uri.put(storage.unfinished(self._trial), content)
         except OSError as error:
-            raise _BlockedError(str(error)) from error
+            if self._at_uri is None:
+                raise _BlockedError(f"no checkpoint can be written: {error}") from error
+            self._aside["unsaved"] = first_line(error)
         finally:
             self._saved = time.monotonic()
             took = self._saved - began
@@ -205,7 +255,7 @@ class StudyTrial(tune.Trainable):
 
 
 class _BlockedError(Exception):
-    """The run directory cannot be written: nothing that a trial could do about it."""
+    """The run directory cannot be written: as with an image that is gone, nothing that a trial could do about it."""
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ from test_train import CPU, a_trial, digits, measures, plan  # noqa: F401  # the
 from torch import nn
 
 from study import checkpoint
+from study.checkpoint import pack
 from study.data import Prepared
 from study.plan import Plan
 from study.records import Epoch
@@ -20,7 +21,7 @@ STATE = {"epoch": 2, "net": {"weight": torch.arange(3.0)}, "measures": [{"epoch"
 
 def test_it_comes_back_as_it_was_and_leaves_no_partial_file(tmp_path: Path) -> None:
     path = tmp_path / "t.pt"
-    checkpoint.save(path, STATE)
+    checkpoint.save(path, pack(STATE))
     loaded = checkpoint.load(path, CPU)
     assert loaded is not None
     assert loaded["measures"] == STATE["measures"]
@@ -31,8 +32,8 @@ def test_it_comes_back_as_it_was_and_leaves_no_partial_file(tmp_path: Path) -> N
 @pytest.mark.parametrize("left", [0, 1, 100, -1])
 def test_a_torn_one_falls_back_to_the_one_before(tmp_path: Path, left: int) -> None:
     path = tmp_path / "t.pt"
-    checkpoint.save(path, {**STATE, "epoch": 1})
-    checkpoint.save(path, STATE)
+    checkpoint.save(path, pack({**STATE, "epoch": 1}))
+    checkpoint.save(path, pack(STATE))
     path.write_bytes(path.read_bytes()[:left])
     loaded = checkpoint.load(path, CPU)
     assert loaded is not None
@@ -48,15 +49,15 @@ def test_a_pickle_from_outside_is_no_checkpoint(tmp_path: Path) -> None:
 
 def test_one_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "t.pt"
-    checkpoint.save(path, STATE)
+    checkpoint.save(path, pack(STATE))
     (tmp_path / "t.before.pt").mkdir()  # in the way of the one before
     with pytest.raises(OSError, match="directory"):
-        checkpoint.save(path, {**STATE, "epoch": 3})
+        checkpoint.save(path, pack({**STATE, "epoch": 3}))
     loaded = checkpoint.load(path, CPU)
     assert loaded is not None
     assert loaded["epoch"] == 2
     with pytest.raises(OSError, match="gone"):
-        checkpoint.save(tmp_path / "gone" / "t.pt", STATE)
+        checkpoint.save(tmp_path / "gone" / "t.pt", pack(STATE))
 
 
 def in_pieces(make: Training, again: Training, path: Path) -> list[Epoch]:
@@ -67,7 +68,7 @@ def in_pieces(make: Training, again: Training, path: Path) -> list[Epoch]:
         run = runs[done % 2]
         epoch = run.advance(0.0)
         epochs += [epoch] if epoch else []
-        checkpoint.save(path, run.state())
+        checkpoint.save(path, pack(run.state()))
         state = checkpoint.load(path, CPU)
         assert state is not None
         done += 1

@@ -14,7 +14,6 @@ from PIL import Image
 from torchvision import datasets
 
 from study.data import DataError, Images, Prepared, names, prepare, split, unseal
-from study.images import available_memory, check_memory
 from study.records import Choice, Manifest
 
 MANIFEST = Manifest.of(
@@ -190,13 +189,6 @@ def test_unknown_names_list_what_there_is(tmp_path: Path) -> None:
     assert names() == ["cifar10", "cifar100", "digits", "folder:PATH"]
     with pytest.raises(DataError, match="cannot be listed"):
         prepare("folder:~nobody-of-this-name/x", seed=0, root=tmp_path)
-
-
-def test_too_large_for_memory_is_refused() -> None:
-    check_memory(50, 100, what="x")
-    with pytest.raises(DataError, match=r"5 images take 3\.0 GiB in memory and 4\.0 GiB are available"):
-        check_memory(3 * 2**30, 4 * 2**30, what="5 images")
-    assert available_memory() > 2**20
 
 
 def test_digits_set_a_fifth_apart() -> None:

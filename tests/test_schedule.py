@@ -15,7 +15,7 @@ from search_spaces import Arm, Config, load
 from study.confirm import RUNS_FLOOR, StudyError
 from study.ledger import Ledger, read
 from study.plan import BASELINE_RUNS, Budget, Plan, slice_runs, with_length
-from study.records import Epoch, Trial
+from study.records import Epoch, Outcome, Record, Trial
 from study.schedule import Schedule, Start, derive_seed
 
 ARMS = {"tiny_resnet": load("tiny_resnet"), "tiny_resnext": load("tiny_resnext")}
@@ -191,6 +191,25 @@ def test_islands_are_independent_and_share_the_search_equally(tmp_path: Path) ->
             assert ledger.trials[run].config in island
 
 
+@pytest.mark.parametrize("minutes", [8, 12, 20])
+def test_arms_that_wait_for_each_other_wait_for_a_part_of_a_run_only(tmp_path: Path, minutes: float) -> None:
+    """Runs of one arm take 1.4 times as long: would each arm keep to its slot, one would wait that much longer."""
+    plan, now, idle, seen = a_plan(minutes=minutes), [0.0], [0.0], [0.0]
+
+    def watch(record: Record) -> None:
+        """Before a trial starts, or after it ended: what the slots without one have waited since the last time."""
+        if isinstance(record, Trial | Outcome):
+            held = len(ledger.open) - (1 if isinstance(record, Trial) else -1)
+            idle[0] += (plan.machine.slots - held) * (now[0] - seen[0])
+            seen[0] = now[0]
+
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        ledger.watchers.append(watch)
+        drive(Schedule(plan, ledger, ARMS, clock=lambda: now[0]), now, diverges)
+    assert seen[0] == now[0]
+    assert idle[0] < 0.5 * plan.epochs * min(SECONDS.values())  # at the manifest and at the end together
+
+
 def test_the_random_slice_is_never_stopped_and_shared_by_the_arms(tmp_path: Path) -> None:
     plan = a_plan(minutes=30)
     ledger = play(plan, tmp_path / "ledger.jsonl")
@@ -285,6 +304,33 @@ def test_an_interrupted_study_books_what_was_held_and_goes_on(tmp_path: Path) ->
             again.resumed(start.trial.id, 0, 4.0)  # its checkpoint had 4 of the 7 seconds, and 2 went by
         assert [ledger.spent(arm, "baseline") for arm in ARMS] == [4.0, 4.0]
         assert [ledger.spent(arm, "lost") for arm in ARMS] == [5.0, 5.0]
+
+
+def test_a_trial_pays_nothing_while_it_waits_for_a_machine(tmp_path: Path) -> None:
+    now = [0.0]
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        schedule = Schedule(a_plan(), ledger, ARMS, clock=lambda: now[0])
+        first, second = schedule.next(), schedule.next()
+        assert first is not None
+        assert second is not None
+        schedule.waits(first.trial.id)
+        now[0] = 60.0
+        schedule.beat()
+        assert [ledger.booked[s.trial.id] for s in (first, second)] == [0.0, 60.0]
+        for _ in range(2):  # the second time it has its machine already
+            schedule.granted(first.trial.id)
+            now[0] += 5.0
+        assert schedule.held(first.trial.id) == 10.0
+        assert schedule.next() is None  # it had its slot all the while
+        schedule.put_back(first.trial.id, "no worker")
+        again = schedule.next()
+        assert again is not None
+        assert again.trial == first.trial
+        schedule.waits(first.trial.id)
+        now[0] += 100.0
+        schedule.granted(first.trial.id)
+        now[0] += 1.0
+        assert schedule.end(first.trial.id, "worker died").cost == 11.0
 
 
 def test_an_arm_with_a_default_that_works_is_not_given_up(tmp_path: Path) -> None:

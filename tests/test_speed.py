@@ -1,13 +1,17 @@
-"""The benchmarks of speed measure what they say: at a small size, both loops learn and count their images."""
+"""The benchmarks of speed measure what they say: both loops learn and count their images, slots are accounted for."""
 
+import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from bench import quality, timing, train
+from bench import quality, search, stream, timing, train
+from ray.tune.search import sample
+from test_plan import PLAN
 
-from search_spaces import Config
+from search_spaces import Config, Float, load
 from study.data import Images
 
 CPU = torch.device("cpu")
@@ -40,6 +44,19 @@ def test_images_per_second_are_those_of_the_steps_alone() -> None:
     assert all(50 < rate < 1e5 for rate in rates)  # 1 to 3 thousand where it is quiet
 
 
+@LOOPS
+def test_streaming_is_measured_on_the_same_images_as_torchvisions(tmp_path: Path) -> None:
+    """The same pixels where a file is of the size that is asked for, and nearly the same where it is resized."""
+    for size, gap in zip(stream.SIZES, (0, 3), strict=True):
+        folder = tmp_path / str(size)
+        stream.photographs(folder, size, 8)
+        theirs = torch.stack([pixels for pixels, _ in stream.files(folder)]).numpy().astype(int)
+        assert np.abs(stream.streamed(folder).pixels - theirs).mean() <= gap
+        found = stream.decoding(folder, 2, 1)
+        assert all(100 < found[name] < 1e5 for name in ("cpu_us", "torchvision_cpu_us"))
+        assert set(stream.training(folder, "tiny_resnet", 0.0, 1)) == {"memory", "streamed"}
+
+
 def test_turns_are_taken_and_the_median_is_told() -> None:
     called: list[str] = []
     values = {"a": iter([1.0, 9.0, 2.0]), "b": iter([5.0, 5.0, 5.0])}
@@ -59,3 +76,34 @@ def test_the_gap_of_two_loops_is_welchs() -> None:
     assert low == pytest.approx(-high)
     assert 0.02 < high < 0.05
     assert math.isfinite(low)
+
+
+def test_a_searchs_slots_are_accounted_for() -> None:
+    """Two slots for 10 s: 16 s held by the search, 2 by a trial that is none of it, 2 by nobody."""
+    trials = [
+        search.Held("a", 0.0, 6.0, trained=5.0, full=True, accuracy=0.9),
+        search.Held("b", 0.0, 4.0, trained=1.0, accuracy=0.95),
+        search.Held("b", 4.0, 10.0, trained=4.0, full=True, accuracy=0.8),
+        search.Held("a", 8.0, 12.0, counts=False),
+    ]
+    found = search.summary(trials, ("a", "b"), 2)
+    assert (found["trials"], found["full runs"], found["full runs of b"]) == (3, 2, 1)
+    assert found["share of a, %"] == pytest.approx(37.5)
+    assert found["best full run of b, %"] == pytest.approx(80.0)
+    assert found["slots idle, % of their time"] == pytest.approx(10.0)
+    assert found["training + evaluation, % of held"] == pytest.approx(62.5)
+    assert found["overhead per trial, s"] == 2.0
+
+
+def test_stock_tune_searches_the_same_ranges_with_the_arm_as_one_more_choice() -> None:
+    arms = {name: load(name) for name in ("tiny_resnet", "tiny_resnext")}
+    plan = dataclasses.replace(PLAN, arms=tuple(arms), batch_sizes=(32, 64))
+    space = search.joint_space(plan, arms)
+    assert space.keys() == {"arm", *arms["tiny_resnet"].space, *arms["tiny_resnext"].space}
+    assert space["arm"].categories == list(arms)
+    assert space["batch_size"].categories == [32, 64]
+    lr, here = space["lr"], arms["tiny_resnet"].space["lr"]
+    assert isinstance(here, Float)
+    assert isinstance(lr, sample.Float)
+    assert (lr.lower, lr.upper) == (here.low, here.high)
+    assert isinstance(lr.sampler, sample.LogUniform) == here.log

@@ -62,7 +62,8 @@ def test_a_checkpoint_of_other_code_is_left_and_the_trial_begins_anew(
 ) -> None:
     """A change that was accepted is no failure of the trials that it met."""
     (tmp_path / "checkpoints").mkdir()
-    checkpoint.save(tmp_path / "checkpoints" / "t.pt", {"epoch": 1, "measures": [{}], "net": net})
+    other = checkpoint.pack({"epoch": 1, "measures": [{}], "net": net})
+    checkpoint.save(tmp_path / "checkpoints" / "t.pt", other)
     again = a_worker(plan, digits, tmp_path, epochs=1, again=True)
     assert again.step()["resumed"] == {"epoch": 0, "seconds": 0.0}
     _, whole = start(plan, a_trial(epochs=3), digits.train, CPU)

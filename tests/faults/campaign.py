@@ -330,8 +330,7 @@ def broken(
     slow = fault == "memory full"  # filling it takes seconds
     session = ground.session(home, clocked=clocked, memory=MEMORY_LEFT if slow else 0.0)
     training = fault in ("worker killed", "worker hangs", "memory full", "checkpoint torn", "disk full")
-    last = so_far(undisturbed, training=training)
-    moment = dice.randrange(1, last // 3 if slow else last)
+    moment = dice.randrange(1, so_far(undisturbed, training=training) // (3 if slow else 1))
     until = time.monotonic() + LIMIT
     while session.poll() is None and time.monotonic() < until:
         if so_far(home, training=training) >= moment:

@@ -1,0 +1,277 @@
+"""The search against stock Ray Tune, on the same arms, images, cores and resource-seconds.
+
+Stock has the shape of Ray's own CIFAR example (docs, "How to use Tune with PyTorch"): one joint space, here with
+the arm as one more choice, one ASHAScheduler, one OptunaSearch, a function that trains and reports each epoch with
+a checkpoint. What it trains is the study's own core, so that the search alone differs; the ladder of ASHA has the
+same first rung and reduction, and Tune's loggers and snapshots are off on both sides. A study searches first, from
+its own baseline runs on; Tune then gets the resource-seconds that both arms' searches were given together.
+
+A slot counts as held by a trial from when it was free for it, so the start of its process included, to its end.
+
+Command:   python -m tests.bench.search --json search.json           (4 core-minutes for each search: 7 minutes)
+"""
+# ruff: noqa: T201 - a command speaks to its user
+
+import heapq
+import math
+import os
+import statistics
+import tempfile
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from study import cluster, run  # before ray: it sets Ray's environment
+
+# isort: split
+import torch
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+from rich.console import Console
+
+from bench.timing import parser, save, table
+from search_spaces import Arm, Choice, Config, Float, Int, load
+from study.data import Images, prepare
+from study.ledger import FILE, Ledger
+from study.options import Options
+from study.plan import REDUCTION, Plan
+from study.records import Epoch, Outcome, Record, Trial, asdict
+from study.schedule import Schedule
+from study.search import searched
+from study.worker import device_of, start
+
+
+@dataclass
+class Held:
+    """A trial, while it held a slot, on a clock of its own side."""
+
+    arm: str
+    began: float
+    ended: float = math.inf
+    trained: float = 0.0
+    """Seconds of its epochs and their evaluation."""
+    full: bool = False
+    """Whether it trained to its full length."""
+    accuracy: float = math.nan
+    """On its validation images, after its last epoch."""
+    counts: bool = True
+    """Whether it belongs to the search, not only to a slot at that time."""
+
+
+def study_search(plan: Plan, arms: Mapping[str, Arm], pool: Images, home: Path) -> tuple[list[Held], float]:
+    """A study from its baseline runs to the end of its search: what held slots, and the search's resource-seconds."""
+    trials: dict[str, Held] = {}
+
+    def watch(record: Record) -> None:
+        now = time.monotonic()
+        match record:
+            case Trial():
+                trials[record.id] = Held(record.arm, now, counts=record.phase in ("slice", "search"))
+            case Epoch():
+                held = trials[record.trial]
+                held.trained += record.train_seconds + record.eval_seconds
+                held.full, held.accuracy = record.epoch == plan.epochs, record.val_accuracy
+            case Outcome():
+                trials[record.trial].ended = now
+            case _:
+                pass
+
+    with Ledger(home / FILE) as ledger:
+        ledger.watchers.append(watch)
+        schedule = Schedule(plan, ledger, arms)
+        cluster.run_trials(
+            schedule,
+            pool,
+            home,
+            lambda: None,
+            lambda: all(ledger.of(arm, "select") for arm in plan.arms),
+            print,
+        )
+        assert ledger.tuning is not None
+        return list(trials.values()), ledger.tuning.per_arm * len(plan.arms)
+
+
+def stock_search(plan: Plan, arms: Mapping[str, Arm], pool: Images, home: Path, seconds: float) -> list[Held]:
+    """Stock Ray Tune for so many resource-seconds: what held slots."""
+    os.environ.pop("TUNE_MAX_PENDING_TRIALS_PG", None)  # the study's own wish
+    machine, watch = plan.machine, _Watch(plan.epochs)
+    held = tune.PlacementGroupFactory([cluster.resources(machine, machine.fraction)])
+    tune.Tuner(
+        tune.with_resources(tune.with_parameters(train, plan=asdict(plan), pool=pool), held),
+        param_space=joint_space(plan, arms),
+        tune_config=tune.TuneConfig(
+            metric="accuracy",
+            mode="max",
+            search_alg=OptunaSearch(seed=plan.seed),
+            scheduler=ASHAScheduler(
+                max_t=plan.epochs,
+                grace_period=(plan.rungs or (plan.epochs,))[0],
+                reduction_factor=REDUCTION,
+            ),
+            num_samples=-1,
+            time_budget_s=seconds / (machine.slots * machine.fraction),
+        ),
+        run_config=tune.RunConfig(name="stock", storage_path=str(home), callbacks=[watch], verbose=0),
+    ).fit()
+    trials = sorted(watch.trials.values(), key=lambda trial: trial.began)
+    free = [watch.began] * machine.slots
+    for trial in trials:
+        trial.ended = min(trial.ended, watch.ended)  # the time was up: Tune ends it where it is
+        trial.began = heapq.heapreplace(free, trial.ended)
+    return trials
+
+
+def train(config: dict[str, Any], plan: dict[str, Any], pool: Images) -> None:
+    """Train a net of the joint space, and report each epoch with a checkpoint, as Ray's example does."""
+    asked, space = Plan.from_dict(plan), load(config["arm"]).space
+    own: Config = {}
+    for name, axis in space.items():
+        if axis.active(own):
+            own[name] = config[name]
+    trial = Trial(
+        id=tune.get_context().get_trial_id(), arm=config["arm"], phase="search", index=0, island=0, config=own,
+        seed=zlib.crc32(repr(sorted(config.items())).encode()), split_seed=asked.seed, epochs=asked.epochs,
+    )  # fmt: skip
+    net, epochs = start(asked, trial, pool, device_of(asked.machine))
+    trained = 0.0
+    for epoch in epochs:
+        trained += epoch.train_seconds + epoch.eval_seconds
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(net.state_dict(), Path(folder) / "checkpoint.pt")
+            checkpoint = tune.Checkpoint.from_directory(folder)
+            tune.report({"accuracy": epoch.val_accuracy, "trained": trained}, checkpoint=checkpoint)
+
+
+def joint_space(plan: Plan, arms: Mapping[str, Arm]) -> dict[str, Any]:
+    """The arm and all axes of all arms; one that does not count for an arm is drawn all the same."""
+    space: dict[str, Any] = {"arm": tune.choice(list(arms))}
+    for arm in arms.values():
+        for name, axis in searched(arm.space, plan.batch_sizes, ()).items():
+            match axis:
+                case Choice():
+                    space[name] = tune.choice(list(axis.options))
+                case Float():
+                    space[name] = (tune.loguniform if axis.log else tune.uniform)(axis.low, axis.high)
+                case Int():
+                    space[name] = (tune.lograndint if axis.log else tune.randint)(axis.low, axis.high + 1)
+    return space
+
+
+class _Watch(tune.Callback):
+    """When Tune started and ended each trial, and what it reported last."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self.trials: dict[str, Held] = {}
+        self.began = self.ended = 0.0
+
+    def setup(
+        self, stop: Any = None, num_samples: Any = None, total_num_samples: Any = None, **info: Any
+    ) -> None:
+        del stop, num_samples, total_num_samples, info
+        self.began = time.monotonic()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        del iteration, trials, info
+        self.trials[trial.trial_id] = Held(trial.config["arm"], time.monotonic())
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        del iteration, trials, info
+        held = self.trials[trial.trial_id]
+        held.trained, held.accuracy = result["trained"], result["accuracy"]
+        held.full = result["training_iteration"] == self._epochs
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        del iteration, trials, info
+        self.trials[trial.trial_id].ended = time.monotonic()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.on_trial_complete(iteration, trials, trial, **info)
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        del trials, info
+        self.ended = time.monotonic()
+
+
+def summary(trials: Sequence[Held], arms: Sequence[str], slots: int) -> dict[str, float]:
+    """What became of a search's slots, from its first trial's begin to its last one's end.
+
+    Overhead is what the median trial held beyond its epochs and their evaluation.
+    """
+    own = [trial for trial in trials if trial.counts]
+    began, ended = min(t.began for t in own), max(t.ended for t in own)
+    held = sum(max(0.0, min(t.ended, ended) - max(t.began, began)) for t in trials)
+    spent = {arm: sum(t.ended - t.began for t in own if t.arm == arm) for arm in arms}
+    found: dict[str, float] = {"trials": len(own), "full runs": sum(t.full for t in own)}
+    for arm in arms:
+        full = [t.accuracy for t in own if t.arm == arm and t.full]
+        found[f"full runs of {arm}"] = len(full)
+        found[f"share of {arm}, %"] = 100 * spent[arm] / sum(spent.values())
+        found[f"best full run of {arm}, %"] = 100 * max(full, default=math.nan)
+    slot_time = slots * (ended - began)
+    return {
+        **found,
+        "slots idle, % of their time": 100 * (1 - held / slot_time),
+        "training + evaluation, % of held": 100 * sum(t.trained for t in own) / sum(spent.values()),
+        "overhead per trial, s": statistics.median(t.ended - t.began - t.trained for t in own),
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    kind = "gpu" if torch.cuda.is_available() else "cpu"
+    options = parser("search", __doc__)
+    options.add_argument(
+        "--budget",
+        default=f"9{kind}-minutes",
+        help="of the study, half of it for its search (default %(default)s)",
+    )
+    options.add_argument("--data", default="digits", help="as for a study (default digits)")
+    options.add_argument("--arms", help="as for a study")
+    options.add_argument("--seed", type=int, default=0, help="default 0")
+    given = options.parse_args(arguments)
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "study"
+        asked = Options.parse([
+            "--budget", given.budget, "--data", given.data, "--seed", str(given.seed), "--out", str(home),
+            *(["--arms", given.arms] if given.arms else []),
+        ])  # fmt: skip
+        prepared = prepare(asked.data, seed=asked.seed, root=Path("data"))
+        arms = {name: load(name) for name in asked.arms}
+        cluster.connect(None, home / "ray.log")
+        try:
+            plan = run._plan(asked, arms, prepared, Console(quiet=True))
+            ours, seconds = study_search(plan, arms, prepared.train, home)
+            took = time.perf_counter() - began
+            print(
+                f"{seconds / 60:.1f} {kind}-minutes for each search; the study's is over after {took:.0f} s",
+                flush=True,
+            )
+            stock = stock_search(plan, arms, prepared.train, Path(folder), seconds)
+        finally:
+            cluster.disconnect()
+    sides = {"stock": stock, "ours": ours}
+    found = {name: summary(trials, plan.arms, plan.machine.slots) for name, trials in sides.items()}
+    rows = [
+        (
+            name,
+            f"{theirs:.2f}",
+            f"{(our := found['ours'][name]):.2f}",
+            f"{our / theirs:.2f}" if theirs else "-",
+        )
+        for name, theirs in found["stock"].items()
+    ]
+    slots = f"{plan.epochs} epochs a full run, {plan.machine.slots} slots"
+    print(table([slots, "stock Ray Tune", "the study", "ratio"], rows))
+    save(given.json, {"resource_seconds": seconds, "epochs": plan.epochs, **found})
+    print(f"measured in {time.perf_counter() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
