@@ -616,8 +616,10 @@ class _Runner(tune.Callback):
                 goes_on = self._schedule.report(Epoch(**result["epoch"]))
         except LedgerError as error:
             self.leave_for(error)
+            return True  # it stays open: no end is written of what the ledger does not have
         except OSError as error:
             self.leave_for(StudyError(f"a trained net cannot be kept: {error}"))
+            return True
         self._tell_unsaved(result.get("unsaved"))
         if "blocked" in result:
             self.leave_for(StudyError(result["blocked"]))

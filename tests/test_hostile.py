@@ -90,6 +90,16 @@ def test_a_record_of_no_such_study_is_refused(
         check(read(run / "ledger.jsonl"), Plan.load(run / "plan.json"))
 
 
+def test_a_trial_that_finished_has_all_its_epochs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    history = read(run / "ledger.jsonl")
+    trial = dataclasses.replace(next(iter(history.trials.values())), id="x")
+    first = dataclasses.replace(next(iter(history.epochs.values()))[0], trial="x")
+    end = Outcome(trial="x", state="finished", reason="full length", epochs=9, cost=first.cost)
+    with (run / "ledger.jsonl").open("a") as file:
+        file.write("".join(encode(record) + "\n" for record in (trial, first, end)))
+    assert "trial x is of another length" in refused(capsys, run)
+
+
 def test_a_bomb_is_not_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An archive that says it is larger than half the machine, as 6 MB of zeros can be."""
     bomb = tmp_path / "bomb.npz"
