@@ -325,9 +325,9 @@ def run_tasks(
         yield key, result, seconds
 
 
-def last_line(error: BaseException | None) -> str:
+def last_line(error: object) -> str:
     """What was wrong, of an error that Ray brings with its whole traceback."""
-    lines = [line for line in str(error or "").splitlines() if line.strip()]
+    lines = [line for line in str(error).splitlines() if line.strip()]
     return told(lines[-1].strip()) if lines else "no reason given"
 
 
@@ -411,14 +411,13 @@ def _title(trial: Any) -> str:
 def _what_ended(trial: Any) -> tuple[LossKind, str]:
     """Why a trial's worker is gone, from what Ray wrote down about it."""
     try:
-        said = Path(trial.error_file).read_text()
+        said = Path(trial.error_file or "").read_text(errors="replace")
     except OSError as error:
         said = f"Ray left no reason: {error.strerror}"
     if full := re.search(r"running low on memory.*? was (.+? used / .+? limit)", said, re.DOTALL):
         return "out of memory", f"Ray ended its worker at {full[1]} of the machine's memory"
     detail = re.search(r"Worker exit detail: (.+?)\. Some common causes|(its node has died)", said)
-    reason = detail[1] or detail[2] if detail else said.strip().splitlines()[-1]
-    return "worker died", told(reason)
+    return "worker died", told(detail[1] or detail[2]) if detail else last_line(said)
 
 
 class _SurvivesMemoryKills(RayActorManager):
@@ -617,8 +616,10 @@ class _Runner(tune.Callback):
                 goes_on = self._schedule.report(Epoch(**result["epoch"]))
         except LedgerError as error:
             self.leave_for(error)
+            return True  # it stays open: no end is written of what the ledger does not have
         except OSError as error:
             self.leave_for(StudyError(f"a trained net cannot be kept: {error}"))
+            return True
         self._tell_unsaved(result.get("unsaved"))
         if "blocked" in result:
             self.leave_for(StudyError(result["blocked"]))

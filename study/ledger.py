@@ -350,7 +350,9 @@ def check(history: History, plan: Plan) -> None:
     for trial in history.trials.values():
         if trial.arm not in arms or not 0 <= trial.island < positions.get(trial.phase, 1):
             raise LedgerError(f"trial {trial.id} is of no arm or island of the plan")
-        if trial.epochs != plan.epochs or (history.finished(trial.id) and not history.epochs[trial.id]):
+        if trial.epochs != plan.epochs or (
+            history.finished(trial.id) and len(history.epochs[trial.id]) != trial.epochs
+        ):
             raise LedgerError(f"trial {trial.id} is of another length than the plan's {plan.epochs} epochs")
     if strangers := {cost.arm for cost in history.costs} - arms:
         raise LedgerError(f"a cost of {min(strangers)!r}, which is no arm of the plan")

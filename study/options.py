@@ -299,6 +299,8 @@ def _check_out(parser: argparse.ArgumentParser, out: Path) -> None:
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             what = "a study" if (out / FILE).exists() else "something else"
+            if what == "something else" and (out / CLAIM).exists():
+                what = "a study that is being measured, or was killed before it began,"
             parser.error(
                 f"--out {out} holds {what} already and is left as it is: give another directory"
                 + (f"; python -m analysis {out} shows that study" if what == "a study" else "")

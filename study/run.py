@@ -14,7 +14,7 @@ import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
-from shlex import quote
+from shlex import join, quote
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -80,9 +80,8 @@ def main(argv: list[str] | None = None) -> int:
                 _say_how_to_go_on(options, home, console)
             return code
         finally:
-            if not (home / plans.FILE).exists() and not _has_records(
-                home
-            ):  # no study is there: leave no trace
+            # no study is there: leave no trace
+            if not (home / plans.FILE).exists() and not _has_records(home):
                 for ours in (CLAIM, LOG, ledgers.FILE):
                     (home / ours).unlink(missing_ok=True)
                 with suppress(OSError):
@@ -107,12 +106,20 @@ def _mirrored(options: Options, console: Console) -> Mirror | nullcontext[None]:
 
 
 def _say_how_to_go_on(options: Options, home: Path, console: Console) -> None:
-    if (home / plans.FILE).exists():
-        console.print(
-            f"what was done is kept: python -m analysis {quote(str(home))} shows it\n"
-            f"go on with: python study/run.py --resume {quote(options.uri or str(home))}",
-            markup=False,
-        )
+    if not (home / plans.FILE).exists():
+        return
+    words = ["--resume", options.uri or str(home)]
+    for flag, value in (
+        ("--address", options.address),
+        ("--wait-for", options.wait_for),
+        ("--log", ",".join(options.log)),
+    ):
+        words += [flag, str(value)] if value else []
+    console.print(
+        f"what was done is kept: python -m analysis {quote(str(home))} shows it\n"
+        f"go on with: python study/run.py {join(words)}",
+        markup=False,
+    )
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -181,7 +188,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
                 return
             plan.save(home / plans.FILE)
             _begin(plan, ledger, prepared, home)
-        opened = _open_windows(options, plan, ledger, home)
+        opened = _open_windows(options, plan, ledger, home, console)
         closing.callback(lambda: opened.close(LEAVE_SECONDS if leaving.asked() else windows.CLOSE_SECONDS))
         _run(plan, arms, prepared, ledger, home, console, leaving, mirror)
         if leaving.asked():
@@ -266,12 +273,16 @@ def _begin(plan: Plan, ledger: Ledger, prepared: "Prepared", home: Path) -> None
             ledger.add(Cost(arm=arm, phase="probe", what="speed and memory", cost=cost))
 
 
-def _open_windows(options: Options, plan: Plan, ledger: Ledger, home: Path) -> windows.Windows:
+def _open_windows(
+    options: Options, plan: Plan, ledger: Ledger, home: Path, console: Console
+) -> windows.Windows:
     """Ray's metrics always, the tools that were asked for; from now on each record reaches them."""
-    shown = [
-        windows.RayMetrics(plan, home.resolve().name),
-        *(windows.window(n, plan, home) for n in options.log),
-    ]
+    shown: list[windows.Window] = [windows.RayMetrics(plan, home.resolve().name)]
+    for name in options.log:
+        try:
+            shown.append(windows.window(name, plan, home))
+        except Exception as error:  # noqa: BLE001  # a tool that is down takes nothing from the study
+            console.print(f"note: --log {name} is left out: {type(error).__name__}: {error}", markup=False)
     opened = windows.Windows(home / ledgers.FILE, shown)
     ledger.watchers.append(opened.add)
     return opened

@@ -2,9 +2,10 @@
 
 import dataclasses
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from synthetic import write_run
 
 from analysis.__main__ import main
 from study.__main__ import main as study_command
+from study.confirm import StudyError
 from study.leaving import SIGNALS
 from study.ledger import Ledger, LedgerError, check, check_links, load, plan_hash, read
 from study.plan import Plan
@@ -88,6 +90,16 @@ def test_a_record_of_no_such_study_is_refused(
         check(read(run / "ledger.jsonl"), Plan.load(run / "plan.json"))
 
 
+def test_a_trial_that_finished_has_all_its_epochs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    history = read(run / "ledger.jsonl")
+    trial = dataclasses.replace(next(iter(history.trials.values())), id="x")
+    first = dataclasses.replace(next(iter(history.epochs.values()))[0], trial="x")
+    end = Outcome(trial="x", state="finished", reason="full length", epochs=9, cost=first.cost)
+    with (run / "ledger.jsonl").open("a") as file:
+        file.write("".join(encode(record) + "\n" for record in (trial, first, end)))
+    assert "trial x is of another length" in refused(capsys, run)
+
+
 def test_a_bomb_is_not_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An archive that says it is larger than half the machine, as 6 MB of zeros can be."""
     bomb = tmp_path / "bomb.npz"
@@ -144,25 +156,46 @@ def test_an_address_that_is_none_is_one_sentence(address: str) -> None:
         _knock(address)
 
 
+@pytest.fixture
+def unhandled(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """What the command does to its process is undone."""
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    yield monkeypatch
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 def test_a_ledger_stays_though_the_plan_beside_it_is_gone(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path, unhandled: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def breaks(*_: object) -> None:
         (run / "plan.json").unlink()
-        raise OSError(28, "No space left on device", str(run / "predictions"))
+        raise StudyError("no room")
 
     before = (run / "ledger.jsonl").read_bytes()
-    monkeypatch.setattr("study.run._study", breaks)
-    monkeypatch.setattr(sys, "stdout", sys.stdout)  # main wraps them
-    monkeypatch.setattr(sys, "stderr", sys.stderr)
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        assert study_main(["--resume", str(run)]) == 3
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    assert "predictions: No space left on device" in capsys.readouterr().err
+    unhandled.setattr("study.run._study", breaks)
+    assert study_main(["--resume", str(run)]) == 3
+    assert capsys.readouterr().err == "error: no room\n"
     assert (run / "ledger.jsonl").read_bytes() == before
+
+
+def test_a_disk_that_is_full_is_one_line_and_a_command_to_go_on_with(
+    run: Path, unhandled: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(*_: object) -> None:
+        raise OSError(28, "No space left on device", str(odd / "predictions"))
+
+    odd = run.rename(run.with_name("a run"))
+    unhandled.setattr("study.run._study", breaks)
+    assert study_main(["--resume", str(odd), "--address", "127.0.0.1:6379", "--log", "optuna"]) == 3
+    told = capsys.readouterr()
+    assert told.err == f"error: {odd}/predictions: No space left on device\n"
+    _, _, command = told.out.partition("go on with: python study/run.py ")
+    assert shlex.split(command) == [
+        "--resume", str(odd), "--address", "127.0.0.1:6379", "--log", "optuna"
+    ]  # fmt: skip
 
 
 def test_what_looks_like_an_order_to_the_terminal_is_shown_as_it_is(

@@ -4,7 +4,9 @@ Trial costs differ between the arms, trials diverge, and two run side by side, a
 """
 
 import dataclasses
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from test_plan import PLAN
 
 from search_spaces import Arm, Config, load
 from study.confirm import RUNS_FLOOR, StudyError
-from study.ledger import Ledger, read
+from study.ledger import Ledger, LedgerError, read
 from study.plan import BASELINE_RUNS, Budget, Plan, slice_runs, with_length
 from study.records import Epoch, Outcome, Record, Trial
 from study.schedule import Schedule, Start, derive_seed
@@ -370,6 +372,41 @@ def test_a_study_killed_at_random_decides_as_an_undisturbed_one(tmp_path: Path, 
         ]
     again = read(tmp_path / "killed.jsonl")
     assert all(again.spent(arm) == pytest.approx(killed.spent(arm)) for arm in ARMS)
+
+
+def test_a_disk_that_fails_at_random_moments_changes_no_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines that are written in part, a process that stops at that or dies, and last lines torn off between two."""
+    plan, path = a_plan(minutes=8, slots=1), tmp_path / "broken.jsonl"
+    whole = play(plan, tmp_path / "whole.jsonl")
+    now, rng, deaths, real = [0.0], np.random.default_rng(0), -1, os.write
+
+    def write(file: int, line: bytes) -> int:
+        return real(file, line[: rng.integers(len(line))] if rng.uniform() < 0.02 else line)
+
+    done = False
+    while not done:
+        deaths += 1
+        with monkeypatch.context() as bad, suppress(LedgerError), Ledger(path) as ledger:
+            schedule = Schedule(plan, ledger, ARMS, clock=lambda: now[0])
+            bad.setattr(os, "write", write)
+            try:
+                done = drive(schedule, now, diverges, lambda: float(rng.uniform()) < 0.01)
+            finally:
+                if rng.uniform() < 0.5:
+                    schedule.leave()
+        if not done and rng.uniform() < 0.3:
+            content = path.read_bytes()
+            last = len(content) - content.rstrip(b"\n").rfind(b"\n") - 1
+            path.write_bytes(content[: len(content) - rng.integers(last)])
+    assert deaths > 5
+    broken = read(path)
+    assert list(broken.trials.values()) == all_trials(whole)
+    assert broken.manifest == whole.manifest
+    for trial in all_trials(whole):
+        ends = [(h.outcomes[trial.id].state, h.outcomes[trial.id].reason) for h in (broken, whole)]
+        assert ends[0] == ends[1]
 
 
 def test_with_two_at_a_time_a_killed_study_loses_and_doubles_nothing(tmp_path: Path) -> None:

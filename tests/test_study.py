@@ -7,12 +7,15 @@ import dataclasses
 import itertools
 import json
 import os
+import pty
 import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -406,6 +409,43 @@ def test_planning_runs_nothing(repo: Path) -> None:
     for part in ("full runs", "each arm gets", "smallest true gap", "confirmation"):
         assert part in done.stdout
     assert not (repo / "runs").exists()
+
+
+@pytest.mark.parametrize(("what", "code"), [("closed", 129), ("Ctrl-C", 130), ("Ctrl-C twice", 130)])
+def test_a_terminal_that_goes_or_asks_stops_the_study_in_order(repo: Path, what: str, code: int) -> None:
+    """Its signals reach Ray's processes too, and what is said afterwards is read by nobody."""
+    home = repo / f"terminal-{what.replace(' ', '-')}"
+    flags = f"--budget 1cpu-hours --data folder:images --out {home.name} --arms tiny_resnet,tiny_resnext"
+    terminal, its = pty.openpty()
+    study = subprocess.Popen(
+        ["setsid", "--ctty", sys.executable, "study/run.py", *flags.split()],
+        cwd=repo, stdin=its, stdout=its, stderr=its,
+    )  # fmt: skip
+    os.close(its)
+    ledger, deadline, said = home / "ledger.jsonl", time.monotonic() + 180, b""
+    while time.monotonic() < deadline and not (ledger.exists() and '"Epoch"' in ledger.read_text()):
+        if select.select([terminal], [], [], 0.2)[0]:
+            said += os.read(terminal, 2**16)
+    if what == "closed":
+        os.close(terminal)
+    else:
+        os.write(terminal, b"\x03")
+        if what == "Ctrl-C twice":
+            time.sleep(0.5)
+            os.write(terminal, b"\x03")
+        with suppress(OSError):  # how a terminal ends that nobody writes to any more
+            while part := os.read(terminal, 2**16):
+                said += part
+        os.close(terminal)
+    assert study.wait(timeout=60) == code, said.decode()
+    assert b"Traceback" not in said
+    history = read(ledger)
+    assert history.open
+    if what != "Ctrl-C twice":
+        for trial in history.open:
+            assert (home / "checkpoints" / f"{trial.id}.pt").exists() or not history.booked[trial.id]
+    shown = subprocess.run([sys.executable, "-m", "analysis", home.name], cwd=repo, check=False)
+    assert shown.returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,24 @@
-"""What a worker tells of a trial that it takes up again, and of one that cannot go on (no Ray needed)."""
+"""What a worker tells of a trial that it takes up again or that cannot go on, and what is booked of it (no Ray needed)."""
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from test_ledger import an_epoch
+from test_schedule import ARMS, a_plan
 from test_train import CPU, a_trial, digits, plan  # noqa: F401  # the fixtures
 
 from study import checkpoint
+from study.cluster import _Runner
+from study.confirm import StudyError
 from study.data import Prepared
+from study.ledger import Ledger, read
 from study.plan import Plan
 from study.records import asdict
+from study.schedule import Schedule
 from study.worker import StudyTrial, out_of_memory, start
 
 
@@ -95,3 +103,29 @@ def test_an_arm_that_takes_too_much_is_out_of_memory_and_not_in_error(
     assert result["memory"]
     assert result["done"]
     assert "can't allocate" in result["failure"]
+
+
+def test_no_end_is_written_of_an_epoch_that_could_not_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills between the two, and the shorter line of the end would still fit."""
+    real, path = os.write, tmp_path / "ledger.jsonl"
+    with Ledger(path) as ledger:
+        schedule = Schedule(a_plan(), ledger, ARMS)
+        runner = _Runner(schedule, tmp_path, lambda: None, lambda: False, lambda _: None, None)
+        runner.leave_for(StudyError("the disk is nearly full"))  # the first error is the one that is told
+        begun = schedule.next()
+        assert begun is not None
+        trial = begun.trial
+        epochs = [an_epoch(trial, number, 0.0) for number in range(1, trial.epochs + 1)]
+        for epoch in epochs[:-1]:
+            assert runner.take({"trial": trial.id, "epoch": asdict(epoch)})
+        with monkeypatch.context() as full:
+            full.setattr(os, "write", lambda file, line: real(file, line[:9]))
+            last = {"trial": trial.id, "epoch": asdict(epochs[-1]), "done": True}
+            assert runner.take(last)
+        runner.on_trial_complete(0, [], SimpleNamespace(config={"trial": asdict(trial)}, last_result=last))
+        schedule.leave()
+    history = read(path)
+    assert [t.id for t in history.open] == [trial.id]
+    assert len(history.epochs[trial.id]) == trial.epochs - 1

@@ -210,19 +210,21 @@ def ledger_torn(session: subprocess.Popen[str], home: Path, dice: random.Random)
 
 def checkpoint_torn(session: subprocess.Popen[str], home: Path, dice: random.Random) -> str:
     """Of a running trial, and of a net that is done."""
-    until = time.monotonic() + 30
-    while session.poll() is None and time.monotonic() < until:
-        open_trials = {t.id for t in read(home / "ledger.jsonl").open}
-        if any(p.stem in open_trials for p in (home / "checkpoints").iterdir()):
-            break
+    ledger, until = home / "ledger.jsonl", time.monotonic() + 30
+
+    def there() -> tuple[list[Path], list[Path]]:
+        history, files = (
+            read(ledger) if ledger.exists() else History(),
+            sorted((home / "checkpoints").glob("*.pt")),
+        )
+        running = {t.id for t in history.open}
+        return [p for p in files if p.stem in running], [p for p in files if history.finished(p.stem)]
+
+    while session.poll() is None and time.monotonic() < until and not there()[0]:
         time.sleep(0.01)
     session.kill()
     session.wait()
-    there = sorted((home / "checkpoints").glob("*.pt"))
-    history = read(home / "ledger.jsonl")
-    open_trials = {t.id for t in history.open}
-    torn = [p for p in there if p.stem in open_trials]
-    done = [p for p in there if history.finished(p.stem)]
+    torn, done = there()
     for path in [*torn, *([dice.choice(done)] if done else [])]:
         path.write_bytes(path.read_bytes()[: dice.randrange(path.stat().st_size)])
     return f"driver killed, {len(torn)} checkpoint torn, and {min(1, len(done))} net that was done"
@@ -370,6 +372,15 @@ def check_sums(home: Path) -> History:
 def check_same(home: Path, undisturbed: Path) -> None:
     """Everything that was decided and measured is what the undisturbed study has."""
     ours, theirs = check_sums(home), check_sums(undisturbed)
+    for run, history in (
+        (home, ours),
+        (undisturbed, theirs),
+    ):  # on this clock every epoch that came in cost one
+        held = sum(history.spent(arm) for arm in ARMS) - sum(cost.cost for cost in history.costs)
+        if abs(held - so_far(run, training=True)) > 1e-6:
+            raise Survived(
+                f"{held} booked for {so_far(run, training=True)} epochs, those that were undone included"
+            )
     if list(ours.trials.values()) != list(theirs.trials.values()):
         raise Survived("other trials or configs were proposed")
     for trial_id, epochs in theirs.epochs.items():
