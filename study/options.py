@@ -217,8 +217,8 @@ def _parser() -> argparse.ArgumentParser:
     running = parser.add_argument_group("running it")
     running.add_argument(
         "--out", metavar="DIR",
-        help="where the study is written (default: runs/<time>-<data>): a folder, or a URI, s3://BUCKET/FOLDER, "
-        f"gs://..., file://..., brought up to date every {mirror.SYNC_SECONDS:g} s",
+        help="where the study is written (default: runs/<time>-<data>): a folder, or s3://BUCKET/FOLDER, gs://..., "
+        f"file://..., brought up to date every {mirror.SYNC_SECONDS:g} s",
     )  # fmt: skip
     running.add_argument(
         "--fraction", type=float, metavar="F",

@@ -348,14 +348,14 @@ def _run(
     leaving: Leaving,
     mirror: Mirror | None,
 ) -> None:
-    from study import cluster
     from study.schedule import Schedule
     from study.score import open_test
+    from study.trials import run_trials
     from study.view import View
 
     schedule = Schedule(plan, ledger, arms)
     with View(schedule, console) as view, leaving.gently():
-        cluster.run_trials(
+        run_trials(
             schedule, prepared.train, home, view.tick,
             lambda: leaving.asked() or bool(mirror and mirror.lost),
             say=lambda text: console.print(f"note: {text}", markup=False), mirror=mirror,

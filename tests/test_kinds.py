@@ -34,11 +34,6 @@ def nodes(tmp_path: Path) -> Iterator[Any]:
     made.shutdown()  # type: ignore[no-untyped-call]
 
 
-def where() -> str:
-    time.sleep(1)
-    return str(ray.get_runtime_context().get_node_id())
-
-
 def test_gpus_of_several_kinds_are_refused_and_of_one_kind_held_to_it(nodes: Any) -> None:
     with pytest.raises(cluster.ClusterError, match="no GPU, but the budget"):
         cluster.hardware(GPU)
@@ -57,6 +52,11 @@ def test_gpus_of_several_kinds_are_refused_and_of_one_kind_held_to_it(nodes: Any
         cluster.check(machine)
     four = dataclasses.replace(machine, slots=4)
     cluster.check(four)
+
+    def where() -> str:
+        time.sleep(1)
+        return str(ray.get_runtime_context().get_node_id())
+
     used = {node for _, node, _ in cluster.run_tasks(where, [(str(i), ()) for i in range(8)], machine)}
     assert first.node_id in used
     assert stranger.node_id not in used

@@ -12,7 +12,8 @@ LAYERS = [
     {"run", "__main__"},
     {"rerun", "export", "status", "windows", "score"},
     {"view"},
-    {"probe"},
+    {"probe", "trials"},
+    {"runner"},
     {"cluster"},
     {"worker", "schedule"},
     {"confirm", "search", "train", "options", "resume"},
@@ -25,7 +26,10 @@ LAYERS = [
 ]
 """Modules of ``study`` from top to bottom: each may import only from the rows below its own."""
 MAY_IMPORT = {
-    "ray": {"study.cluster", "study.worker", "study.probe", "study.score", "study.run", "study.windows"},
+    "ray": {
+        f"study.{name}"
+        for name in ("cluster", "trials", "runner", "worker", "probe", "score", "run", "windows")
+    },
     "optuna": {"study.search", "study.windows", "analysis.importance"},
 }
 FILES = [p for folder in ("study", "search_spaces", "analysis") for p in sorted((ROOT / folder).glob("*.py"))]

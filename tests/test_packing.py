@@ -6,7 +6,7 @@ from study.packing import GAIN, Hardware, Way, fastest, fits, speed, ways
 from study.plan import Packed, PlanError
 
 TWO_CORES = Hardware(resource="cpu", units=2, cores=(2,), name="CPU x 2")
-CARDS = Hardware(resource="gpu", units=2, cores=(16,), name="H200")
+CARDS = Hardware(resource="gpu", units=2, cores=(16,), name="H200", kind="H200")
 
 
 def packed(arm: str, images_per_second: float, batch_size: int = 32) -> Packed:
@@ -37,6 +37,7 @@ def test_a_gpu_is_shared_without_being_overbooked() -> None:
         assert way.machine.fraction * way.trials == pytest.approx(1, abs=1e-3)
         assert way.machine.slots == 2 * way.trials
         assert way.machine.threads * way.machine.slots <= 16
+        assert way.machine.kind == "H200"  # no trial runs on another
 
 
 def test_a_fraction_that_is_given_is_the_only_way() -> None:

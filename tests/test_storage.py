@@ -440,18 +440,21 @@ def test_a_study_whose_machine_is_lost_goes_on_from_its_bucket(
 
 
 @pytest.mark.slow
-def test_nodes_need_share_no_folder(ground: Ground, undisturbed: Path, server: Server) -> None:
+def test_nodes_need_share_nothing_but_the_bucket(
+    ground: Ground, undisturbed: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The driver's folder is one that the nodes' processes cannot see."""
     from ray.cluster_utils import Cluster
 
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs root, to hide a folder")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)  # the nodes' own, as are their keys
     uri = "s3://bucket/studies/apart"
     at = Storage(server.uri("studies/apart"))
     at.put("plan.json", (undisturbed / "plan.json").read_bytes())
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
-        cluster.add_node(num_cpus=1, env_vars={"AWS_ENDPOINT_URL": server.url})
+        cluster.add_node(num_cpus=1)
         output = ends(
             session(ground, server, uri, "--address", cluster.address, hidden=str(ground.repo / "runs"))
         )
@@ -466,7 +469,7 @@ def test_nodes_need_share_no_folder(ground: Ground, undisturbed: Path, server: S
 
 
 @pytest.mark.slow
-def test_a_new_study_ends_though_its_storage_is_gone(ground: Ground, server: Server, tmp_path: Path) -> None:
+def test_a_new_study_ends_though_its_bucket_is_gone(ground: Ground, server: Server, tmp_path: Path) -> None:
     share, uri = tmp_path / "share", f"file://{tmp_path}/share/new"
     flags = "--budget 4cpu-minutes --data folder:images --epochs 3 --arms tiny_resnet,tiny_resnext --out"
     study = subprocess.Popen(

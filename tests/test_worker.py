@@ -12,12 +12,12 @@ from test_schedule import ARMS, a_plan
 from test_train import CPU, a_trial, digits, plan  # noqa: F401  # the fixtures
 
 from study import checkpoint
-from study.cluster import _Runner
 from study.confirm import StudyError
 from study.data import Prepared
 from study.ledger import Ledger, read
 from study.plan import Plan
 from study.records import asdict
+from study.runner import Runner
 from study.schedule import Schedule
 from study.worker import StudyTrial, out_of_memory, start
 
@@ -112,7 +112,7 @@ def test_no_end_is_written_of_an_epoch_that_could_not_be(
     real, path = os.write, tmp_path / "ledger.jsonl"
     with Ledger(path) as ledger:
         schedule = Schedule(a_plan(), ledger, ARMS)
-        runner = _Runner(schedule, tmp_path, lambda: None, lambda: False, lambda _: None, None)
+        runner = Runner(schedule, tmp_path, lambda: None, lambda: False, lambda _: None, None)
         runner.leave_for(StudyError("the disk is nearly full"))  # the first error is the one that is told
         begun = schedule.next()
         assert begun is not None

@@ -42,6 +42,7 @@ from study.plan import REDUCTION, Plan
 from study.records import Epoch, Outcome, Record, Trial, asdict
 from study.schedule import Schedule
 from study.search import searched
+from study.trials import run_trials
 from study.worker import device_of, start
 
 
@@ -83,7 +84,7 @@ def study_search(plan: Plan, arms: Mapping[str, Arm], pool: Images, home: Path) 
     with Ledger(home / FILE) as ledger:
         ledger.watchers.append(watch)
         schedule = Schedule(plan, ledger, arms)
-        cluster.run_trials(
+        run_trials(
             schedule,
             pool,
             home,
