@@ -52,6 +52,10 @@ class LedgerError(ValueError):
     """A ledger that cannot be trusted or written; the message says where and why."""
 
 
+class NotOpenedError(LedgerError):
+    """A ledger that cannot be gone on with: damaged, written by another process, or read-only."""
+
+
 class History:
     """All records so far, indexed. Every look-up costs the same however long the study has run."""
 

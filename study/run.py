@@ -12,8 +12,8 @@ if __name__ == "__main__":
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from shlex import join, quote
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ from study.ledger import CLAIM, Ledger
 from study.mirror import Mirror
 from study.options import Options
 from study.plan import Audit, Budget, Packed, Plan, PlanError
-from study.records import Cost
+from study.records import Cost, Session
 
 if TYPE_CHECKING:
     from study.data import Prepared
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
                 else error
             )
             Console(stderr=True, soft_wrap=True).print(f"error: {said}", markup=False, highlight=False)
-            if code == UNFINISHED and not isinstance(error, GivenUpError):
+            if code == UNFINISHED and not isinstance(error, GivenUpError | ledgers.NotOpenedError):
                 _say_how_to_go_on(options, home, console)
             return code
         finally:
@@ -143,29 +143,20 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
     windows.check(options.log)
     _need_gpu(old.budget if old else options.budget, options)
 
-    from study import data
-
-    spec, seed = (old.data.spec, old.seed) if old else (options.data, options.seed)
-    console.print("reading the images ...")
-    prepared = data.prepare(spec, seed=seed, root=Path("data"))
-    arms = {name: search_spaces.load(name) for name in (old.arms if old else options.arms)}
-
-    from study import cluster
-
-    card = prepared.card
-    console.print(
-        f"data: {card.spec}, {card.train} images to train and validate on, {card.test} sealed for the test, "
-        f"{len(card.classes)} classes, {card.size} x {card.size} pixels. {card.note}",
-        markup=False,
-    )
-    if prepared.kept:
-        console.print(prepared.kept, markup=False)
     with ExitStack() as closing:
-        ledger = closing.enter_context(Ledger(home / ledgers.FILE))
+        ledger = closing.enter_context(_open_ledger(home / ledgers.FILE, old))
         if mirror:
             mirror.follow(ledger)
-        if old:  # whether it may go on at all is known before Ray is up
-            _take_up(old, ledger, prepared, home, options, console)
+        # whether it may go on at all is known before anything that takes time
+        session = _session(ledger, home, options, console) if old else None
+        spec, seed = (old.data.spec, old.seed) if old else (options.data, options.seed)
+        prepared = _prepare(spec, seed, console)
+        arms = {name: search_spaces.load(name) for name in (old.arms if old else options.arms)}
+        if old and session:
+            _take_up(old, ledger, session, prepared, home, console)
+
+        from study import cluster
+
         dashboard = cluster.connect(options.address, home / LOG)
         closing.callback(cluster.disconnect)
         leaving.listen()
@@ -198,6 +189,35 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
     written = report.write(home)
     console.print("\n".join(["", *sorted({v.scope for v in written.verdicts})]), markup=False)
     console.print(f"{written.headline}\nreport: {written.path}", markup=False)
+
+
+@contextmanager
+def _open_ledger(path: Path, plan: Plan | None) -> Iterator[Ledger]:
+    """Raises NotOpenedError when another process writes it, or it is damaged or of another plan."""
+    with ExitStack() as closing:
+        try:
+            ledger = closing.enter_context(Ledger(path))
+            if plan:
+                ledgers.check(ledger, plan)
+        except ledgers.LedgerError as error:
+            raise ledgers.NotOpenedError(str(error)) from error
+        yield ledger
+
+
+def _prepare(spec: str, seed: int, console: Console) -> "Prepared":
+    from study import data
+
+    console.print("reading the images ...")
+    prepared = data.prepare(spec, seed=seed, root=Path("data"))
+    card = prepared.card
+    console.print(
+        f"data: {card.spec}, {card.train} images to train and validate on, {card.test} sealed for the test, "
+        f"{len(card.classes)} classes, {card.size} x {card.size} pixels. {card.note}",
+        markup=False,
+    )
+    if prepared.kept:
+        console.print(prepared.kept, markup=False)
+    return prepared
 
 
 def _need_gpu(budget: Budget, options: Options) -> None:
@@ -288,14 +308,10 @@ def _open_windows(
     return opened
 
 
-def _take_up(
-    plan: Plan, ledger: Ledger, prepared: "Prepared", home: Path, options: Options, console: Console
-) -> None:
-    """Go on where the ledger ends. Raises PlanError when plan, data or code are not what they were."""
+def _session(ledger: Ledger, home: Path, options: Options, console: Console) -> Session:
+    """What goes on with the study. Raises PlanError when plan or code are not what they were."""
     if ledger.torn:
         console.print(f"note: {ledger.torn}", markup=False)
-    ledgers.check(ledger, plan)
-    resume.check_data(plan, prepared.card)
     now = resume.session(home)
     differs = resume.differences(ledger, now) if ledger.sessions else ""
     if differs and not options.accept_changed_code:
@@ -303,8 +319,16 @@ def _take_up(
             f"the study began with other code or versions ({differs}), and its runs would not be comparable. Put "
             "them back, or go on with --accept-changed-code: the report will say so"
         )
+    return dataclasses.replace(now, accepted=differs)
+
+
+def _take_up(
+    plan: Plan, ledger: Ledger, session: Session, prepared: "Prepared", home: Path, console: Console
+) -> None:
+    """Go on where the ledger ends. Raises PlanError when the data is not what it was."""
+    resume.check_data(plan, prepared.card)
     if ledger.sessions:
-        ledger.add(dataclasses.replace(now, accepted=differs))
+        ledger.add(session)
     _begin(plan, ledger, prepared, home)
     done = sum(o.state != "failed" for o in ledger.outcomes.values())
     console.print(

@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -225,3 +226,27 @@ def test_weights_of_something_else_are_no_traceback(run: Path, capsys: pytest.Ca
         torch.save({"net": {"odd": torch.zeros(1)}}, run / "checkpoints" / f"{trial.id}.pt")
     assert study_command(["export", str(run), "tiny_resnet"]) == 2
     assert "holds no weights of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "why", ["is being written by process", "line 2: not a record", "of no arm or island", "other code"]
+)
+def test_what_cannot_go_on_is_said_before_anything_is_read(
+    run: Path, unhandled: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
+) -> None:
+    """Without a command to go on with, which would say the same once more."""
+    unhandled.setattr("study.run._prepare", None)
+    ledger, known = run / "ledger.jsonl", read(run / "ledger.jsonl")
+    if why == "other code":
+        session = Session(plan=plan_hash(run), code={"study/train.py": "0"}, versions={}, accepted="")
+        ledger.write_text(encode(session) + "\n")
+    if why == "line 2: not a record":
+        ledger.write_text(encode(next(iter(known.trials.values()))) + "\nrubbish\n")
+    if why == "of no arm or island":
+        trial = dataclasses.replace(next(iter(known.trials.values())), arm="other")
+        ledger.write_text(encode(trial) + "\n")
+    with Ledger(ledger) if "written" in why else nullcontext():
+        assert study_main(["--resume", str(run)]) == (2 if why == "other code" else 3)
+    told = capsys.readouterr()
+    assert why in told.err
+    assert "go on with: " not in told.out
