@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_bench_feeds_the_driver_from_other_nodes(tmp_path: Path) -> None:
     """How long things take is for ``python -m tests.bench.scale`` to say: no test fails on time."""
     told = tmp_path / "scale.json"
-    small = ["--trials", "2", "8", "--report", "0.2", "--reports", "3", "--seconds", "5", "--json", told]
+    small = ["--trials", "2", "8", "--report", "0.2", "--reports", "3", "--seconds", "5", "--json", str(told)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.scale", *small],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,

@@ -38,6 +38,7 @@ from study.plan import BASELINE_RUNS, Budget, Machine, Plan
 from study.records import Cost, Epoch, Outcome, Record, Trial
 from study.schedule import Schedule, derive_seed
 from study.search import describe
+from study.trials import run_trials
 
 import ray  # isort: skip
 from ray import cloudpickle, tune  # isort: skip
@@ -319,7 +320,7 @@ def measure(nodes: Any, slots: int, *, pause: float, reports: int, seconds: floa
         meter = Meter(schedule, hosts, processes, seconds)
         pool = Images(pixels=np.zeros((1, 1, 1, 1), np.uint8), labels=np.zeros(1, np.int64))
         with seated(hosts):
-            cluster.run_trials(schedule, pool, Path(folder), meter.tick, lambda: meter.done, print)
+            run_trials(schedule, pool, Path(folder), meter.tick, lambda: meter.done, print)
         memory = psutil.Process().memory_info().rss
         said: dict[tuple[str, int], float] = {}
         for host in hosts:
