@@ -433,7 +433,7 @@ def test_a_study_whose_machine_is_lost_goes_on_from_its_bucket(
         assert SECRET.encode() not in each.read_bytes(), each
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(ground.repo, elsewhere, ignore=shutil.ignore_patterns("runs", "undisturbed"))
-    assert "report:" in words(elsewhere, server, "analysis", uri)
+    assert f"{home_of(uri)}/report.html" in words(elsewhere, server, "analysis", uri)
     assert (elsewhere / home_of(uri) / "report.html").read_bytes() == at.get("report.html")
     assert f"{uri}: finished" in words(elsewhere, server, "study", "status", uri)
     assert "weights.safetensors" in words(elsewhere, server, "study", "export", uri, ARMS[0])
