@@ -378,6 +378,10 @@ def main(arguments: list[str] | None = None) -> None:
         "--seconds", type=float, default=60.0, help="measured, per number of trials (default 60)"
     )
     given = options.parse_args(arguments)
+    if given.seconds < 1.2 * given.report * given.reports:
+        options.error(
+            "--seconds: every trial must tell an epoch meanwhile (--report x --reports, and a fifth)"
+        )
     with (
         tempfile.TemporaryDirectory() as folder,
         a_cluster(NODES, max(given.trials), Path(folder) / "ray.log") as nodes,
