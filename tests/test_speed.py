@@ -1,7 +1,10 @@
 """The benchmarks of speed measure what they say: both loops learn and count their images, slots are accounted for."""
 
 import dataclasses
+import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from test_plan import PLAN
 from search_spaces import Config, Float, load
 from study.data import Images
 
+ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 LOOPS = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # the post's loading workers
 
@@ -107,3 +111,15 @@ def test_stock_tune_searches_the_same_ranges_with_the_arm_as_one_more_choice() -
     assert isinstance(lr, sample.Float)
     assert (lr.lower, lr.upper) == (here.low, here.high)
     assert isinstance(lr.sampler, sample.LogUniform) == here.log
+
+
+@pytest.mark.slow
+def test_start_up_is_measured_on_fresh_and_on_reused_processes(tmp_path: Path) -> None:
+    told = tmp_path / "startup.json"
+    command = [sys.executable, "-m", "tests.bench.startup", "--turns", "1", "--json", str(told)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(told.read_text())["seconds"]
+    assert len(found["fresh"]) == 1
+    assert len(found["reused"]) == 2
+    assert all(0 < one < found["fresh"][0] for one in found["reused"])

@@ -28,13 +28,13 @@ AIM = {"fresh": 12.0, "reused": 3.0}
 ARMS = {"cpu": "small_resnet", "gpu": "resnet50"}
 
 
-def measured(prepared: Prepared, plan: Plan, arm: str, turns: int) -> dict[str, list[float]]:
+def measured(prepared: Prepared, plan: Plan, arm: str, turns: int, home: Path) -> dict[str, list[float]]:
     """Seconds of ``turns`` fresh processes, with two more trials in each."""
     import ray  # after study.cluster, which sets Ray's environment
     from ray import tune
 
     held = cluster.resources(plan.machine, plan.machine.fraction)
-    kind = tune.with_parameters(StudyTrial, plan=asdict(plan), pool=prepared.train)
+    kind = tune.with_parameters(StudyTrial, plan=asdict(plan), pool=prepared.train, home=str(home))
     remote: Any = ray.remote(kind).options(num_cpus=held["CPU"], num_gpus=held.get("GPU", 0))
     found: dict[str, list[float]] = {"fresh": [], "reused": []}
     for turn in range(turns):
@@ -45,13 +45,16 @@ def measured(prepared: Prepared, plan: Plan, arm: str, turns: int) -> dict[str, 
                 id=f"t{turn}-{index}", arm=arm, phase="search", index=index, island=0, config=load(arm).default(),
                 seed=index, split_seed=0, epochs=3,
             )  # fmt: skip
-            config = {"trial": asdict(trial)}
+            config = {
+                "trial": asdict(trial), "epochs": 0, "again": False, "fraction": plan.machine.fraction
+            }  # fmt: skip
             if actor is None:
                 actor = remote.remote(config=config)
             else:
                 asked = time.perf_counter()
                 ray.get(actor.reset_config.remote(config))
-            epoch = ray.get(actor.train.remote())["epoch"]
+            while (epoch := ray.get(actor.train.remote()).get("epoch")) is None:
+                pass  # the first results say who trains, and that the net is there
             trained: float = epoch["train_seconds"] + epoch["eval_seconds"]
             found["reused" if index else "fresh"].append(time.perf_counter() - asked - trained)
         ray.kill(actor)
@@ -71,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             machine = packing.ways(cluster.hardware(budget), None)[0].machine
             plan = a_plan(prepared, budget, machine, ARMS[resource])
-            found = measured(prepared, plan, ARMS[resource], given.turns)
+            found = measured(prepared, plan, ARMS[resource], given.turns, Path(folder))
         finally:
             cluster.disconnect()
     medians = {name: statistics.median(seconds) for name, seconds in found.items()}
