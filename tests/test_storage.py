@@ -17,10 +17,14 @@ from pathlib import Path
 
 import pytest
 from faults.campaign import ARMS, DRIVER, LIMIT, Ground, check_same, prepare_ground, run_out
+from synthetic import write_run
 from test_ledger import a_trial, an_epoch, an_outcome
 from test_plan import PLAN
 
+from analysis import report
+from analysis.__main__ import main as analyse
 from study import mirror
+from study.__main__ import main as study_word
 from study.ledger import Ledger, LedgerError, read
 from study.mirror import Mirror, fetch, home_of
 from study.options import Options
@@ -28,6 +32,7 @@ from study.plan import Plan
 from study.records import encode
 from study.storage import Storage, StorageError, unfinished
 
+ROOT = Path(__file__).parent.parent
 SECRET = "hunter2-secret"
 SYNC = 1.0
 """Seconds between two rounds, in the studies that are broken here."""
@@ -341,6 +346,37 @@ def test_a_storage_that_fails_is_said_once_and_what_is_missing_can_be_copied(tmp
     assert Storage(uri).get("ledger.jsonl") == (home / "ledger.jsonl").read_bytes()
     assert Storage(uri).get("report.html") == b"the end"
     assert ".claimed" not in Storage(uri).files()
+
+
+def test_a_finished_run_is_read_from_its_uri(
+    uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = write_run(tmp_path / "made")
+    for file in (p for p in made.rglob("*") if p.is_file()):
+        Storage(uri).put(file.relative_to(made).as_posix(), file.read_bytes())
+    assert analyse([uri]) == 0
+    headline, path = capsys.readouterr().out.splitlines()
+    assert path == str(home_of(uri) / "report.html")
+    assert report.write(made).headline == headline
+    assert (made / "report.html").read_bytes() == Path(path).read_bytes()
+    assert study_word(["status", uri]) == 0
+    assert capsys.readouterr().out.startswith(f"{uri}: finished")
+    assert analyse([uri.replace("first", "second")]) == 2
+    assert "no study" in capsys.readouterr().err
+    assert study_word(["copy", uri.replace("first", "second")]) == 2
+    assert "this machine has nothing" in capsys.readouterr().err
+
+
+def test_a_study_that_never_began_leaves_nothing_at_its_uri(uri: str, tmp_path: Path) -> None:
+    flags = ["--budget", "1cpu-hours", "--data", "folder:nowhere", "--out", uri]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "study" / "run.py"), *flags], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "nowhere" in done.stderr
+    assert Storage(uri).files() == {}
+    assert not list((tmp_path / "runs").iterdir())
 
 
 # -- real studies
