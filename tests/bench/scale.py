@@ -381,14 +381,16 @@ def main(arguments: list[str] | None = None) -> None:
         options.error(
             "--seconds: every trial must tell an epoch meanwhile (--report x --reports, and a fifth)"
         )
+    found: list[dict[str, float]] = []
     with (
         tempfile.TemporaryDirectory() as folder,
         a_cluster(NODES, max(given.trials), Path(folder) / "ray.log") as nodes,
     ):
-        found = [
-            measure(nodes, slots, pause=given.report, reports=given.reports, seconds=given.seconds)
-            for slots in given.trials
-        ]
+        for slots in given.trials:
+            found.append(
+                measure(nodes, slots, pause=given.report, reports=given.reports, seconds=given.seconds)
+            )
+            save(given.json, {"found": found})
     header = ["trials", "started in, s", "results/s", "ledger lines/s", "driver ms/result", "of it schedule", "driver, cores",
               "Ray's, cores", "driver MiB", "lag ms", "lag p99 ms", "trained", "to reach", "ratio"]  # fmt: skip
     rows = [
@@ -401,7 +403,6 @@ def main(arguments: list[str] | None = None) -> None:
         for f in found
     ]  # fmt: skip
     print(table(header, rows))
-    save(given.json, {"found": found})
 
 
 if __name__ == "__main__":
