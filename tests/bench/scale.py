@@ -99,6 +99,8 @@ class Host:
         self._pause, self._reports = pause, reports
         self._seats: dict[int, Played] = {}
         self._said: dict[tuple[str, int], float] = {}
+        self._sleeps: dict[int, tuple[float, float]] = {}
+        """By seat: since when, and for how long."""
         self._results, self._trained = 0, 0.0
 
     async def call(self, seat: int, method: str, args: Any, kwargs: Any) -> Any:
@@ -110,8 +112,11 @@ class Host:
         if method != "train":
             return getattr(played, method)(*args, **kwargs)
         if played.trains:
-            await asyncio.sleep(self._pause * played.pace)
-            self._trained += self._pause * played.pace
+            seconds = self._pause * played.pace
+            self._sleeps[seat] = (time.monotonic(), seconds)
+            await asyncio.sleep(seconds)
+            del self._sleeps[seat]
+            self._trained += seconds
         result = played.told(self._reports)
         self._results += 1
         if "epoch" in result:
@@ -120,7 +125,9 @@ class Host:
 
     def so_far(self) -> tuple[int, float]:
         """Results, and the seconds that all trials together have slept."""
-        return self._results, self._trained
+        now = time.monotonic()
+        unfinished = sum(min(now - since, seconds) for since, seconds in self._sleeps.values())
+        return self._results, self._trained + unfinished
 
     def said(self) -> dict[tuple[str, int], float]:
         """When each trial told each epoch."""
