@@ -100,6 +100,8 @@ class Host:
         self._pause, self._reports = pause, reports
         self._seats: dict[int, Played] = {}
         self._said: dict[tuple[str, int], float] = {}
+        self._sleeps: dict[int, tuple[float, float]] = {}
+        """By seat: since when, and for how long."""
         self._results, self._trained = 0, 0.0
 
     async def call(self, seat: int, method: str, args: Any, kwargs: Any) -> Any:
@@ -111,8 +113,11 @@ class Host:
         if method != "train":
             return getattr(played, method)(*args, **kwargs)
         if played.trains:
-            await asyncio.sleep(self._pause * played.pace)
-            self._trained += self._pause * played.pace
+            seconds = self._pause * played.pace
+            self._sleeps[seat] = (time.monotonic(), seconds)
+            await asyncio.sleep(seconds)
+            del self._sleeps[seat]
+            self._trained += seconds
         result = played.told(self._reports)
         self._results += 1
         if "epoch" in result:
@@ -121,7 +126,9 @@ class Host:
 
     def so_far(self) -> tuple[int, float]:
         """Results, and the seconds that all trials together have slept."""
-        return self._results, self._trained
+        now = time.monotonic()
+        unfinished = sum(min(now - since, seconds) for since, seconds in self._sleeps.values())
+        return self._results, self._trained + unfinished
 
     def said(self) -> dict[tuple[str, int], float]:
         """When each trial told each epoch."""
@@ -382,14 +389,16 @@ def main(arguments: list[str] | None = None) -> None:
         options.error(
             "--seconds: every trial must tell an epoch meanwhile (--report x --reports, and a fifth)"
         )
+    found: list[dict[str, float]] = []
     with (
         tempfile.TemporaryDirectory() as folder,
         a_cluster(NODES, max(given.trials), Path(folder) / "ray.log") as nodes,
     ):
-        found = [
-            measure(nodes, slots, pause=given.report, reports=given.reports, seconds=given.seconds)
-            for slots in given.trials
-        ]
+        for slots in given.trials:
+            found.append(
+                measure(nodes, slots, pause=given.report, reports=given.reports, seconds=given.seconds)
+            )
+            save(given.json, {"found": found})
     header = ["trials", "started in, s", "results/s", "ledger lines/s", "driver ms/result", "of it schedule", "driver, cores",
               "Ray's, cores", "driver MiB", "lag ms", "lag p99 ms", "trained", "to reach", "ratio"]  # fmt: skip
     rows = [
@@ -402,7 +411,6 @@ def main(arguments: list[str] | None = None) -> None:
         for f in found
     ]  # fmt: skip
     print(table(header, rows))
-    save(given.json, {"found": found})
 
 
 if __name__ == "__main__":
