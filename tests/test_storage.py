@@ -28,6 +28,7 @@ from study.__main__ import main as study_word
 from study.ledger import Ledger, LedgerError, read
 from study.mirror import Mirror, fetch, home_of
 from study.options import Options
+from study.plan import Plan
 from study.records import encode
 from study.storage import Storage, StorageError, unfinished
 
@@ -398,11 +399,16 @@ def undisturbed(ground: Ground) -> Path:
     return home
 
 
-def session(ground: Ground, server: Server, uri: str) -> "subprocess.Popen[str]":
-    """The study at ``uri`` goes on."""
+def session(
+    ground: Ground, server: Server, uri: str, *flags: str, hidden: str = ""
+) -> "subprocess.Popen[str]":
+    """The study at ``uri`` goes on; with ``hidden`` in a folder that no other process of this machine sees."""
+    study = [sys.executable, "-c", DRIVER, uri, *flags]
+    if hidden:
+        script = 'mkdir -p "$0" && mount -t tmpfs none "$0" && exec "$@"'
+        study = ["unshare", "--mount", "bash", "-c", script, hidden, *study]
     return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, uri],
-        cwd=ground.repo, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        study, cwd=ground.repo, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "AWS_ENDPOINT_URL": server.url},
     )  # fmt: skip
 
@@ -467,3 +473,59 @@ def test_a_study_whose_machine_is_lost_goes_on_from_its_bucket(
     assert (elsewhere / home_of(uri) / "report.html").read_bytes() == at.get("report.html")
     assert f"{uri}: finished" in words(elsewhere, server, "study", "status", uri)
     assert "weights.safetensors" in words(elsewhere, server, "study", "export", uri, ARMS[0])
+
+
+@pytest.mark.slow
+def test_nodes_need_share_nothing_but_the_bucket(
+    ground: Ground, undisturbed: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver's folder is one that the nodes' processes cannot see."""
+    from ray.cluster_utils import Cluster
+
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs root, to hide a folder")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)  # the nodes' own, as are their keys
+    uri = "s3://bucket/studies/apart"
+    at = Storage(server.uri("studies/apart"))
+    at.put("plan.json", (undisturbed / "plan.json").read_bytes())
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        output = ends(
+            session(ground, server, uri, "--address", cluster.address, hidden=str(ground.repo / "runs"))
+        )
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+    assert "note:" not in output
+    here = ground.repo / "apart"
+    for name in at.files():
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_bytes(at.get(name) or b"")
+    check_same(here, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_new_study_ends_though_its_bucket_is_gone(ground: Ground, server: Server, tmp_path: Path) -> None:
+    share, uri = tmp_path / "share", f"file://{tmp_path}/share/new"
+    flags = "--budget 4cpu-minutes --data folder:images --epochs 3 --arms tiny_resnet,tiny_resnext --out"
+    study = subprocess.Popen(
+        [sys.executable, "study/run.py", *flags.split(), uri],
+        cwd=ground.repo, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    until = time.monotonic() + LIMIT
+    while b'"Epoch"' not in (Storage(uri).get("ledger.jsonl") or b""):
+        assert study.poll() is None and time.monotonic() < until, study.communicate()[0]
+        time.sleep(0.2)
+    share.rename(tmp_path / "unplugged")
+    share.touch()
+    output = ends(study)
+    assert output.count("cannot be written") == 1
+    assert f"python -m study copy {uri}" in output
+    share.unlink()
+    (tmp_path / "unplugged").rename(share)
+    assert f"all of it is at {uri}" in words(ground.repo, server, "study", "copy", uri)
+    home = ground.repo / home_of(uri)
+    assert (share / "new" / "report.html").read_bytes() == (home / "report.html").read_bytes()
+    assert not list((share / "new").glob("unfinished/*"))
+    assert Plan.load(share / "new" / "plan.json") == Plan.load(home / "plan.json")
+    assert "finished" in words(ground.repo, server, "study", "status", uri)

@@ -38,7 +38,7 @@ from search_spaces import Arm, Choice, Config, Float, Int, load
 from study.data import Images, prepare
 from study.ledger import FILE, Ledger
 from study.options import Options
-from study.plan import REDUCTION, Plan
+from study.plan import REDUCTION, Plan, PlanError
 from study.records import Epoch, Outcome, Record, Trial, asdict
 from study.schedule import Schedule
 from study.search import searched
@@ -253,7 +253,10 @@ def main(arguments: list[str] | None = None) -> None:
         arms = {name: load(name) for name in asked.arms}
         cluster.connect(None, home / "ray.log")
         try:
-            plan = run._plan(asked, arms, prepared, Console(quiet=True))
+            try:
+                plan = run._plan(asked, arms, prepared, Console(quiet=True))
+            except PlanError as error:
+                options.error(str(error))
             ours, seconds = study_search(plan, arms, prepared.train, home)
             took = time.perf_counter() - began
             print(
