@@ -6,6 +6,7 @@ ever restored: the ledger is the truth.
 """
 
 import collections
+import logging
 import os
 import shutil
 import time
@@ -87,10 +88,14 @@ def run_trials(
     vars(tune_controller)["RayActorManager"] = _SurvivesMemoryKills
     try:
         tuner.fit()
-    except tune.TuneError as error:
-        if not runner.leaving():
+    except Exception as error:
+        if runner.leaving():  # on a full disk, say, where Tune trips over its own files
+            logging.getLogger("ray.tune").warning("after the study had stopped: %r", error)
+        elif isinstance(error, tune.TuneError):
             cause = str(error.__cause__ or error).strip().splitlines()
             raise StudyError(f"Ray Tune stopped: {cause[-1]} (more in ray.log)") from error
+        else:
+            raise
     finally:
         with suppress(LedgerError):  # which has been told before
             schedule.leave()
