@@ -1,5 +1,9 @@
 """How long the simulations run, and how many examples test_property.py tries."""
 
+import gc
+import warnings
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import settings
 
@@ -22,3 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def sims(request: pytest.FixtureRequest) -> int:
     count: int = request.config.getoption("--sims")
     return count
+
+
+@pytest.fixture
+def rays_leftovers() -> Iterator[None]:
+    """For tests with nodes of Ray in their own process: sockets that it leaves open are no fault of the next test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()

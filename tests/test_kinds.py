@@ -1,9 +1,7 @@
 """One study runs on one kind of GPU: Ray's own nodes, which report kinds of GPU that they do not have."""
 
 import dataclasses
-import gc
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from ray.cluster_utils import Cluster
 from study import cluster
 from study.plan import Budget, Machine
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.hosts, pytest.mark.usefixtures("rays_leftovers")]
 GPU = Budget.parse("1gpu-hours")
 
 
@@ -34,9 +32,6 @@ def nodes(tmp_path: Path) -> Iterator[Any]:
     yield node
     cluster.disconnect()
     made.shutdown()  # type: ignore[no-untyped-call]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray leaves sockets open
-        gc.collect()
 
 
 def test_gpus_of_several_kinds_are_refused_and_of_one_kind_held_to_it(nodes: Any) -> None:

@@ -4,14 +4,7 @@ import dataclasses
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
-import urllib.request
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
@@ -26,7 +19,6 @@ from study.plan import Plan, PlanError
 from study.records import Record, Resumed, Trial
 
 ROOT = Path(__file__).parent.parent
-FINISHED = re.compile(r'ray_study_trials{[^}]*arm="(\w+)"[^}]*state="finished"} [1-9]')
 STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -184,60 +176,3 @@ def test_the_grafana_dashboard_asks_only_for_metrics_that_there_are() -> None:
     names = set(re.findall(r"ray_study_\w+", " ".join(asked)))
     source = (ROOT / "study" / "windows.py").read_text()
     assert names == {f"ray_study_{name}" for name in re.findall(r'gauge\("(\w+)"', source)}
-
-
-@pytest.mark.slow
-def test_prometheus_gets_the_metrics_of_a_running_study(tmp_path: Path) -> None:
-    token = tmp_path / "token"
-    token.write_text("0123456789abcdef" * 4)
-    home = tmp_path / "out"
-    log = (tmp_path / "log").open("w")
-    study = subprocess.Popen(
-        [sys.executable, "study/run.py", "--budget", "1cpu-hours", "--data", "digits", "--epochs", "3", "--out", home,
-         "--arms", "tiny_resnet,tiny_resnext", "--log", "optuna"],
-        cwd=ROOT, stdout=log, stderr=subprocess.STDOUT,
-        env={**os.environ, "RAY_AUTH_TOKEN_PATH": str(token), "RAY_AUTH_MODE": "token"},
-    )  # fmt: skip
-    try:
-        deadline, found = time.monotonic() + 240, ""
-        while time.monotonic() < deadline and len(set(FINISHED.findall(found))) < 2:
-            time.sleep(2)
-            with suppress(OSError):  # not all of Ray's endpoints are up at once
-                found = _scrape((tmp_path / "log").read_text(), token.read_text())
-        assert study.poll() is None, (tmp_path / "log").read_text()
-        history = read(home / "ledger.jsonl")
-    finally:
-        study.send_signal(signal.SIGINT)
-        study.wait(60)
-        log.close()
-    told = _values(found)
-    share = Plan.load(home / "plan.json").share
-    for arm in ("tiny_resnet", "tiny_resnext"):
-        spent = sum(value for labels, value in told["ray_study_spent_seconds"] if f'arm="{arm}"' in labels)
-        (left,) = (value for labels, value in told["ray_study_left_seconds"] if f'arm="{arm}"' in labels)
-        assert 0 < spent <= history.spent(arm) + 1e-6
-        assert left == pytest.approx(share - spent, abs=30)  # the two are scraped one after the other
-    assert {re.search(r'run="(\w+)"', labels).group(1) for labels, _ in told["ray_study_trials"]} == {"out"}  # type: ignore[union-attr]
-    assert sum(map(len, studies(home).values())) >= len(history.trials)
-
-
-def _scrape(log: str, token: str) -> str:
-    """What all of the study's Prometheus endpoints say, empty before they are there."""
-    dashboard = re.search(r"Ray dashboard: (http://127\.0\.0\.1:\d+)", log)
-    if dashboard is None:
-        return ""
-    request = urllib.request.Request(  # the study's own address
-        f"{dashboard.group(1)}/api/prometheus/sd", headers={"Authorization": f"Bearer {token}"}
-    )
-    answer: list[dict[str, Any]] = json.load(urllib.request.urlopen(request, timeout=10))
-    said = ""
-    for target in answer[0]["targets"]:
-        said += urllib.request.urlopen(f"http://{target}/metrics", timeout=10).read().decode()
-    return said
-
-
-def _values(found: str) -> dict[str, list[tuple[str, float]]]:
-    told: dict[str, list[tuple[str, float]]] = {}
-    for name, labels, value in re.findall(r"^(ray_study_\w+)\{(.*)\} (\S+)$", found, re.MULTILINE):
-        told.setdefault(name, []).append((labels, float(value)))
-    return told

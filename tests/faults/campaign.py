@@ -45,7 +45,8 @@ HURRY = {
     "worker.py": {"SLICE_SECONDS = 5.0": "SLICE_SECONDS = 0.05", "CHECKPOINT_SECONDS = 30.0": "CHECKPOINT_SECONDS = 0.2"},
     "schedule.py": {"SILENCE_FLOOR = 120.0": "SILENCE_FLOOR = 12.0", "BEAT_SECONDS = 10.0": "BEAT_SECONDS = 0.5"},
     "plan.py": {"CONFIRM_CEILING = 20": "CONFIRM_CEILING = 4"},
-    "runner.py": {"DISK_SECONDS = 5.0": "DISK_SECONDS = 0.5", "DISK_FLOOR = 200 * 2**20": "DISK_FLOOR = 8 * 2**20"},
+    "runner.py": {"DISK_SECONDS = 5.0": "DISK_SECONDS = 0.5", "DISK_FLOOR = 200 * 2**20": "DISK_FLOOR = 8 * 2**20",
+                  "NODES_SECONDS = 30.0": "NODES_SECONDS = 0.5"},
 }  # fmt: skip
 """What is shorter in the campaign's copy, so that a study of seconds meets what one of hours does. What is lost
 costs confirmation runs; with a low ceiling there are as many, and the verdicts can be compared."""
