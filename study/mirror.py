@@ -342,5 +342,5 @@ def copy(uri: str, say: Callable[[str], None]) -> None:
     """Bring what the run's folder on this machine has, and ``uri`` has not, to ``uri``. Raises StorageError."""
     if not (home_of(uri) / FILE).exists():
         raise StorageError(f"this machine has nothing of {uri}: no study in {home_of(uri)}")
-    with Mirror(uri, say, goes_on=True):
-        """Closing it does it."""
+    with Mirror(uri, say, goes_on=True) as mirror:  # closing it does it
+        mirror._ended += ledger.read(home_of(uri) / ledger.FILE).outcomes

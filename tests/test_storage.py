@@ -477,6 +477,7 @@ def test_a_study_whose_machine_is_lost_goes_on_from_its_bucket(
 
 @pytest.mark.slow
 @pytest.mark.hosts
+@pytest.mark.usefixtures("rays_leftovers")
 def test_nodes_need_share_nothing_but_the_bucket(
     ground: Ground, undisturbed: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
