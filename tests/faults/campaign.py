@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -236,15 +236,12 @@ def disk_full(session: subprocess.Popen[str], home: Path, dice: random.Random) -
     filler = home / "filler"
     free = shutil.disk_usage(home).free
     room = dice.choice([0, 4 * 2**20])  # not a byte left, or less than a study wants to see
-    with filler.open("wb") as file:
-        try:
-            while free > room:
-                free -= file.write(b"\0" * min(2**18, free - room))
-                file.flush()
-        except OSError:
-            pass
+    with suppress(OSError), filler.open("wb") as file:
+        while free > room:
+            free -= file.write(b"\0" * min(2**18, free - room))
+            file.flush()
     output, _ = session.communicate(timeout=90)
-    filler.unlink()
+    filler.unlink(missing_ok=True)
     if session.returncode != 3 or "Traceback" in output or "--resume" not in output:
         raise Survived(f"disk full: exit code {session.returncode}: {output[-600:]}")
     read(home / "ledger.jsonl")
