@@ -33,6 +33,7 @@ from study.records import (
     TestOpened,
     Trial,
     Tuning,
+    checksum,
     decode,
     encode,
 )
@@ -250,8 +251,8 @@ def records(path: Path) -> Iterator[Record]:
     return _decoded(path, _lines(path))
 
 
-def _fold(path: Path, history: History) -> int:
-    """Add every whole line to ``history``; the bytes that they take."""
+def _fold(path: Path, history: History) -> tuple[int, str]:
+    """Add every whole line to ``history``; the bytes that they take, and the last one's checksum."""
     lines = _lines(path)
     if lines[-1]:
         history.torn = f"the last line of {path.name} was torn and is left out"
@@ -260,7 +261,8 @@ def _fold(path: Path, history: History) -> int:
             History.add(history, record)
         except LedgerError as error:
             raise LedgerError(f"{path}, line {number}: {error}") from error
-    return sum(map(len, lines[:-1])) + len(lines) - 1
+    last = lines[-2].decode() if len(lines) > 1 else ""
+    return sum(map(len, lines[:-1])) + len(lines) - 1, checksum(last)
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -274,11 +276,14 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def _decoded(path: Path, lines: list[bytes]) -> Iterator[Record]:
+    last = ""
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            yield decode(line.decode())
+            text = line.decode()
+            yield decode(text, last)
         except ValueError as error:
             raise LedgerError(f"{path}, line {number}: {error}") from error
+        last = checksum(text)
 
 
 class Ledger(History):
@@ -298,7 +303,7 @@ class Ledger(History):
             raise LedgerError(f"{path} cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._size = _fold(path, self)
+            self._size, self._last = _fold(path, self)
             os.ftruncate(self._file, self._size)
             path.with_name(CLAIM).write_text(f"process {os.getpid()} on {socket.gethostname()}")
         except BlockingIOError as error:
@@ -313,7 +318,8 @@ class Ledger(History):
 
     def add(self, record: Record) -> None:
         """Fold the record in and write it. Raises LedgerError, and leaves the file whole, when it cannot be written."""
-        line = encode(record).encode() + b"\n"
+        text = encode(record, self._last)
+        line = text.encode() + b"\n"
         super().add(record)
         try:
             self._cut()
@@ -328,7 +334,7 @@ class Ledger(History):
             raise LedgerError(
                 f"{self._path} cannot be written: {error.strerror}. What was written before is whole"
             ) from error
-        self._size += len(line)
+        self._size, self._last = self._size + len(line), checksum(text)
         for watch in self.watchers:
             watch(record)
 
@@ -366,8 +372,9 @@ def check(history: History, plan: Plan) -> None:
     if manifest is not None and manifest.choices.keys() != arms:
         raise LedgerError("the manifest has not one setting for each arm of the plan")
     named = [t for c in (manifest.choices.values() if manifest else ()) for t in (*c.trials, *c.islands)]
+    named += [t for opened in history.opened for t in opened.trials]
     if unknown := {*named, *history.scores} - history.trials.keys():
-        raise LedgerError(f"manifest or scores of unknown trials {', '.join(sorted(unknown))}")
+        raise LedgerError(f"manifest, test or scores of unknown trials {', '.join(sorted(unknown))}")
 
 
 def check_links(run: Path) -> None:

@@ -202,24 +202,33 @@ def asdict(record: Any) -> dict[str, Any]:
     return {key: list(v) if isinstance(v, tuple) else v for key, v in plain.items()}
 
 
-def encode(record: Record) -> str:
-    """One JSON line, without the newline, that ends with its checksum. Raises ValueError for a non-finite number."""
+def encode(record: Record, after: str = "") -> str:
+    """One JSON line, without the newline, that ends with its checksum; ``after``: that of the line before it.
+
+    Each checksum goes on from the one before, so that no line can be taken out, moved or doubled unseen. Raises
+    ValueError for a non-finite number.
+    """
     body = {"record": type(record).__name__, **asdict(record)}
     text = json.dumps(body, allow_nan=False, separators=(",", ":"))[:-1]
-    return f'{text},"crc":"{_crc(text)}"}}'
+    return f'{text},"crc":"{_crc(text, after)}"}}'
 
 
-def decode(line: str) -> Record:
-    """The record a line was made from.
+def checksum(line: str) -> str:
+    """That an encoded line ends with; empty for none."""
+    return line[-10:-2]
 
-    Raises ValueError when the line is not one of ours, was changed, or holds text that is none.
+
+def decode(line: str, after: str = "") -> Record:
+    """The record a line was made from; ``after``: the checksum of the line before it.
+
+    Raises ValueError when the line is not one of ours, does not follow that one, or holds text that is none.
     """
     match = _CHECKED.fullmatch(line)
     if match is None:
         raise ValueError("not a record of ours: it does not end with a checksum")
     text, crc = match.groups()
-    if _crc(text) != crc:
-        raise ValueError("its checksum does not fit: it was changed after it was written")
+    if _crc(text, after) != crc:
+        raise ValueError("its checksum does not fit: it was changed, or a line before it added or taken out")
     try:
         body = parse(text + "}")
         record: Record = from_plain(_KINDS[body.pop("record")], body)
@@ -320,8 +329,8 @@ _CHECKED = re.compile(r'(.*),"crc":"([0-9a-f]{8})"}', re.DOTALL)
 _KINDS: dict[str, Any] = {k.__name__: k for k in get_args(Record)}
 
 
-def _crc(text: str) -> str:
-    return f"{zlib.crc32(text.encode()):08x}"
+def _crc(text: str, after: str) -> str:
+    return f"{zlib.crc32(text.encode(), int(after or '0', 16)):08x}"
 
 
 def _sha256(value: Any) -> str:

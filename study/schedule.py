@@ -187,9 +187,9 @@ class Schedule:
     def _trial(self, arm: str, phase: Phase, config: Config, island: int = 0) -> Trial:
         index = len(self.ledger.of(arm, phase))
         seed = self.plan.seed
-        # Trials that are compared with each other share a split: those of an island, those of the slice.
+        # A search compares its own trials, so an island's share a split, as do those of the slice.
         # All other runs have a split each, and the arms' runs of one number share it.
-        number = {"search": island, "slice": 0, "select": confirm.repeat(self.ledger, arm, config)}
+        number = {"search": island, "slice": 0}
         return Trial(
             id=f"{arm}-{phase}-{index:04d}",
             arm=arm,

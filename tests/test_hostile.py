@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from edited import append, chained, edit
 from synthetic import write_run
 
 from analysis.__main__ import main
@@ -20,7 +21,7 @@ from study.confirm import StudyError
 from study.leaving import SIGNALS
 from study.ledger import Ledger, LedgerError, check, check_links, load, plan_hash, read
 from study.plan import Plan
-from study.records import Cost, Epoch, Outcome, Record, Session, Trial, Tuning, decode, encode
+from study.records import Cost, Epoch, Outcome, Record, Session, Trial, Tuning
 from study.run import main as study_main
 
 
@@ -64,8 +65,7 @@ def test_a_pipe_is_no_file(run: Path, capsys: pytest.CaptureFixture[str], name: 
 @pytest.mark.parametrize("name", ["../../../victim", "/victim", "a/b", "", ".hidden", "a\0b", "n" * 300])
 def test_a_trial_names_no_file_elsewhere(run: Path, name: str) -> None:
     trial = next(iter(read(run / "ledger.jsonl").trials.values()))
-    with (run / "ledger.jsonl").open("a") as file:
-        file.write(encode(dataclasses.replace(trial, id=name)) + "\n")
+    append(run / "ledger.jsonl", dataclasses.replace(trial, id=name))
     with pytest.raises(LedgerError, match="line .*cannot name a file"):
         read(run / "ledger.jsonl")
 
@@ -84,8 +84,7 @@ def test_a_record_of_no_such_study_is_refused(
     run: Path, capsys: pytest.CaptureFixture[str], why: str
 ) -> None:
     trial = next(iter(read(run / "ledger.jsonl").trials.values()))
-    with (run / "ledger.jsonl").open("a") as file:
-        file.write(encode(EDITS[why](trial)) + "\n")
+    append(run / "ledger.jsonl", EDITS[why](trial))
     assert why in refused(capsys, run)
     with pytest.raises(LedgerError, match=why):
         check(read(run / "ledger.jsonl"), Plan.load(run / "plan.json"))
@@ -96,8 +95,7 @@ def test_a_trial_that_finished_has_all_its_epochs(run: Path, capsys: pytest.Capt
     trial = dataclasses.replace(next(iter(history.trials.values())), id="x")
     first = dataclasses.replace(next(iter(history.epochs.values()))[0], trial="x")
     end = Outcome(trial="x", state="finished", reason="full length", epochs=9, cost=first.cost)
-    with (run / "ledger.jsonl").open("a") as file:
-        file.write("".join(encode(record) + "\n" for record in (trial, first, end)))
+    append(run / "ledger.jsonl", trial, first, end)
     assert "trial x is of another length" in refused(capsys, run)
 
 
@@ -137,8 +135,7 @@ def test_a_plan_that_was_edited_after_the_study_began_is_refused(
 ) -> None:
     """A margin that is chosen when the result is known makes any verdict."""
     session = Session(plan=plan_hash(run), code={}, versions={}, accepted="")
-    with (run / "ledger.jsonl").open("a") as file:
-        file.write(encode(session) + "\n")
+    append(run / "ledger.jsonl", session)
     load(run)
     dataclasses.replace(Plan.load(run / "plan.json"), rope=0.15).save(run / "plan.json")
     assert "not the one that the study began with" in refused(capsys, run)
@@ -212,15 +209,13 @@ def test_what_looks_like_an_order_to_the_terminal_is_shown_as_it_is(
 def test_weights_of_something_else_are_no_traceback(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body = (run / "plan.json").read_text().replace("resnet8", "tiny_resnet")
     (run / "plan.json").write_text(body)
-    ledger = (run / "ledger.jsonl").read_text().splitlines()
-    records = [
-        dataclasses.replace(record, arm="tiny_resnet")
-        if isinstance(record, Trial) and record.arm == "resnet8"
-        else record
-        for record in map(decode, ledger)
-        if isinstance(record, Trial | Epoch | Outcome)
-    ]
-    (run / "ledger.jsonl").write_text("".join(encode(record) + "\n" for record in records))
+
+    def renamed(record: Record) -> Record | None:
+        if isinstance(record, Trial) and record.arm == "resnet8":
+            return dataclasses.replace(record, arm="tiny_resnet")
+        return record if isinstance(record, Trial | Epoch | Outcome) else None
+
+    edit(run / "ledger.jsonl", renamed)
     (run / "checkpoints").mkdir()
     for trial in read(run / "ledger.jsonl").full_length("tiny_resnet", "confirm"):
         torch.save({"net": {"odd": torch.zeros(1)}}, run / "checkpoints" / f"{trial.id}.pt")
@@ -239,12 +234,12 @@ def test_what_cannot_go_on_is_said_before_anything_is_read(
     ledger, known = run / "ledger.jsonl", read(run / "ledger.jsonl")
     if why == "other code":
         session = Session(plan=plan_hash(run), code={"study/train.py": "0"}, versions={}, accepted="")
-        ledger.write_text(encode(session) + "\n")
+        ledger.write_text(chained([session]))
     if why == "line 2: not a record":
-        ledger.write_text(encode(next(iter(known.trials.values()))) + "\nrubbish\n")
+        ledger.write_text(chained([next(iter(known.trials.values()))]) + "rubbish\n")
     if why == "of no arm or island":
         trial = dataclasses.replace(next(iter(known.trials.values())), arm="other")
-        ledger.write_text(encode(trial) + "\n")
+        ledger.write_text(chained([trial]))
     with Ledger(ledger) if "written" in why else nullcontext():
         assert study_main(["--resume", str(run)]) == (2 if why == "other code" else 3)
     told = capsys.readouterr()

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from edited import chained
 
 from study.ledger import Ledger, LedgerError, read
 from study.records import (
@@ -103,7 +104,7 @@ def test_spend_counts_every_second_once(tmp_path: Path) -> None:
 
 def test_a_torn_last_line_is_left_out_with_a_notice(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    whole = "".join(encode(r) + "\n" for r in (a_trial(0), a_trial(1)))
+    whole = chained([a_trial(0), a_trial(1)])
     path.write_text(whole[:-20])
     history = read(path)
     assert list(history.trials) == [a_trial(0).id]
@@ -206,7 +207,7 @@ def test_a_write_that_fails_leaves_the_file_whole_also_when_it_cannot_be_cut_at_
 def test_text_that_no_report_can_hold_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     odd = Outcome(trial="a", state="failed", reason="half a \udcff", epochs=0, cost=0.0)
-    path.write_text(encode(odd) + "\n")
+    path.write_text(chained([odd]))
     with pytest.raises(LedgerError, match="line 1: .*surrogates"):
         read(path)
     whole = Outcome(trial="a", state="failed", reason="\N{SNOWMAN} \N{GRINNING FACE}", epochs=0, cost=0.0)

@@ -19,9 +19,9 @@ from faults.campaign import (
 )
 from ray.cluster_utils import Cluster
 
-from study.ledger import read
+from study.ledger import read, records
 from study.plan import FILE, Plan
-from study.records import Resumed, decode
+from study.records import Resumed
 
 pytestmark = [pytest.mark.slow, pytest.mark.hosts, pytest.mark.usefixtures("rays_leftovers")]
 OUTAGE = 45.0
@@ -69,8 +69,7 @@ def epochs_of(home: Path) -> int:
 
 
 def resumed(home: Path) -> list[Resumed]:
-    records = [decode(line) for line in (home / "ledger.jsonl").read_text().splitlines()]
-    return [r for r in records if isinstance(r, Resumed)]
+    return [r for r in records(home / "ledger.jsonl") if isinstance(r, Resumed)]
 
 
 @pytest.fixture(scope="module")

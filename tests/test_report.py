@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edited import append, edit
 from matplotlib.figure import Figure
 from synthetic import Diary, plan, write_run
 
@@ -32,8 +33,6 @@ from study.records import (
     Session,
     TestOpened,
     Trial,
-    decode,
-    encode,
 )
 
 NASTY = "<script>alert(1)</script>"
@@ -166,9 +165,8 @@ def test_a_study_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
 
 
 def test_scores_that_are_still_to_come_hold_the_verdict_back(copied: Path) -> None:
-    lines = (copied / "ledger.jsonl").read_text().splitlines(keepends=True)
-    last = max(i for i, line in enumerate(lines) if '"Scored"' in line)
-    (copied / "ledger.jsonl").write_text("".join(lines[:last] + lines[last + 1 :]))
+    *_, last = read(copied).history.scores.values()
+    edit(copied / "ledger.jsonl", lambda record: None if record == last else record)
     report = write(copied)
     assert report.verdicts == ()
     assert "resnext8: 1 confirmation run not scored" in report.headline
@@ -192,8 +190,7 @@ def test_whatever_comes_from_outside_is_escaped(copied: Path) -> None:
     body["versions"] = {NASTY: NASTY}
     body["widen"] = [NASTY]
     (copied / "plan.json").write_text(json.dumps(body))
-    history = (copied / "ledger.jsonl").read_text().splitlines()
-    (copied / "ledger.jsonl").write_text("".join(encode(nastier(decode(line))) + "\n" for line in history))
+    edit(copied / "ledger.jsonl", nastier)
     write(copied)
     for name in ("report.html", "report.md"):
         text = (copied / name).read_text()
@@ -248,8 +245,9 @@ def test_health_warnings_name_what_is_wrong(copied: Path) -> None:
     body["audits"]["resnext8"]["macs"] *= 2
     body["budget"]["seconds"] = 3400.0  # still two islands
     (copied / "plan.json").write_text(json.dumps(body))
+    append(copied / "ledger.jsonl", TestOpened(manifest="other", trials=()))
     with (copied / "ledger.jsonl").open("a") as file:
-        file.write(encode(TestOpened(manifest="other", trials=())) + '\n{"record":"Outc')
+        file.write('{"record":"Outc')
     write(copied)
     told = " ".join(json.loads((copied / "verdict.json").read_text())["warnings"])
     for needed in (
@@ -316,7 +314,20 @@ def test_a_ledger_changed_by_hand_is_refused(copied: Path, capsys: pytest.Captur
     text = (copied / "ledger.jsonl").read_text()
     (copied / "ledger.jsonl").write_text(text.replace('"test_accuracy":0.', '"test_accuracy":1.', 1))
     assert main([str(copied)]) == 2
-    assert "changed after it was written" in capsys.readouterr().err
+    assert "its checksum does not fit" in capsys.readouterr().err
+
+
+def test_a_failed_run_cannot_be_taken_out_of_the_ledger(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without it the verdict would be another."""
+    run = write_run(tmp_path / "run", failed=1)
+    lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
+    own = [i for i, line in enumerate(lines) if '"arm1-confirm-5"' in line and "TestOpened" not in line]
+    assert len(own) == 4  # the trial, two epochs, its end
+    (run / "ledger.jsonl").write_text("".join(line for i, line in enumerate(lines) if i not in own))
+    assert main([str(run)]) == 2
+    assert f"line {own[0] + 1}: its checksum does not fit" in capsys.readouterr().err
 
 
 def test_a_plan_with_wrong_values_is_no_traceback(copied: Path) -> None:
@@ -405,13 +416,13 @@ def test_the_manifest_of_the_made_up_study_is_its_own(finished: Path) -> None:
 
 def slowed(run: Path, prefix: str, factor: float) -> None:
     """Make the epochs of the trials whose name begins so take that much longer."""
-    lines = []
-    for line in (run / "ledger.jsonl").read_text().splitlines():
-        record = decode(line)
+
+    def slower(record: Record) -> Record:
         if isinstance(record, Epoch) and record.trial.startswith(prefix):
-            line = encode(dataclasses.replace(record, train_seconds=factor * 9.5, eval_seconds=0.0))
-        lines.append(line + "\n")
-    (run / "ledger.jsonl").write_text("".join(lines))
+            return dataclasses.replace(record, train_seconds=factor * 9.5, eval_seconds=0.0)
+        return record
+
+    edit(run / "ledger.jsonl", slower)
 
 
 def test_a_full_run_costs_its_epochs_and_one_slow_run_does_not_count(copied: Path) -> None:

@@ -17,7 +17,7 @@ from search_spaces import Arm, Config, load
 from study.confirm import RUNS_FLOOR, StudyError
 from study.ledger import Ledger, LedgerError, read
 from study.plan import BASELINE_RUNS, Budget, Plan, slice_runs, with_length
-from study.records import Epoch, Outcome, Record, Trial
+from study.records import Epoch, Outcome, Phase, Record, Trial
 from study.schedule import Schedule, Start, derive_seed
 
 ARMS = {"tiny_resnet": load("tiny_resnet"), "tiny_resnext": load("tiny_resnext")}
@@ -166,12 +166,13 @@ def test_an_islands_trials_share_one_split_other_runs_have_their_own(tmp_path: P
         assert len(set().union(*per_island)) == plan.islands
         assert len({t.split_seed for t in ledger.of(arm, "slice")}) == 1
         splits.append(per_island)
-        confirm = [t.split_seed for t in ledger.of(arm, "confirm")]
-        assert len(set(confirm)) == len(confirm)
     assert splits[0] == splits[1]
-    first, second = ([t.split_seed for t in ledger.of(arm, "confirm")] for arm in ARMS)
-    shorter = min(len(first), len(second))
-    assert first[:shorter] == second[:shorter]  # blocked by split
+    phases: tuple[Phase, ...] = ("baseline", "select", "confirm")
+    for phase in phases:
+        first, second = ([t.split_seed for t in ledger.of(arm, phase)] for arm in ARMS)
+        assert len(set(first)) == len(first) > 2
+        shorter = min(len(first), len(second))
+        assert first[:shorter] == second[:shorter]  # blocked by split
 
 
 def test_islands_are_independent_and_share_the_search_equally(tmp_path: Path) -> None:

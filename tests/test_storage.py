@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from edited import chained
 from faults.campaign import ARMS, DRIVER, LIMIT, Ground, check_same, prepare_ground, run_out
 from synthetic import write_run
 from test_ledger import a_trial, an_epoch, an_outcome
@@ -29,7 +30,6 @@ from study.ledger import Ledger, LedgerError, read
 from study.mirror import Mirror, fetch, home_of
 from study.options import Options
 from study.plan import Plan
-from study.records import encode
 from study.storage import Storage, StorageError, unfinished
 
 ROOT = Path(__file__).parent.parent
@@ -266,7 +266,7 @@ def test_a_second_driver_is_refused_and_a_dead_ones_study_is_taken_over(
 
 
 def lines(count: int) -> list[str]:
-    return [encode(a_trial(number)) + "\n" for number in range(count)]
+    return chained(map(a_trial, range(count))).splitlines(keepends=True)
 
 
 @pytest.mark.parametrize(

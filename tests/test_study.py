@@ -23,13 +23,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from edited import edit
 from pictures import make_images
 
 from study.confirm import RUNS_FLOOR, SCORED_PHASES, to_be_scored
 from study.data import prepare
 from study.ledger import History, read
 from study.plan import Plan
-from study.records import Epoch, Trial, decode, encode
+from study.records import Epoch, Record, Trial
 from study.worker import start
 
 pytestmark = pytest.mark.slow
@@ -306,12 +307,13 @@ def test_rerun_says_the_same_numbers_and_notices_when_they_are_not(finished: Fin
     assert done.stdout.count(repr(finished.history.epochs[trial][0].val_loss)) == 2
     changed = finished.repo / "changed"
     shutil.copytree(finished.home, changed, dirs_exist_ok=True)
-    lines = [decode(line) for line in (changed / "ledger.jsonl").read_text().splitlines()]
-    lines = [
-        dataclasses.replace(r, val_loss=r.val_loss + 1e-9) if isinstance(r, Epoch) and r.trial == trial else r
-        for r in lines
-    ]
-    (changed / "ledger.jsonl").write_text("".join(encode(r) + "\n" for r in lines))
+
+    def moved(record: Record) -> Record:
+        if isinstance(record, Epoch) and record.trial == trial:
+            return dataclasses.replace(record, val_loss=record.val_loss + 1e-9)
+        return record
+
+    edit(changed / "ledger.jsonl", moved)
     done = word(finished, "rerun", "changed", trial)
     assert done.returncode == 1, done.stdout + done.stderr
     shutil.rmtree(changed)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from edited import chained
 from rich.console import Console
 from test_plan import PLAN
 from test_schedule import ARMS, SECONDS, accuracy_of, diverges, drive
@@ -41,7 +42,6 @@ from study.records import (
     TestOpened,
     Trial,
     Tuning,
-    encode,
 )
 from study.schedule import Schedule, Start, derive_seed
 from study.search import Rungs, describe, random_config, searched
@@ -144,7 +144,7 @@ def make(home: Path, trials: int) -> Plan:
     home.mkdir(parents=True)
     (home / "predictions").mkdir()
     made.plan.save(home / plans.FILE)
-    (home / ledgers.FILE).write_text("".join(encode(record) + "\n" for record in made.records))
+    (home / ledgers.FILE).write_text(chained(made.records))
     return made.plan
 
 

@@ -32,9 +32,9 @@ from rich.table import Table
 
 from search_spaces import load
 from study.data import prepare
-from study.ledger import History, read
+from study.ledger import History, read, records
 from study.plan import Audit, Budget, Machine, Plan
-from study.records import Resumed, decode
+from study.records import Resumed
 from study.search import describe, searched
 
 ROOT = Path(__file__).parents[2]
@@ -358,8 +358,7 @@ def check_sums(home: Path) -> History:
             indices = [t.index for t in history.of(arm, phase)]
             if indices != list(range(len(indices))):
                 raise Survived(f"{arm} {phase}: trials {indices}")
-    records = [decode(line) for line in (home / "ledger.jsonl").read_text().splitlines()]
-    lost = sum(r.lost for r in records if isinstance(r, Resumed))
+    lost = sum(r.lost for r in records(home / "ledger.jsonl") if isinstance(r, Resumed))
     held = sum(o.cost for o in history.outcomes.values()) + sum(c.cost for c in history.costs) + lost
     spent = sum(history.spent(arm) for arm in ARMS)
     if abs(held - spent) > 1e-6:
