@@ -19,7 +19,6 @@ def _hosts() -> None:
         pytest.skip(why)
 
 
-@pytest.mark.slow
 @pytest.mark.hosts
 def test_machines_come_for_a_study_that_waits_and_go_when_idle() -> None:
     done = alone(f"--budget 1cpu-hours {FLAGS} --plan", timeout=400)
@@ -30,6 +29,7 @@ def test_machines_come_for_a_study_that_waits_and_go_when_idle() -> None:
     assert "after: 0 cores" in said, said
 
 
+@pytest.mark.hosts
 def test_a_study_runs_on_the_nodes_of_a_cluster_and_not_on_its_head(tmp_path: Path) -> None:
     home = tmp_path / "out"
     done = alone(f"--budget 8cpu-minutes {FLAGS} --out {home}", timeout=900)

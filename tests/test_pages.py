@@ -51,7 +51,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     home, log = folder / "out", folder / "log"
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, "study/run.py", "--budget", "1cpu-hours", "--data", "digits", "--epochs", "3",
+            [sys.executable, "study/run.py", "--budget", "20cpu-minutes", "--data", "digits", "--epochs", "3",
              "--arms", ",".join(ARMS), "--log", "optuna,tensorboard", "--out", home],
             cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT,
             env={**os.environ, "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY_AUTH_MODE": "token"},
@@ -112,7 +112,7 @@ def test_rays_dashboard_shows_the_study_and_its_trials(
     jobs = browser.read(
         f"{study.dashboard}/#/jobs", "study/run.py", picture=tmp_path / "jobs.png", cookies=cookie
     )
-    assert "--budget 1cpu-hours" in jobs
+    assert "--budget 20cpu-minutes" in jobs
     browser.read(
         f"{study.dashboard}/#/actors", "Trainable", "ALIVE", picture=tmp_path / "actors.png", cookies=cookie
     )

@@ -11,7 +11,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         "A_KEY": "hunter2-key",
     }
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    flags = "--budget 1cpu-hours --data digits --arms tiny_resnet,tiny_resnext --out run"
+    flags = "--budget 20cpu-minutes --data digits --arms tiny_resnet,tiny_resnext --out run"
     study = subprocess.Popen(
         [sys.executable, str(ROOT / "study" / "run.py"), *flags.split()],
         cwd=folder, env=kept | marked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -125,14 +124,20 @@ def test_nothing_is_answered_without_the_token(running: Running) -> None:
                 assert type(error).__module__ == "http.client"
     assert refused >= 2
     gcs = next(port for port, (_, name) in ports.items() if name == "gcs_server")
-    for how in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
-        with suppress(subprocess.TimeoutExpired):  # Ray would go on asking for minutes
-            stranger = subprocess.run(
-                [sys.executable, "-c", JOIN, f"127.0.0.1:{gcs}"],
-                env=running.environment | how, capture_output=True, text=True, timeout=30, check=False,
-            )  # fmt: skip
-            assert stranger.returncode != 0
-            assert "JOINED" not in stranger.stdout
+    strangers = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOIN, f"127.0.0.1:{gcs}"],
+            env=running.environment | how, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for how in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64})
+    ]  # fmt: skip
+    time.sleep(30)  # Ray would go on asking for minutes
+    for stranger in strangers:
+        with stranger:
+            ended = stranger.poll()
+            stranger.kill()
+            assert ended != 0
+            assert "JOINED" not in stranger.communicate()[0]
 
 
 def test_what_is_written_tells_nothing_of_the_environment(running: Running) -> None:

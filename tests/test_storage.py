@@ -507,11 +507,12 @@ def test_nodes_need_share_nothing_but_the_bucket(
 
 
 @pytest.mark.slow
-def test_a_new_study_ends_though_its_bucket_is_gone(ground: Ground, server: Server, tmp_path: Path) -> None:
+def test_a_study_ends_though_its_bucket_is_gone(ground: Ground, server: Server, tmp_path: Path) -> None:
     share, uri = tmp_path / "share", f"file://{tmp_path}/share/new"
-    flags = "--budget 4cpu-minutes --data folder:images --epochs 3 --arms tiny_resnet,tiny_resnext --out"
+    plan = ground.begin("asked", slots=2) / "plan.json"
+    Storage(uri).put("plan.json", plan.read_bytes())
     study = subprocess.Popen(
-        [sys.executable, "study/run.py", *flags.split(), uri],
+        [sys.executable, "study/run.py", "--resume", uri],
         cwd=ground.repo, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     until = time.monotonic() + LIMIT

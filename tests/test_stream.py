@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from faults.campaign import a_plan
 from pictures import make_images
 from PIL import Image
 from test_data import MANIFEST, folder
@@ -256,9 +257,10 @@ def test_a_streamed_study_is_the_one_in_memory(tmp_path: Path) -> None:
     for package in ("study", "search_spaces", "analysis"):
         shutil.copytree(ROOT / package, repo / package, ignore=shutil.ignore_patterns("__pycache__"))
     make_images(repo / "images", train=60, test=30, size=16)
-    flags = "--budget 3cpu-minutes --arms tiny_resnet,tiny_resnext --data folder:images --epochs 3 --out out"
+    (repo / "out").mkdir()
+    a_plan(repo, slots=2, budget=60.0).save(repo / "out" / "plan.json")
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, *flags.split()],
+        [sys.executable, "-c", DRIVER, "--resume", "out"],
         cwd=repo, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from edited import edit
+from faults.campaign import a_plan
 from pictures import make_images
 
 from study.confirm import RUNS_FLOOR, SCORED_PHASES, to_be_scored
@@ -422,14 +423,21 @@ def test_planning_runs_nothing(repo: Path) -> None:
     assert not (repo / "runs").exists()
 
 
+def begun(repo: Path, name: str) -> Path:
+    """A study of an hour as it is just after its plan was written."""
+    home = repo / name
+    home.mkdir()
+    a_plan(repo, slots=2, budget=3600.0).save(home / "plan.json")
+    return home
+
+
 @pytest.mark.parametrize(("what", "code"), [("closed", 129), ("Ctrl-C", 130), ("Ctrl-C twice", 130)])
 def test_a_terminal_that_goes_or_asks_stops_the_study_in_order(repo: Path, what: str, code: int) -> None:
     """Its signals reach Ray's processes too, and what is said afterwards is read by nobody."""
-    home = repo / f"terminal-{what.replace(' ', '-')}"
-    flags = f"--budget 1cpu-hours --data folder:images --out {home.name} --arms tiny_resnet,tiny_resnext"
+    home = begun(repo, f"terminal-{what.replace(' ', '-')}")
     terminal, its = pty.openpty()
     study = subprocess.Popen(
-        ["setsid", "--ctty", sys.executable, "study/run.py", *flags.split()],
+        ["setsid", "--ctty", sys.executable, "study/run.py", "--resume", home.name],
         cwd=repo, stdin=its, stdout=its, stderr=its,
     )  # fmt: skip
     os.close(its)
@@ -463,10 +471,9 @@ def test_a_terminal_that_goes_or_asks_stops_the_study_in_order(repo: Path, what:
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 def test_a_signal_stops_in_order_and_the_study_can_go_on(repo: Path, number: int, code: int) -> None:
-    home = f"stopped-{code}"
+    home = begun(repo, f"stopped-{code}").name
     study = subprocess.Popen(
-        [sys.executable, "study/run.py", *["--budget", "1cpu-hours", "--data", "folder:images", "--out", home],
-         "--arms", "tiny_resnet,tiny_resnext"],
+        [sys.executable, "study/run.py", "--resume", home],
         cwd=repo, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     ledger = repo / home / "ledger.jsonl"

@@ -84,11 +84,14 @@ class Ground:
 
     repo: Path
 
+    budget: float
+    """Core-seconds of a study; on the campaign's clock, epochs."""
+
     def begin(self, name: str, *, slots: int) -> Path:
         """A run directory as it is just after the plan was written."""
         home = self.repo / name
         home.mkdir()
-        a_plan(self.repo, slots=slots).save(home / "plan.json")
+        a_plan(self.repo, slots=slots, budget=self.budget).save(home / "plan.json")
         return home
 
     def session(
@@ -106,7 +109,7 @@ class Ground:
         )  # fmt: skip
 
 
-def prepare_ground(folder: Path) -> Ground:
+def prepare_ground(folder: Path, budget: float = 160.0) -> Ground:
     repo = folder / "repo"
     for package in ("study", "search_spaces", "analysis"):
         shutil.copytree(ROOT / package, repo / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -118,11 +121,11 @@ def prepare_ground(folder: Path) -> Ground:
             text = text.replace(old, new)
         (repo / "study" / name).write_text(text)
     make_images(repo / "images", train=200, test=60)
-    return Ground(repo)
+    return Ground(repo, budget)
 
 
-def a_plan(repo: Path, *, slots: int) -> Plan:
-    """A small study whose epochs cost one unit each."""
+def a_plan(repo: Path, *, slots: int, budget: float) -> Plan:
+    """A small study of ``repo / "images"`` whose epochs cost one unit each."""
     prepared = prepare(f"folder:{repo / 'images'}", seed=0, root=repo)
     card = dataclasses.replace(prepared.card, spec="folder:images")
     speed = Audit(
@@ -132,7 +135,7 @@ def a_plan(repo: Path, *, slots: int) -> Plan:
     return Plan(
         arms=ARMS,
         data=card,
-        budget=Budget(seconds=160.0, resource="cpu"),
+        budget=Budget(seconds=budget, resource="cpu"),
         epochs=3,
         rope=0.02,
         seed=0,
@@ -436,9 +439,17 @@ def two_at_a_time(ground: Ground, home: Path, dice: random.Random) -> str:
     return f"{', '.join(told)}; {lost:.1f} s booked as lost"
 
 
-def campaign(folder: Path, *, faults: list[str], repeats: int, seed: int, say: Callable[[str], None]) -> list[tuple[str, int, int, str]]:  # fmt: skip
+def campaign(
+    folder: Path,
+    *,
+    faults: list[str],
+    repeats: int,
+    seed: int,
+    say: Callable[[str], None],
+    budget: float = 160.0,
+) -> list[tuple[str, int, int, str]]:
     """Break ``repeats`` studies by every fault; per fault: tried, survived, and what happened last."""
-    ground = prepare_ground(folder)
+    ground = prepare_ground(folder, budget)
     undisturbed = ground.begin("undisturbed", slots=1)
     run_out(ground, undisturbed)
     counted = [so_far(undisturbed, training=training) for training in (True, False)]
