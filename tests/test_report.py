@@ -332,12 +332,14 @@ def test_scores_of_unknown_trials_are_refused(copied: Path) -> None:
         write(copied)
 
 
-def test_the_command_ends_with_the_verdict_and_the_path(
+def test_the_command_says_the_scope_and_ends_with_the_verdict_and_the_path(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(copied)]) == 0
-    sentence, path = capsys.readouterr().out.splitlines()
-    assert sentence == json.loads((copied / "verdict.json").read_text())["headline"]
+    scope, searches, sentence, path = capsys.readouterr().out.splitlines()
+    body = json.loads((copied / "verdict.json").read_text())
+    assert (scope, sentence) == (body["scope"], body["headline"])
+    assert [searches] == body["search_against_search"]["told"]
     assert path == str(copied / "report.html")
 
 
