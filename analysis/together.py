@@ -55,10 +55,10 @@ def _pair(
         raise Refused(str(error)) from error
     sizes = mixing_helps(made.contrasts)
     told = f"{first} and {second}: " + (
-        f"mixed ensembles of {listed([str(m) for m in sizes])} surely beat both arms' own of that size: the arms err "
-        "differently."
+        f"mixed ensembles of {listed([str(m) for m in sizes])} beat both arms' own of that size at {level(confidence)}, "
+        "each size by itself: a sign that the arms err differently."
         if sizes
-        else "no size at which a mixed ensemble is sure to beat both arms' own."
+        else f"at no size does a mixed ensemble beat both arms' own at {level(confidence)}; whether one would is open."
     )
     differ = [f"{d['pair']} {percent(d['disagreement'], 1)}" for d in made.diversity.to_dict("records")]
     told += f" Two nets name different classes on this share of the images: {listed(differ)}."

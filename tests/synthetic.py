@@ -201,7 +201,7 @@ class Diary:
                     trial=name,
                     epoch=epoch,
                     train_loss=2 * math.exp(-epoch / 3) + 0.2,
-                    train_accuracy=min(1.0, accuracy + 0.02),
+                    train_accuracy=min(1.0, accuracy + 0.02 + 0.0001 * (index % 3)),  # gaps vary
                     val_loss=2 * math.exp(-epoch / 3) + 0.4,
                     val_accuracy=min(1.0, accuracy),
                     train_seconds=9.0,
