@@ -109,9 +109,9 @@ def _load(run: Path, evidence: Evidence, arm: str) -> tuple[Probabilities, Label
     names = [t.id for t in evidence.history.of(arm, "confirm") if t.id in scores]
     if len(names) < 2:
         raise Refused(f"it takes two scored confirmation runs of {arm}")
-    nets: list[NDArray[np.floating[Any]]] = []
+    nets: NDArray[np.floating[Any]] = np.zeros(0, dtype=np.float16)
     labels = np.zeros(0, dtype=np.int64)
-    for name in names:
+    for place, name in enumerate(names):
         path = run / PREDICTIONS / f"{name}.npz"
         try:
             found, _ = arrays.read(path, ("labels",), ("probabilities",))
@@ -121,8 +121,10 @@ def _load(run: Path, evidence: Evidence, arm: str) -> tuple[Probabilities, Label
         wanted = (len(labels), len(evidence.plan.data.classes))
         if net.dtype.kind != "f" or net.shape != wanted or not np.isfinite(net).all():
             raise Refused(f"the file {path.name} has no finite probabilities of shape {wanted}")
-        nets.append(net)
-    return np.stack(nets), labels
+        if not place:  # filled net by net: with 10,000 classes a second copy of all would be a gigabyte
+            nets = np.empty((len(names), *wanted), dtype=net.dtype)
+        nets[place] = net
+    return nets, labels
 
 
 def _between(low: float, high: float, *, sign: bool) -> str:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 from synthetic import Diary, plan, write_run
 
-from analysis import figures, findings, frames
+from analysis import figures, findings, frames, together
 from analysis.__main__ import main
 from analysis.evidence import EvidenceError, fell_short, read
 from analysis.report import write
@@ -126,6 +127,22 @@ def test_the_page_asks_nothing_from_outside_and_closes_its_tags(copied: Path) ->
 
     Walker().feed(text)
     assert open_tags == []
+
+
+def test_ten_thousand_classes_are_counted_not_listed(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", classes=10_000, images=20, runs=6)
+    write(run)
+    text = (run / "report.html").read_text()
+    assert "10000 classes" in text
+    assert "class 9999" not in text
+    assert len(text) < 1_000_000
+    evidence = read(run)
+    tracemalloc.start()
+    nets, _ = together._load(run, evidence, "resnet8")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert nets.shape == (6, 20, 10_000)
+    assert peak < 1.7 * nets.nbytes, "all nets are held twice"
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
