@@ -1,9 +1,10 @@
 """``python -m analysis runs/ID``: build a study's report again from what it wrote down.
 
-Reads plan.json, ledger.jsonl and predictions/, writes the same bytes as the study did, and prints the
-verdict and the report's path. A URI, s3://BUCKET/FOLDER, is fetched into runs/ first. ``python -m analysis compare A B`` judges predictions that came from
-elsewhere; a study in a folder called compare is ./compare. Exit codes: 0 done, 2 bad input; with
-``--expect ARM`` 0 the arm is better than every other, 1 it is not, 4 undecided.
+Reads plan.json, ledger.jsonl and predictions/, writes the same bytes as the study did, and prints what the
+verdict holds for, what another search would give, the verdict, and as the last line the report's path. A
+URI, s3://BUCKET/FOLDER, is fetched into runs/ first. ``python -m analysis compare A B`` judges predictions
+that came from elsewhere; a study in a folder called compare is ./compare. Exit codes: 0 done, 2 bad input;
+with ``--expect ARM`` 0 the arm is better than every other, by whatever size, 1 it is not, 4 undecided.
 """
 # ruff: noqa: T201 - a command speaks to its user
 
@@ -29,8 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", help="the folder of a study, with plan.json and ledger.jsonl, or its URI")
     parser.add_argument(
         "--expect", metavar="ARM",
-        help="for gates: exit 0 if this arm is better than every other arm, 1 if it is not (worse than one, or "
-        "a practical tie), 4 if that is undecided or there is no verdict yet",
+        help="for gates: exit 0 if this arm is better than every other arm (\"better, size unclear\" too: ahead, but "
+        "maybe by less than the margin), 1 if it is not (worse than one, or a practical tie), 4 if that is undecided "
+        "or there is no verdict. It holds for the settings that these searches found, not for another search",
     )  # fmt: skip
     given = parser.parse_args(arguments)
 
@@ -52,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    _say(report.headline, str(report.path))
+    _say(*report.told, str(report.path))
     return 0 if given.expect is None else gate(report, given.expect)
 
 

@@ -3,7 +3,8 @@
 A side is one ``.npz`` file or a folder of them: ``labels`` (images,) with ``predictions`` (runs, images)
 or (images,), or ``probabilities`` (runs, images, classes) or (images, classes). A folder's files are runs,
 stacked in the order of their names. One run per side answers for these two nets (Q1) and no more: how a
-setting does when it is trained again (Q2) cannot be seen from one run.
+setting does when it is trained again (Q2) cannot be seen from one run. Runs of a side that name the same
+class for every image are taken for one net that was stored several times, and are counted once.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from analysis.verdict import Runs, Verdict, judge
 from analysis.words import chance, counted, listed, percent, points
 
 REFUSED = "refused"
-"""The verdict on sides of which one has a single run."""
+"""The verdict on sides of which one has a single net."""
 SCOPE = (
     "Holds for the settings that made these predictions, retrained with fresh seeds, on new images of the same "
     "kind, if each side's runs are independent trainings of one setting and none was chosen by these images. "
@@ -46,9 +47,10 @@ class Comparison:
     first: str
     second: str
     accuracy_first: float
-    """Mean over all runs of the side."""
+    """Mean over all runs of the side, copies left out."""
     accuracy_second: float
     k_first: int
+    """Runs of the side, copies left out."""
     k_second: int
     nets: Paired
     """Q1: the first run of each side."""
@@ -123,8 +125,9 @@ def compare(first: Path, second: Path, *, rope: float) -> Comparison:
     _same_labels(b.labels, second, a.labels, first)
     names = _names(first, second)
     nets = paired(a.correct[0], b.correct[0])
-    several = min(len(a.correct), len(b.correct)) > 1
     try:
+        if alone := _alone(names, (a, b)):
+            raise Refused(alone)
         verdict = judge(
             *(
                 Runs(arm=name, correct=side.correct, full_run=1.0)  # of its cost nothing is known
@@ -133,15 +136,11 @@ def compare(first: Path, second: Path, *, rope: float) -> Comparison:
             rope=rope,
         )
         beats = superiority(a.correct.mean(axis=1), b.correct.mean(axis=1))
-        copied = [
-            name for name, side in zip(names, (a, b), strict=True) if len(side.nets) < len(side.correct)
-        ]
-        scope = " ".join([SCOPE, *([_copies(copied)] if copied else [])])
+        scope = SCOPE
     except Refused as error:
         verdict, beats = None, None
-        reason = str(error) if several else "one run cannot show how runs vary; it takes two or more per side"
         which = "" if len(a.correct) == len(b.correct) == 1 else " (the first run of each side)"
-        scope = SCOPE_OF_NETS.format(which=which, reason=reason)
+        scope = SCOPE_OF_NETS.format(which=which, reason=error)
     return Comparison(
         first=names[0],
         second=names[1],
@@ -153,8 +152,30 @@ def compare(first: Path, second: Path, *, rope: float) -> Comparison:
         verdict=verdict,
         superiority=beats,
         scope=scope,
-        warning=_shared(names, len(a.nets & b.nets)),
+        warning=" ".join(filter(None, [*_copied(names, (a, b)), _shared(names, len(a.nets & b.nets))])),
     )
+
+
+def _alone(names: tuple[str, str], sides: tuple["_Side", "_Side"]) -> str:
+    """Why a side with a single net is no answer to Q2; empty when both have two or more."""
+    if min(len(side.correct) for side in sides) > 1:
+        return ""
+    stored = [
+        f"the {side.stored} runs of {name} name the same class for every image, and one net stored {side.stored} "
+        "times shows nothing of how runs vary"
+        for name, side in zip(names, sides, strict=True)
+        if len(side.correct) == 1 < side.stored
+    ]
+    return "; ".join(stored) or "one run cannot show how runs vary; it takes two or more per side"
+
+
+def _copied(names: tuple[str, str], sides: tuple["_Side", "_Side"]) -> list[str]:
+    return [
+        f"Of the {side.stored} runs of {name} only {counted(len(side.correct), 'net')} can be told apart: the others "
+        "name the same class for every image as one of these, so each net is counted once."
+        for name, side in zip(names, sides, strict=True)
+        if len(side.correct) < side.stored
+    ]
 
 
 def _shared(names: tuple[str, str], nets: int) -> str:
@@ -163,13 +184,6 @@ def _shared(names: tuple[str, str], nets: int) -> str:
     return (
         f"{counted(nets, 'run')} of {names[0]} and of {names[1]} name the same class for every image: if they are the "
         "same nets, a side is compared with itself, and the answer says nothing."
-    )
-
-
-def _copies(names: list[str]) -> str:
-    return (
-        f"Runs of {listed(names)} agree on every image: if they are one net stored twice, they count for one "
-        "and the interval is too narrow."
     )
 
 
@@ -193,8 +207,11 @@ def _printable(name: str) -> str:
 class _Side:
     labels: Array
     correct: Correct
+    """One row per net: of runs that name the same class for every image, the first."""
     nets: frozenset[bytes]
-    """The runs' predictions, by which copies are known: fewer than runs where two predict the same everywhere."""
+    """The nets' predictions, by which copies are known."""
+    stored: int
+    """Runs as given, copies and all."""
 
 
 def _read(path: Path) -> _Side:
@@ -205,10 +222,14 @@ def _read(path: Path) -> _Side:
         found, predicted = _load(file)
         _same_labels(found, file, labels, files[0])
         rows += list(predicted)
+    nets: dict[bytes, Array] = {}
+    for row in rows:
+        nets.setdefault(row.astype(np.int64).tobytes(), row)
     return _Side(
         labels=labels,
-        correct=np.stack([row == labels for row in rows]),
-        nets=frozenset(row.astype(np.int64).tobytes() for row in rows),
+        correct=np.stack([row == labels for row in nets.values()]),
+        nets=frozenset(nets),
+        stored=len(rows),
     )
 
 

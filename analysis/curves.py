@@ -22,7 +22,7 @@ from opda.nonparametric import EmpiricalDistribution  # type: ignore[import-unty
 from scipy import stats
 
 from analysis.estimate import Reals, Refused
-from analysis.words import counted, duration, level
+from analysis.words import counted, duration, level, percent
 
 RESAMPLES = 1000
 ISLANDS_FLOOR = 3
@@ -148,6 +148,8 @@ class Crossover:
     low: float
     high: float
     """Bootstrap interval of ``at``; ``math.inf`` where it reaches beyond what was seen."""
+    kept: float
+    """Share of the resamples in which the leader is ahead at every budget that was seen."""
     start: float
     end: float
     confidence: float
@@ -164,7 +166,12 @@ class Crossover:
                 f"{duration(self.high)}); with less, {behind} is ahead."
             )
         if self.word == "no crossing seen":
-            return f"No crossing seen {seen}: {ahead}'s curve is the higher one throughout."
+            noise = (
+                ""
+                if self.kept >= self.confidence
+                else f", but that order is itself within the noise: {percent(self.kept, 0)} of resamples keep it"
+            )
+            return f"No crossing seen {seen}: {ahead}'s curve is the higher one throughout{noise}."
         return f"No crossing established {seen}: the curves change places, but within their noise."
 
 
@@ -244,12 +251,14 @@ def _crossover(gap: Reals, resampled: Reals, grid: Reals, end: float, confidence
             at=math.inf,
             low=start,
             high=math.inf,
+            kept=0.0,
             start=start,
             end=end,
             confidence=confidence,
         )
     at = float(_since(gap[None], grid, final)[0])
     since = _since(resampled, grid, final)
+    kept = float((since == start).mean())
     tail = (1 - confidence) / 2
     low = float(np.quantile(since, tail, method="lower"))
     high = float(np.quantile(since, 1 - tail, method="higher"))
@@ -260,7 +269,15 @@ def _crossover(gap: Reals, resampled: Reals, grid: Reals, end: float, confidence
         word = "crossing"
     leader: Literal["first", "second"] = "first" if final > 0 else "second"
     return Crossover(
-        word=word, leader=leader, at=at, low=low, high=high, start=start, end=end, confidence=confidence
+        word=word,
+        leader=leader,
+        at=at,
+        low=low,
+        high=high,
+        kept=kept,
+        start=start,
+        end=end,
+        confidence=confidence,
     )
 
 

@@ -213,9 +213,10 @@ def diversity(first: Probabilities, second: Probabilities, *, names: tuple[str, 
 
 
 def mixing_helps(contrasts: pd.DataFrame, *, matched: str = "count") -> list[int]:
-    """Ensemble sizes at which the mixed one surely beats both pure ones: the arms err differently.
+    """Ensemble sizes at which the mixed one beats both pure ones, at the level of the intervals: the arms err differently.
 
-    ``contrasts`` as from ``compare``. Both intervals lie above 0, so no correction for two looks is due.
+    ``contrasts`` as from ``compare``. Both intervals lie above 0, so no correction for two looks is due; for
+    looking at several sizes none is made: each holds by itself.
     """
     own = contrasts[contrasts["matched"] == matched]
     return [int(str(m)) for m, rows in own.groupby("members") if bool((rows["low"] > 0).all())]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.estimate import Estimate, Refused, crossed, mean_accuracy, welch
+from analysis.estimate import Estimate, Refused, crossed, mean_accuracy, vary, welch
 from analysis.evidence import Evidence
 from analysis.tunability import Interval, binomial
 from analysis.verdict import Runs, Verdict, headline, judge_all, scope
@@ -159,13 +159,22 @@ def differences(found: Findings) -> pd.DataFrame:
 def _counted(evidence: Evidence, arm: str) -> Runs:
     if (runs := evidence.tuned.get(arm)) is None:
         raise Refused(f"no confirmation run of {arm} left a score")
+    if not runs.trained:
+        raise Refused(_none_trained(runs, "confirmation run"))
     return runs
+
+
+def _none_trained(runs: Runs, what: str) -> str:
+    number = len(runs.correct)
+    told = f"all {number} {what}s" if number > 1 else f"the only {what}"
+    return f"{told} of {runs.arm} failed, so there is no trained net to compare"
 
 
 def procedure(evidence: Evidence, first: str, second: str, confidence: float) -> Estimate:
     """Q3: Welch's interval over the independent searches of each arm, one fresh run of each one's find.
 
-    Raises Refused when an arm was searched once, or fewer than two of its searches left a scored run.
+    Raises Refused when an arm was searched once, when fewer than two of its searches left a scored run or all of
+    these failed, and when no search differs from another of its arm.
     """
     if evidence.plan.islands < 2:
         raise Refused("one search per arm")
@@ -177,7 +186,13 @@ def procedure(evidence: Evidence, first: str, second: str, confidence: float) ->
             raise Refused(
                 f"{left} of the {evidence.plan.islands} searches of {arm} has a scored run of its own"
             )
+        if not runs.trained:
+            raise Refused(_none_trained(runs, "search run"))
         own.append(np.array(runs.accuracies))
+    if not vary(*own):
+        raise Refused(
+            "the searches of each arm came out level with each other, so nothing shows how searches vary"
+        )
     return welch(*own, confidence=confidence)
 
 
@@ -192,7 +207,7 @@ def _procedure(evidence: Evidence, first: str, second: str, confidence: float) -
 def _contrast(
     label: str, arm: str, first: Runs | None, second: Runs | None, *, tuned: bool
 ) -> Contrast | None:
-    if first is None or second is None:
+    if first is None or second is None or not (first.trained and second.trained):
         return None
     try:
         estimate = crossed(first.correct, second.correct)

@@ -140,16 +140,20 @@ def _isolated(
         if thin := [axis for axis, isolated in axes.items() if not isolated]:
             few = f"{counted(len(evidence.slices.get(arm, ())), 'random setting')}, it takes {FLOOR} of each of two values"
             unknown.append((f"how the values of {listed(thin)} differ for", arm, few))
-        for word, shown in (("shows a", True), ("shows no", False)):
+        for shown in (True, False):
             names = [
                 f"{axis} (p = {adjusted_p[arm, axis]:.3f})"
                 for axis, isolated in axes.items()
                 if isolated and (adjusted_p[arm, axis] <= 0.05) == shown
             ]
             if names:
+                says = (
+                    f"shows a difference beyond chance between the values of {listed(names)}"
+                    if shown
+                    else f"does not show whether the values of {listed(names)} differ"
+                )
                 told.append(
-                    f"By value: the slice of {arm} {word} difference beyond chance between the values of "
-                    f"{listed(names)}; permutation of ranks, Holm over its parameters."
+                    f"By value: the slice of {arm} {says}; permutation of ranks, Holm over its parameters."
                 )
         rows += [
             (

@@ -52,8 +52,17 @@ class Report:
 
     path: Path
     headline: str
+    scope: str
+    """What the verdicts hold for."""
+    searches: tuple[str, ...]
+    """What another search would give (Q3), or why that is not known: a sentence or more."""
     arms: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """For a terminal: never a verdict without what it holds for, and the headline last, where it stays in sight."""
+        return (self.scope, *self.searches, self.headline) if self.verdicts else (self.headline,)
 
 
 def write(run: Path) -> Report:
@@ -83,7 +92,14 @@ def write(run: Path) -> Report:
             (run / name).write_bytes(content)
     except OSError as error:
         raise EvidenceError(f"the report cannot be written to {run}: {error.strerror}") from error
-    return Report(path=run / HTML, headline=found.headline, arms=evidence.plan.arms, verdicts=found.verdicts)
+    return Report(
+        path=run / HTML,
+        headline=found.headline,
+        scope=found.scope,
+        searches=sections["search_against_search"].text,
+        arms=evidence.plan.arms,
+        verdicts=found.verdicts,
+    )
 
 
 def gate(report: Report, arm: str) -> int:
@@ -249,11 +265,12 @@ def _nets(evidence: Evidence) -> Nets | None:
     A baseline run that failed says nothing of how trained nets differ, a failed confirmation run counts as
     in the verdict. None before any confirmation run; raises Refused (a ValueError) when no setting has two.
     """
-    if not evidence.tuned:
+    tuned = [r for r in evidence.tuned.values() if r.trained]
+    if not tuned:
         return None
-    level = max((r.mean for r in evidence.tuned.values()), key=disagreement)
+    level = max((r.mean for r in tuned), key=disagreement)
     whole = [r for r in evidence.default.values() if not r.guessed]
-    tables = [r.correct for r in (*evidence.tuned.values(), *whole)]
+    tables = [r.correct for r in (*tuned, *whole)]
     return Nets(accuracy=min(max(level, 0.001), 0.999), run_sd=max(RUN_SD, run_sd(tables)))
 
 

@@ -55,10 +55,10 @@ def _pair(
         raise Refused(str(error)) from error
     sizes = mixing_helps(made.contrasts)
     told = f"{first} and {second}: " + (
-        f"mixed ensembles of {listed([str(m) for m in sizes])} surely beat both arms' own of that size: the arms err "
-        "differently."
+        f"mixed ensembles of {listed([str(m) for m in sizes])} beat both arms' own of that size at {level(confidence)}, "
+        "each size by itself: a sign that the arms err differently."
         if sizes
-        else "no size at which a mixed ensemble is sure to beat both arms' own."
+        else f"at no size does a mixed ensemble beat both arms' own at {level(confidence)}; whether one would is open."
     )
     differ = [f"{d['pair']} {percent(d['disagreement'], 1)}" for d in made.diversity.to_dict("records")]
     told += f" Two nets name different classes on this share of the images: {listed(differ)}."
@@ -109,9 +109,9 @@ def _load(run: Path, evidence: Evidence, arm: str) -> tuple[Probabilities, Label
     names = [t.id for t in evidence.history.of(arm, "confirm") if t.id in scores]
     if len(names) < 2:
         raise Refused(f"it takes two scored confirmation runs of {arm}")
-    nets: list[NDArray[np.floating[Any]]] = []
+    nets: NDArray[np.floating[Any]] = np.zeros(0, dtype=np.float16)
     labels = np.zeros(0, dtype=np.int64)
-    for name in names:
+    for place, name in enumerate(names):
         path = run / PREDICTIONS / f"{name}.npz"
         try:
             found, _ = arrays.read(path, ("labels",), ("probabilities",))
@@ -121,8 +121,10 @@ def _load(run: Path, evidence: Evidence, arm: str) -> tuple[Probabilities, Label
         wanted = (len(labels), len(evidence.plan.data.classes))
         if net.dtype.kind != "f" or net.shape != wanted or not np.isfinite(net).all():
             raise Refused(f"the file {path.name} has no finite probabilities of shape {wanted}")
-        nets.append(net)
-    return np.stack(nets), labels
+        if not place:  # filled net by net: with 10,000 classes a second copy of all would be a gigabyte
+            nets = np.empty((len(names), *wanted), dtype=net.dtype)
+        nets[place] = net
+    return nets, labels
 
 
 def _between(low: float, high: float, *, sign: bool) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.curves import all_weights
-from analysis.estimate import Reals, Refused, welch
+from analysis.estimate import Reals, Refused, vary, welch
 from analysis.words import counted
 
 RESAMPLES = 2000
@@ -195,8 +195,9 @@ def generalisation_gaps(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.D
 def gap_differences(runs: pd.DataFrame, first: str, second: str, *, confidence: float = 0.95) -> pd.DataFrame:
     """How much larger ``first``'s train-validation gap is than ``second``'s, per kind of run (Welch).
 
-    ``runs`` as for ``generalisation_gaps``. Columns out: kind, delta, low, high. A kind of which an arm
-    has fewer than two runs is left out.
+    ``runs`` as for ``generalisation_gaps``. Columns out: kind, delta, low, high, and what delta is made of: train
+    and val, the differences in mean accuracy (delta = train - val). A kind of which an arm has fewer than
+    two runs is left out, and one whose gaps do not vary in either arm.
     """
     rows = []
     for kind, own in runs.groupby("kind", sort=False):
@@ -206,8 +207,23 @@ def gap_differences(runs: pd.DataFrame, first: str, second: str, *, confidence: 
             found = welch(a, b, confidence=confidence)
         except Refused:
             continue
-        rows.append({"kind": kind, "delta": found.delta, "low": found.low, "high": found.high})
-    return pd.DataFrame(rows, columns=["kind", "delta", "low", "high"])
+        if not vary(a, b):
+            continue
+        train, val = (
+            float(own.loc[own["arm"] == first, kept].mean() - own.loc[own["arm"] == second, kept].mean())
+            for kept in ("train_accuracy", "val_accuracy")
+        )
+        rows.append(
+            {
+                "kind": kind,
+                "delta": found.delta,
+                "low": found.low,
+                "high": found.high,
+                "train": train,
+                "val": val,
+            }
+        )
+    return pd.DataFrame(rows, columns=["kind", "delta", "low", "high", "train", "val"])
 
 
 def _paired(a: Reals, b: Reals, settings: tuple[Sequence[str], Sequence[str]]) -> tuple[Reals, Reals]:

@@ -15,7 +15,6 @@ import numpy as np
 from analysis.estimate import (
     Correct,
     Estimate,
-    Refused,
     crossed,
     half_width,
     permutation_p,
@@ -31,7 +30,7 @@ Word = Literal["better", "better, size unclear", "practical tie", "inconclusive"
 def scope(islands: int, *, estimated: bool = True) -> str:
     """What a verdict holds for, when each arm had this many independent searches.
 
-    ``estimated``: whether these searches left enough scored runs to be compared with each other.
+    ``estimated``: whether these searches left enough to be compared with each other.
     """
     if islands == 1:
         return (
@@ -41,7 +40,7 @@ def scope(islands: int, *, estimated: bool = True) -> str:
     again = (
         "What another search would give is reported separately below, over the searches."
         if estimated
-        else "It is no answer for the search itself: too few of the searches have a scored run of their own."
+        else "It is no answer for the search itself: what another search would give could not be estimated."
     )
     return (
         f"Holds for the settings found, the best of {islands} independent searches per arm, retrained with fresh "
@@ -73,6 +72,11 @@ class Runs:
     @property
     def guessed(self) -> int:
         return len(self.failed)
+
+    @property
+    def trained(self) -> bool:
+        """Whether any of the runs left a net: guesses alone are no runs of the setting."""
+        return self.guessed < len(self.correct)
 
     @property
     def mean(self) -> float:
@@ -265,10 +269,9 @@ def _failures(first: Runs, second: Runs, e: Estimate) -> str:
     if not told:
         return ""
     whole = [np.delete(r.correct, r.failed, axis=0) for r in (first, second)]
-    try:
-        without = crossed(whole[0], whole[1], confidence=e.confidence)
-    except Refused:
+    if min(map(len, whole)) < 2:
         return f" {listed(told)} failed."
+    without = crossed(whole[0], whole[1], confidence=e.confidence)
     alone = without.high - without.low < (e.high - e.low) / 2
     return f" {listed(told)} failed{'; that alone makes the interval this wide' if alone else ''}."
 

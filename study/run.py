@@ -187,8 +187,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
     from analysis import report
 
     written = report.write(home)
-    console.print("\n".join(["", *sorted({v.scope for v in written.verdicts})]), markup=False)
-    console.print(f"{written.headline}\nreport: {written.path}", markup=False)
+    console.print("\n".join(["", *written.told, f"report: {written.path}"]), markup=False)
 
 
 @contextmanager

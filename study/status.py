@@ -26,6 +26,10 @@ LIVELY_SECONDS = 60.0
 """A study whose ledger was written within this time runs, though maybe on another machine: a sign of life
 is written every ten seconds."""
 VERDICT = "verdict.json"
+HOLDS = (
+    "A verdict holds for the settings that its own searches found, retrained on new images of the same kind; "
+    "python -m study status RUN says it in full."
+)
 State = Literal["measuring", "running", "stopped", "finished"]
 
 
@@ -42,6 +46,8 @@ class Run:
     """Seconds since the last record."""
     verdict: str
     """The report's headline, empty before there is one."""
+    scope: str
+    """What the verdict holds for and what another search would give, empty while there is none."""
 
 
 def look(home: Path) -> Run:
@@ -54,17 +60,20 @@ def look(home: Path) -> Run:
     done = bool(history.opened) and set(history.opened[-1].trials) <= history.scores.keys()
     alive = _is_written(path) or (quiet < LIVELY_SECONDS and not done)
     state: State = "finished" if done else "stopped" if not alive else "running" if plan else "measuring"
+    verdict, scope = _verdict(home / VERDICT) if done else ("", "")
     return Run(
-        home=home, state=state, plan=plan, history=history, quiet=quiet,
-        verdict=_headline(home / VERDICT) if done else "",
+        home=home, state=state, plan=plan, history=history, quiet=quiet, verdict=verdict, scope=scope
     )  # fmt: skip
 
 
-def _headline(verdict: Path) -> str:
+def _verdict(path: Path) -> tuple[str, str]:
+    """The headline, and what it holds for when there is a verdict in it."""
     try:
-        return str(json.loads(verdict.read_text())["headline"])
+        body = json.loads(path.read_text())
+        told = [body["scope"], *body["search_against_search"]["told"]] if body["verdicts"] else []
+        return str(body["headline"]), "\n".join(told)
     except (OSError, ValueError, TypeError, KeyError):  # not written yet, or not by us
-        return ""
+        return "", ""
 
 
 def overview(home: Path, name: str = "") -> Group:
@@ -91,7 +100,8 @@ def overview(home: Path, name: str = "") -> Group:
         )  # fmt: skip
     said += [Text(line) for line in _running(history)]
     ends = {
-        "finished": run.verdict, "stopped": f"go on with: python study/run.py --resume {shlex.quote(name)}",
+        "finished": "\n".join(filter(None, (run.scope, run.verdict))),
+        "stopped": f"go on with: python study/run.py --resume {shlex.quote(name)}",
     }  # fmt: skip
     return Group(*said, table, Text(ends.get(run.state, "")))
 
@@ -105,14 +115,14 @@ def _running(history: History) -> list[str]:
     ]  # fmt: skip
 
 
-def listing(folder: Path) -> Table:
+def listing(folder: Path) -> Group:
     """All runs in ``folder``, the oldest first. One that cannot be read is said to be so.
 
     Raises PlanError when there is no such folder.
     """
     if not folder.is_dir():
         raise PlanError(f"{folder} is no folder: give the one that holds the runs, as in runs")
-    table = Table()
+    table, judged = Table(), False
     for column in ("run", "state", "arms", "data", "spent", "verdict"):
         table.add_column(column, justify="right" if column == "spent" else "left")
     for home in sorted(path.parent for path in folder.glob(f"*/{ledger.FILE}")):
@@ -121,13 +131,13 @@ def listing(folder: Path) -> Table:
         except (PlanError, ledger.LedgerError, OSError) as error:
             table.add_row(home.name, "unreadable", "", "", "", Text(str(error)))
             continue
-        plan = run.plan
+        plan, judged = run.plan, judged or bool(run.scope)
         table.add_row(
             home.name, run.state, ", ".join(plan.arms) if plan else "-", Text(plan.data.spec if plan else "-"),
             f"{duration(sum(run.history.spent(a) for a in plan.arms))} of {plan.budget}" if plan else "-",
             Text(run.verdict or "-"),
         )  # fmt: skip
-    return table
+    return Group(table, *([Text(HOLDS)] if judged else []))
 
 
 def _is_written(path: Path) -> bool:

@@ -84,12 +84,18 @@ def audit(macs: int = 1_000_000) -> Audit:
     )
 
 
-def plan(arms: tuple[str, ...] = ("resnet8", "resnext8"), *, images: int = 2000, rope: float = 0.005) -> Plan:
+def plan(
+    arms: tuple[str, ...] = ("resnet8", "resnext8"),
+    *,
+    images: int = 2000,
+    rope: float = 0.005,
+    classes: int = 10,
+) -> Plan:
     return Plan(
         arms=arms,
         data=DataCard(
             spec="cifar10",
-            classes=tuple(f"class {i}" for i in range(10)),
+            classes=tuple(f"class {i}" for i in range(classes)),
             train=10_000,
             test=images,
             size=32,
@@ -201,7 +207,7 @@ class Diary:
                     trial=name,
                     epoch=epoch,
                     train_loss=2 * math.exp(-epoch / 3) + 0.2,
-                    train_accuracy=min(1.0, accuracy + 0.02),
+                    train_accuracy=min(1.0, accuracy + 0.02 + 0.0001 * (index % 3)),  # gaps vary
                     val_loss=2 * math.exp(-epoch / 3) + 0.4,
                     val_accuracy=min(1.0, accuracy),
                     train_seconds=9.0,
@@ -300,11 +306,13 @@ class Diary:
         for trial, row in zip(trials, right, strict=True):
             wrong = (self.labels + self.rng.integers(1, classes, len(self.labels))) % classes
             predicted = np.where(row, self.labels, wrong)
+            probabilities = np.zeros((len(predicted), classes), dtype=np.float16)
+            probabilities[np.arange(len(predicted)), predicted] = 1
             np.savez(
                 self.folder / "predictions" / f"{trial}.npz",
                 labels=self.labels,
                 predictions=predicted,
-                probabilities=np.eye(classes, dtype=np.float16)[predicted],
+                probabilities=probabilities,
             )
             self.ledger.add(Scored(trial=trial, test_accuracy=float(row.mean())))
 
@@ -324,12 +332,15 @@ def write_run(
     slice_runs: int = 0,
     spaces: dict[str, dict[str, dict[str, Any]]] | None = None,
     share: float = 2400.0,
+    classes: int = 10,
 ) -> Path:
     """A complete run directory. ``failed``: confirmation runs of the last arm that diverged on top;
     without ``confirmed`` the study stands after its search; ``slice_runs`` random settings; ``spaces`` as in the plan;
     ``share`` of the budget per arm, which decides on the searches."""
     budget = Budget(seconds=share * len(arms), resource="cpu")
-    question = replace(plan(arms, images=images, rope=rope), spaces=spaces or {}, budget=budget)
+    question = replace(
+        plan(arms, images=images, rope=rope, classes=classes), spaces=spaces or {}, budget=budget
+    )
     diary = Diary(folder, question, seed=seed)
     with diary.ledger:
         baseline = [diary.full(arm, "baseline", 3, level) for arm, level in zip(arms, default, strict=True)]

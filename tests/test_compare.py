@@ -221,11 +221,29 @@ def test_hon_1_wording_claims_no_more_than_it_knows(
                 assert "trained again (Q2) is refused" in found["scope"]
 
 
-def test_a_net_that_is_stored_twice_is_told(tmp_path: Path) -> None:
+def test_copies_of_one_net_are_one_net(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = two()
-    sides = pair(tmp_path, np.stack([a[0], a[0]]), b)
-    assert "Runs of alpha agree on every image" in compare(*sides, rope=0.005).scope
-    assert "agree on every image" not in compare(*pair(tmp_path, a, b), rope=0.005).scope
+    for k, sides in enumerate(((a[[0] * 3], b[[0] * 3]), (a[[0] * 3], b), (a, b[[0] * 2]))):
+        found = facts(capsys, *pair(tmp_path / str(k), *sides))
+        assert (found["verdict"], found["crossed_low"]) == ("refused", None)
+        assert "name the same class for every image, and one net stored" in found["scope"]
+    single = facts(capsys, *pair(tmp_path / "3", a[:1], b[[0] * 3]))
+    assert "the 3 runs of beta name the same class for every image" in single["scope"]
+    assert "alpha" not in single["scope"]
+
+
+def test_a_net_that_is_stored_twice_is_counted_once_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = two()
+    asked = facts(capsys, *pair(tmp_path / "asked", a, b))
+    found = facts(capsys, *pair(tmp_path / "twice", a[[0, 1, 1, 2, 0, 3, 4]], b))
+    assert "Of the 7 runs of alpha only 5 nets can be told apart" in found.pop("warning")
+    assert asked.pop("warning") is None
+    assert found == asked
+    assert told(capsys, *pair(tmp_path / "twice", a[[0, 0, 1]], b)).startswith(
+        "Warning: Of the 3 runs of alpha"
+    )
 
 
 def test_a_side_against_itself_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,8 @@ def test_no_crossing_is_an_answer() -> None:
     low, high = searched(rng, 4, 0.5, 0.6, 1), searched(rng, 4, 0.8, 0.9, 1)
     found = crossover_islands(low, high, per_island=16)
     assert (found.word, found.leader, found.at, found.end) == ("no crossing seen", "second", found.start, 16)
-    assert "high's curve is the higher one throughout" in found.told("low", "high")
+    assert found.told("low", "high").endswith("high's curve is the higher one throughout.")
+    assert found.kept == 1
     level = crossover_islands(low, low, per_island=16)
     assert (level.word, level.leader, level.at) == ("no crossing seen", None, math.inf)
     assert "end level" in level.told("a", "b")
@@ -78,6 +79,20 @@ def test_equal_arms_seldom_show_a_crossing() -> None:
     ]
     assert words[:200].count("crossing") <= 4
     assert words[200:].count("crossing") <= 10
+
+
+def test_an_order_within_the_noise_is_said_to_be() -> None:
+    rng, sure, seen = np.random.default_rng(11), 0, 0
+    for _ in range(100):
+        a, b = accuracies(rng, 20), accuracies(rng, 20)
+        found = crossover_slices(a, np.ones(20), b, np.ones(20), resamples=300)
+        noise = f"within the noise: {100 * found.kept:.0f} % of resamples keep it"
+        if found.word == "no crossing seen":
+            seen += 1
+            assert (noise in found.told("a", "b")) == (found.kept < 0.95)
+            sure += found.kept >= 0.95
+    assert seen > 50
+    assert sure <= 8
 
 
 def test_crossing_of_slices_counts_cost_not_trials() -> None:

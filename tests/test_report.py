@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from edited import append, edit
 from matplotlib.figure import Figure
 from synthetic import Diary, plan, write_run
 
-from analysis import figures, findings, frames
+from analysis import figures, findings, frames, together
 from analysis.__main__ import main
 from analysis.evidence import EvidenceError, fell_short, read
 from analysis.report import write
@@ -125,6 +126,22 @@ def test_the_page_asks_nothing_from_outside_and_closes_its_tags(copied: Path) ->
 
     Walker().feed(text)
     assert open_tags == []
+
+
+def test_ten_thousand_classes_are_counted_not_listed(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", classes=10_000, images=20, runs=6)
+    write(run)
+    text = (run / "report.html").read_text()
+    assert "10000 classes" in text
+    assert "class 9999" not in text
+    assert len(text) < 1_000_000
+    evidence = read(run)
+    tracemalloc.start()
+    nets, _ = together._load(run, evidence, "resnet8")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert nets.shape == (6, 20, 10_000)
+    assert peak < 1.7 * nets.nbytes, "all nets are held twice"
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
@@ -343,12 +360,14 @@ def test_scores_of_unknown_trials_are_refused(copied: Path) -> None:
         write(copied)
 
 
-def test_the_command_ends_with_the_verdict_and_the_path(
+def test_the_command_says_the_scope_and_ends_with_the_verdict_and_the_path(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(copied)]) == 0
-    sentence, path = capsys.readouterr().out.splitlines()
-    assert sentence == json.loads((copied / "verdict.json").read_text())["headline"]
+    scope, searches, sentence, path = capsys.readouterr().out.splitlines()
+    body = json.loads((copied / "verdict.json").read_text())
+    assert (scope, sentence) == (body["scope"], body["headline"])
+    assert [searches] == body["search_against_search"]["told"]
     assert path == str(copied / "report.html")
 
 

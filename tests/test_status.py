@@ -34,7 +34,9 @@ def test_a_finished_study_shows_its_verdict_and_every_trial(finished: Path) -> N
     assert "finished" in said
     run = status.look(finished)
     assert run.verdict
-    assert run.verdict in " ".join(said.split())
+    assert run.scope.startswith("Holds for the settings found")
+    assert "Q3, tuning again from the start" in run.scope
+    assert " ".join(f"{run.scope} {run.verdict}".split()) in " ".join(said.split())
     for arm in ("resnet8", "resnext8"):
         (row,) = (line for line in said.splitlines() if f" {arm} " in line and "confirm" in line)
         counts = [int(n) for n in re.findall(r"│ +(\d+) ", row)]
@@ -69,6 +71,7 @@ def test_the_list_has_every_run_and_says_of_a_damaged_one_that_it_is(finished: P
     rows = {line.split("│")[1].strip(): line for line in said.splitlines() if line.count("│") > 4}
     assert "finished" in rows["first"]
     assert "unreadable" in rows["other"]
+    assert " ".join(said.split()).endswith(status.HOLDS)
 
 
 def test_a_folder_without_a_study_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,5 +139,8 @@ def test_gaps_of_arms_and_their_difference() -> None:
     between = gap_differences(runs, "a", "b")
     assert list(between["kind"]) == ["confirmed"]
     assert between.loc[0, "delta"] == pytest.approx(0.045)
+    assert (between.loc[0, "train"], between.loc[0, "val"]) == pytest.approx((0.04, -0.005))
     assert gap_differences(runs, "b", "a").loc[0, "delta"] == pytest.approx(-0.045)
+    still = runs.assign(train_accuracy=runs["val_accuracy"] + (runs["arm"] == "a") / 10)
+    assert gap_differences(still, "a", "b").empty, "a certainty from runs that do not vary"
     assert generalisation_gaps(runs.iloc[:0]).empty
