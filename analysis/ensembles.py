@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.estimate import Estimate, Reals, Refused
+from analysis.estimate import Estimate, Reals, Refused, satterthwaite
 
 Probabilities = NDArray[np.floating[Any]]
 """Shape (runs, images, classes), any float type, also memory-mapped: read a few images at a time."""
@@ -183,7 +183,7 @@ def contrast(one: Ensemble, other: Ensemble | None = None, *, confidence: float 
         terms.append(total)
         dfs.append(len(left) - 1.0)
     variance = image + max(0.0, run) if math.isfinite(run) else math.nan
-    df = variance**2 / sum(t**2 / d for t, d in zip(terms, dfs, strict=True))
+    df = satterthwaite(variance, terms, dfs)
     half, delta = float(stats.t.ppf((1 + confidence) / 2, df)) * math.sqrt(variance), float(difference.mean())
     return Estimate(
         delta=delta,

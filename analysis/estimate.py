@@ -108,7 +108,7 @@ def welch(first: Reals, second: Reals, *, confidence: float = 0.95) -> Estimate:
     if min(len(first), len(second)) < 2:
         raise Refused("one run per arm says nothing about how runs vary: at least two are needed")
     terms = [float(x.var(ddof=1)) / len(x) for x in (first, second)]
-    df = _satterthwaite(sum(terms), terms, [len(first) - 1, len(second) - 1])
+    df = satterthwaite(sum(terms), terms, [len(first) - 1, len(second) - 1])
     return _estimate(float(first.mean() - second.mean()), sum(terms), df, confidence)
 
 
@@ -176,7 +176,7 @@ def half_width(
     df = images - 1.0
     if not math.isinf(runs):
         terms = [image, *(z.total(images) / runs for z in kinds)]
-        df = _satterthwaite(variance, terms, [images - 1, runs - 1, runs - 1])
+        df = satterthwaite(variance, terms, [images - 1, runs - 1, runs - 1])
     return float(stats.t.ppf((1 + confidence) / 2, df) + stats.t.ppf(power, df)) * math.sqrt(variance)
 
 
@@ -187,7 +187,7 @@ def _interval(per_image: Reals, arms: list[Correct], confidence: float) -> Estim
     # proves little: it is never taken below that of one image on which the arms differ.
     image = max(float(per_image.var(ddof=1)) / images, 1 / images**2)
     run = max(0.0, sum(z.run / len(c) for z, c in zip(kinds, arms, strict=True)))
-    df = _satterthwaite(
+    df = satterthwaite(
         image + run,
         [image, *(z.total(images) / len(c) for z, c in zip(kinds, arms, strict=True))],
         [images - 1, *(len(c) - 1 for c in arms)],
@@ -195,7 +195,8 @@ def _interval(per_image: Reals, arms: list[Correct], confidence: float) -> Estim
     return _estimate(float(per_image.mean()), image + run, df, confidence)
 
 
-def _satterthwaite(variance: float, terms: list[float], dfs: Sequence[float]) -> float:
+def satterthwaite(variance: float, terms: list[float], dfs: Sequence[float]) -> float:
+    """Degrees of freedom of a variance made of these terms; not below those of the weakest term."""
     denominator = sum(term**2 / df for term, df in zip(terms, dfs, strict=True))
     if denominator == 0:
         return float(sum(dfs))

@@ -124,7 +124,7 @@ def _importances(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, 
             shown = "yes" if row["p_chance"] <= 0.05 else "not shown"
             ranks = f"{row['rank']:g} ({row['rank_low']:g} to {row['rank_high']:g})"
             rows.append((f"{arm}: {row['parameter']}", percent(row["importance"], 0), ranks, shown))
-    head = ("parameter", "importance", "rank (95 %)", "more than chance")
+    head = ("parameter", "importance", "rank (95 %)", "more than chance, by itself")
     return ([Table(head=head, rows=tuple(rows))] if rows else []), [], {"importance": facts}, unknown
 
 
