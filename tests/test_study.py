@@ -424,10 +424,10 @@ def test_planning_runs_nothing(repo: Path) -> None:
 
 
 def begun(repo: Path, name: str) -> Path:
-    """A study of an hour as it is just after its plan was written."""
+    """A study of an hour as it is just after its plan was written; its trials take seconds, and outlast a signal."""
     home = repo / name
     home.mkdir()
-    a_plan(repo, slots=2, budget=3600.0).save(home / "plan.json")
+    dataclasses.replace(a_plan(repo, slots=2, budget=3600.0), epochs=50).save(home / "plan.json")
     return home
 
 
