@@ -7,6 +7,7 @@ to the last digit on the same kind of device with the same number of threads.
 import contextlib
 import math
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,10 +33,28 @@ EVAL_PIXELS = {"cpu": 500 * 32**2, "cuda": 4000 * 32**2}
 """Pixels per channel that are evaluated at once: fits a CPU's cache, fills a GPU."""
 FUSED = ("cpu", "cuda")
 """Kinds of devices whose SGD is one kernel for all weights instead of several for each."""
+FULL = (
+    "DefaultCPUAllocator",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    *(
+        f"{name}_STATUS_{what}"
+        for name in ("CUBLAS", "CUDNN")
+        for what in ("ALLOC_FAILED", "NOT_INITIALIZED")
+    ),
+)
+"""Words of the errors that say so, where there is no type for it: a library whose handle finds no room is not initialised."""
 
 
 class DivergedError(ArithmeticError):
     """The training loss is not finite, or many times that of guessing."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the machine's memory, or the device's, was too small. torch has no type of error for the host's."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in FULL)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,26 +246,33 @@ class Training:
 def predict(net: nn.Module, images: Tensor | Images, indices: Tensor) -> Tensor:
     """Class probabilities, float32 (len(indices), classes), of the images at ``indices``, on whose device the net is.
 
-    As many at once as fit: where a GPU's memory ends, half as many.
+    As many at once as fit: where the memory ends, half as many, for this net from then on.
     """
     net.eval()
     layout, device = _layout(net), indices.device
-    size = max(1, EVAL_PIXELS.get(device.type, EVAL_PIXELS["cpu"]) // (images.shape[2] * images.shape[3]))
+    most = EVAL_PIXELS.get(device.type, EVAL_PIXELS["cpu"]) // (images.shape[2] * images.shape[3])
+    size = _FITS.get(net, max(1, most))
     parts: list[Tensor] = []
-    with torch.inference_mode(), _mixed_precision(device):
+    with torch.inference_mode(), _mixed_precision(device), _repeatable():
         for pixels in _batches(images, indices, size):
             done = 0
             while done < len(pixels):
                 try:
                     batch = pixels[done : done + size].contiguous(memory_format=layout)
                     parts.append(net(normalise(batch)).float().softmax(1))
-                except torch.cuda.OutOfMemoryError:
-                    if size == 1:
-                        raise
-                    size //= 2
-                else:
                     done += len(parts[-1])
+                    continue
+                except Exception as error:
+                    if size == 1 or not out_of_memory(error):
+                        raise
+                # not before: until here the error holds what the net had computed
+                _FITS[net] = size = size // 2
+                torch.cuda.empty_cache()
     return torch.cat(parts)
+
+
+_FITS: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+"""How many images at once a net could be evaluated with, where that had to be found out."""
 
 
 def _batches(images: Tensor | Images, order: Tensor, size: int) -> Iterator[Tensor]:
@@ -295,6 +321,11 @@ def _mixed_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
+def _repeatable() -> contextlib.AbstractContextManager[None]:
+    """The same kernels each time, in training and evaluation."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+
+
 class _UnderWay:
     """The epoch that is being trained: how far it is, and what it has measured so far."""
 
@@ -333,9 +364,6 @@ def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Gener
     """
     state = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
     devices = [torch.cuda.current_device()] if device.type == "cuda" else []
-    with (
-        torch.random.fork_rng(devices=devices),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
-    ):
+    with torch.random.fork_rng(devices=devices), _repeatable():
         torch.random.manual_seed(state)
         yield torch.Generator(device=device).manual_seed(state)
