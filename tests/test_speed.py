@@ -3,14 +3,16 @@
 import dataclasses
 import json
 import math
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from bench import quality, search, stream, timing, train
+from bench import gpu, packing, quality, search, stream, timing, train
 from ray.tune.search import sample
 from test_plan import PLAN
 
@@ -111,6 +113,33 @@ def test_stock_tune_searches_the_same_ranges_with_the_arm_as_one_more_choice() -
     assert isinstance(lr, sample.Float)
     assert (lr.lower, lr.upper) == (here.low, here.high)
     assert isinstance(lr.sampler, sample.LogUniform) == here.log
+
+
+def test_a_part_of_the_gpus_call_ends_when_its_time_is_over_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "GRACE", 1.0)
+    deaf = (
+        "import os, pathlib, signal, subprocess, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "child = subprocess.Popen(['sleep', '60']); pathlib.Path(sys.argv[1]).write_text(str(child.pid)); "
+        "time.sleep(60)"
+    )
+    began = time.monotonic()
+    assert gpu.run(["-c", deaf, str(tmp_path / "pid")], 4.0) == -signal.SIGKILL
+    child = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
+    while child.exists() and child.read_text().split()[2] != "Z":  # killed, and not gone at once
+        assert time.monotonic() - began < 10
+    assert gpu.run(["-c", "raise SystemExit(3)"], 60.0) == 3
+
+
+def test_memory_that_ends_is_a_row_of_the_packing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    monkeypatch.setattr(packing.probe, "speed", full)
+    speed, peak = packing.one("tiny_resnet", 32, "cpu", 1, 0.1)
+    assert math.isnan(speed)
+    assert peak == 0
 
 
 @pytest.mark.slow

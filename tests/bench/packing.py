@@ -3,11 +3,14 @@
 On a CPU trials x threads, on a GPU 1, 2, 3, 4 and 8 trials on the card with the memory of the largest. The
 probe measures in short what this measures at length, within a share of the budget that is given.
 
+What was measured is written before the probe begins. Out of memory is a row without a speed.
+
 Command:   python -m tests.bench.packing --json packing.json         (two arms on two cores: 4 minutes)
 """
 # ruff: noqa: T201 - a command speaks to its user
 
 import dataclasses
+import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,6 +27,7 @@ from study import cluster, probe
 from study.options import DEFAULT_ARMS
 from study.packing import ON_A_GPU
 from study.plan import Budget, DataCard
+from study.train import out_of_memory
 
 ON_TWO_CORES = ((1, 1), (1, 2), (2, 1), (2, 2))
 """Trials x threads; the last has more threads than cores, which no study does."""
@@ -40,10 +44,17 @@ CARD = DataCard(
 
 
 def one(arm: str, batch: int, kind: str, threads: int, seconds: float) -> tuple[float, int]:
-    """Images/s and peak bytes of one trial in this process."""
+    """Images/s and peak bytes of one trial in this process; NaN and 0 where memory ended."""
     torch.set_num_threads(threads)
     config: Config = {**load(arm).default(), "batch_size": batch}
-    found = probe.speed(load(arm), config, CIFAR, torch.device(kind), seconds=seconds)
+    try:
+        found = probe.speed(load(arm), config, CIFAR, torch.device(kind), seconds=seconds)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return math.nan, 0
+    finally:  # the next has the card to itself
+        torch.cuda.empty_cache()
     return found.images_per_second, found.peak_bytes
 
 
@@ -100,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
         (
             arm,
             way,
-            f"{row['images_per_second']:.0f}",
+            "out of memory" if math.isnan(row["images_per_second"]) else f"{row['images_per_second']:.0f}",
             f"{row['peak_bytes'] / 2**20:.0f}",
             f"{row['images_per_second'] / found[arm][usual]['images_per_second']:.2f}",
         )
@@ -108,6 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
         for way, row in found[arm].items()
     ]
     print(table(["arm", "trials x threads", "images/s of all", "MiB of the largest", f"to {usual}"], rows))
+    save(given.json, {"measured": found})
     survey = chosen(arms, budget)
     print(f"the probe of a {budget} study:")
     for row in survey.packing:
