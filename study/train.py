@@ -172,6 +172,7 @@ class Training:
             **state,
             "step": now.step,
             "seconds": now.seconds,
+            "data_seconds": now.data_seconds,
             "loss_sum": now.loss_sum,
             "hits": now.hits,
             "random_states": now.random_states,
@@ -186,7 +187,8 @@ class Training:
             return
         self._optimizer.load_state_dict(state["optimizer"])
         now = self._now = _UnderWay(self._device)
-        now.step, now.seconds, now.random_states = state["step"], state["seconds"], state["random_states"]
+        now.step, now.random_states = state["step"], state["random_states"]
+        now.seconds, now.data_seconds = state["seconds"], state["data_seconds"]
         now.loss_sum, now.hits = (state[name].to(self._device) for name in ("loss_sum", "hits"))
         if now.step:
             with _seeded(self._trial.seed, self.epoch + 1, self._device) as generator:
@@ -207,7 +209,9 @@ class Training:
         config, data = self._trial.config, self._data
         chosen = order[now.step * self._batch : (now.step + 1) * self._batch]
         labels = data.labels[chosen]
+        asked = time.perf_counter()
         images = next(batches).contiguous(memory_format=self._layout)
+        now.data_seconds += time.perf_counter() - asked
         inputs = augment(images, str(config["augment"]), generator)
         progress = (self.epoch * self._steps + now.step + 0.5) / (self._trial.epochs * self._steps)
         for group in self._optimizer.param_groups:
@@ -239,6 +243,7 @@ class Training:
             val_loss=val_loss,
             val_accuracy=val_accuracy,
             train_seconds=self._now.seconds,
+            data_seconds=self._now.data_seconds,
             eval_seconds=time.perf_counter() - started,
         )
 
@@ -331,7 +336,7 @@ class _UnderWay:
 
     def __init__(self, device: torch.device) -> None:
         self.step = 0
-        self.seconds = 0.0
+        self.seconds = self.data_seconds = 0.0
         self.loss_sum = torch.zeros((), device=device)
         self.hits = torch.zeros((), device=device)
         self.order: Tensor | None = None

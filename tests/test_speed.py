@@ -17,6 +17,7 @@ from ray.tune.search import sample
 from test_plan import PLAN
 
 from search_spaces import Config, Float, load
+from study import probe
 from study.data import Images
 
 ROOT = Path(__file__).parent.parent
@@ -136,7 +137,7 @@ def test_memory_that_ends_is_a_row_of_the_packing(monkeypatch: pytest.MonkeyPatc
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
-    monkeypatch.setattr(packing.probe, "speed", full)
+    monkeypatch.setattr(probe, "speed", full)
     speed, peak = packing.one("tiny_resnet", 32, "cpu", 1, 0.1)
     assert math.isnan(speed)
     assert peak == 0
@@ -152,3 +153,34 @@ def test_start_up_is_measured_on_fresh_and_on_reused_processes(tmp_path: Path) -
     assert len(found["fresh"]) == 1
     assert len(found["reused"]) == 2
     assert all(0 < one < found["fresh"][0] for one in found["reused"])
+
+
+def test_what_a_gpu_does_is_written_as_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, arms = tmp_path / "train.json", ("resnet50", "resnext50")
+    speeds = {"resnet50": 200.0, "resnext50": 100.0}
+    there: list[dict[str, int]] = []
+
+    def compiled(arm: str, *_: object) -> tuple[float, float]:
+        found = json.loads(path.read_text())
+        there.append({name: len(found[name]["compiled"]) for name in arms})
+        return 2 * speeds[arm], 60.0
+
+    monkeypatch.setattr(train, "matmul_flops", lambda: 1e12)
+    monkeypatch.setattr(train, "post_speed", lambda *_: 10.0)
+    monkeypatch.setattr(
+        train, "core_speed", lambda arm, _kind, batch, _seconds, layout: speeds[arm] * batch / (33 - layout)
+    )
+    monkeypatch.setattr(train, "compiled", compiled)
+    train.on_gpu(arms, 1.0, 1, path)
+    found = json.loads(path.read_text())
+    assert found["resnet50"]["best"] == "core 256 channels_last"
+    assert [row["at"] for row in found["resnext50"]["compiled"]][:2] == [
+        "core 32 channels_last",
+        "core 256 channels_last",
+    ]
+    assert there[:3] == [{"resnet50": i, "resnext50": j} for i, j in ((0, 0), (1, 0), (1, 1))]
+    monkeypatch.setattr(train, "COMPILE_SECONDS", -1.0)
+    train.on_gpu(arms, 1.0, 1, path)
+    assert not json.loads(path.read_text())["resnet50"]["compiled"]
