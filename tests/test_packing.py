@@ -1,11 +1,13 @@
 """Packing: the ways there are on given hardware, and the fastest of what was measured."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from search_spaces import ImageSpec, load
-from study import probe
+from study import probe, worker
 from study.packing import GAIN, Hardware, Way, fastest, fits, speed, ways
 from study.plan import Packed, PlanError
 from study.probe import Speed
@@ -104,3 +106,20 @@ def test_layouts_are_told_apart_by_the_largest_batch(monkeypatch: pytest.MonkeyP
     assert rounds.choose([usual], lambda: 1e9) is usual
     assert rounds._channels_last == {"one": False}
     assert ("one", usual, rounds._batch, False) in rounds._measured  # what the audit is of
+
+
+def test_the_walls_around_packed_trials_leave_room_for_what_cuda_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, walls = 24 * 2**30, list[float]()
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=whole))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", walls.append)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    for way in ways(CARDS, None):
+        assert worker.device_of(way.machine).type == "cuda"
+        assert way.trials * (walls[-1] * whole + worker.CONTEXT_BYTES) <= whole
+    worker.device_of(way.machine, 1.0)  # one that ran out of memory and has the card to itself
+    assert walls[-1] > 0.97
+    worker.device_of(way.machine, 0.01)
+    assert walls[-1] == 0

@@ -2,8 +2,9 @@
 
 Each part runs in a process of its own, in a share of the time that is left, and has its files in ``--out`` as soon
 as it ends: a part that fails or is too slow, or a machine that is taken away, loses nothing of the others. By default
-the study is of the digits, which come with scikit-learn: small enough that no budget of minutes is refused, and
-nothing has to be carried. Of a study the few files that say how it went come back, not its nets.
+the study is of a fifth of the digits, which come with scikit-learn: so few images that no budget of minutes is
+refused (a step of 50 layers takes 30 ms of launches), and nothing has to be carried. Of a study the few files that
+say how it went come back, not its nets.
 
 On a machine without a network that has Python 3.12, torch, torchvision, numpy, scipy, matplotlib, scikit-learn,
 pyarrow and pytest, the rest is packed here (61 MiB; ``.gpu`` is ignored by git, so it has to be carried by name):
@@ -49,7 +50,7 @@ def parts(given: argparse.Namespace, study: Path) -> dict[str, list[str]]:
     return {
         "study": [
             *["study/run.py", "--budget", given.budget or f"3{resource}-minutes", "--data", given.data],
-            *["--out", str(study), *arms, *(["--epochs", str(given.epochs)] if given.epochs else [])],
+            *["--out", str(study), *arms, "--train-fraction", str(given.train_fraction)],
         ],
         "train": ["-m", "tests.bench.train", *arms, "--turns", "1", "--json", str(given.out / "train.json")],
         "packing": [
@@ -81,7 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--data", default="digits", help="of the study, as in study/run.py (%(default)s)")
     options.add_argument("--arms", default="resnet50,resnext50", help="default %(default)s")
     options.add_argument("--budget", help="of the study (default 3gpu-minutes)")
-    options.add_argument("--epochs", type=int, help="of the study's full runs (default: what it allows)")
+    options.add_argument(
+        "--train-fraction", type=float, default=0.2, help="of the study's images (default %(default)s)"
+    )
     options.add_argument("--seconds", type=float, default=SECONDS, help="of all parts (%(default)g)")
     given = options.parse_args(arguments)
     given.out = given.out.resolve()
