@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import search_spaces
 from search_spaces import Arm, ArmError, Choice, Config, ImageSpec, default
 from study import cluster, packing
-from study.images import Images, Streamed
+from study.images import DataError, Images, Streamed
 from study.packing import Way
 from study.plan import Audit, Budget, DataCard, Machine, Packed
 from study.records import Epoch, Trial
@@ -131,7 +131,8 @@ def survey(
 
     ``fraction`` of a GPU, or cores, per trial is the user's choice instead. A ``pool`` that is streamed is trained
     on, so that what its batches take is measured too. Raises ArmError when an arm
-    cannot be built and trained at its default setting, PlanError when no trial can hold ``fraction``.
+    cannot be built and trained at its default setting, DataError when one of the pool's images cannot be used where
+    the arms are measured, PlanError when no trial can hold ``fraction``.
     """
     began = time.monotonic()
     have = cluster.hardware(budget)
@@ -362,7 +363,7 @@ def _all(meters: Sequence[Any], method: str, *arguments: Any) -> list[Any]:
     try:
         return list(ray.get([getattr(meter, method).remote(*arguments) for meter in meters]))
     except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, ArmError) else error) from None
+        raise (error.cause if isinstance(error.cause, ArmError | DataError) else error) from None
     except ray.exceptions.RayError as error:  # killed, by the system for want of memory for example
         raise cluster.ClusterError(
             f"a process that measured the arms is gone: {cluster.last_line(error)}"
@@ -370,11 +371,11 @@ def _all(meters: Sequence[Any], method: str, *arguments: Any) -> list[Any]:
 
 
 def _named(function: Callable[[Arm], Result], name: str) -> Result:
-    """``function(arm)``, with the arm's name on whatever its code raises; out of memory is no fault of the arm."""
+    """``function(arm)``, with the arm's name on whatever its code raises; memory and images are no fault of the arm."""
     try:
         return function(search_spaces.load(name))
     except Exception as error:  # any fault of an arm becomes a sentence with its name
-        if isinstance(error, ArmError) or out_of_memory(error):
+        if isinstance(error, ArmError | DataError) or out_of_memory(error):
             raise
         raise ArmError(
             f"arm {name} cannot be built and trained at its default setting: "
