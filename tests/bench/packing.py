@@ -3,7 +3,8 @@
 On a CPU trials x threads, on a GPU 1, 2, 3, 4 and 8 trials on the card with the memory of the largest. The
 probe measures in short what this measures at length, within a share of the budget that is given.
 
-What was measured is written before the probe begins. Out of memory is a row without a speed.
+What was measured of an arm is written at once, what the probe chooses at the end. Out of memory is a row without
+a speed.
 
 Command:   python -m tests.bench.packing --json packing.json         (two arms on two cores: 4 minutes)
 """
@@ -13,7 +14,7 @@ import dataclasses
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -60,10 +61,9 @@ def one(arm: str, batch: int, kind: str, threads: int, seconds: float) -> tuple[
 
 def measured(
     arms: Sequence[str], batch: int, kind: str, seconds: float, turns: int
-) -> dict[str, dict[str, Any]]:
-    """Per arm and trials x threads: images/s of all trials together, and the peak bytes of the largest."""
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each arm, by trials x threads: images/s of all trials together, and the peak bytes of the largest."""
     ways = ON_TWO_CORES if kind == "cpu" else [(trials, 1) for trials in ON_A_GPU]
-    found: dict[str, dict[str, Any]] = {arm: {} for arm in arms}
     with processes(max(trials for trials, _ in ways)) as pool:
         for arm in arms:
             peaks: dict[str, int] = {}
@@ -78,8 +78,7 @@ def measured(
                 f"{trials} x {threads}": partial(together, trials, threads) for trials, threads in ways
             }
             speeds = in_turns(measures, turns)
-            found[arm] = {way: {"images_per_second": speeds[way], "peak_bytes": peaks[way]} for way in speeds}
-    return found
+            yield arm, {way: {"images_per_second": speeds[way], "peak_bytes": peaks[way]} for way in speeds}
 
 
 def chosen(arms: Sequence[str], budget: Budget) -> probe.Survey:
@@ -105,7 +104,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     given = options.parse_args(arguments)
     arms, began, budget = given.arms.split(","), time.perf_counter(), Budget.parse(given.budget)
-    found = measured(arms, given.batch, kind, given.seconds, given.turns)
+    found: dict[str, dict[str, Any]] = {}
+    for arm, ways in measured(arms, given.batch, kind, given.seconds, given.turns):
+        found[arm] = ways
+        save(given.json, {"measured": found})
     usual = "2 x 1" if kind == "cpu" else "1 x 1"
     rows = [
         (
@@ -119,7 +121,6 @@ def main(arguments: list[str] | None = None) -> None:
         for way, row in found[arm].items()
     ]
     print(table(["arm", "trials x threads", "images/s of all", "MiB of the largest", f"to {usual}"], rows))
-    save(given.json, {"measured": found})
     survey = chosen(arms, budget)
     print(f"the probe of a {budget} study:")
     for row in survey.packing:
