@@ -8,7 +8,7 @@ import pandas as pd
 
 from study.ledger import History
 from study.plan import Plan
-from study.records import PHASES, Outcome
+from study.records import PHASES, Outcome, Phase, Trial
 
 ENDS = ("finished", "stopped by ASHA", "stopped by the budget", "failed", "not ended")
 
@@ -76,32 +76,42 @@ def spend(history: History, plan: Plan) -> pd.DataFrame:
 
 
 def activities(history: History, plan: Plan) -> pd.DataFrame:
-    """Where the arms' resource-seconds went: arm, activity (one of ACTIVITIES), cost, share (of the arm's own spend).
+    """Where the resource-seconds went: arm, phase, activity (one of ACTIVITIES), cost, share (of the arm's own spend).
 
-    What a trial held beyond its epochs, its start and its checkpoints is ``waiting``: for its worker, for the
-    driver between two reports, for its end.
+    What a trial held after its last report is ``draining``. What it held besides, beyond what its reports account for,
+    is ``waiting``: for its worker, and for the driver between two reports.
     """
     rows = []
     for arm in plan.arms:
-        found = dict.fromkeys(ACTIVITIES, 0.0)
+        found = {(phase, activity): 0.0 for phase in PHASES for activity in ACTIVITIES}
         for trial in history.trials.values():
             if trial.arm == arm:
-                known = 0.0
-                for epoch in history.epochs.get(trial.id, []):
-                    for activity, field in _SECONDS.items():
-                        seconds = getattr(epoch, field) * plan.machine.fraction
-                        found[activity] += seconds
-                        known += seconds
-                found["waiting"] += max(0.0, history.booked[trial.id] - known)
-        found["lost"] = history.spent(arm, "lost")
-        found["measuring"] = history.spent(arm, "probe")
-        found["scoring"] = history.spent(arm, "test")
+                for activity, cost in _of_trial(history, trial, plan.machine.fraction).items():
+                    found[trial.phase, activity] += cost
+        for phase, activity in _OUTSIDE_TRIALS.items():
+            found[phase, activity] += history.spent(arm, phase)
         whole = sum(found.values())
         rows += [
-            {"arm": arm, "activity": a, "cost": cost, "share": cost / whole if whole else 0.0}
-            for a, cost in found.items()
+            {
+                "arm": arm,
+                "phase": phase,
+                "activity": activity,
+                "cost": cost,
+                "share": cost / whole if whole else 0.0,
+            }
+            for (phase, activity), cost in found.items()
         ]
     return pd.DataFrame(rows)
+
+
+def _of_trial(history: History, trial: Trial, fraction: float) -> dict[str, float]:
+    epochs, held = history.epochs.get(trial.id, []), history.booked[trial.id]
+    found = {name: fraction * sum(getattr(e, field) for e in epochs) for name, field in _SECONDS.items()}
+    found["training"] -= found["data"]
+    left = max(0.0, held - sum(found.values()))
+    ended = bool(epochs) and trial.id in history.outcomes
+    found["draining"] = min(left, max(0.0, held - epochs[-1].cost)) if ended else 0.0
+    return {**found, "waiting": left - found["draining"]}
 
 
 def how_it_ended(outcome: Outcome | None) -> str:
@@ -117,9 +127,11 @@ _SECONDS = {
     "training": "train_seconds",
     "evaluation": "eval_seconds",
     "start-up": "startup_seconds",
+    "data": "data_seconds",
     "checkpoints": "checkpoint_seconds",
 }
-ACTIVITIES = (*_SECONDS, "waiting", "lost", "measuring", "scoring")
+_OUTSIDE_TRIALS: dict[Phase, str] = {"probe": "measuring", "test": "scoring", "lost": "lost"}
+ACTIVITIES = (*_SECONDS, "waiting", "draining", *_OUTSIDE_TRIALS.values())
 _TRIAL_COLUMNS = [
     "trial", "arm", "phase", "island", "state", "reason", "end", "epochs", "cost", "seed",
     "val_accuracy", "test_accuracy",

@@ -153,7 +153,7 @@ def _sections(
 def _facts(evidence: Evidence, found: Findings) -> dict[str, Any]:
     """What both templates show, numbers still as fractions and seconds."""
     plan, history = evidence.plan, evidence.history
-    accuracies = findings.accuracies(evidence)
+    accuracies, activities = findings.accuracies(evidence), frames.activities(history, plan)
     leader = found.verdicts[0].first if found.verdicts else ""
     return {
         "plan": plan,
@@ -172,7 +172,8 @@ def _facts(evidence: Evidence, found: Findings) -> dict[str, Any]:
         "searches": _searches(evidence),
         "settings": _settings(evidence),
         "spend": _spend(frames.spend(history, plan), "phase"),
-        "activities": _spend(frames.activities(history, plan), "activity"),
+        "activities": _spend(activities, "activity"),
+        "work": _spend(activities, "phase", "activity"),
         "total": sum(history.spent(arm) for arm in plan.arms),
         "warnings": health.warnings(evidence),
         "promise": _promise(evidence),
@@ -236,13 +237,14 @@ def _value(value: object, axis: Mapping[str, Any]) -> str:
     return told if where is None else f"{told} ({100 * where:.0f} % of its range)"
 
 
-def _spend(table: pd.DataFrame, kind: str) -> list[tuple[str, list[tuple[float, float]], float]]:
+def _spend(table: pd.DataFrame, *kinds: str) -> list[tuple[str, list[tuple[float, float]], float]]:
     """One row per phase or activity that cost anything: (cost, share of the arm's spend) per arm, cost of all."""
     rows = []
-    for name, group in table.groupby(kind, sort=False):
-        cells = list(zip(group["cost"], group["share"], strict=True))
+    for names, group in table.groupby([*kinds], sort=False):
+        of_arm = group.groupby("arm", sort=False)[["cost", "share"]].sum()
+        cells = list(zip(of_arm["cost"], of_arm["share"], strict=True))
         if sum(cost for cost, _ in cells) > 0:
-            rows.append((str(name), cells, sum(cost for cost, _ in cells)))
+            rows.append((": ".join(map(str, names)), cells, sum(cost for cost, _ in cells)))
     return rows
 
 

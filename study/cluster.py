@@ -30,6 +30,7 @@ os.environ.update(
 import ray
 import ray.exceptions
 from ray._private import ray_constants
+from ray._private.utils import get_dashboard_dependency_error
 from ray._raylet import Config  # type: ignore[attr-defined]
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import (
@@ -41,7 +42,7 @@ import study
 from study.confirm import StudyError
 from study.packing import Hardware
 from study.plan import Budget, Machine
-from study.worker import first_line, told
+from study.worker import told
 
 WAIT_SECONDS = 1200
 """So long machines of a cluster that grows may take to come."""
@@ -81,21 +82,30 @@ def connect(address: str | None, log: Path) -> str:
             log_to_driver=False,
             logging_level=logging.WARNING,
             configure_logging=False,
-            include_dashboard=None if address else True,
+            include_dashboard=None if address else _has_dashboard(),
             dashboard_host="127.0.0.1",
         )
-    except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
+    except Exception as error:  # Ray raises what it likes, plain Exception included
+        said = told(" ".join(str(error).split())) or type(error).__name__
+        if "Version mismatch" in said:
+            raise ClusterError(f"{said}. Every machine needs the same Ray and the same Python") from error
         hint = (
             "is it running, and does this machine have its token (RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)?"
             if address
             else f"its messages are in {log}"
         )
         raise ClusterError(
-            f"Ray cannot be {'reached at ' + address if address else 'started'}: {first_line(error) or type(error).__name__}; {hint}"
+            f"Ray cannot be {'reached at ' + address if address else 'started'}: {said}; {hint}"
         ) from error
     finally:
         signal.signal(signal.SIGHUP, hang_up)
     return f"http://{context.dashboard_url}" if context.dashboard_url else ""
+
+
+def _has_dashboard() -> bool:
+    """Whether this machine's Ray can show one: a wheel may come without its pages, or without what serves them."""
+    pages = Path(str(ray.__file__)).parent / "dashboard" / "client" / "build"
+    return pages.is_dir() and get_dashboard_dependency_error() is None
 
 
 class _QuietHandler(logging.FileHandler):
@@ -274,7 +284,11 @@ def run_tasks(
     """
     held = resources(machine, machine.fraction)
     cpus, gpus = held.pop("CPU"), held.pop("GPU", 0)
-    remote = ray.remote(function).options(num_cpus=cpus, num_gpus=gpus, resources=held, max_retries=3)
+    # a process stays on the GPU that it has begun with, and its next task may be granted another one
+    tasks = 1 if gpus and machine.slots * machine.fraction > 1 else 0
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, resources=held, max_retries=3, max_calls=tasks)(
+        function
+    )
     waiting = iter(jobs)  # one that brings a net along is made when a slot is free for it
     running: dict[Any, tuple[str, float]] = {}
     while True:

@@ -78,17 +78,24 @@ class Streamed(Images):
     """Images that stay in their files: whoever asks for pixels has them decoded, each time.
 
     ``pixels`` is all of them at once, for those who have the memory. Every process that uses them, on
-    any node, needs the files at ``root``. There is no decoded copy on disk: 1.3 million images of 224 pixels would
-    take 180 GiB, and decoding one takes 0.6 ms of a core, 2.4 ms when it has to be scaled from 500 x 375
-    (``tests/bench/stream.py``).
+    any node, needs the files at ``root``, the same ones: a file of another length is refused when it is used.
+    There is no decoded copy on disk: 1.3 million images of 224 pixels would take 180 GiB, and decoding one takes
+    0.6 ms of a core, 2.4 ms when it has to be scaled from 500 x 375 (``tests/bench/stream.py``).
     """
 
     def __init__(
-        self, root: Path, names: NDArray[np.bytes_], labels: NDArray[np.int64], *, mode: str, side: int
+        self,
+        root: Path,
+        names: NDArray[np.bytes_],
+        lengths: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        *,
+        mode: str,
+        side: int,
     ) -> None:
-        """``names`` are relative to ``root``; ``mode`` is Pillow's, L or RGB."""
+        """``names`` are relative to ``root``, ``lengths`` the files' in bytes; ``mode`` is Pillow's, L or RGB."""
         self.labels = labels
-        self._root, self._names, self._mode, self._side = root, names, mode, side
+        self._root, self._names, self._lengths, self._mode, self._side = root, names, lengths, mode, side
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -103,17 +110,30 @@ class Streamed(Images):
 
     def take(self, indices: NDArray[np.int64]) -> "Streamed":
         return Streamed(
-            self._root, self._names[indices], self.labels[indices], mode=self._mode, side=self._side
+            self._root,
+            self._names[indices],
+            self._lengths[indices],
+            self.labels[indices],
+            mode=self._mode,
+            side=self._side,
         )
 
     def fill(self, out: NDArray[np.uint8], indices: NDArray[np.int64]) -> None:
         for row, index in zip(out, indices, strict=True):
-            row[:] = _pixels(_path(self._root, self._names[index]), self._mode, self._side)
+            file, length = _path(self._root, self._names[index]), int(self._lengths[index])
+            with suppress(OSError):  # opening it says what is wrong
+                if (here := file.stat().st_size) != length:
+                    raise DataError(
+                        f"{shown(file)} has {here} bytes on {os.uname().nodename}, and {length} where the study was "
+                        "started: the images have to stay as they were, and be the same on every node"
+                    )
+            row[:] = _pixels(file, self._mode, self._side)
 
     def arrays(self) -> dict[str, Any]:
         return {
             "root": np.array(os.fsencode(self._root)),
             "names": self._names,
+            "lengths": self._lengths,
             "labels": self.labels,
             "mode": np.array(self._mode),
             "side": np.array(self._side),
@@ -127,6 +147,7 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Images:
     return Streamed(
         Path(os.fsdecode(arrays["root"].item())),
         arrays["names"],
+        arrays["lengths"],
         arrays["labels"],
         mode=str(arrays["mode"]),
         side=int(arrays["side"]),
@@ -182,7 +203,8 @@ def open_all(
     The first part alone, the training pool, decides size and colour. They are decoded now when they fit into
     ``memory`` bytes, else each time they are asked for.
     """
-    sizes, grey = _headers([(root, name) for root, names, _ in parts for name in names])
+    sizes, grey, lengths = _headers([(root, name) for root, names, _ in parts for name in names])
+    of_part = np.split(lengths, np.cumsum([len(names) for _, names, _ in parts])[:-1])
     pool = len(parts[0][1])
     shorter = sizes[:pool].min(axis=1)
     if (sizes[:pool] == sizes[0, 0]).all():
@@ -191,8 +213,8 @@ def open_all(
         side = min(LARGEST_SIDE, max(8, int(np.median(shorter)) // 8 * 8))
     mode = "L" if grey[:pool].all() else "RGB"
     images: list[Images] = [
-        Streamed(root, np.array(names), np.asarray(labels, dtype=np.int64), mode=mode, side=side)
-        for root, names, labels in parts
+        Streamed(root, np.array(names), own, np.asarray(labels, dtype=np.int64), mode=mode, side=side)
+        for (root, names, labels), own in zip(parts, of_part, strict=True)
     ]
     scaled = int((sizes != side).any(axis=1).sum())
     note = f"{scaled} of {len(sizes)} images scaled to a shorter side of {side} pixels, centre kept"
@@ -228,14 +250,18 @@ def _path(root: Path, name: bytes) -> Path:
     return root / os.fsdecode(name)
 
 
-def _headers(files: Sequence[tuple[Path, bytes]]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Width and height of every image, ``(n, 2)``, and which have one channel of grey."""
+def _headers(
+    files: Sequence[tuple[Path, bytes]],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+    """Width and height of every image, ``(n, 2)``, which have one channel of grey, and the files' bytes."""
     sizes, grey = np.empty((len(files), 2), dtype=np.int64), np.empty(len(files), dtype=np.bool_)
+    lengths = np.empty(len(files), dtype=np.int64)
 
     def look(start: int) -> None:
         for i in range(start, min(start + MANY, len(files))):
-            with _opened(_path(*files[i])) as image:
-                sizes[i], grey[i] = image.size, image.mode == "L"
+            file = _path(*files[i])
+            with _opened(file) as image:
+                sizes[i], grey[i], lengths[i] = image.size, image.mode == "L", file.stat().st_size
 
     Image.preinit()
     with quiet(), ThreadPoolExecutor(_threads()) as pool:
@@ -244,7 +270,7 @@ def _headers(files: Sequence[tuple[Path, bytes]]) -> tuple[NDArray[np.int64], ND
                 pass
         finally:
             pool.shutdown(cancel_futures=True)
-    return sizes, grey
+    return sizes, grey, lengths
 
 
 def _pixels(file: Path, mode: str, side: int) -> NDArray[np.uint8]:

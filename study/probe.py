@@ -25,12 +25,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import search_spaces
 from search_spaces import Arm, ArmError, Choice, Config, ImageSpec, default
 from study import cluster, packing
-from study.images import Images, Streamed
+from study.images import DataError, Images, Streamed
 from study.packing import Way
 from study.plan import Audit, Budget, DataCard, Machine, Packed
 from study.records import Epoch, Trial
 from study.search import restrict
-from study.train import Split, build, fit
+from study.train import Split, build, fit, out_of_memory
 from study.worker import device_of, first_line, image_spec
 
 Result = TypeVar("Result")
@@ -76,40 +76,39 @@ class Meter:
         return _named(lambda arm: complexity(arm, config, images), name)
 
     def speed(
-        self, name: str, config: Config, images: ImageSpec, machine: Machine, channels_last: bool
+        self,
+        name: str,
+        config: Config,
+        images: ImageSpec,
+        machine: Machine,
+        channels_last: bool,
+        *,
+        seconds: float = MEASURE_SECONDS,
     ) -> Speed | None:
-        """None when the GPU's memory, or the part of it that is a trial's, is too small."""
-        device = device_of(machine)
+        """None when the memory, or the part of the GPU's that is a trial's, is too small."""
+        asked = functools.partial(
+            speed, config=config, images=images, device=device_of(machine), channels_last=channels_last,
+            seconds=seconds, pool=self._pool,
+        )  # fmt: skip
         try:
-            return _named(
-                lambda arm: speed(arm, config, images, device, channels_last=channels_last, pool=self._pool),
-                name,
-            )
-        except torch.cuda.OutOfMemoryError:
+            return _named(asked, name)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
             return None
-        finally:
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+        finally:  # here the error, and what it held, is gone
+            torch.cuda.empty_cache()
 
     def largest_batch(
         self, name: str, config: Config, images: ImageSpec, machine: Machine, batch_sizes: tuple[int, ...]
     ) -> tuple[int, float]:
         """The largest batch that a GPU can train with, and the share of its memory that the process then takes."""
-        device = device_of(machine)
         for batch in sorted(batch_sizes, reverse=True):
-            largest: Config = {**config, "batch_size": batch}
-            try:
-                _named(
-                    functools.partial(speed, config=largest, images=images, device=device, seconds=0), name
-                )
-            except torch.cuda.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                continue
-            free, total = torch.cuda.mem_get_info(device)
-            context = total - free - torch.cuda.memory_reserved(device)
-            share = (_peak_bytes(device) + context) / total
-            torch.cuda.empty_cache()
-            return batch, share
+            found = self.speed(name, {**config, "batch_size": batch}, images, machine, True, seconds=0)
+            if found is not None:
+                free, total = torch.cuda.mem_get_info()
+                context = total - free - torch.cuda.memory_reserved()
+                return batch, (found.peak_bytes + context) / total
         raise ArmError(
             f"arm {name} does not fit into the GPU's memory even with batches of {min(batch_sizes)}"
         )
@@ -132,7 +131,8 @@ def survey(
 
     ``fraction`` of a GPU, or cores, per trial is the user's choice instead. A ``pool`` that is streamed is trained
     on, so that what its batches take is measured too. Raises ArmError when an arm
-    cannot be built and trained at its default setting, PlanError when no trial can hold ``fraction``.
+    cannot be built and trained at its default setting, DataError when one of the pool's images cannot be used where
+    the arms are measured, PlanError when no trial can hold ``fraction``.
     """
     began = time.monotonic()
     have = cluster.hardware(budget)
@@ -203,9 +203,9 @@ class _Rounds:
         """The fastest way; ``left()`` seconds of measuring remain, the first way is measured whatever it takes."""
         usual, before = ways[0], left()
         if not self._measure(usual, (self._batch,)):
-            raise ArmError(f"the arms do not fit into {usual.machine.fraction:g} of the GPU's memory")
+            raise ArmError(f"the arms do not fit into the memory that there is with {_told(usual)}")
         step = before - left()  # what one way at one batch size takes for all arms
-        if left() > step:
+        if left() > 3 * step:
             self._choose_layouts(usual)
         else:
             self.notes.append("Layouts were not compared, the budget is small: all train in channels_last.")
@@ -221,8 +221,7 @@ class _Rounds:
             if way is not usual and left() < len(batches) * step:
                 self.notes.append(f"The budget is too small to measure {_told(way)}, or what comes after it.")
                 return None
-            done = {row.batch_size for row in self.rows if row.fraction == way.machine.fraction}
-            if not self._measure(way, tuple(b for b in batches if b not in done)):
+            if not self._measure(way, batches):
                 self.notes.append(f"Out of memory with {_told(way)}.")
                 return None
             return self._speed(way, batches)
@@ -248,13 +247,17 @@ class _Rounds:
         return found
 
     def _choose_layouts(self, way: Way) -> None:
+        """By the largest batch: with a small one a GPU waits for launches, which no layout changes."""
+        batch = max(self.batch_sizes)
         for arm in self._arms:
-            if self._measure_one(arm, way, self._batch, channels_last=False):
-                last, first = (
-                    sum(s.images_per_second for s in self._measured[arm, way, self._batch, layout])
-                    for layout in (True, False)
-                )
-                self._channels_last[arm] = first <= packing.GAIN * last
+            if not all(self._measure_one(arm, way, batch, channels_last=layout) for layout in (True, False)):
+                continue
+            last, first = (
+                sum(s.images_per_second for s in self._measured[arm, way, batch, layout])
+                for layout in (True, False)
+            )
+            if first > packing.GAIN * last:
+                self._channels_last[arm] = not self._measure_one(arm, way, self._batch, channels_last=False)
 
     def _speed(self, way: Way, batches: tuple[int, ...]) -> float:
         return packing.speed(
@@ -275,6 +278,8 @@ class _Rounds:
         )
 
     def _measure_one(self, arm: str, way: Way, batch: int, *, channels_last: bool) -> bool:
+        if (arm, way, batch, channels_last) in self._measured:
+            return True
         asked = ({**self._config(arm), "batch_size": batch}, self._images, way.machine, channels_last)
         speeds = self._timed(arm, self._meters[: way.trials], "speed", *asked)
         if not all(speeds):
@@ -358,7 +363,7 @@ def _all(meters: Sequence[Any], method: str, *arguments: Any) -> list[Any]:
     try:
         return list(ray.get([getattr(meter, method).remote(*arguments) for meter in meters]))
     except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, ArmError) else error) from None
+        raise (error.cause if isinstance(error.cause, ArmError | DataError) else error) from None
     except ray.exceptions.RayError as error:  # killed, by the system for want of memory for example
         raise cluster.ClusterError(
             f"a process that measured the arms is gone: {cluster.last_line(error)}"
@@ -366,12 +371,12 @@ def _all(meters: Sequence[Any], method: str, *arguments: Any) -> list[Any]:
 
 
 def _named(function: Callable[[Arm], Result], name: str) -> Result:
-    """``function(arm)``, with the arm's name on whatever its code raises; out of memory is no fault of the arm."""
+    """``function(arm)``, with the arm's name on whatever its code raises; memory and images are no fault of the arm."""
     try:
         return function(search_spaces.load(name))
-    except (ArmError, torch.cuda.OutOfMemoryError):
-        raise
-    except Exception as error:  # noqa: BLE001  # any fault of an arm becomes a sentence with its name
+    except Exception as error:  # any fault of an arm becomes a sentence with its name
+        if isinstance(error, ArmError | DataError) or out_of_memory(error):
+            raise
         raise ArmError(
             f"arm {name} cannot be built and trained at its default setting: "
             f"{type(error).__name__}: {first_line(error)}"

@@ -59,6 +59,8 @@ class Epoch:
     val_accuracy: float
     train_seconds: float
     eval_seconds: float
+    data_seconds: float = 0.0
+    """Of ``train_seconds``: until the images of the batches were there."""
     startup_seconds: float = 0.0
     """In this process before the first step: building the net, the images to the device, reading a checkpoint."""
     checkpoint_seconds: float = 0.0

@@ -160,10 +160,12 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
         dashboard = cluster.connect(options.address, home / LOG)
         closing.callback(cluster.disconnect)
         leaving.listen()
-        if dashboard:
-            console.print(
-                f"Ray dashboard: {dashboard} (it asks for the token that `ray get-auth-token` prints)"
-            )
+        console.print(
+            f"Ray dashboard: {dashboard} (it asks for the token that `ray get-auth-token` prints)"
+            if dashboard
+            else "no Ray dashboard: this Ray has none (pip install 'ray[default]')",
+            markup=False,
+        )
         if options.wait_for:
             console.print(
                 f"waiting until the cluster has {options.wait_for} {options.budget.resource.upper()}s ..."

@@ -7,6 +7,7 @@ to the last digit on the same kind of device with the same number of threads.
 import contextlib
 import math
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,10 +33,28 @@ EVAL_PIXELS = {"cpu": 500 * 32**2, "cuda": 4000 * 32**2}
 """Pixels per channel that are evaluated at once: fits a CPU's cache, fills a GPU."""
 FUSED = ("cpu", "cuda")
 """Kinds of devices whose SGD is one kernel for all weights instead of several for each."""
+FULL = (
+    "DefaultCPUAllocator",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    *(
+        f"{name}_STATUS_{what}"
+        for name in ("CUBLAS", "CUDNN")
+        for what in ("ALLOC_FAILED", "NOT_INITIALIZED")
+    ),
+)
+"""Words of the errors that say so, where there is no type for it: a library whose handle finds no room is not initialised."""
 
 
 class DivergedError(ArithmeticError):
     """The training loss is not finite, or many times that of guessing."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the machine's memory, or the device's, was too small. torch has no type of error for the host's."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in FULL)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +172,7 @@ class Training:
             **state,
             "step": now.step,
             "seconds": now.seconds,
+            "data_seconds": now.data_seconds,
             "loss_sum": now.loss_sum,
             "hits": now.hits,
             "random_states": now.random_states,
@@ -167,7 +187,8 @@ class Training:
             return
         self._optimizer.load_state_dict(state["optimizer"])
         now = self._now = _UnderWay(self._device)
-        now.step, now.seconds, now.random_states = state["step"], state["seconds"], state["random_states"]
+        now.step, now.random_states = state["step"], state["random_states"]
+        now.seconds, now.data_seconds = state["seconds"], state["data_seconds"]
         now.loss_sum, now.hits = (state[name].to(self._device) for name in ("loss_sum", "hits"))
         if now.step:
             with _seeded(self._trial.seed, self.epoch + 1, self._device) as generator:
@@ -188,7 +209,9 @@ class Training:
         config, data = self._trial.config, self._data
         chosen = order[now.step * self._batch : (now.step + 1) * self._batch]
         labels = data.labels[chosen]
+        asked = time.perf_counter()
         images = next(batches).contiguous(memory_format=self._layout)
+        now.data_seconds += time.perf_counter() - asked
         inputs = augment(images, str(config["augment"]), generator)
         progress = (self.epoch * self._steps + now.step + 0.5) / (self._trial.epochs * self._steps)
         for group in self._optimizer.param_groups:
@@ -220,6 +243,7 @@ class Training:
             val_loss=val_loss,
             val_accuracy=val_accuracy,
             train_seconds=self._now.seconds,
+            data_seconds=self._now.data_seconds,
             eval_seconds=time.perf_counter() - started,
         )
 
@@ -227,26 +251,33 @@ class Training:
 def predict(net: nn.Module, images: Tensor | Images, indices: Tensor) -> Tensor:
     """Class probabilities, float32 (len(indices), classes), of the images at ``indices``, on whose device the net is.
 
-    As many at once as fit: where a GPU's memory ends, half as many.
+    As many at once as fit: where the memory ends, half as many, for this net from then on.
     """
     net.eval()
     layout, device = _layout(net), indices.device
-    size = max(1, EVAL_PIXELS.get(device.type, EVAL_PIXELS["cpu"]) // (images.shape[2] * images.shape[3]))
+    most = EVAL_PIXELS.get(device.type, EVAL_PIXELS["cpu"]) // (images.shape[2] * images.shape[3])
+    size = _FITS.get(net, max(1, most))
     parts: list[Tensor] = []
-    with torch.inference_mode(), _mixed_precision(device):
+    with torch.inference_mode(), _mixed_precision(device), _repeatable():
         for pixels in _batches(images, indices, size):
             done = 0
             while done < len(pixels):
                 try:
                     batch = pixels[done : done + size].contiguous(memory_format=layout)
                     parts.append(net(normalise(batch)).float().softmax(1))
-                except torch.cuda.OutOfMemoryError:
-                    if size == 1:
-                        raise
-                    size //= 2
-                else:
                     done += len(parts[-1])
+                    continue
+                except Exception as error:
+                    if size == 1 or not out_of_memory(error):
+                        raise
+                # not before: until here the error holds what the net had computed
+                _FITS[net] = size = size // 2
+                torch.cuda.empty_cache()
     return torch.cat(parts)
+
+
+_FITS: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+"""How many images at once a net could be evaluated with, where that had to be found out."""
 
 
 def _batches(images: Tensor | Images, order: Tensor, size: int) -> Iterator[Tensor]:
@@ -295,12 +326,17 @@ def _mixed_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
+def _repeatable() -> contextlib.AbstractContextManager[None]:
+    """The same kernels each time, in training and evaluation."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+
+
 class _UnderWay:
     """The epoch that is being trained: how far it is, and what it has measured so far."""
 
     def __init__(self, device: torch.device) -> None:
         self.step = 0
-        self.seconds = 0.0
+        self.seconds = self.data_seconds = 0.0
         self.loss_sum = torch.zeros((), device=device)
         self.hits = torch.zeros((), device=device)
         self.order: Tensor | None = None
@@ -333,9 +369,6 @@ def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Gener
     """
     state = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
     devices = [torch.cuda.current_device()] if device.type == "cuda" else []
-    with (
-        torch.random.fork_rng(devices=devices),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
-    ):
+    with torch.random.fork_rng(devices=devices), _repeatable():
         torch.random.manual_seed(state)
         yield torch.Generator(device=device).manual_seed(state)

@@ -267,11 +267,11 @@ class TensorBoard:
                 writer.flush()
             case Outcome():
                 writer = self._writers.pop(record.trial)
-                trial, accuracy = history.trials[record.trial], history.val_accuracy(record.trial)
+                trial = history.trials[record.trial]
                 writer.add_text("end", f"{record.state}: {record.reason}")
                 settings = {"arm": trial.arm, "phase": trial.phase, **trial.config}
                 # not add_hparams, whose own file has the same name when it is made in the same second
-                for summary in hparams(settings, {"val_accuracy": accuracy or 0.0}):
+                for summary in hparams(settings, ["val_accuracy"]):  # its name: the epochs have the values
                     writer.file_writer.add_summary(summary)
                 writer.close()
             case _:

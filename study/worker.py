@@ -28,19 +28,14 @@ from study.data import DataError, Images, split_for
 from study.images import Streamed
 from study.plan import DataCard, Machine, Plan
 from study.records import Epoch, Trial, setting
-from study.train import DivergedError, Split, Training, build
+from study.train import DivergedError, Split, Training, build, out_of_memory
 
 SLICE_SECONDS = 5.0
 """Training between two reports, within an epoch."""
 CHECKPOINT_SECONDS = 30.0
 """Training between two checkpoints, at least."""
-FULL = (
-    "DefaultCPUAllocator",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUDA out of memory",
-)
-"""Words of the errors that say so, where there is no type for it."""
+CONTEXT_BYTES = 2**29
+"""Of a GPU's memory that every process takes for CUDA itself, outside the wall around what it allocates."""
 RESIDENT_SHARE = 0.1
 """Part of a trial's GPU memory that its images may take: less than ``packing.HEADROOM`` leaves above the peak."""
 CHECKPOINT_SHARE = 0.01
@@ -53,8 +48,10 @@ def device_of(machine: Machine, fraction: float | None = None) -> torch.device:
     if machine.resource == "cpu":
         return torch.device("cpu")
     # Ray's fractions are bookkeeping; this is the wall between trials
-    torch.cuda.set_per_process_memory_fraction(min(1.0, fraction or machine.fraction))
-    return torch.device("cuda", torch.cuda.current_device())
+    device = torch.device("cuda", torch.cuda.current_device())
+    context = CONTEXT_BYTES / torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(max(0.0, min(1.0, fraction or machine.fraction) - context))
+    return device
 
 
 def image_spec(card: DataCard) -> ImageSpec:
@@ -141,13 +138,15 @@ class StudyTrial(tune.Trainable):
         try:
             result = self._step()
         except DivergedError as error:
-            result = self._failure(f"diverged: {error}")
+            result = {"failure": f"diverged: {error}", "done": True}
         except (DataError, _BlockedError) as error:
             result = {"blocked": first_line(error)}
         except Exception as error:  # noqa: BLE001  # an arm's fault is that trial's end, not the study's
-            result = self._failure(f"error: {type(error).__name__}: {first_line(error)}")
+            result = {"failure": f"error: {type(error).__name__}: {first_line(error)}", "done": True}
             if out_of_memory(error):
                 result |= {"failure": first_line(error), "memory": True}
+        if "failure" in result:
+            self._let_go()
         aside, self._aside = self._aside, {}
         return {"trial": self._trial.id, **aside, **result}
 
@@ -246,23 +245,16 @@ class StudyTrial(tune.Trainable):
     def cleanup(self) -> None:
         self._run = None
 
-    def _failure(self, reason: str) -> dict[str, Any]:
+    def _let_go(self) -> None:
+        """Give back the device's memory; when the error is gone, which holds the net and what it had computed."""
         self.cleanup()
         if self._device.type == "cuda":
             torch.cuda.synchronize()  # raises where the device is lost to this process, which must then not go on
             torch.cuda.empty_cache()
-        return {"failure": reason, "done": True}
 
 
 class _BlockedError(Exception):
     """The run directory cannot be written: as with an image that is gone, nothing that a trial could do about it."""
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the machine's memory, or the device's, was too small. torch has no type of error for the host's."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in FULL)
-    )
 
 
 def first_line(error: BaseException) -> str:

@@ -3,7 +3,9 @@
 ``ray up`` itself, on two hosts of this machine, is ``tests/cluster_up.py``.
 """
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,24 @@ def test_nothing_is_open_but_ssh_and_ray_asks_for_a_token(config: dict[str, Any]
 
 def test_the_bucket_is_named_once() -> None:
     assert TEXT.count("YOUR-BUCKET") == 1
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_bucket_that_cannot_be_written_ends_ray_up(
+    tmp_path: Path, config: dict[str, Any], *, written: bool
+) -> None:
+    (command,) = (c for c in config["head_setup_commands"] if "YOUR-BUCKET" in c)
+    for name, does in (
+        ("aws", f"cat > /dev/null; exit {int(not written)}"),
+        ("crontab", f"cat > {tmp_path}/cron"),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-c", command], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=False
+    )
+    assert (done.returncode == 0) is written
+    assert (tmp_path / "cron").exists() is written
 
 
 @pytest.mark.slow

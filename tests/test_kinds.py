@@ -1,6 +1,7 @@
 """One study runs on one kind of GPU: Ray's own nodes, which report kinds of GPU that they do not have."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,10 +54,16 @@ def test_gpus_of_several_kinds_are_refused_and_of_one_kind_held_to_it(nodes: Any
     four = dataclasses.replace(machine, slots=4)
     cluster.check(four)
 
-    def where() -> str:
+    def where() -> tuple[str, str, str]:
         time.sleep(1)
-        return str(ray.get_runtime_context().get_node_id())
+        now = os.environ["CUDA_VISIBLE_DEVICES"]
+        first = os.environ.setdefault("FIRST", now)  # where CUDA would have begun, and stays
+        return str(ray.get_runtime_context().get_node_id()), first, now
 
-    used = {node for _, node, _ in cluster.run_tasks(where, [(str(i), ()) for i in range(8)], machine)}
+    jobs = [(str(i), ()) for i in range(8)]
+    halves = dataclasses.replace(four, slots=8, fraction=0.5)
+    found = [each for m in (four, halves, four) for _, each, _ in cluster.run_tasks(where, jobs, m)]
+    used = {node for node, _, _ in found}
+    assert all(begun == now for _, begun, now in found)
     assert first.node_id in used
     assert stranger.node_id not in used

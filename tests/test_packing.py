@@ -1,9 +1,16 @@
 """Packing: the ways there are on given hardware, and the fastest of what was measured."""
 
-import pytest
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+import torch
+
+from search_spaces import ImageSpec, load
+from study import probe, worker
 from study.packing import GAIN, Hardware, Way, fastest, fits, speed, ways
 from study.plan import Packed, PlanError
+from study.probe import Speed
 
 TWO_CORES = Hardware(resource="cpu", units=2, cores=(2,), name="CPU x 2")
 CARDS = Hardware(resource="gpu", units=2, cores=(16,), name="H200", kind="H200")
@@ -81,3 +88,38 @@ def test_what_fits_leaves_room_to_grow() -> None:
     two = ways(CARDS, None)[1]
     assert fits(two, 0.41)
     assert not fits(two, 0.42)
+
+
+def test_layouts_are_told_apart_by_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small one a GPU waits for launches: both layouts look alike."""
+
+    def measured(_: object, arm: str, meters: object, method: str, *asked: Any) -> list[Speed]:
+        del arm, meters, method
+        config, _images, _machine, channels_last = asked
+        faster = config["batch_size"] == 256 and not channels_last
+        return [Speed(images_per_second=200 if faster else 100, eval_images_per_second=100, peak_bytes=1)]
+
+    monkeypatch.setattr(probe._Rounds, "_timed", measured)
+    images = ImageSpec(channels=3, size=32, classes=10)
+    rounds = probe._Rounds([None], {"one": load("tiny_resnet")}, images, (32, 256))
+    usual, *_ = ways(CARDS, None)
+    assert rounds.choose([usual], lambda: 1e9) is usual
+    assert rounds._channels_last == {"one": False}
+    assert ("one", usual, rounds._batch, False) in rounds._measured  # what the audit is of
+
+
+def test_the_walls_around_packed_trials_leave_room_for_what_cuda_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, walls = 24 * 2**30, list[float]()
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=whole))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", walls.append)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    for way in ways(CARDS, None):
+        assert worker.device_of(way.machine).type == "cuda"
+        assert way.trials * (walls[-1] * whole + worker.CONTEXT_BYTES) <= whole
+    worker.device_of(way.machine, 1.0)  # one that ran out of memory and has the card to itself
+    assert walls[-1] > 0.97
+    worker.device_of(way.machine, 0.01)
+    assert walls[-1] == 0

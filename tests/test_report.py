@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -23,6 +24,7 @@ from analysis.evidence import EvidenceError, fell_short, read
 from analysis.report import write
 from study.ledger import Ledger, plan_hash
 from study.records import (
+    PHASES,
     Beat,
     Cost,
     Epoch,
@@ -385,13 +387,48 @@ def test_a_folder_that_cannot_be_written_is_said(copied: Path) -> None:
         write(copied)
 
 
-def test_activities_add_up_to_the_spend(finished: Path) -> None:
-    evidence = read(finished)
-    table = frames.activities(evidence.history, evidence.plan)
-    for arm in evidence.plan.arms:
-        assert table.loc[table["arm"] == arm, "cost"].sum() == pytest.approx(evidence.history.spent(arm))
-    trained = table.loc[table["activity"] == "training", "share"]
+def test_activities_add_up_to_the_spend_per_arm_and_phase(copied: Path) -> None:
+    evidence = read(copied)
+    write(copied)
+    history, table = evidence.history, frames.activities(evidence.history, evidence.plan)
+    for arm, phase in itertools.product(evidence.plan.arms, PHASES):
+        costs = table.loc[(table["arm"] == arm) & (table["phase"] == phase), "cost"]
+        assert costs.sum() == pytest.approx(history.spent(arm, phase))
+        assert (costs >= 0).all()
+    trained = table[table["activity"] == "training"].groupby("arm")["share"].sum()
     assert trained.between(0.1, 1).all()
+    text = (copied / "report.md").read_text()
+    assert "| search: training |" in text
+    assert "| confirm: evaluation |" in text
+
+
+def test_what_a_trial_holds_after_its_last_report_is_draining(tmp_path: Path) -> None:
+    question = plan(("a", "b"))
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        trial = Trial(
+            id="t", arm="a", phase="search", index=0, island=0, config={}, seed=0, split_seed=0, epochs=1
+        )  # fmt: skip
+        ledger.add(trial)
+        ledger.add(
+            Epoch(
+                trial="t", epoch=1, train_loss=1.0, train_accuracy=0.5, val_loss=1.0, val_accuracy=0.5,
+                train_seconds=6.0, data_seconds=2.0, eval_seconds=1.0, startup_seconds=0.5, cost=10.0,
+            )
+        )  # fmt: skip
+        ledger.add(Outcome(trial="t", state="finished", reason="full length", epochs=1, cost=13.0))
+        table = frames.activities(ledger, question)
+    found = table[table["cost"] > 0].set_index(["arm", "phase", "activity"])["cost"]
+    seconds = {
+        "training": 4.0,
+        "data": 2.0,
+        "evaluation": 1.0,
+        "start-up": 0.5,
+        "waiting": 2.5,
+        "draining": 3.0,
+    }
+    fraction = question.machine.fraction
+    assert fraction == 1
+    assert found.to_dict() == {("a", "search", name): cost for name, cost in seconds.items()}
 
 
 def test_tables_add_up_to_the_ledger(finished: Path) -> None:

@@ -3,18 +3,21 @@
 import dataclasses
 import json
 import math
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from bench import quality, search, stream, timing, train
+from bench import gpu, packing, quality, search, stream, timing, train
 from ray.tune.search import sample
 from test_plan import PLAN
 
 from search_spaces import Config, Float, load
+from study import probe
 from study.data import Images
 
 ROOT = Path(__file__).parent.parent
@@ -113,6 +116,33 @@ def test_stock_tune_searches_the_same_ranges_with_the_arm_as_one_more_choice() -
     assert isinstance(lr.sampler, sample.LogUniform) == here.log
 
 
+def test_a_part_of_the_gpus_call_ends_when_its_time_is_over_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "GRACE", 1.0)
+    deaf = (
+        "import os, pathlib, signal, subprocess, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+        "child = subprocess.Popen(['sleep', '60']); pathlib.Path(sys.argv[1]).write_text(str(child.pid)); "
+        "time.sleep(60)"
+    )
+    began = time.monotonic()
+    assert gpu.run(["-c", deaf, str(tmp_path / "pid")], 4.0) == -signal.SIGKILL
+    child = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
+    while child.exists() and child.read_text().split()[2] != "Z":  # killed, and not gone at once
+        assert time.monotonic() - began < 10
+    assert gpu.run(["-c", "raise SystemExit(3)"], 60.0) == 3
+
+
+def test_memory_that_ends_is_a_row_of_the_packing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    monkeypatch.setattr(probe, "speed", full)
+    speed, peak = packing.one("tiny_resnet", 32, "cpu", 1, 0.1)
+    assert math.isnan(speed)
+    assert peak == 0
+
+
 @pytest.mark.slow
 def test_start_up_is_measured_on_fresh_and_on_reused_processes(tmp_path: Path) -> None:
     told = tmp_path / "startup.json"
@@ -123,3 +153,34 @@ def test_start_up_is_measured_on_fresh_and_on_reused_processes(tmp_path: Path) -
     assert len(found["fresh"]) == 1
     assert len(found["reused"]) == 2
     assert all(0 < one < found["fresh"][0] for one in found["reused"])
+
+
+def test_what_a_gpu_does_is_written_as_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, arms = tmp_path / "train.json", ("resnet50", "resnext50")
+    speeds = {"resnet50": 200.0, "resnext50": 100.0}
+    there: list[dict[str, int]] = []
+
+    def compiled(arm: str, *_: object) -> tuple[float, float]:
+        found = json.loads(path.read_text())
+        there.append({name: len(found[name]["compiled"]) for name in arms})
+        return 2 * speeds[arm], 60.0
+
+    monkeypatch.setattr(train, "matmul_flops", lambda: 1e12)
+    monkeypatch.setattr(train, "post_speed", lambda *_: 10.0)
+    monkeypatch.setattr(
+        train, "core_speed", lambda arm, _kind, batch, _seconds, layout: speeds[arm] * batch / (33 - layout)
+    )
+    monkeypatch.setattr(train, "compiled", compiled)
+    train.on_gpu(arms, 1.0, 1, path)
+    found = json.loads(path.read_text())
+    assert found["resnet50"]["best"] == "core 256 channels_last"
+    assert [row["at"] for row in found["resnext50"]["compiled"]][:2] == [
+        "core 32 channels_last",
+        "core 256 channels_last",
+    ]
+    assert there[:3] == [{"resnet50": i, "resnext50": j} for i, j in ((0, 0), (1, 0), (1, 1))]
+    monkeypatch.setattr(train, "COMPILE_SECONDS", -1.0)
+    train.on_gpu(arms, 1.0, 1, path)
+    assert not json.loads(path.read_text())["resnet50"]["compiled"]

@@ -22,7 +22,7 @@ from test_train import CPU, ONE_CORE, a_trial, measures
 from search_spaces import load
 from study import probe
 from study.data import DataError, Prepared, prepare, unseal
-from study.images import AHEAD, Streamed, fetched, memory_for_images
+from study.images import AHEAD, Streamed, fetched, from_arrays, memory_for_images
 from study.ledger import read
 from study.plan import Plan
 from study.records import asdict
@@ -113,7 +113,8 @@ def test_a_part_set_apart_and_odd_sizes_are_the_same_too(tmp_path: Path) -> None
 def test_a_sealed_image_that_changed_is_noticed(tmp_path: Path) -> None:
     photographs(tmp_path, train=4, test=3)
     streamed(tmp_path).seal(tmp_path / "test.npz")
-    shutil.copy(tmp_path / "test/even/0000.jpg", tmp_path / "test/even/0001.jpg")
+    small, large = sorted((tmp_path / "test" / "even").iterdir(), key=lambda p: p.stat().st_size)[:2]
+    large.write_bytes(small.read_bytes().ljust(large.stat().st_size, b"\0"))  # its length does not tell
     with pytest.raises(DataError, match="not what was sealed"):
         unseal(tmp_path / "test.npz", MANIFEST)
 
@@ -157,6 +158,20 @@ def test_batches_come_ahead_in_their_order_and_leave_nothing_behind(images: Path
     assert threading.active_count() == before
 
 
+def test_another_image_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    """As on a node whose folder is not the driver's; the files know it that the study's own start has seen."""
+    photographs(tmp_path, train=4, test=2)
+    train, other = streamed(tmp_path).train, tmp_path / "train" / "right" / "0002.jpg"
+    before = other.stat().st_size
+    Image.new("RGB", (SIDE, SIDE)).save(other, quality=90)  # can be decoded, and is as large in pixels
+    said = (
+        rf"right/0002\.jpg has {other.stat().st_size} bytes on .+, and {before} where the study was started"
+    )
+    for images in (train, from_arrays(train.arrays()), train.take(np.arange(len(train)))):
+        with pytest.raises(DataError, match=said):
+            _ = images.pixels
+
+
 def test_a_broken_image_is_named_before_and_while_it_is_trained_on(plan: Plan, tmp_path: Path) -> None:
     photographs(tmp_path, train=40, test=2)
     prepared, bad = streamed(tmp_path), tmp_path / "train" / "right" / "0007.jpg"
@@ -174,7 +189,7 @@ def test_a_broken_image_is_named_before_and_while_it_is_trained_on(plan: Plan, t
     worker._spoke = True
     ends = next(result for result in iter(worker.step, None) if len(result) > 1)
     assert "failure" not in ends  # no arm's fault: the study stops, and goes on when it is mended
-    assert "right/0007.jpg cannot be used" in ends["blocked"]
+    assert "right/0007.jpg has 900 bytes" in ends["blocked"]
 
 
 def test_the_probe_measures_what_is_trained_on(tmp_path: Path) -> None:
@@ -184,8 +199,10 @@ def test_the_probe_measures_what_is_trained_on(tmp_path: Path) -> None:
     speed = probe.speed(arm, config, spec, CPU, seconds=0, pool=prepared.train)
     assert min(speed.images_per_second, speed.eval_images_per_second) > 0
     (tmp_path / "train" / "even" / "0003.jpg").unlink()
-    with pytest.raises(DataError, match=r"even/0003\.jpg"):
-        probe.speed(arm, config, spec, CPU, seconds=0, pool=prepared.train)
+    meter = probe.Meter()
+    meter.begin(prepared.train)
+    with pytest.raises(DataError, match=r"even/0003\.jpg"):  # not the arm's fault
+        meter.speed("tiny_resnet", config, spec, ONE_CORE, True, seconds=0)
 
 
 PEAK = """

@@ -125,6 +125,29 @@ def test_prediction_does_not_hang_on_how_many_are_evaluated_at_once(
     torch.testing.assert_close(predict(net, images, indices), whole, atol=1e-5, rtol=1e-4)
 
 
+def test_a_net_is_evaluated_by_as_many_as_fit_from_then_on_and_by_the_same_kernels(
+    plan: Plan, digits: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = load("tiny_resnet")
+    net = build(arm, arm.default(), image_spec(plan.data), seed=1, device=CPU)
+    images, indices = torch.from_numpy(digits.train.pixels.copy()), torch.arange(100)
+    whole = predict(net, images, indices)
+    asked: list[int] = []
+
+    def wall(_: object, inputs: tuple[torch.Tensor]) -> None:
+        asked.append(len(inputs[0]))
+        assert torch.backends.cudnn.deterministic
+        if len(inputs[0]) > 30:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    net.register_forward_pre_hook(wall)
+    monkeypatch.setitem(EVAL_PIXELS, "cpu", 100 * images.shape[-1] ** 2)
+    torch.testing.assert_close(predict(net, images, indices), whole, atol=1e-5, rtol=1e-4)
+    assert asked == [100, 50, 25, 25, 25, 25]
+    predict(net, images, indices)
+    assert asked[6:] == [25, 25, 25, 25]
+
+
 def test_weights_come_from_the_seed(plan: Plan) -> None:
     arm, spec = load("tiny_resnet"), image_spec(plan.data)
     nets = [build(arm, arm.default(), spec, seed=s, device=CPU) for s in (1, 1, 2)]

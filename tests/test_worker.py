@@ -1,6 +1,7 @@
 """What a worker tells of a trial that it takes up again or that cannot go on, and what is booked of it (no Ray needed)."""
 
 import os
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,8 @@ from study.plan import Plan
 from study.records import asdict
 from study.runner import Runner
 from study.schedule import Schedule
-from study.worker import StudyTrial, out_of_memory, start
+from study.train import out_of_memory
+from study.worker import StudyTrial, start
 
 
 def a_worker(plan: Plan, data: Prepared, home: Path, *, epochs: int, again: bool) -> StudyTrial:  # noqa: F811
@@ -87,6 +89,14 @@ def test_memory_that_ran_out_is_told_from_an_arms_own_fault() -> None:
         torch.ones(2, 3) @ torch.ones(2, 3)
     assert out_of_memory(host.value)
     assert out_of_memory(python.value)
+    for said in (
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ):
+        assert out_of_memory(RuntimeError(said))
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert not out_of_memory(shapes.value)
 
@@ -129,3 +139,27 @@ def test_no_end_is_written_of_an_epoch_that_could_not_be(
     history = read(path)
     assert [t.id for t in history.open] == [trial.id]
     assert len(history.epochs[trial.id]) == trial.epochs - 1
+
+
+def test_a_failed_trial_is_gone_before_its_memory_is_given_back(
+    plan: Plan,  # noqa: F811
+    digits: Prepared,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An error holds the frames that it went through, and they hold the net: nothing could be given back."""
+    worker = a_worker(plan, digits, tmp_path, epochs=0, again=False)
+    nets: list[weakref.ref[torch.nn.Module]] = []
+
+    def full(*_: object) -> None:
+        net = torch.nn.Linear(1, 1)
+        nets.append(weakref.ref(net))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    left: list[object] = []
+    monkeypatch.setattr("study.worker.training", full)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(nets[0]()))
+    worker._device = torch.device("cuda")
+    assert worker.step()["memory"]
+    assert left == [None]

@@ -1,61 +1,110 @@
 """All that only a GPU can tell, in one call of under ten minutes: a short real study, training speed, packing.
 
-Each part runs in a process of its own and writes its files to ``--out`` as soon as it ends, so that a part that
-fails, or a machine that is taken away, loses nothing of the others.
+Each part runs in a process of its own, in a share of the time that is left, and has its files in ``--out`` as soon
+as it ends: a part that fails or is too slow, or a machine that is taken away, loses nothing of the others. By default
+the study is of a fifth of the digits, which come with scikit-learn: so few images that no budget of minutes is
+refused (a step of 50 layers takes 30 ms of launches), and nothing has to be carried. Of a study the few files that
+say how it went come back, not its nets.
 
-Command:   python -m tests.bench.gpu --data folder:PATH --out DIR
+On a machine without a network that has Python 3.12, torch, torchvision, numpy, scipy, matplotlib, scikit-learn,
+pyarrow and pytest, the rest is packed here (61 MiB; ``.gpu`` is ignored by git, so it has to be carried by name):
+
+    ../shared/gpu/pack.sh .gpu opda pandas rich markdown-it-py mdurl safetensors
+
+and there, in the repository's root:
+
+    python3 -m pip install -q --no-index --no-deps .gpu/wheels/*.whl && python3 -m tests.bench.gpu --out $OUT
+
+Command:   python -m tests.bench.gpu --out DIR
 """
 # ruff: noqa: T201 - a command speaks to its user
 
 import argparse
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).parents[2]
+SECONDS = 560.0
+"""Of the ten minutes; the rest is for installing."""
+SHARES = {"study": 0.44, "train": 0.28, "packing": 0.28}
+"""Parts of the time, in their order; what one leaves is the next ones'."""
+GRACE = 20.0
+"""Seconds at the end of a part's time in which it may still end in order."""
+KEPT = ("plan.json", "ledger.jsonl", "verdict.json", "report.html")
+"""Of the study."""
 
 
-def parts(given: argparse.Namespace) -> dict[str, list[str]]:
-    """The command of every part, by name."""
-    out: Path = given.out
+def parts(given: argparse.Namespace, study: Path) -> dict[str, list[str]]:
+    """The command of every part, by name; the study's folder is ``study``."""
     arms = ["--arms", given.arms]
+    resource = "gpu" if torch.cuda.is_available() else "cpu"
     return {
         "study": [
-            *["study/run.py", "--budget", given.budget, "--data", given.data, "--out", str(out / "study")],
-            *[*arms, "--epochs", str(given.epochs)],
+            *["study/run.py", "--budget", given.budget or f"3{resource}-minutes", "--data", given.data],
+            *["--out", str(study), *arms, "--train-fraction", str(given.train_fraction)],
         ],
-        "train": ["-m", "tests.bench.train", *arms, "--turns", "2", "--json", str(out / "train.json")],
+        "train": ["-m", "tests.bench.train", *arms, "--turns", "1", "--json", str(given.out / "train.json")],
         "packing": [
-            *["-m", "tests.bench.packing", *arms, "--turns", "2", "--seconds", "2"],
-            *["--json", str(out / "packing.json")],
+            *["-m", "tests.bench.packing", *arms, "--turns", "1", "--seconds", "2"],
+            *["--budget", f"30{resource}-minutes", "--json", str(given.out / "packing.json")],
         ],
     }
 
 
+def run(command: list[str], seconds: float) -> int:
+    """Its exit code; it is asked to end before the seconds are over, and ended then, with all that it has started."""
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, start_new_session=True)
+    try:
+        for patience, order in ((seconds - GRACE, signal.SIGINT), (GRACE, signal.SIGKILL)):
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(patience)
+            process.send_signal(order)
+        return process.wait()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    resource = "gpu" if torch.cuda.is_available() else "cpu"
     options = argparse.ArgumentParser(
         prog="python -m tests.bench.gpu", description=(__doc__ or "").split("\n")[0]
     )
-    options.add_argument("--data", required=True, help="of the study, as in study/run.py")
     options.add_argument("--out", type=Path, required=True, metavar="DIR", help="where all is written")
+    options.add_argument("--data", default="digits", help="of the study, as in study/run.py (%(default)s)")
     options.add_argument("--arms", default="resnet50,resnext50", help="default %(default)s")
-    options.add_argument("--budget", default=f"4{resource}-minutes", help="of the study (%(default)s)")
-    options.add_argument("--epochs", type=int, default=3, help="of the study's full runs (default 3)")
+    options.add_argument("--budget", help="of the study (default 3gpu-minutes)")
+    options.add_argument(
+        "--train-fraction", type=float, default=0.2, help="of the study's images (default %(default)s)"
+    )
+    options.add_argument("--seconds", type=float, default=SECONDS, help="of all parts (%(default)g)")
     given = options.parse_args(arguments)
+    given.out = given.out.resolve()
     given.out.mkdir(parents=True, exist_ok=True)
-    ended: dict[str, tuple[int, float]] = {}
-    for name, command in parts(given).items():
-        print(f"== {name}: python {' '.join(command)}", flush=True)
-        began = time.perf_counter()
-        code = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
-        ended[name] = code, time.perf_counter() - began
-    for name, (code, seconds) in ended.items():
-        print(f"{name}: {'done' if code == 0 else f'exit code {code}'} in {seconds:.0f} s")
-    sys.exit(max(code for code, _ in ended.values()))
+    ends = time.monotonic() + given.seconds
+    codes: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        study = Path(folder) / "study"
+        for name, command in parts(given, study).items():
+            share = SHARES[name] / sum(SHARES[other] for other in SHARES if other not in codes)
+            began = time.monotonic()
+            limit = max(2 * GRACE, share * (ends - began))
+            print(f"== {name}, at most {limit:.0f} s: python {' '.join(command)}", flush=True)
+            codes[name] = run(command, limit)
+            print(f"== {name}: exit code {codes[name]} after {time.monotonic() - began:.0f} s", flush=True)
+            for file in KEPT if name == "study" else ():
+                with suppress(FileNotFoundError):
+                    shutil.copy(study / file, given.out)
+    print(", ".join(f"{name}: {f'exit code {code}' if code else 'done'}" for name, code in codes.items()))
+    sys.exit(max(map(abs, codes.values())))
 
 
 if __name__ == "__main__":

@@ -3,14 +3,18 @@
 On a CPU trials x threads, on a GPU 1, 2, 3, 4 and 8 trials on the card with the memory of the largest. The
 probe measures in short what this measures at length, within a share of the budget that is given.
 
+What was measured of an arm is written at once, what the probe chooses at the end. Out of memory is a row without
+a speed.
+
 Command:   python -m tests.bench.packing --json packing.json         (two arms on two cores: 4 minutes)
 """
 # ruff: noqa: T201 - a command speaks to its user
 
 import dataclasses
+import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,6 +28,7 @@ from study import cluster, probe
 from study.options import DEFAULT_ARMS
 from study.packing import ON_A_GPU
 from study.plan import Budget, DataCard
+from study.train import out_of_memory
 
 ON_TWO_CORES = ((1, 1), (1, 2), (2, 1), (2, 2))
 """Trials x threads; the last has more threads than cores, which no study does."""
@@ -40,19 +45,25 @@ CARD = DataCard(
 
 
 def one(arm: str, batch: int, kind: str, threads: int, seconds: float) -> tuple[float, int]:
-    """Images/s and peak bytes of one trial in this process."""
+    """Images/s and peak bytes of one trial in this process; NaN and 0 where memory ended."""
     torch.set_num_threads(threads)
     config: Config = {**load(arm).default(), "batch_size": batch}
-    found = probe.speed(load(arm), config, CIFAR, torch.device(kind), seconds=seconds)
+    try:
+        found = probe.speed(load(arm), config, CIFAR, torch.device(kind), seconds=seconds)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return math.nan, 0
+    finally:  # the next has the card to itself
+        torch.cuda.empty_cache()
     return found.images_per_second, found.peak_bytes
 
 
 def measured(
     arms: Sequence[str], batch: int, kind: str, seconds: float, turns: int
-) -> dict[str, dict[str, Any]]:
-    """Per arm and trials x threads: images/s of all trials together, and the peak bytes of the largest."""
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each arm, by trials x threads: images/s of all trials together, and the peak bytes of the largest."""
     ways = ON_TWO_CORES if kind == "cpu" else [(trials, 1) for trials in ON_A_GPU]
-    found: dict[str, dict[str, Any]] = {arm: {} for arm in arms}
     with processes(max(trials for trials, _ in ways)) as pool:
         for arm in arms:
             peaks: dict[str, int] = {}
@@ -67,8 +78,7 @@ def measured(
                 f"{trials} x {threads}": partial(together, trials, threads) for trials, threads in ways
             }
             speeds = in_turns(measures, turns)
-            found[arm] = {way: {"images_per_second": speeds[way], "peak_bytes": peaks[way]} for way in speeds}
-    return found
+            yield arm, {way: {"images_per_second": speeds[way], "peak_bytes": peaks[way]} for way in speeds}
 
 
 def chosen(arms: Sequence[str], budget: Budget) -> probe.Survey:
@@ -94,13 +104,16 @@ def main(arguments: list[str] | None = None) -> None:
     )
     given = options.parse_args(arguments)
     arms, began, budget = given.arms.split(","), time.perf_counter(), Budget.parse(given.budget)
-    found = measured(arms, given.batch, kind, given.seconds, given.turns)
+    found: dict[str, dict[str, Any]] = {}
+    for arm, ways in measured(arms, given.batch, kind, given.seconds, given.turns):
+        found[arm] = ways
+        save(given.json, {"measured": found})
     usual = "2 x 1" if kind == "cpu" else "1 x 1"
     rows = [
         (
             arm,
             way,
-            f"{row['images_per_second']:.0f}",
+            "out of memory" if math.isnan(row["images_per_second"]) else f"{row['images_per_second']:.0f}",
             f"{row['peak_bytes'] / 2**20:.0f}",
             f"{row['images_per_second'] / found[arm][usual]['images_per_second']:.2f}",
         )
