@@ -6,9 +6,8 @@ wrong architecture. This module is the only one that knows Optuna, and knows no 
 
 import dataclasses
 import math
-import warnings
 from bisect import insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,16 +107,13 @@ class ArmSearch:
         scores = {epoch.epoch: epoch.val_accuracy for epoch in epochs}
         for epoch, accuracy in scores.items():
             self._rungs.remember(trial.id, epoch, accuracy)
-        state = _state(outcome, scores)
+        state, last = _state(outcome), _last(outcome, scores[max(scores)] if scores else None)
         told = optuna.trial.create_trial(
             params=trial.config,
             distributions={name: _distribution(self._space[name]) for name in trial.config},
-            intermediate_values=scores,
+            intermediate_values=last,
             state=state,
-            # Optuna gives a pruned trial its last value
-            value=scores[max(scores)]
-            if scores and state in (TrialState.COMPLETE, TrialState.PRUNED)
-            else None,
+            value=next(iter(last.values()), None),
         )
         self._study.add_trial(told)
         if outcome is None:
@@ -126,20 +122,19 @@ class ArmSearch:
 
     def report(self, epoch: Epoch) -> bool:
         """Tell a validation accuracy; False when ASHA stops the trial here."""
-        with warnings.catch_warnings():  # one that comes again after an interruption has the same value
-            warnings.filterwarnings("ignore", message=".*already been reported.*")
-            warnings.filterwarnings("ignore", message=".*is already reported.*")
-            self._open[epoch.trial].report(epoch.val_accuracy, epoch.epoch)
         return self._rungs.passes(epoch.trial, epoch.epoch, epoch.val_accuracy)
 
     def tell(self, outcome: Outcome, accuracy: float | None) -> None:
-        """Tell how a trial ended: complete, pruned (with its intermediate values) or failed.
+        """Tell how a trial ended, and its last validation accuracy: complete, pruned or failed.
 
-        A trial that the budget stopped stays running in the study: nothing was learnt against it.
+        One that failed by its own doing is told as pruned before it had a score, which TPE puts behind all others: of
+        trials told as failed it learns nothing, and it would propose such settings again and again. A trial that the
+        budget stopped stays running in the study: nothing was learnt against it.
         """
         trial = self._open.pop(outcome.trial)
-        scores = {} if accuracy is None else {outcome.epochs: accuracy}
-        state = _state(outcome, scores)
+        state = _state(outcome)
+        for epoch, value in _last(outcome, accuracy).items():
+            trial.report(value, epoch)
         if state != TrialState.RUNNING:
             self._study.tell(trial, accuracy if state == TrialState.COMPLETE else None, state=state)
 
@@ -149,12 +144,25 @@ class ArmSearch:
         return self._study.get_trials(deepcopy=False)
 
 
-def _state(outcome: Outcome | None, scores: Mapping[int, float]) -> TrialState:
+def _state(outcome: Outcome | None) -> TrialState:
     if outcome is None or outcome.reason.startswith("budget"):
         return TrialState.RUNNING
-    if outcome.state == "finished" and scores:
+    if outcome.state == "finished":
         return TrialState.COMPLETE
-    return TrialState.PRUNED if outcome.state == "stopped" else TrialState.FAIL
+    own = outcome.state == "stopped" or outcome.reason.startswith(("diverged", "error"))
+    return TrialState.PRUNED if own else TrialState.FAIL
+
+
+def _last(outcome: Outcome | None, accuracy: float | None) -> dict[int, float]:
+    """The last score by its epoch, all that TPE looks at; none of a trial that failed or is not ended."""
+    if (
+        outcome is None
+        or outcome.state == "failed"
+        or accuracy is None
+        or _state(outcome) == TrialState.RUNNING
+    ):
+        return {}
+    return {outcome.epochs: accuracy}
 
 
 def _suggest(trial: optuna.Trial, name: str, axis: Float | Int | Choice) -> Scalar:
