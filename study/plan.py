@@ -102,6 +102,8 @@ class DataCard:
     """SHA-256 over all images and labels, test included."""
     note: str = ""
     """How the images were made square, or the test part set apart, when the study had to choose."""
+    copies: int = 0
+    """Test images that are training images too, pixel for pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
