@@ -113,7 +113,8 @@ class Comparison:
             f"On these images {s.told(v.first, v.second)}; by counting wins alone, without their size, an advantage "
             f"is {s.standing} from {v.k_first} and {v.k_second} runs."
         )
-        return [v.sentence, *([v.advice] if v.word == "inconclusive" else []), chances, wins]
+        advice = [v.advice] if v.word == "inconclusive" else []
+        return [v.sentence, *advice, *([chances] if v.has_chances else []), wins]
 
 
 def compare(first: Path, second: Path, *, rope: float) -> Comparison:
@@ -130,10 +131,11 @@ def compare(first: Path, second: Path, *, rope: float) -> Comparison:
             raise Refused(alone)
         verdict = judge(
             *(
-                Runs(arm=name, correct=side.correct, full_run=1.0)  # of its cost nothing is known
+                Runs(arm=name, correct=side.correct, full_run=None)
                 for name, side in zip(names, (a, b), strict=True)
             ),
             rope=rope,
+            guessing=float(np.bincount(a.labels).max() / len(a.labels)),
         )
         beats = superiority(a.correct.mean(axis=1), b.correct.mean(axis=1))
         scope = SCOPE

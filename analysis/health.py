@@ -8,10 +8,11 @@ from statistics import median
 from typing import Any
 
 from analysis.evidence import Evidence
-from analysis.words import counted, duration, listed, percent
+from analysis.findings import default_setting
+from analysis.words import counted, duration, listed, percent, points
 from study.confirm import trained
 from study.ledger import History
-from study.plan import BASELINE_RUNS, CONFIRM_FLOOR, MARGIN, TUNING_RUNS_FLOOR, unmatched
+from study.plan import BASELINE_RUNS, CONFIRM_FLOOR, MARGIN, TUNING_RUNS_FLOOR, DataCard, unmatched
 from study.records import PHASES
 
 EQUAL_SPEND = 0.02
@@ -24,7 +25,46 @@ UNEVEN = 1.5
 
 def warnings(evidence: Evidence) -> list[str]:
     """One sentence per trouble, the gravest first; empty when there is none."""
-    return [*_records(evidence), *_runs(evidence), *_fairness(evidence), *_edges(evidence)]
+    known = [told] if (told := copies(evidence.plan.data)) else []
+    return [
+        *known,
+        *_unlearnt(evidence),
+        *_records(evidence),
+        *_runs(evidence),
+        *_fairness(evidence),
+        *_edges(evidence),
+    ]
+
+
+def copies(data: DataCard) -> str:
+    """That test images are training images too; empty when none is."""
+    if not data.copies:
+        return ""
+    return (
+        f"{data.copies} of the {data.test} test images ({percent(data.copies / data.test)}) are training images too, pixel "
+        "for pixel: a net may know them by heart, so they say nothing of new images and can shift a difference by as much."
+    )
+
+
+def _unlearnt(evidence: Evidence) -> list[str]:
+    """Arms whose nets guess, and arms that their search made worse."""
+    guessing, told = evidence.guessing, []
+    for arm, tuned in evidence.tuned.items():
+        if tuned.trained and not tuned.learnt(guessing):
+            told.append(
+                f"{arm}: its confirmation runs, {percent(float(tuned.whole.mean()))} on average, are not shown to be above "
+                f"guessing the most frequent class ({percent(guessing)}): it learnt nothing that could be compared."
+            )
+        default = evidence.default.get(arm)
+        chosen = evidence.history.of(arm, "confirm")[0].config
+        if chosen == default_setting(evidence, arm) or default is None or not default.trained:
+            continue
+        if tuned.mean < default.mean:
+            told.append(
+                f"{arm}: the tuned setting is {points(default.mean - tuned.mean)} pt below the default on the test images: the "
+                "search was no help, or the difference is noise."
+            )
+    return told
 
 
 def position(axis: Mapping[str, Any], value: object) -> float | None:

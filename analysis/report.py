@@ -58,11 +58,14 @@ class Report:
     """What another search would give (Q3), or why that is not known: a sentence or more."""
     arms: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
+    copies: str
+    """That test images are training images too; empty when none is."""
 
     @property
     def told(self) -> tuple[str, ...]:
         """For a terminal: never a verdict without what it holds for, and the headline last, where it stays in sight."""
-        return (self.scope, *self.searches, self.headline) if self.verdicts else (self.headline,)
+        known = [self.copies] if self.copies else []
+        return (self.scope, *self.searches, *known, self.headline) if self.verdicts else (self.headline,)
 
 
 def write(run: Path) -> Report:
@@ -99,6 +102,7 @@ def write(run: Path) -> Report:
         searches=sections["search_against_search"].text,
         arms=evidence.plan.arms,
         verdicts=found.verdicts,
+        copies=health.copies(evidence.plan.data),
     )
 
 
@@ -279,8 +283,7 @@ def _nets(evidence: Evidence) -> Nets | None:
 def _verdict_json(evidence: Evidence, found: Findings, sections: Mapping[str, Section]) -> dict[str, Any]:
     plan, history = evidence.plan, evidence.history
     verdicts = [
-        asdict(v)
-        | (dict.fromkeys(("p_first", "p_tie", "p_second")) if v.failed_first + v.failed_second else {})
+        asdict(v) | ({} if v.has_chances else dict.fromkeys(("p_first", "p_tie", "p_second")))
         for v in found.verdicts
     ]
     return {

@@ -337,7 +337,7 @@ def test_runs_without_probabilities_are_no_ensemble(tmp_path: Path, sliced: Path
 
 
 def test_a_search_that_found_the_default_is_told_and_gains_nothing(tmp_path: Path, sliced: Path) -> None:
-    assert "nothing better than the default" not in (sliced / "report.md").read_text()
+    assert "selection chose the default" not in (sliced / "report.md").read_text()
     run = Path(shutil.copytree(sliced, tmp_path / "run"))
     chosen = read(run).history.manifest
     assert chosen is not None
@@ -352,7 +352,7 @@ def test_a_search_that_found_the_default_is_told_and_gains_nothing(tmp_path: Pat
     assert told_after(run)["default_confirmed"] == ["resnet8"]
     for page in ("report.html", "report.md"):
         text = (run / page).read_text()
-        assert "resnet8: the search found nothing better than the default: both rows are the same" in text
+        assert "resnet8: selection chose the default: both rows are the same" in text
         assert "Tuning gained resnet8" not in text
         assert "Tuning gained resnext8" in text
         assert "the default itself" in text
@@ -361,7 +361,7 @@ def test_a_search_that_found_the_default_is_told_and_gains_nothing(tmp_path: Pat
 def test_a_failed_run_is_told_first_and_leaves_no_probabilities(tmp_path: Path, sliced: Path) -> None:
     run = write_run(tmp_path / "run", failed=1)
     body = told_after(run)
-    clause = "One of 6 resnext8 runs failed; that alone makes the interval this wide."
+    clause = "1 of 6 resnext8 runs failed; that alone makes the interval this wide."
     assert body["headline"].endswith(clause)
     assert body["verdicts"][0]["p_tie"] is None
     rate = body["failure_rates"]["resnext8"]

@@ -21,6 +21,7 @@ from synthetic import Diary, plan, write_run
 from analysis import figures, findings, frames, together
 from analysis.__main__ import main
 from analysis.evidence import EvidenceError, fell_short, read
+from analysis.findings import find
 from analysis.report import write
 from study.ledger import Ledger, plan_hash
 from study.records import (
@@ -278,6 +279,60 @@ def test_health_warnings_name_what_is_wrong(copied: Path) -> None:
         "trials failed",
     ):
         assert needed in told
+
+
+def test_copies_of_training_images_hold_the_verdict_back_as_far_as_they_reach(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """resnext8 is ahead by some 4 pt: 2 of 2000 copies cannot make that up, 180 can."""
+    copied = write_run(tmp_path / "run", tuned=(0.90, 0.94))
+    plain = find(read(copied)).verdicts[0]
+    assert plain.ahead == "resnext8"
+    body = json.loads((copied / "plan.json").read_text())
+    for count, word, code in ((2, plain.word, 0), (180, "inconclusive", 4)):
+        body["data"]["copies"] = count
+        (copied / "plan.json").write_text(json.dumps(body))
+        assert main([str(copied), "--expect", "resnext8"]) == code
+        shown = capsys.readouterr().out
+        told = f"{count} of the 2000 test images ({count / 20:.2f} %) are training images too"
+        assert told in shown
+        verdict = json.loads((copied / "verdict.json").read_text())
+        assert verdict["warnings"][0].startswith(told)
+        assert verdict["verdict"] == word
+        assert (verdict["verdicts"][0]["p_tie"] is None) == (count == 180)
+        assert ("which alone can make up 9.00 pt" in verdict["headline"]) == (count == 180)
+        text = (copied / "report.html").read_text()
+        assert told in text[text.index("Before you rely on it") :]
+        assert "Take the copies out" in text or count == 2
+
+
+def test_nets_that_learnt_nothing_get_no_verdict_and_no_recommendation(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", default=(0.3, 0.3), tuned=(0.1, 0.1), images=5000, rope=0.1)
+    report = write(run)
+    body = json.loads((run / "verdict.json").read_text())
+    assert body["verdict"] == "inconclusive"
+    assert "Neither of them is shown to be above guessing the most frequent class" in report.headline
+    assert "says nothing of its architecture" in report.verdicts[0].advice
+    first, second, third, fourth = body["warnings"][:4]
+    assert "resnet8: its confirmation runs" in first
+    assert "it learnt nothing" in first
+    assert "resnet8: the tuned setting is" in second
+    assert "resnext8" in third
+    assert "pt below the default" in fourth
+    for page in ("report.html", "report.md"):
+        text = (run / page).read_text()
+        assert "Tuning lost: resnet8 −" in text
+        assert "Tuning gained" not in text
+        assert not re.search("practical tie</span>|costs the same|is the cheaper|Take resn", text)
+
+
+def test_an_arm_that_learnt_is_better_than_one_that_did_not(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", tuned=(0.9, 0.1))
+    verdict = write(run).verdicts[0]
+    assert (verdict.word, verdict.ahead, verdict.doubt) == ("better", "resnet8", "")
+    assert "resnext8: its confirmation runs" in " ".join(
+        json.loads((run / "verdict.json").read_text())["warnings"]
+    )
 
 
 @pytest.mark.parametrize("missing", ["plan.json", "ledger.jsonl", "predictions/arm0-confirm-1.npz"])
