@@ -9,6 +9,7 @@ from typing import Any
 
 from analysis.evidence import Evidence
 from analysis.findings import default_setting
+from analysis.section import again
 from analysis.words import counted, duration, listed, percent, points
 from study.confirm import trained
 from study.ledger import History
@@ -104,7 +105,7 @@ def _edges(evidence: Evidence) -> list[str]:
         for arm, name, value in found
     ]
     wider = ",".join(sorted({name for _, name, _ in found} | set(evidence.plan.widen)))
-    return [*told, f"To search further for every arm alike: {evidence.plan.command} --widen {wider}"]
+    return [*told, f"To search further for every arm alike: {again(evidence.plan, '--widen', wider)}"]
 
 
 def _records(evidence: Evidence) -> list[str]:
@@ -123,8 +124,8 @@ def _records(evidence: Evidence) -> list[str]:
     lost = sum(history.spent(arm, "lost") for arm in evidence.plan.arms)
     if lost > LOST * evidence.plan.budget.seconds:
         told.append(
-            f"Interruptions undid {duration(lost)}, {percent(lost / evidence.plan.budget.seconds)} of the budget: fewer "
-            "confirmation runs were left for it, for every arm alike."
+            f"Interruptions cost {duration(lost)}, {percent(lost / evidence.plan.budget.seconds)} of the budget, for what they "
+            "undid and for starting again: fewer confirmation runs were left for it, for every arm alike."
         )
     manifest = history.manifest.sha256 if history.manifest else None
     if any(opened.manifest != manifest for opened in history.opened):

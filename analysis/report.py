@@ -37,7 +37,7 @@ from analysis.estimate import run_sd
 from analysis.evidence import Evidence, EvidenceError, read
 from analysis.findings import Findings
 from analysis.planner import RUN_SD, Nets, disagreement, price, promise, searches
-from analysis.section import Section, plain
+from analysis.section import Section, again, plain
 from analysis.verdict import Verdict
 from study.records import PHASES, Config
 
@@ -161,6 +161,7 @@ def _facts(evidence: Evidence, found: Findings) -> dict[str, Any]:
     leader = found.verdicts[0].first if found.verdicts else ""
     return {
         "plan": plan,
+        "again": again(plan),
         "headline": found.headline,
         "against": [v for v in found.verdicts if v.first == leader],
         "others": [v for v in found.verdicts if v.first != leader],

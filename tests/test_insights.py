@@ -206,8 +206,9 @@ def test_every_section_answers_or_says_why_not(bare: Path, tmp_path: Path) -> No
             "Not known: ",
             "how much tuning is asked by resnet8 and resnext8 (the random slice has 0 trials",
             "no crossing can be told",
-            "--train-fraction 0.1",
-            "--train-fraction 0.3",
+            "--data cifar10 --epochs 9 --train-fraction 0.1",
+            "--data cifar10 --epochs 9 --train-fraction 0.3",
+            "Run it again: `python study/run.py --budget 60cpu-minutes --data cifar10 --epochs 9`",
         ):
             assert needed in text, needed
     text = (bare / "report.md").read_text()

@@ -255,7 +255,7 @@ def test_an_interruption_is_told_with_what_it_cost_and_what_was_accepted(tmp_pat
     write(tmp_path / "run")
     body = json.loads((tmp_path / "run" / "verdict.json").read_text())
     assert "torch 2.11 -> 2.15" in " ".join(body["warnings"])
-    assert "Interruptions undid 8.3 min" in " ".join(body["warnings"])
+    assert "Interruptions cost 8.3 min" in " ".join(body["warnings"])
     assert "confirmation run not ended" in (tmp_path / "run" / "report.md").read_text()
     assert "| lost | 500.0 |" in (tmp_path / "run" / "report.md").read_text()
 
@@ -455,6 +455,36 @@ def test_activities_add_up_to_the_spend_per_arm_and_phase(copied: Path) -> None:
     text = (copied / "report.md").read_text()
     assert "| search: training |" in text
     assert "| confirm: evaluation |" in text
+
+
+def test_both_tables_of_what_it_cost_agree_after_an_interruption(tmp_path: Path) -> None:
+    """As the runner books it: starting again is over when the trial tells where it goes on, and told with its next epoch."""
+    question = plan(("a", "b"))
+
+    def epoch(number: int, cost: float, startup: float) -> Epoch:
+        return Epoch(
+            trial="t", epoch=number, train_loss=1.0, train_accuracy=0.5, val_loss=1.0, val_accuracy=0.5,
+            train_seconds=6.0, eval_seconds=1.0, startup_seconds=startup, cost=cost,
+        )  # fmt: skip
+
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        ledger.add(
+            Trial(
+                id="t", arm="a", phase="search", index=0, island=0, config={}, seed=0, split_seed=0, epochs=3
+            )
+        )
+        ledger.add(epoch(1, 9.0, 2.0))
+        ledger.add(Beat(held={"t": 12.0}))
+        ledger.add(
+            Resumed(trial="t", epoch=1, reason="study interrupted", cost=9.0, lost=3.0 + 4.0, fraction=1)
+        )
+        ledger.add(epoch(2, 16.0, 4.0))
+        ledger.add(epoch(3, 23.0, 0.0))
+        ledger.add(Outcome(trial="t", state="finished", reason="full length", epochs=3, cost=23.0))
+        table, spend = frames.activities(ledger, question), frames.spend(ledger, question)
+    assert table["cost"].sum() == spend["cost"].sum() == 30.0
+    by_activity = table.groupby("activity")["cost"].sum()
+    assert (by_activity["start-up"], by_activity["lost"]) == (2.0, 7.0)
 
 
 def test_what_a_trial_holds_after_its_last_report_is_draining(tmp_path: Path) -> None:
