@@ -391,8 +391,9 @@ def unmatched(audits: Mapping[str, Audit]) -> str:
     gap = macs[large] / macs[small] - 1
     if gap <= MATCHED:
         return ""
+    more = f"{100 * gap:.0f} % more" if gap < 1 else f"{1 + gap:.1f} times the"
     return (
-        f"The arms are not matched: {large} needs {100 * gap:.0f} % more multiply-accumulates per image than "
+        f"The arms are not matched: {large} needs {more} multiply-accumulates per image {'than' if gap < 1 else 'of'} "
         f"{small}. Part of a difference may be size."
     )
 
