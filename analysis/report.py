@@ -145,7 +145,7 @@ def _sections(
     return {
         "search_against_search": pairs.searches(evidence, found),
         "tuning_curves": tuning.section(evidence, found, tuned),
-        "what_changes_the_answer": robustness.section(evidence, found),
+        "what_changes_the_answer": robustness.section(evidence),
         "accuracy_against_cost": costs.section(evidence, costs.table(evidence)),
         "what_mattered": mattered.section(evidence, found, levels),
         "whys": whys.section(evidence, found),
