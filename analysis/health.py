@@ -9,17 +9,28 @@ from typing import Any
 
 from analysis.evidence import Evidence
 from analysis.findings import default_setting
+from analysis.frames import how_it_ended
 from analysis.section import again
 from analysis.words import counted, duration, listed, percent, points
 from study.confirm import trained
 from study.ledger import History
-from study.plan import BASELINE_RUNS, CONFIRM_FLOOR, MARGIN, TUNING_RUNS_FLOOR, DataCard, unmatched
+from study.plan import (
+    BASELINE_RUNS,
+    CONFIRM_FLOOR,
+    MARGIN,
+    REDUCTION,
+    TUNING_RUNS_FLOOR,
+    DataCard,
+    unmatched,
+)
 from study.records import PHASES
 
 EQUAL_SPEND = 0.02
 EDGE = 0.05
 OVERSHOOT = 0.02
 LOST = 0.02
+TRIALS_FLOOR = 9
+"""Search trials under which it says little that none was stopped."""
 UNEVEN = 1.5
 """Times as dear as before: one setting's epochs, which then hang on the machine more than on the setting."""
 
@@ -153,6 +164,7 @@ def _runs(evidence: Evidence) -> list[str]:
         if not evidence.open and (default is None or len(default.correct) < BASELINE_RUNS):
             count = 0 if default is None else len(default.correct)
             told.append(f"{arm}: {count} of {BASELINE_RUNS} baseline runs are there.")
+        told += _undecided(evidence, arm)
         failed = [
             t.id for t in history.of(arm, "search") if t.id in history.outcomes and _failed(evidence, t.id)
         ]
@@ -162,6 +174,22 @@ def _runs(evidence: Evidence) -> list[str]:
                 "in its share."
             )
     return told
+
+
+def _undecided(evidence: Evidence, arm: str) -> list[str]:
+    """A search in which early stopping had hardly anything to go by: trials that tie at a rung all go on."""
+    history, rungs = evidence.history, evidence.plan.rungs
+    met = [t.id for t in history.of(arm, "search") if rungs and len(history.epochs[t.id]) >= rungs[0]]
+    different = len({history.epochs[t][rungs[0] - 1].val_accuracy for t in met})
+    stopped = sum(how_it_ended(history.outcomes.get(t)) == "stopped by ASHA" for t in met)
+    if len(met) < TRIALS_FLOOR or different > len(met) / 2 or stopped > len(met) / REDUCTION:
+        return []
+    told = (
+        f"{arm}: ASHA, which means to stop two thirds at each rung, stopped {stopped} of {len(met)} search trials: on "
+        f"{evidence.plan.val_images} validation images their accuracies took {counted(different, 'value')} at its first rung, and what "
+        "ties goes on."
+    )
+    return [told]
 
 
 def _fairness(evidence: Evidence) -> list[str]:

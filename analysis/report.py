@@ -42,7 +42,7 @@ from analysis.verdict import Verdict
 from study.records import PHASES, Config
 
 HTML, MARKDOWN, JSON, FIGURES = "report.html", "report.md", "verdict.json", "figures"
-FORMAT = 1
+FORMAT = 2
 """Of verdict.json: raised when a key changes its meaning."""
 
 

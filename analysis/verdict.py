@@ -94,8 +94,9 @@ class Runs:
 
     def learnt(self, guessing: float) -> bool:
         """Whether the runs that did not fail are above ``guessing``, as surely as their number can show."""
-        low = mean_accuracy(self.whole).low if len(self.whole) > 1 else float(self.whole.mean())
-        return low > guessing
+        if len(self.whole) < 2:
+            return self.trained and float(self.whole.mean()) > guessing
+        return mean_accuracy(self.whole).low > guessing
 
 
 @dataclass(frozen=True, kw_only=True)

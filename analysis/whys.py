@@ -158,4 +158,11 @@ def _time(
         told += "; equal times are not excluded either." if even else "."
     else:
         told += "; the post's “about 30 % longer” is about other arms."
+    audits = evidence.plan.audits
+    audited = audits[fast].images_per_second / audits[slow].images_per_second
+    if not low <= audited <= high:
+        told += (
+            f" The images/s that the arms were measured at before the study, in training steps alone, would give "
+            f"{audited:.2f}: an epoch has validation and loading too, and other trials beside it."
+        )
     return told, {"slower": slow, "faster": fast, "ratio": ratio, "low": low, "high": high}

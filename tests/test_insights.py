@@ -374,3 +374,14 @@ def test_a_failed_run_is_told_first_and_leaves_no_probabilities(tmp_path: Path, 
         assert "median" in text
         assert "better by more than 0.50 pt" in (sliced / page).read_text()
     assert told(sliced)["failure_rates"] == {}
+
+
+def test_a_measured_time_that_the_audit_does_not_foretell_is_explained(sliced: Path) -> None:
+    evidence = read(sliced)
+    assert "before the study" not in whys._time(evidence, "resnext8", "resnet8", 0.95)[0]
+    audits = dict(evidence.plan.audits)
+    audits["resnext8"] = replace(audits["resnext8"], images_per_second=300.0)
+    told = whys._time(
+        replace(evidence, plan=replace(evidence.plan, audits=audits)), "resnext8", "resnet8", 0.95
+    )[0]
+    assert "in training steps alone, would give 3.00" in told

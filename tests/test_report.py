@@ -18,7 +18,7 @@ from edited import append, edit
 from matplotlib.figure import Figure
 from synthetic import Diary, plan, write_run
 
-from analysis import figures, findings, frames, together
+from analysis import figures, findings, frames, health, together
 from analysis.__main__ import main
 from analysis.evidence import EvidenceError, fell_short, read
 from analysis.findings import find
@@ -279,6 +279,23 @@ def test_health_warnings_name_what_is_wrong(copied: Path) -> None:
         "trials failed",
     ):
         assert needed in told
+
+
+def test_ties_that_leave_early_stopping_nothing_to_go_by_are_told(copied: Path) -> None:
+    assert "what ties goes on" not in " ".join(health.warnings(read(copied)))
+
+    def level(record: Record) -> Record:
+        """Every first epoch alike, and every trial that ASHA stopped there finished by the budget instead."""
+        if isinstance(record, Epoch) and "arm0-search" in record.trial and record.epoch == 1:
+            return dataclasses.replace(record, val_accuracy=0.5)
+        if isinstance(record, Outcome) and "arm0-search" in record.trial and record.reason == "asha: rung":
+            return dataclasses.replace(record, reason="budget: share spent")
+        return record
+
+    edit(copied / "ledger.jsonl", level)
+    (told,) = (line for line in health.warnings(read(copied)) if "what ties goes on" in line)
+    assert told.startswith("resnet8: ASHA, which means to stop two thirds at each rung, stopped 0 of 18")
+    assert "on 1000 validation images their accuracies took 1 value at" in told
 
 
 def test_copies_of_training_images_hold_the_verdict_back_as_far_as_they_reach(
