@@ -144,7 +144,7 @@ class Verdict:
     cheaper: str | None
     """The arm whose full run costs less, None when they cost the same or it is not known."""
     doubt: str
-    """What keeps the word below what the interval alone would say; empty when nothing does."""
+    """Sentence: what keeps the word below what the interval alone would say; empty when nothing does."""
 
     @property
     def has_chances(self) -> bool:
@@ -182,13 +182,13 @@ def judge(
             word, remedy = careful, "Take the copies out of test/, or out of train/, and ask again."
             doubt = (
                 f"{plan.data.copies} of the {plan.data.test} test images are training images too, which alone can "
-                f"make up {points(share)} pt"
+                f"make up {points(share)} pt."
             )
     idle = [runs.arm for runs in (first, second) if not runs.learnt(guessing)]
     if len(idle) == 2 or (idle and not word.startswith("better")):
         word = "inconclusive"
-        who = "neither of them is" if len(idle) == 2 else f"{idle[0]} is not"
-        doubt = f"{who} shown to be above guessing the most frequent class ({percent(guessing)})"
+        who = "Neither of them is" if len(idle) == 2 else f"{idle[0]} is not"
+        doubt = f"{who} shown to be above guessing the most frequent class ({percent(guessing)})."
         remedy = "A net that learnt nothing says nothing of its architecture: train longer (--epochs), or look at the images and labels."
     ahead = (first.arm if interval.delta > 0 else second.arm) if word.startswith("better") else None
     more_runs, images_needed = (
@@ -199,7 +199,7 @@ def judge(
     return Verdict(
         word=word,
         sentence=_sentence(word, first.arm, second.arm, interval, rope, pairs)
-        + (f" {doubt[0].upper()}{doubt[1:]}." if doubt else "")
+        + (f" {doubt}" if doubt else "")
         + _failures(first, second, interval),
         advice=remedy
         or (
@@ -276,6 +276,7 @@ def headline(verdicts: list[Verdict]) -> str:
     return (
         f"{leader} has the highest mean accuracy of {len(against) + 1} arms: {told} "
         f"(intervals that hold together at 95 % over {len(verdicts)} pairs)."
+        + "".join(f" {doubt}" for doubt in dict.fromkeys(v.doubt for v in against) if doubt)
         + "".join(f" {_of_runs(arm, count, k)} failed." for arm, count, k in failed if count)
     )
 

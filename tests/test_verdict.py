@@ -151,3 +151,31 @@ def test_more_than_two_arms_share_their_95_percent() -> None:
     told = headline(found)
     assert told.startswith("b has the highest mean accuracy of 3 arms")
     assert "over 3 pairs" in told
+
+
+def test_copies_widen_the_interval_that_the_word_goes_by() -> None:
+    """A lead of 1.76 to 2.53 pt: its size is open from 1.26 pt of copies on, all of it from 1.76 pt on."""
+    a, b = pair(1, gap=0.02)
+    words = []
+    for copies in (0, 120, 130, 180):
+        question = plan(images=10_000)
+        question = replace(question, data=replace(question.data, copies=copies))
+        found = judge(arm("a", a), arm("b", b), rope=ROPE, plan=question)
+        words.append(found.word)
+        assert found.has_chances == (not found.doubt) == (copies <= 120)
+        assert (found.low, found.high) == (crossed(a, b).low, crossed(a, b).high)
+    assert words == ["better", "better", "better, size unclear", "inconclusive"]
+
+
+def test_an_arm_that_learnt_nothing_is_told_by_its_own_name_in_every_headline() -> None:
+    a, b, c = right_wrong(
+        np.random.default_rng(1), runs=(5, 5, 5), accuracies=(0.1, 0.1, 0.1), images=2000, run_sd=0.001
+    )
+    learnt = c.copy()
+    learnt[:, :60] = True  # above guessing, by little
+    both = judge(arm("a", learnt), arm("b", b), rope=0.1, guessing=0.11)
+    assert (both.word, both.ahead) == ("inconclusive", None)
+    assert " b is not shown to be above guessing the most frequent class (11.00 %)." in both.sentence
+    three = judge_all([arm(n, t) for n, t in zip("abc", (a, b, c), strict=True)], rope=0.1, guessing=0.11)
+    assert {v.word for v in three} == {"inconclusive"}
+    assert "Neither of them is shown to be above guessing" in headline(three)
