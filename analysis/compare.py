@@ -4,9 +4,11 @@ A side is one ``.npz`` file or a folder of them: ``labels`` (images,) with ``pre
 or (images,), or ``probabilities`` (runs, images, classes) or (images, classes). A folder's files are runs,
 stacked in the order of their names. One run per side answers for these two nets (Q1) and no more: how a
 setting does when it is trained again (Q2) cannot be seen from one run. Runs of a side that name the same
-class for every image are taken for one net that was stored several times, and are counted once.
+class for every image, by the same probabilities where both have them, are taken for one net that was stored
+several times, and are counted once.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,15 @@ from numpy.typing import NDArray
 from analysis import arrays
 from analysis.estimate import Correct, Refused
 from analysis.paired import Paired, paired
+from analysis.planner import disagreement
 from analysis.superiority import Superiority, superiority
 from analysis.verdict import Runs, Verdict, judge
 from analysis.words import chance, counted, listed, percent, points
 
+NEAR = 0.1
+"""Runs that disagree on less than this part of what separate trainings do (``planner.disagreement``) are too much alike."""
+ENOUGH = 20
+"""Images that separate trainings would disagree on, under which close runs may be chance."""
 REFUSED = "refused"
 """The verdict on sides of which one has a single net."""
 SCOPE = (
@@ -113,7 +120,8 @@ class Comparison:
             f"On these images {s.told(v.first, v.second)}; by counting wins alone, without their size, an advantage "
             f"is {s.standing} from {v.k_first} and {v.k_second} runs."
         )
-        return [v.sentence, *([v.advice] if v.word == "inconclusive" else []), chances, wins]
+        advice = [v.advice] if v.word == "inconclusive" else []
+        return [v.sentence, *advice, *([chances] if v.has_chances else []), wins]
 
 
 def compare(first: Path, second: Path, *, rope: float) -> Comparison:
@@ -130,10 +138,11 @@ def compare(first: Path, second: Path, *, rope: float) -> Comparison:
             raise Refused(alone)
         verdict = judge(
             *(
-                Runs(arm=name, correct=side.correct, full_run=1.0)  # of its cost nothing is known
+                Runs(arm=name, correct=side.correct, full_run=None)
                 for name, side in zip(names, (a, b), strict=True)
             ),
             rope=rope,
+            guessing=float(np.bincount(a.labels).max() / len(a.labels)),
         )
         beats = superiority(a.correct.mean(axis=1), b.correct.mean(axis=1))
         scope = SCOPE
@@ -152,7 +161,16 @@ def compare(first: Path, second: Path, *, rope: float) -> Comparison:
         verdict=verdict,
         superiority=beats,
         scope=scope,
-        warning=" ".join(filter(None, [*_copied(names, (a, b)), _shared(names, len(a.nets & b.nets))])),
+        warning=" ".join(
+            filter(
+                None,
+                [
+                    *_copied(names, (a, b)),
+                    *_alike(names, (a, b)),
+                    _shared(names, sum(net.is_among(b.nets) for net in a.nets)),
+                ],
+            )
+        ),
     )
 
 
@@ -176,6 +194,23 @@ def _copied(names: tuple[str, str], sides: tuple["_Side", "_Side"]) -> list[str]
         for name, side in zip(names, sides, strict=True)
         if len(side.correct) < side.stored
     ]
+
+
+def _alike(names: tuple[str, str], sides: tuple["_Side", "_Side"]) -> list[str]:
+    """Sides of which two runs are closer to each other than separate trainings come."""
+    told = []
+    for name, side in zip(names, sides, strict=True):
+        right, (runs, images) = side.correct.astype(np.float64), side.correct.shape
+        one_is_right = right @ (1 - right).T
+        apart = (one_is_right + one_is_right.T)[np.triu_indices(runs, 1)] / images
+        usual = disagreement(float(right.mean()))
+        if runs > 1 and usual * images >= ENOUGH and apart.min() < NEAR * usual:
+            told.append(
+                f"Two runs of {name} differ in being right on {percent(float(apart.min()))} of the images, where separate "
+                f"trainings of this accuracy differ on about {percent(usual, 1)}: if they are stages of one training, or "
+                "averages that share nets, the interval is too narrow."
+            )
+    return told
 
 
 def _shared(names: tuple[str, str], nets: int) -> str:
@@ -203,34 +238,56 @@ def _printable(name: str) -> str:
     return shown.encode(errors="replace").decode()
 
 
+@dataclass(frozen=True)
+class _Net:
+    """What a net is known again by."""
+
+    classes: bytes
+    """Digest of the class that it names for each image."""
+    probabilities: bytes = b""
+    """Digest of these; empty where they are not stored."""
+
+    def is_among(self, nets: "list[_Net]") -> bool:
+        """Nets without fault name the same classes and are not the same: their probabilities tell, where both have any."""
+        return any(
+            self.classes == net.classes
+            and (not self.probabilities or not net.probabilities or self.probabilities == net.probabilities)
+            for net in nets
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Side:
     labels: Array
     correct: Correct
-    """One row per net: of runs that name the same class for every image, the first."""
-    nets: frozenset[bytes]
-    """The nets' predictions, by which copies are known."""
+    """One row per net, in the order of the runs."""
+    nets: "list[_Net]"
     stored: int
     """Runs as given, copies and all."""
 
 
 def _read(path: Path) -> _Side:
     files = _files(path)
-    labels, predicted = _load(files[0])
-    rows = list(predicted)
-    for file in files[1:]:
-        found, predicted = _load(file)
+    labels: Array | None = None
+    nets: list[_Net] = []
+    correct: list[Correct] = []
+    stored = 0
+    for file in files:
+        found, predicted, digests = _load(file)
+        labels = found if labels is None else labels
         _same_labels(found, file, labels, files[0])
-        rows += list(predicted)
-    nets: dict[bytes, Array] = {}
-    for row in rows:
-        nets.setdefault(row.astype(np.int64).tobytes(), row)
-    return _Side(
-        labels=labels,
-        correct=np.stack([row == labels for row in nets.values()]),
-        nets=frozenset(nets),
-        stored=len(rows),
-    )
+        for row, digest in zip(predicted, digests, strict=True):
+            stored += 1
+            net = _Net(_digest(row.astype(np.int64)), digest)
+            if not net.is_among(nets):
+                nets.append(net)
+                correct.append(row == labels)
+    assert labels is not None  # there is a file
+    return _Side(labels=labels, correct=np.stack(correct), nets=nets, stored=stored)
+
+
+def _digest(array: Array) -> bytes:
+    return hashlib.sha256(array.tobytes()).digest()
 
 
 def _files(path: Path) -> list[Path]:
@@ -248,8 +305,8 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _load(path: Path) -> tuple[Array, Array]:
-    """Labels (images,) and predicted classes (runs, images) of one file, checked."""
+def _load(path: Path) -> tuple[Array, Array, list[bytes]]:
+    """Labels (images,) and predicted classes (runs, images) of one file, checked, and each run's digest of probabilities."""
     stored = _arrays(path)
     labels = stored["labels"]
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
@@ -269,7 +326,11 @@ def _load(path: Path) -> tuple[Array, Array]:
                     )
     else:
         predicted = _most_likely(path, stored["probabilities"], labels)
-    return labels, predicted
+    soft = stored.get("probabilities", np.empty(0))
+    runs = soft[None] if soft.ndim == 2 else soft
+    if runs.shape[:-1] != predicted.shape:
+        return labels, predicted, [b""] * len(predicted)
+    return labels, predicted, [_digest(run) for run in runs]
 
 
 def _predicted(path: Path, predictions: Array, images: int) -> Array:

@@ -120,7 +120,8 @@ def island_curve(steps: pd.DataFrame, *, per_island: float, confidence: float = 
 
     ``steps``: one row per full-length run that an island's search finished; columns island, cost (the
     island's spend when that run ended), val_accuracy. ``per_island``: B/R, where the curve stops; a run
-    that ended past it does not count. Columns: cost, mean, low, high (NaN for one island), islands. It
+    that ended past it does not count. Columns: cost, mean, low, high (NaN for one island, and where all are level:
+    that shows no spread, which is not a spread of 0), islands. It
     begins where every island has an incumbent. Validation of a chosen trial: optimistic. The band of
     four islands covers about .9 (simulated), since the best of a few runs is skewed.
     Raises Refused when an island has no run within ``per_island``.
@@ -130,7 +131,8 @@ def island_curve(steps: pd.DataFrame, *, per_island: float, confidence: float = 
     islands = len(best[0])
     if islands > 1:
         t = float(stats.t.ppf((1 + confidence) / 2, islands - 1))
-        half = t * best[0].std(axis=0, ddof=1) / math.sqrt(islands)
+        spread = best[0].std(axis=0, ddof=1)
+        half = t * np.where(spread > 1e-12, spread, math.nan) / math.sqrt(islands)
         table["low"] = (table["mean"] - half).clip(lower=0)
         table["high"] = (table["mean"] + half).clip(upper=1)
     return table.assign(islands=islands)

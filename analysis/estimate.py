@@ -157,16 +157,22 @@ def rope_probabilities(estimate: Estimate, rope: float) -> tuple[float, float, f
 
 
 def half_width(
-    first: Correct, second: Correct, *, runs: float, confidence: float = 0.95, power: float = 0.5
+    first: Correct,
+    second: Correct,
+    *,
+    runs: float,
+    images: int | None = None,
+    confidence: float = 0.95,
+    power: float = 0.5,
 ) -> float:
-    """Half-width to expect from ``runs`` runs per arm on the same images, ``math.inf`` allowed.
+    """Half-width to expect from ``runs`` runs per arm, ``math.inf`` allowed, on the same images or on so many of the kind.
 
     With ``power`` above one half, the true gap whose interval leaves 0 in that share of studies.
 
     More runs shrink the run terms and the part of Var_i(D_i) that is one run's luck on an image; what
     the arms really do differently per image stays.
     """
-    images = first.shape[1]
+    images = images or first.shape[1]
     kinds = [noise(first), noise(second)]
     sizes = [len(first), len(second)]
     difference = first.mean(axis=0) - second.mean(axis=0)

@@ -60,6 +60,8 @@ class Evidence:
     """The random slice: i.i.d. configs that were never stopped."""
     open: tuple[str, ...]
     """What is still to come before a verdict can be given; empty when all is there."""
+    guessing: float = 0.0
+    """Share of the most frequent class among the test images: what always naming it would reach."""
 
 
 def read(run: Path) -> Evidence:
@@ -84,6 +86,7 @@ def read(run: Path) -> Evidence:
         islands=shelved(lambda arm: island_runs(history, arm)),
         slices={arm: _draws(history, arm) for arm in question.arms},
         open=_still_open(question, history),
+        guessing=shelf.guessing,
     )
 
 
@@ -138,6 +141,7 @@ class _Shelf:
             if abs(float((self.predicted[trial] == found).mean()) - recorded) > 1e-6:
                 raise EvidenceError(f"{path} does not give the accuracy {recorded} that the ledger has")
         self.labels = labels
+        self.guessing = 0.0 if labels is None else float(np.bincount(labels).max() / len(labels))
 
     def runs(self, question: Plan, arm: str, trials: list[Trial]) -> Runs | None:
         """Those of the arm's trials that count as runs, None when there are none."""

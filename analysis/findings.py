@@ -49,7 +49,10 @@ def find(evidence: Evidence) -> Findings:
     else:
         try:
             runs = [_counted(evidence, arm) for arm in evidence.plan.arms]
-            verdicts = tuple(judge_all(runs, rope=evidence.plan.rope, islands=evidence.plan.islands))
+            plan, guessing = evidence.plan, evidence.guessing
+            verdicts = tuple(
+                judge_all(runs, rope=plan.rope, islands=plan.islands, guessing=guessing, plan=plan)
+            )
             told = headline(list(verdicts))
         except Refused as refusal:
             told = f"No verdict: {refusal}."

@@ -8,7 +8,7 @@ import pandas as pd
 
 from study.ledger import History
 from study.plan import Plan
-from study.records import PHASES, Outcome, Phase, Trial
+from study.records import PHASES, Epoch, Outcome, Phase, Trial
 
 ENDS = ("finished", "stopped by ASHA", "stopped by the budget", "failed", "not ended")
 
@@ -107,11 +107,22 @@ def activities(history: History, plan: Plan) -> pd.DataFrame:
 def _of_trial(history: History, trial: Trial, fraction: float) -> dict[str, float]:
     epochs, held = history.epochs.get(trial.id, []), history.booked[trial.id]
     found = {name: fraction * sum(getattr(e, field) for e in epochs) for name, field in _SECONDS.items()}
+    found["start-up"] -= fraction * sum(e.startup_seconds for e in _begun_again(history, trial))
     found["training"] -= found["data"]
     left = max(0.0, held - sum(found.values()))
     ended = bool(epochs) and trial.id in history.outcomes
     found["draining"] = min(left, max(0.0, held - epochs[-1].cost)) if ended else 0.0
     return {**found, "waiting": left - found["draining"]}
+
+
+def _begun_again(history: History, trial: Trial) -> list[Epoch]:
+    """The epochs that tell of the start-up of a process that went on: what it took is booked as lost, in ``Resumed``."""
+    epochs = history.epochs.get(trial.id, [])
+    firsts = {
+        next((e.epoch for e in epochs if e.epoch > record.epoch and e.startup_seconds), 0)
+        for record in history.resumed.get(trial.id, [])
+    }
+    return [e for e in epochs if e.epoch in firsts]
 
 
 def how_it_ended(outcome: Outcome | None) -> str:

@@ -8,23 +8,75 @@ from statistics import median
 from typing import Any
 
 from analysis.evidence import Evidence
-from analysis.words import counted, duration, listed, percent
+from analysis.findings import default_setting
+from analysis.frames import how_it_ended
+from analysis.section import again
+from analysis.words import counted, duration, listed, percent, points
 from study.confirm import trained
 from study.ledger import History
-from study.plan import BASELINE_RUNS, CONFIRM_FLOOR, MARGIN, TUNING_RUNS_FLOOR, unmatched
+from study.plan import (
+    BASELINE_RUNS,
+    CONFIRM_FLOOR,
+    MARGIN,
+    REDUCTION,
+    TUNING_RUNS_FLOOR,
+    DataCard,
+    unmatched,
+)
 from study.records import PHASES
 
 EQUAL_SPEND = 0.02
 EDGE = 0.05
 OVERSHOOT = 0.02
 LOST = 0.02
+TRIALS_FLOOR = 9
+"""Search trials under which it says little that none was stopped."""
 UNEVEN = 1.5
 """Times as dear as before: one setting's epochs, which then hang on the machine more than on the setting."""
 
 
 def warnings(evidence: Evidence) -> list[str]:
     """One sentence per trouble, the gravest first; empty when there is none."""
-    return [*_records(evidence), *_runs(evidence), *_fairness(evidence), *_edges(evidence)]
+    known = [told] if (told := copies(evidence.plan.data)) else []
+    return [
+        *known,
+        *_unlearnt(evidence),
+        *_records(evidence),
+        *_runs(evidence),
+        *_fairness(evidence),
+        *_edges(evidence),
+    ]
+
+
+def copies(data: DataCard) -> str:
+    """That test images are training images too; empty when none is."""
+    if not data.copies:
+        return ""
+    return (
+        f"{data.copies} of the {data.test} test images ({percent(data.copies / data.test)}) are training images too, pixel "
+        "for pixel: a net may know them by heart, so they say nothing of new images and can shift a difference by as much."
+    )
+
+
+def _unlearnt(evidence: Evidence) -> list[str]:
+    """Arms whose nets guess, and arms that their search made worse."""
+    guessing, told = evidence.guessing, []
+    for arm, tuned in evidence.tuned.items():
+        if tuned.trained and not tuned.learnt(guessing):
+            told.append(
+                f"{arm}: its confirmation runs, {percent(float(tuned.whole.mean()))} on average, are not shown to be above "
+                f"guessing the most frequent class ({percent(guessing)}): it learnt nothing that could be compared."
+            )
+        default = evidence.default.get(arm)
+        chosen = evidence.history.of(arm, "confirm")[0].config
+        if chosen == default_setting(evidence, arm) or default is None or not default.trained:
+            continue
+        if tuned.mean < default.mean:
+            told.append(
+                f"{arm}: the tuned setting is {points(default.mean - tuned.mean)} pt below the default on the test images: the "
+                "search was no help, or the difference is noise."
+            )
+    return told
 
 
 def position(axis: Mapping[str, Any], value: object) -> float | None:
@@ -64,7 +116,7 @@ def _edges(evidence: Evidence) -> list[str]:
         for arm, name, value in found
     ]
     wider = ",".join(sorted({name for _, name, _ in found} | set(evidence.plan.widen)))
-    return [*told, f"To search further for every arm alike: {evidence.plan.command} --widen {wider}"]
+    return [*told, f"To search further for every arm alike: {again(evidence.plan, '--widen', wider)}"]
 
 
 def _records(evidence: Evidence) -> list[str]:
@@ -83,8 +135,8 @@ def _records(evidence: Evidence) -> list[str]:
     lost = sum(history.spent(arm, "lost") for arm in evidence.plan.arms)
     if lost > LOST * evidence.plan.budget.seconds:
         told.append(
-            f"Interruptions undid {duration(lost)}, {percent(lost / evidence.plan.budget.seconds)} of the budget: fewer "
-            "confirmation runs were left for it, for every arm alike."
+            f"Interruptions cost {duration(lost)}, {percent(lost / evidence.plan.budget.seconds)} of the budget, for what they "
+            "undid and for starting again: fewer confirmation runs were left for it, for every arm alike."
         )
     manifest = history.manifest.sha256 if history.manifest else None
     if any(opened.manifest != manifest for opened in history.opened):
@@ -112,6 +164,7 @@ def _runs(evidence: Evidence) -> list[str]:
         if not evidence.open and (default is None or len(default.correct) < BASELINE_RUNS):
             count = 0 if default is None else len(default.correct)
             told.append(f"{arm}: {count} of {BASELINE_RUNS} baseline runs are there.")
+        told += _undecided(evidence, arm)
         failed = [
             t.id for t in history.of(arm, "search") if t.id in history.outcomes and _failed(evidence, t.id)
         ]
@@ -121,6 +174,22 @@ def _runs(evidence: Evidence) -> list[str]:
                 "in its share."
             )
     return told
+
+
+def _undecided(evidence: Evidence, arm: str) -> list[str]:
+    """A search in which early stopping had hardly anything to go by: trials that tie at a rung all go on."""
+    history, rungs = evidence.history, evidence.plan.rungs
+    met = [t.id for t in history.of(arm, "search") if rungs and len(history.epochs[t.id]) >= rungs[0]]
+    different = len({history.epochs[t][rungs[0] - 1].val_accuracy for t in met})
+    stopped = sum(how_it_ended(history.outcomes.get(t)) == "stopped by ASHA" for t in met)
+    if len(met) < TRIALS_FLOOR or different > len(met) / 2 or stopped > len(met) / REDUCTION:
+        return []
+    told = (
+        f"{arm}: ASHA, which means to stop two thirds at each rung, stopped {stopped} of {len(met)} search trials: on "
+        f"{evidence.plan.val_images} validation images their accuracies took {counted(different, 'value')} at its first rung, and what "
+        "ties goes on."
+    )
+    return [told]
 
 
 def _fairness(evidence: Evidence) -> list[str]:

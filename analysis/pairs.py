@@ -13,7 +13,7 @@ from analysis.ranks import rank_shares
 from analysis.section import Section, Table, pairs, span
 from analysis.superiority import holm, superiority
 from analysis.verdict import Runs
-from analysis.words import counted, percent, points
+from analysis.words import chance, counted, points
 from study.records import Config
 
 
@@ -102,8 +102,7 @@ def _ranks(ordered: list[Runs], shares: NDArray[np.float64]) -> Table:
     return Table(
         head=("share of resamples", *(f"rank {i}" for i in range(1, len(ordered) + 1))),
         rows=tuple(
-            (runs.arm, *(percent(share, 0) for share in row))
-            for runs, row in zip(ordered, shares, strict=True)
+            (runs.arm, *(chance(share) for share in row)) for runs, row in zip(ordered, shares, strict=True)
         ),
     )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from scipy import optimize, stats
 
-from analysis.words import points
+from analysis.words import points, rough
 from study.plan import CONFIRM_CEILING, FULL_ISLANDS, Budget, Plan
 
 
@@ -178,7 +178,7 @@ def _takes(plan: Plan, reaches: Reaches, nets: Nets) -> str:
     if images is None:
         instead = f", and {CONFIRM_CEILING} on no number of test images: the runs differ too much"
     else:
-        instead = f", but {CONFIRM_CEILING} on about {float(f'{images:.2g}'):.0f} test images"
+        instead = f", but {CONFIRM_CEILING} on about {rough(images)} test images"
     if runs is None:
         return f"no number of runs on these {test} test images{instead}"
     alone = Budget(seconds=sum(runs * plan.full_run(arm) for arm in plan.arms), resource=plan.budget.resource)

@@ -37,12 +37,12 @@ from analysis.estimate import run_sd
 from analysis.evidence import Evidence, EvidenceError, read
 from analysis.findings import Findings
 from analysis.planner import RUN_SD, Nets, disagreement, price, promise, searches
-from analysis.section import Section, plain
+from analysis.section import Section, again, plain
 from analysis.verdict import Verdict
 from study.records import PHASES, Config
 
 HTML, MARKDOWN, JSON, FIGURES = "report.html", "report.md", "verdict.json", "figures"
-FORMAT = 1
+FORMAT = 2
 """Of verdict.json: raised when a key changes its meaning."""
 
 
@@ -58,11 +58,14 @@ class Report:
     """What another search would give (Q3), or why that is not known: a sentence or more."""
     arms: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
+    copies: str
+    """That test images are training images too; empty when none is."""
 
     @property
     def told(self) -> tuple[str, ...]:
         """For a terminal: never a verdict without what it holds for, and the headline last, where it stays in sight."""
-        return (self.scope, *self.searches, self.headline) if self.verdicts else (self.headline,)
+        known = [self.copies] if self.copies else []
+        return (self.scope, *self.searches, *known, self.headline) if self.verdicts else (self.headline,)
 
 
 def write(run: Path) -> Report:
@@ -99,6 +102,7 @@ def write(run: Path) -> Report:
         searches=sections["search_against_search"].text,
         arms=evidence.plan.arms,
         verdicts=found.verdicts,
+        copies=health.copies(evidence.plan.data),
     )
 
 
@@ -141,7 +145,7 @@ def _sections(
     return {
         "search_against_search": pairs.searches(evidence, found),
         "tuning_curves": tuning.section(evidence, found, tuned),
-        "what_changes_the_answer": robustness.section(evidence, found),
+        "what_changes_the_answer": robustness.section(evidence),
         "accuracy_against_cost": costs.section(evidence, costs.table(evidence)),
         "what_mattered": mattered.section(evidence, found, levels),
         "whys": whys.section(evidence, found),
@@ -157,6 +161,7 @@ def _facts(evidence: Evidence, found: Findings) -> dict[str, Any]:
     leader = found.verdicts[0].first if found.verdicts else ""
     return {
         "plan": plan,
+        "again": again(plan),
         "headline": found.headline,
         "against": [v for v in found.verdicts if v.first == leader],
         "others": [v for v in found.verdicts if v.first != leader],
@@ -279,8 +284,7 @@ def _nets(evidence: Evidence) -> Nets | None:
 def _verdict_json(evidence: Evidence, found: Findings, sections: Mapping[str, Section]) -> dict[str, Any]:
     plan, history = evidence.plan, evidence.history
     verdicts = [
-        asdict(v)
-        | (dict.fromkeys(("p_first", "p_tie", "p_second")) if v.failed_first + v.failed_second else {})
+        asdict(v) | ({} if v.has_chances else dict.fromkeys(("p_first", "p_tie", "p_second")))
         for v in found.verdicts
     ]
     return {

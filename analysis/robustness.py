@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from analysis.evidence import Evidence
-from analysis.findings import Findings
 from analysis.section import Section, Table
 from analysis.words import counted, duration, listed, points
 from study.confirm import best_first, candidates
 from study.ledger import History
-from study.records import Outcome, Trial
+from study.records import Config, Outcome, Trial
 
 Currency = Literal["resource-time", "epochs", "trials"]
 CURRENCIES: tuple[Currency, ...] = ("resource-time", "epochs", "trials")
@@ -32,14 +31,11 @@ class Found:
     """In the currency; at most one epoch, in trials nothing, below what every arm got."""
     of: float
     """What the study spent."""
-    val: float | None
-    """Best validation accuracy by the study's rule (optimistic); None when no trial lasted an epoch."""
-    epochs: int
-    """Of the trial that had it."""
     standing: Standing
+    setting: Config | None
+    """What the search found: the confirmed setting while it is a candidate, else the best by validation."""
     test: float | None
-    """Mean test accuracy of the setting found: the confirmed one while it is a candidate, else the best by
-    validation; None when no net of it was scored."""
+    """Its mean test accuracy; None when no net of it was scored."""
     nets: int
 
 
@@ -49,10 +45,6 @@ class Equal:
 
     currency: Currency
     found: tuple[Found, ...]
-    leader: str | None
-    """By ``val``; None when the best two are level, or an arm has none."""
-    gap: float | None
-    """Its lead over the next arm."""
 
 
 def replay(evidence: Evidence) -> list[Equal]:
@@ -62,7 +54,7 @@ def replay(evidence: Evidence) -> list[Equal]:
     return [_equal(evidence, currency) for currency in CURRENCIES]
 
 
-def section(evidence: Evidence, found: Findings) -> Section:
+def section(evidence: Evidence) -> Section:
     """The currencies in words and numbers."""
     replayed = replay(evidence)
     if not replayed:
@@ -70,12 +62,11 @@ def section(evidence: Evidence, found: Findings) -> Section:
             "The searches cannot be cut to equal amounts yet: no setting has been frozen for confirmation."
         ]
         return Section(title=TITLE, text=tuple(told), facts={"currencies": [], "told": told})
-    told = [_leaders(replayed), *_against_the_verdict(replayed, found), *_standings(replayed)]
+    told = _standings(replayed)
     rows = tuple(
         (
             f"{equal.currency}: {f.arm}",
             f"{_amount(equal.currency, f.used)} of {_amount(equal.currency, f.of)}",
-            "–" if f.val is None else f"{points(f.val)} (epoch {f.epochs})",
             f.standing,
             "not scored" if f.test is None else f"{points(f.test)} ({counted(f.nets, 'net')})",
         )
@@ -85,7 +76,6 @@ def section(evidence: Evidence, found: Findings) -> Section:
     head = (
         "accuracy, %",
         "search used",
-        "best (validation, optimistic)",
         "confirmed setting",
         "test of the setting found",
     )
@@ -94,9 +84,8 @@ def section(evidence: Evidence, found: Findings) -> Section:
         text=tuple(told),
         tables=(Table(head=head, rows=rows),),
         note="Replayed from the ledger, without training: every arm's random slice and search cut at what the arm with the "
-        "least got, in the order of its trials, the last one stopped where the amount is used up. The best "
-        "validation accuracy is the luckiest of many and optimistic: it shows whether the leader hinges on the "
-        "currency, not by how much an arm is better. A candidate is a setting that would have been trained again in "
+        "least got, in the order of its trials, the last one stopped where the amount is used up. Validation accuracies are "
+        "not shown: the best of many is the luckiest and compares no arms. A candidate is a setting that would have been trained again in "
         "selection; with the same candidates selection would have been the same. Where the confirmed setting is not "
         "found, the test accuracy is that of the best by validation, if a net of it was scored.",
         facts={"currencies": [asdict(equal) for equal in replayed], "told": told},
@@ -112,12 +101,7 @@ def _equal(evidence: Evidence, currency: Currency) -> Equal:
     found = tuple(
         _found(evidence, arm, currency, amount=min(spent.values()), spent=spent[arm]) for arm in arms
     )
-    leader, gap = None, None
-    ranked = sorted(((f.val, f.arm) for f in found if f.val is not None), reverse=True)
-    if len(ranked) == len(found):
-        gap = ranked[0][0] - ranked[1][0]
-        leader = ranked[0][1] if gap > 0 else None
-    return Equal(currency=currency, found=found, leader=leader, gap=gap)
+    return Equal(currency=currency, found=found)
 
 
 def _found(evidence: Evidence, arm: str, currency: Currency, *, amount: float, spent: float) -> Found:
@@ -147,9 +131,8 @@ def _found(evidence: Evidence, arm: str, currency: Currency, *, amount: float, s
         arm=arm,
         used=used,
         of=spent,
-        val=cut.val_accuracy(best.id) if best else None,
-        epochs=len(cut.epochs[best.id]) if best else 0,
         standing=standing,
+        setting=config,
         test=test,
         nets=nets,
     )
@@ -217,47 +200,6 @@ def _total(history: History, trial: Trial, currency: Currency) -> float:
 
 def _amount(currency: Currency, used: float) -> str:
     return duration(used) if currency == "resource-time" else f"{used:.0f}"
-
-
-def _leaders(replayed: list[Equal]) -> str:
-    """Whether the arm with the best validation accuracy is the same in every currency."""
-    short = [f"{f.arm} at equal {e.currency}" for e in replayed for f in e.found if f.val is None]
-    if short:
-        return f"No leader can be named: no trial of {listed(short)} lasted an epoch."
-    leaders = {e.leader for e in replayed}
-    if leaders == {None}:
-        return "No arm leads under any of the three: the best validation accuracies found (optimistic) are level."
-    if len(leaders) == 1:
-        leads = [f"{points(e.gap or 0.0)} pt at equal {e.currency}" for e in replayed]
-        return (
-            f"The leader is the same under all three: by the best validation accuracy found (optimistic), "
-            f"{replayed[0].leader} is ahead by {listed(leads)}."
-        )
-    each = [
-        f"{e.leader} by {points(e.gap or 0.0)} pt at equal {e.currency}"
-        if e.leader
-        else f"nobody at equal {e.currency}"
-        for e in replayed
-    ]
-    return (
-        f"The leader is not the same under all three: by the best validation accuracy found (optimistic), ahead are "
-        f"{listed(each)}."
-    )
-
-
-def _against_the_verdict(replayed: list[Equal], found: Findings) -> list[str]:
-    """Whether the test images put another arm first than validation did."""
-    if not found.verdicts or found.verdicts[0].delta == 0:
-        return []
-    ahead = found.verdicts[0].first
-    other = [f"{e.leader} at equal {e.currency}" for e in replayed if e.leader not in (None, ahead)]
-    if not other:
-        return []
-    told = (
-        f"That contradicts the verdict's leader: on the test images the confirmed setting of {ahead} has the highest mean, "
-        f"by validation {listed(other)}. The test images decide; the optimistic lead does not."
-    )
-    return [told]
 
 
 def _standings(replayed: list[Equal]) -> list[str]:

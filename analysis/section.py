@@ -5,6 +5,7 @@ Text and cells are already in words; ``facts`` has the numbers behind them, frac
 
 import itertools
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from analysis.estimate import Estimate
 from analysis.evidence import Evidence
 from analysis.findings import Findings
 from analysis.words import level, points
+from study.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,18 @@ def rule(evidence: Evidence, found: Findings) -> tuple[str, ...]:
         f"{level(couples[0][2])}, so that those of all {len(couples)} pairs hold together."
     )
     return (told,)
+
+
+def again(plan: Plan, flag: str = "", value: str = "") -> str:
+    """The command that asks the plan's question once more, with ``flag`` set to ``value`` if there is one.
+
+    With the length spelled out: where none was given it hangs on how fast the machine was when it was measured.
+    """
+    command = plan.command
+    for name, said in (("--epochs", str(plan.epochs)), (flag, value)):
+        if name:
+            command = re.sub(rf"\s{name}[ =]\S+", "", command) + f" {name} {said}"
+    return command
 
 
 def span(e: Estimate) -> str:

@@ -48,7 +48,10 @@ def _pair(
     run: Path, evidence: Evidence, first: str, second: str, confidence: float
 ) -> tuple[str, list[Table], dict[str, Any]]:
     (a, labels), (b, _) = _load(run, evidence, first), _load(run, evidence, second)
-    costs = evidence.tuned[first].full_run, evidence.tuned[second].full_run
+    one, other = evidence.tuned[first].full_run, evidence.tuned[second].full_run
+    assert one is not None  # a study knows its own
+    assert other is not None
+    costs = one, other
     try:
         made = compare(a, b, labels, names=(first, second), costs=costs, confidence=confidence)
     except ValueError as error:

@@ -5,8 +5,10 @@ judged by the crossed interval against a region of practical equivalence (ROPE) 
 Accuracies and differences are fractions; only sentences speak in points (pt).
 """
 
+import bisect
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,12 +19,14 @@ from analysis.estimate import (
     Estimate,
     crossed,
     half_width,
+    mean_accuracy,
     permutation_p,
     rope_probabilities,
     welch,
 )
 from analysis.planner import POWER
-from analysis.words import counted, duration, listed, points
+from analysis.words import listed, percent, points, rough
+from study.plan import CONFIRM_CEILING, Plan
 
 Word = Literal["better", "better, size unclear", "practical tie", "inconclusive"]
 
@@ -48,7 +52,8 @@ def scope(islands: int, *, estimated: bool = True) -> str:
     )
 
 
-MORE_RUNS_LIMIT = 1000
+MOST_IMAGES = 10**8
+"""Test images beyond which nobody has any."""
 SAME_COST = 0.02
 """Full runs whose costs differ by less than this are called equally dear."""
 
@@ -60,8 +65,8 @@ class Runs:
     arm: str
     correct: Correct
     """Shape (k, n): run s is right on image i. A failed run is a row of guesses, never left out."""
-    full_run: float
-    """Resource-seconds that the epochs of one full run of this setting take, start-up left out."""
+    full_run: float | None
+    """Resource-seconds that the epochs of one full run of this setting take, start-up left out; None when not known."""
     failed: tuple[int, ...] = ()
     """Rows of guesses that stand for a failed run."""
 
@@ -79,8 +84,19 @@ class Runs:
         return self.guessed < len(self.correct)
 
     @property
+    def whole(self) -> Correct:
+        """Without the failed ones."""
+        return np.delete(self.correct, self.failed, axis=0)
+
+    @property
     def mean(self) -> float:
         return float(self.correct.mean())
+
+    def learnt(self, guessing: float) -> bool:
+        """Whether the runs that did not fail are above ``guessing``, as surely as their number can show."""
+        if len(self.whole) < 2:
+            return self.trained and float(self.whole.mean()) > guessing
+        return mean_accuracy(self.whole).low > guessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,15 +139,33 @@ class Verdict:
     more_runs: int | None
     """Inconclusive only: runs per arm to add, if the difference stays (estimate). None: no number would do."""
     images_needed: int | None
-    """Inconclusive only: test images at which even endless runs could decide, when these are too few."""
+    """Inconclusive only: test images on which CONFIRM_CEILING runs per arm, or as many as there are, could decide.
+    None: a study makes the runs that it takes, or no number of images would do."""
     cheaper: str | None
-    """The arm whose full run costs less, None when they cost the same."""
+    """The arm whose full run costs less, None when they cost the same or it is not known."""
+    doubt: str
+    """Sentence: what keeps the word below what the interval alone would say; empty when nothing does."""
+
+    @property
+    def has_chances(self) -> bool:
+        """Whether the three probabilities mean anything."""
+        return not (self.failed_first or self.failed_second or self.doubt)
 
 
-def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1, islands: int = 1) -> Verdict:
+def judge(
+    first: Runs,
+    second: Runs,
+    *,
+    rope: float,
+    pairs: int = 1,
+    islands: int = 1,
+    guessing: float = 0.0,
+    plan: Plan | None = None,
+) -> Verdict:
     """The verdict on two arms; with ``pairs`` > 1 the intervals hold together (Bonferroni).
 
-    ``islands``: independent searches per arm that the settings were chosen from.
+    ``islands``: independent searches per arm that the settings were chosen from. ``guessing``: share of the most
+    frequent class, which a net that learnt nothing can reach too. ``plan``: of the study that the runs are from, if any.
 
     Raises Refused below two runs per arm: one run cannot show how runs vary.
     """
@@ -139,28 +173,40 @@ def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1, islands: in
     interval = crossed(first.correct, second.correct, confidence=confidence)
     local = welch(first.correct.mean(axis=1), second.correct.mean(axis=1), confidence=confidence)
     low, high = interval.low, interval.high
-    word: Word
-    if low > rope or high < -rope:
-        word = "better"
-    elif (low > 0 and high > rope) or (high < 0 and low < -rope):
-        word = "better, size unclear"
-    elif -rope <= low and high <= rope:
-        word = "practical tie"
-    else:
+    word, doubt, remedy = _word(low, high, rope), "", ""
+    if plan and plan.data.copies:
+        share = plan.data.copies / first.correct.shape[1]
+        # Nets may know these by heart, one arm's better than the other's: that can shift the difference by their share.
+        careful = _word(low - share, high + share, rope)
+        if careful != word:
+            word, remedy = careful, "Take the copies out of test/, or out of train/, and ask again."
+            doubt = (
+                f"{plan.data.copies} of the {plan.data.test} test images are training images too, which alone can "
+                f"make up {points(share)} pt."
+            )
+    idle = [runs.arm for runs in (first, second) if not runs.learnt(guessing)]
+    if len(idle) == 2 or (idle and not word.startswith("better")):
         word = "inconclusive"
+        who = "Neither of them is" if len(idle) == 2 else f"{idle[0]} is not"
+        doubt = f"{who} shown to be above guessing the most frequent class ({percent(guessing)})."
+        remedy = "A net that learnt nothing says nothing of its architecture: train longer (--epochs), or look at the images and labels."
     ahead = (first.arm if interval.delta > 0 else second.arm) if word.startswith("better") else None
     more_runs, images_needed = (
-        _as_measured(first, second, interval, rope) if word == "inconclusive" else (None, None)
+        _as_measured(first, second, interval, rope) if word == "inconclusive" and not doubt else (None, None)
     )
     cheaper = _cheaper(first, second)
     p_second, p_tie, p_first = rope_probabilities(interval, rope)
     return Verdict(
         word=word,
         sentence=_sentence(word, first.arm, second.arm, interval, rope, pairs)
+        + (f" {doubt}" if doubt else "")
         + _failures(first, second, interval),
-        advice=_what_would_decide(first, second, interval, rope)
-        if word == "inconclusive"
-        else _advice(word, first, second, cheaper),
+        advice=remedy
+        or (
+            _what_would_decide(first, second, interval, rope, plan)
+            if word == "inconclusive"
+            else _advice(word, first, second, cheaper)
+        ),
         scope=scope(islands),
         first=first.arm,
         second=second.arm,
@@ -187,10 +233,21 @@ def judge(first: Runs, second: Runs, *, rope: float, pairs: int = 1, islands: in
         more_runs=more_runs,
         images_needed=images_needed,
         cheaper=cheaper,
+        doubt=doubt,
     )
 
 
-def judge_all(arms: list[Runs], *, rope: float, islands: int = 1) -> list[Verdict]:
+def _word(low: float, high: float, rope: float) -> Word:
+    if low > rope or high < -rope:
+        return "better"
+    if (low > 0 and high > rope) or (high < 0 and low < -rope):
+        return "better, size unclear"
+    return "practical tie" if -rope <= low and high <= rope else "inconclusive"
+
+
+def judge_all(
+    arms: list[Runs], *, rope: float, islands: int = 1, guessing: float = 0.0, plan: Plan | None = None
+) -> list[Verdict]:
     """Every pair, simultaneously at 95 %; the leader (highest mean) against each other arm comes first.
 
     Raises Refused below two arms or below two runs of an arm.
@@ -198,7 +255,10 @@ def judge_all(arms: list[Runs], *, rope: float, islands: int = 1) -> list[Verdic
     leader = max(arms, key=lambda runs: runs.mean, default=None)
     arms = [runs for runs in arms if runs is leader] + [runs for runs in arms if runs is not leader]
     couples = list(itertools.combinations(arms, 2))
-    return [judge(a, b, rope=rope, pairs=len(couples), islands=islands) for a, b in couples]
+    return [
+        judge(a, b, rope=rope, pairs=len(couples), islands=islands, guessing=guessing, plan=plan)
+        for a, b in couples
+    ]
 
 
 def headline(verdicts: list[Verdict]) -> str:
@@ -216,12 +276,13 @@ def headline(verdicts: list[Verdict]) -> str:
     return (
         f"{leader} has the highest mean accuracy of {len(against) + 1} arms: {told} "
         f"(intervals that hold together at 95 % over {len(verdicts)} pairs)."
+        + "".join(f" {doubt}" for doubt in dict.fromkeys(v.doubt for v in against) if doubt)
         + "".join(f" {_of_runs(arm, count, k)} failed." for arm, count, k in failed if count)
     )
 
 
 def _of_runs(arm: str, failed: int, runs: int) -> str:
-    return f"{'One' if failed == 1 else failed} of {runs} {arm} runs"
+    return f"{failed} of {runs} {arm} runs"
 
 
 _SHORT: dict[Word, str] = {
@@ -268,15 +329,16 @@ def _failures(first: Runs, second: Runs, e: Estimate) -> str:
     told = [_of_runs(r.arm, r.guessed, len(r.correct)) for r in (first, second) if r.guessed]
     if not told:
         return ""
-    whole = [np.delete(r.correct, r.failed, axis=0) for r in (first, second)]
-    if min(map(len, whole)) < 2:
+    if min(len(r.whole) for r in (first, second)) < 2:
         return f" {listed(told)} failed."
-    without = crossed(whole[0], whole[1], confidence=e.confidence)
+    without = crossed(first.whole, second.whole, confidence=e.confidence)
     alone = without.high - without.low < (e.high - e.low) / 2
     return f" {listed(told)} failed{'; that alone makes the interval this wide' if alone else ''}."
 
 
 def _advice(word: Word, first: Runs, second: Runs, cheaper: str | None) -> str:
+    if first.full_run is None or second.full_run is None:
+        return ""
     dear, cheap = sorted((first.full_run, second.full_run), reverse=True)
     saving = f"its full run costs {100 * (1 - cheap / dear):.0f} % less" if cheaper else ""
     if word == "practical tie":
@@ -286,25 +348,32 @@ def _advice(word: Word, first: Runs, second: Runs, cheaper: str | None) -> str:
     return f"{cheaper} is the cheaper one: {saving}."
 
 
-def _what_would_decide(first: Runs, second: Runs, e: Estimate, rope: float) -> str:
-    """One sentence for two true differences: the measured one, and the margin."""
-    cost = first.full_run + second.full_run
+def _what_would_decide(first: Runs, second: Runs, e: Estimate, rope: float, plan: Plan | None) -> str:
+    """One sentence for two true differences: the measured one, and the margin. A finished study takes no more runs."""
+    have = min(len(first.correct), len(second.correct))
 
     def told(more: int | None, images: int | None) -> str:
-        if more is not None:
-            many = counted(more, "more confirmation run")
-            return (
-                f"about {many} per arm would decide ({duration(more * cost)} in all)"
-                if more
-                else "these would do"
-            )
-        need = f": about {images} test images would be needed" if images else ""
-        return f"more runs with this test set cannot decide{need}"
+        if more == 0:
+            return "these would do"
+        if more is None:
+            runs = "no number of runs on this test set would do"
+        else:
+            runs = f"about {rough(have + more)} runs per arm would do"
+            if have + more <= CONFIRM_CEILING and plan:
+                again = f"--budget {plan.budget_for(have + more)} --epochs {plan.epochs}"
+                return f"{runs} (a new study with {again})"
+            if have + more <= CONFIRM_CEILING:
+                return runs
+            runs += f", and a study makes at most {CONFIRM_CEILING}" if plan else ""
+        with_these = f"with {max(have, CONFIRM_CEILING)} runs per arm"
+        if images is None:
+            return f"{runs}; {with_these}, no number of test images would"
+        return f"{runs}; {with_these}, about {rough(images)} test images would"
 
     measured, margin = _as_measured(first, second, e, rope), _takes(first, second, e, rope, POWER)
     return (
-        f"With {100 * POWER:.0f} % power, {told(*measured)} for the measured {points(abs(e.delta))} pt; "
-        f"for the margin of {points(rope)} pt, {told(*margin)} (estimates)."
+        f"With {100 * POWER:.0f} % power: for the measured {points(abs(e.delta))} pt {told(*measured)}; "
+        f"for the margin of {points(rope)} pt {told(*margin)} (estimates)."
     )
 
 
@@ -322,22 +391,37 @@ def _as_measured(first: Runs, second: Runs, e: Estimate, rope: float) -> tuple[i
 def _takes(
     first: Runs, second: Runs, e: Estimate, target: float, power: float
 ) -> tuple[int | None, int | None]:
-    """Runs to add per arm until a gap of ``target`` shows with this power, or the images that are missing."""
+    """Runs to add per arm until a gap of ``target`` shows with this power; None where no number would do.
 
-    def shown(runs: float) -> float:
-        return half_width(first.correct, second.correct, runs=runs, confidence=e.confidence, power=power)
+    Where that is more than a study makes, also the test images on which as many as it makes would show it.
+    """
+    have, size = min(len(first.correct), len(second.correct)), first.correct.shape[1]
 
-    images = first.correct.shape[1]
-    have = min(len(first.correct), len(second.correct))
-    if shown(math.inf) >= target:
-        return None, math.ceil(images * (shown(math.inf) / target) ** 2)
-    for more in itertools.chain(range(50), range(50, MORE_RUNS_LIMIT + 1, 10)):
-        if shown(have + more) < target:
-            return more, None
-    return None, None
+    def enough(runs: float, images: int) -> bool:
+        shown = half_width(
+            first.correct, second.correct, runs=runs, images=images, confidence=e.confidence, power=power
+        )
+        return shown < target
+
+    more = _fewest(lambda more: enough(have + more, size), at_least=0) if enough(math.inf, size) else None
+    if more is not None and have + more <= CONFIRM_CEILING:
+        return more, None
+    most = max(have, CONFIRM_CEILING)
+    return more, _fewest(lambda images: enough(most, images), at_least=2) if enough(
+        most, MOST_IMAGES
+    ) else None
+
+
+def _fewest(enough: Callable[[int], bool], *, at_least: int) -> int:
+    high = at_least + 1
+    while not enough(high):
+        high *= 2
+    return bisect.bisect_left(range(high + 1), True, lo=at_least, key=enough)
 
 
 def _cheaper(first: Runs, second: Runs) -> str | None:
+    if first.full_run is None or second.full_run is None:
+        return None
     if math.isclose(first.full_run, second.full_run, rel_tol=SAME_COST):
         return None
     return first.arm if first.full_run < second.full_run else second.arm

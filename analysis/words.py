@@ -2,8 +2,11 @@
 
 
 def points(fraction: float, *, sign: bool = False) -> str:
-    """``0.0123`` -> ``1.23``: accuracy points, with a true minus and, if wanted, a plus."""
-    value = round(100 * fraction, 2) + 0.0  # + 0.0 turns -0.0 into 0.0
+    """``0.0123`` -> ``1.23``: accuracy points, with a true minus and, if wanted, a plus.
+
+    Cut at 100 either way: a t interval knows no such end, accuracies and their differences do.
+    """
+    value = round(100 * max(-1.0, min(1.0, fraction)), 2) + 0.0  # + 0.0 turns -0.0 into 0.0
     text = f"{abs(value):.2f}"
     return ("−" if value < 0 else "+" if sign and value > 0 else "") + text
 
@@ -25,6 +28,11 @@ def chance(probability: float) -> str:
 def level(confidence: float) -> str:
     """``0.95`` -> ``95 %``, ``0.98333`` -> ``98.33 %``."""
     return f"{100 * confidence:.4g} %"
+
+
+def rough(number: float) -> str:
+    """``1234`` -> ``1200``: an estimate, with no more figures than it can have."""
+    return f"{float(f'{number:.2g}'):.0f}"
 
 
 def duration(seconds: float) -> str:

@@ -50,20 +50,39 @@ class Prepared:
         classes: tuple[str, ...],
         train: Images,
         test: Images,
-        note: str = "",
+        notes: Sequence[str] = (),
         kept: str = "",
+        apart: bool = False,
     ) -> None:
-        """Raises DataError when the test part is too small to say anything."""
+        """``apart``: the study chose the test part, so copies of its images do not stay among the training images.
+
+        Raises DataError when the test part is too small to say anything, or a class is nothing but copies.
+        """
         if len(test) < SMALLEST_TEST:
             raise DataError(
                 f"{spec} has {len(test)} test images, and fewer than {SMALLEST_TEST} say nothing: add some, or leave "
                 "test/ out, and a tenth of the training images is set apart"
             )
-        self.train = train
         self._test: Images | None = test
         self.kept = kept
         """Where the images are kept, and why; another machine may keep them elsewhere."""
         fingerprint, (known, tested) = _read(train, test, classes=classes)
+        copies = int(np.isin(tested, known).sum())
+        told = list(notes)
+        if copies and apart:
+            own = np.flatnonzero(~np.isin(known, tested))
+            told.append(f"{len(train) - len(own)} training images left out, as copies of test images")
+            train, copies = train.take(own), 0
+            if (counts := np.bincount(train.labels, minlength=len(classes))).min() < SMALLEST_CLASS - 1:
+                raise DataError(
+                    f"{spec} has too few different images of class {classes[counts.argmin()]!r}, the rest are copies: at "
+                    f"least {SMALLEST_CLASS} of each class are needed. Add some, or remove the class"
+                )
+        elif copies:
+            told.append(
+                f"WARNING: {copies} of {len(test)} test images are training images too, pixel for pixel"
+            )
+        self.train = train
         self.card = DataCard(
             spec=spec,
             classes=classes,
@@ -72,7 +91,8 @@ class Prepared:
             size=train.shape[-1],
             channels=train.shape[1],
             fingerprint=fingerprint,
-            note=" ".join(filter(None, (note, _leaked(known, tested)))),
+            note="; ".join(told),
+            copies=copies,
         )
 
     def seal(self, path: Path) -> None:
@@ -93,15 +113,6 @@ class Prepared:
         except OSError as error:
             raise DataError(f"the sealed test part cannot be written to {path}: {error}") from error
         self._test = None
-
-
-def _leaked(train: Sequence[int], test: Sequence[int]) -> str:
-    """A warning about test images, by their hashes, that are also trained on; empty when there are none."""
-    known = set(train)
-    twice = sum(image in known for image in test)
-    if not twice:
-        return ""
-    return f"WARNING: {twice} of {len(test)} test images are training images too, pixel for pixel."
 
 
 def names() -> list[str]:
@@ -236,8 +247,9 @@ def _set_apart(
         classes=classes,
         train=pool.take(train),
         test=pool.take(test),
-        note="; ".join([*notes, told]),
+        notes=[*notes, told],
         kept=kept,
+        apart=True,
     )
 
 
@@ -270,9 +282,7 @@ def _folder(spec: str, given: str, seed: int, memory: int) -> Prepared:
     notes += [note] if note else []
     if not test:
         return _set_apart(spec, train.classes, images[0], share=0.1, seed=seed, notes=notes, kept=kept)
-    return Prepared(
-        spec=spec, classes=train.classes, train=images[0], test=images[1], note="; ".join(notes), kept=kept
-    )
+    return Prepared(spec=spec, classes=train.classes, train=images[0], test=images[1], notes=notes, kept=kept)
 
 
 @dataclass(frozen=True)

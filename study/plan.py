@@ -102,6 +102,8 @@ class DataCard:
     """SHA-256 over all images and labels, test included."""
     note: str = ""
     """How the images were made square, or the test part set apart, when the study had to choose."""
+    copies: int = 0
+    """Test images that are training images too, pixel for pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,8 +391,9 @@ def unmatched(audits: Mapping[str, Audit]) -> str:
     gap = macs[large] / macs[small] - 1
     if gap <= MATCHED:
         return ""
+    more = f"{100 * gap:.0f} % more" if gap < 1 else f"{1 + gap:.1f} times the"
     return (
-        f"The arms are not matched: {large} needs {100 * gap:.0f} % more multiply-accumulates per image than "
+        f"The arms are not matched: {large} needs {more} multiply-accumulates per image {'than' if gap < 1 else 'of'} "
         f"{small}. Part of a difference may be size."
     )
 

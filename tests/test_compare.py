@@ -246,6 +246,39 @@ def test_a_net_that_is_stored_twice_is_counted_once_and_told(
     )
 
 
+def test_nets_without_fault_are_told_apart_by_their_probabilities(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sure = np.eye(CLASSES)[LABELS] + np.array([0.01, 0.02, 0.02])[:, None, None]
+    perfect = side(tmp_path / "perfect.npz", labels=LABELS, probabilities=sure)
+    other = side(tmp_path / "other.npz", labels=LABELS, predictions=two()[1])
+    found = facts(capsys, perfect, other)
+    assert found["verdict"] == "better"
+    assert "Of the 3 runs of perfect only 2 nets can be told apart" in found["warning"]
+
+
+def test_runs_that_are_nearly_copies_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five runs that differ by an image each; runs of separate seeds are not warned of, at any accuracy."""
+    a, b = two()
+    near = np.repeat(a[:1], 5, axis=0)
+    for run, image in enumerate(np.flatnonzero(a[0] == LABELS)[:5]):
+        near[run, image] += 1
+    told = facts(capsys, *pair(tmp_path / "near", near % CLASSES, b))["warning"]
+    assert told.startswith("Two runs of alpha differ in being right on 0.05 % of the images, where separate")
+    for level in (0.6, 0.93, 0.995):
+        tables = right_wrong(
+            np.random.default_rng(3), runs=(5, 5), accuracies=(level, level), images=IMAGES, run_sd=0.001
+        )
+        sides = pair(tmp_path / str(level), *map(predictions, tables))
+        assert facts(capsys, *sides)["warning"] is None
+    few = np.repeat(LABELS[None, :100], 2, axis=0)
+    few[:, 0] = (few[:, 0] + [1, 2]) % CLASSES  # an error each, on the same image: that may be chance
+    small = side(tmp_path / "small.npz", labels=LABELS[:100], predictions=few)
+    assert "differ in being right" not in facts(capsys, small, small)["warning"]
+
+
 def test_a_side_against_itself_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = two()
     sides = pair(tmp_path, a, b)

@@ -316,7 +316,38 @@ def test_cifar_that_cannot_be_fetched_says_where_to_put_it(
 def test_test_images_that_are_trained_on_are_told(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"cat": 5, "ant": 4})
     shutil.copytree(tmp_path / "train", tmp_path / "test")
-    assert "9 of 9 test images are training images too" in folder(tmp_path).card.note
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("x")
+    card = folder(tmp_path).card
+    assert card.copies == 9
+    assert card.note == (
+        "1 entries that are no images skipped; WARNING: 9 of 9 test images are training images too, pixel for pixel"
+    )
+
+
+def test_a_test_part_that_is_set_apart_has_no_copy_among_the_training_images(tmp_path: Path) -> None:
+    fill(tmp_path / "train", {"cat": 30, "ant": 30})
+    for image in (tmp_path / "train" / "cat").glob("*.png"):
+        shutil.copy(image, image.with_name(f"copy-{image.name}"))
+    prepared = folder(tmp_path)
+    card = prepared.card
+    prepared.seal(tmp_path / "test.npz")
+    trained, tested = (
+        {image.tobytes() for image in part.pixels}
+        for part in (prepared.train, unseal(tmp_path / "test.npz", MANIFEST))
+    )
+    assert not trained & tested
+    left_out = 90 - card.train - card.test
+    assert (card.test, card.copies) == (9, 0)
+    assert 0 < left_out <= 6
+    assert f"; {left_out} training images left out, as copies of test images" in card.note
+
+
+def test_a_class_of_one_picture_cannot_be_set_apart(tmp_path: Path) -> None:
+    fill(tmp_path / "train", {"cat": 30, "ant": 1})
+    for each in range(9):
+        shutil.copy(tmp_path / "train" / "ant" / "000.png", tmp_path / "train" / "ant" / f"copy-{each}.png")
+    with pytest.raises(DataError, match="too few different images of class 'ant'"):
+        folder(tmp_path)
 
 
 def test_a_test_part_of_one_image_is_refused(tmp_path: Path) -> None:
@@ -335,14 +366,14 @@ def test_a_message_names_a_few_of_many_classes(tmp_path: Path) -> None:
                 Image.new("L", (8, 8), 8 * number + each).save(folder / f"{each}.png")
     note = prepare(f"folder:{tmp_path}", seed=0, root=tmp_path).card.note
     assert "no test images of class 02, class 03" in note
-    assert "class 11 and 18 more classes WARNING" in note
+    assert "class 11 and 18 more classes; WARNING" in note
 
 
 def test_a_class_is_named_on_one_line_without_orders_to_a_terminal(tmp_path: Path) -> None:
-    for name in ("a\nb", "\x1b[31mred", "\N{NO-BREAK SPACE}\N{GREEK SMALL LETTER PI}"):
+    for level, name in enumerate(("a\nb", "\x1b[31mred", "\N{NO-BREAK SPACE}\N{GREEK SMALL LETTER PI}")):
         (tmp_path / "train" / name).mkdir(parents=True)
         for each in range(3):
-            Image.new("L", (8, 8), each).save(tmp_path / "train" / name / f"{each}.png")
+            Image.new("L", (8, 8), 3 * level + each).save(tmp_path / "train" / name / f"{each}.png")
     classes = prepare(f"folder:{tmp_path}", seed=0, root=tmp_path).card.classes
     assert classes == ("\\x1b[31mred", "a\\nb", "\N{NO-BREAK SPACE}\N{GREEK SMALL LETTER PI}")
 

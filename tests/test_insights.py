@@ -206,8 +206,9 @@ def test_every_section_answers_or_says_why_not(bare: Path, tmp_path: Path) -> No
             "Not known: ",
             "how much tuning is asked by resnet8 and resnext8 (the random slice has 0 trials",
             "no crossing can be told",
-            "--train-fraction 0.1",
-            "--train-fraction 0.3",
+            "--data cifar10 --epochs 9 --train-fraction 0.1",
+            "--data cifar10 --epochs 9 --train-fraction 0.3",
+            "Run it again: `python study/run.py --budget 60cpu-minutes --data cifar10 --epochs 9`",
         ):
             assert needed in text, needed
     text = (bare / "report.md").read_text()
@@ -337,7 +338,7 @@ def test_runs_without_probabilities_are_no_ensemble(tmp_path: Path, sliced: Path
 
 
 def test_a_search_that_found_the_default_is_told_and_gains_nothing(tmp_path: Path, sliced: Path) -> None:
-    assert "nothing better than the default" not in (sliced / "report.md").read_text()
+    assert "selection chose the default" not in (sliced / "report.md").read_text()
     run = Path(shutil.copytree(sliced, tmp_path / "run"))
     chosen = read(run).history.manifest
     assert chosen is not None
@@ -352,7 +353,7 @@ def test_a_search_that_found_the_default_is_told_and_gains_nothing(tmp_path: Pat
     assert told_after(run)["default_confirmed"] == ["resnet8"]
     for page in ("report.html", "report.md"):
         text = (run / page).read_text()
-        assert "resnet8: the search found nothing better than the default: both rows are the same" in text
+        assert "resnet8: selection chose the default: both rows are the same" in text
         assert "Tuning gained resnet8" not in text
         assert "Tuning gained resnext8" in text
         assert "the default itself" in text
@@ -361,7 +362,7 @@ def test_a_search_that_found_the_default_is_told_and_gains_nothing(tmp_path: Pat
 def test_a_failed_run_is_told_first_and_leaves_no_probabilities(tmp_path: Path, sliced: Path) -> None:
     run = write_run(tmp_path / "run", failed=1)
     body = told_after(run)
-    clause = "One of 6 resnext8 runs failed; that alone makes the interval this wide."
+    clause = "1 of 6 resnext8 runs failed; that alone makes the interval this wide."
     assert body["headline"].endswith(clause)
     assert body["verdicts"][0]["p_tie"] is None
     rate = body["failure_rates"]["resnext8"]
@@ -373,3 +374,14 @@ def test_a_failed_run_is_told_first_and_leaves_no_probabilities(tmp_path: Path, 
         assert "median" in text
         assert "better by more than 0.50 pt" in (sliced / page).read_text()
     assert told(sliced)["failure_rates"] == {}
+
+
+def test_a_measured_time_that_the_audit_does_not_foretell_is_explained(sliced: Path) -> None:
+    evidence = read(sliced)
+    assert "before the study" not in whys._time(evidence, "resnext8", "resnet8", 0.95)[0]
+    audits = dict(evidence.plan.audits)
+    audits["resnext8"] = replace(audits["resnext8"], images_per_second=300.0)
+    told = whys._time(
+        replace(evidence, plan=replace(evidence.plan, audits=audits)), "resnext8", "resnet8", 0.95
+    )[0]
+    assert "in training steps alone, would give 3.00" in told

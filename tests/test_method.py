@@ -45,6 +45,7 @@ from analysis.curves import (
 from analysis.estimate import Refused, crossed, mean_accuracy, noise, permutation_p, run_sd, welch
 from analysis.evidence import Evidence, read
 from analysis.paired import mcnemar, paired, tango
+from analysis.section import again
 from analysis.superiority import holm, superiority
 from analysis.verdict import Verdict, judge, scope
 from study.__main__ import main as status_of
@@ -962,7 +963,13 @@ def test_edge_1_a_winner_on_the_edge_is_flagged_with_the_command_that_widens_it(
     ]
     told = health.warnings(at_the_top)
     assert any("edge of what was searched (0.001 to 0.11)" in line for line in told)
-    assert any(line.endswith("--widen learning_rate") for line in told)
+    assert any(line.endswith("--epochs 9 --widen learning_rate") for line in told)
+    given = dataclasses.replace(
+        at_the_top.plan, command="python study/run.py --epochs 9 --widen depth --seed 1"
+    )
+    assert again(given, "--widen", "depth,width") == (
+        "python study/run.py --seed 1 --epochs 9 --widen depth,width"
+    )
 
 
 def test_edge_1_a_winner_inside_is_not_flagged(reported: Path) -> None:

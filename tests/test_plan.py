@@ -125,4 +125,6 @@ def test_rungs_are_thirds_of_thirds(epochs: int, expected: tuple[int, ...]) -> N
 def test_unmatched_arms_are_warned_of() -> None:
     assert unmatched({"a": AUDIT, "b": AUDIT}) == ""
     warning = unmatched({"a": AUDIT, "b": dataclasses.replace(AUDIT, macs=2 * AUDIT.macs)})
-    assert "b needs 100 % more" in warning
+    assert "b needs 2.0 times the multiply-accumulates" in warning
+    slightly = unmatched({"a": AUDIT, "b": dataclasses.replace(AUDIT, macs=round(1.2 * AUDIT.macs))})
+    assert "b needs 20 % more" in slightly

@@ -18,9 +18,10 @@ from edited import append, edit
 from matplotlib.figure import Figure
 from synthetic import Diary, plan, write_run
 
-from analysis import figures, findings, frames, together
+from analysis import figures, findings, frames, health, together
 from analysis.__main__ import main
 from analysis.evidence import EvidenceError, fell_short, read
+from analysis.findings import find
 from analysis.report import write
 from study.ledger import Ledger, plan_hash
 from study.records import (
@@ -254,7 +255,7 @@ def test_an_interruption_is_told_with_what_it_cost_and_what_was_accepted(tmp_pat
     write(tmp_path / "run")
     body = json.loads((tmp_path / "run" / "verdict.json").read_text())
     assert "torch 2.11 -> 2.15" in " ".join(body["warnings"])
-    assert "Interruptions undid 8.3 min" in " ".join(body["warnings"])
+    assert "Interruptions cost 8.3 min" in " ".join(body["warnings"])
     assert "confirmation run not ended" in (tmp_path / "run" / "report.md").read_text()
     assert "| lost | 500.0 |" in (tmp_path / "run" / "report.md").read_text()
 
@@ -278,6 +279,77 @@ def test_health_warnings_name_what_is_wrong(copied: Path) -> None:
         "trials failed",
     ):
         assert needed in told
+
+
+def test_ties_that_leave_early_stopping_nothing_to_go_by_are_told(copied: Path) -> None:
+    assert "what ties goes on" not in " ".join(health.warnings(read(copied)))
+
+    def level(record: Record) -> Record:
+        """Every first epoch alike, and every trial that ASHA stopped there finished by the budget instead."""
+        if isinstance(record, Epoch) and "arm0-search" in record.trial and record.epoch == 1:
+            return dataclasses.replace(record, val_accuracy=0.5)
+        if isinstance(record, Outcome) and "arm0-search" in record.trial and record.reason == "asha: rung":
+            return dataclasses.replace(record, reason="budget: share spent")
+        return record
+
+    edit(copied / "ledger.jsonl", level)
+    (told,) = (line for line in health.warnings(read(copied)) if "what ties goes on" in line)
+    assert told.startswith("resnet8: ASHA, which means to stop two thirds at each rung, stopped 0 of 18")
+    assert "on 1000 validation images their accuracies took 1 value at" in told
+
+
+def test_copies_of_training_images_hold_the_verdict_back_as_far_as_they_reach(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """resnext8 is ahead by some 4 pt: 2 of 2000 copies cannot make that up, 180 can."""
+    copied = write_run(tmp_path / "run", tuned=(0.90, 0.94))
+    plain = find(read(copied)).verdicts[0]
+    assert plain.ahead == "resnext8"
+    body = json.loads((copied / "plan.json").read_text())
+    for count, word, code in ((2, plain.word, 0), (180, "inconclusive", 4)):
+        body["data"]["copies"] = count
+        (copied / "plan.json").write_text(json.dumps(body))
+        assert main([str(copied), "--expect", "resnext8"]) == code
+        shown = capsys.readouterr().out
+        told = f"{count} of the 2000 test images ({count / 20:.2f} %) are training images too"
+        assert told in shown
+        verdict = json.loads((copied / "verdict.json").read_text())
+        assert verdict["warnings"][0].startswith(told)
+        assert verdict["verdict"] == word
+        assert (verdict["verdicts"][0]["p_tie"] is None) == (count == 180)
+        assert ("which alone can make up 9.00 pt" in verdict["headline"]) == (count == 180)
+        text = (copied / "report.html").read_text()
+        assert told in text[text.index("Before you rely on it") :]
+        assert "Take the copies out" in text or count == 2
+
+
+def test_nets_that_learnt_nothing_get_no_verdict_and_no_recommendation(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", default=(0.3, 0.3), tuned=(0.1, 0.1), images=5000, rope=0.1)
+    report = write(run)
+    body = json.loads((run / "verdict.json").read_text())
+    assert body["verdict"] == "inconclusive"
+    assert "Neither of them is shown to be above guessing the most frequent class" in report.headline
+    assert "says nothing of its architecture" in report.verdicts[0].advice
+    first, second, third, fourth = body["warnings"][:4]
+    assert "resnet8: its confirmation runs" in first
+    assert "it learnt nothing" in first
+    assert "resnet8: the tuned setting is" in second
+    assert "resnext8" in third
+    assert "pt below the default" in fourth
+    for page in ("report.html", "report.md"):
+        text = (run / page).read_text()
+        assert "Tuning lost: resnet8 −" in text
+        assert "Tuning gained" not in text
+        assert not re.search("practical tie</span>|costs the same|is the cheaper|Take resn", text)
+
+
+def test_an_arm_that_learnt_is_better_than_one_that_did_not(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", tuned=(0.9, 0.1))
+    verdict = write(run).verdicts[0]
+    assert (verdict.word, verdict.ahead, verdict.doubt) == ("better", "resnet8", "")
+    assert "resnext8: its confirmation runs" in " ".join(
+        json.loads((run / "verdict.json").read_text())["warnings"]
+    )
 
 
 @pytest.mark.parametrize("missing", ["plan.json", "ledger.jsonl", "predictions/arm0-confirm-1.npz"])
@@ -400,6 +472,36 @@ def test_activities_add_up_to_the_spend_per_arm_and_phase(copied: Path) -> None:
     text = (copied / "report.md").read_text()
     assert "| search: training |" in text
     assert "| confirm: evaluation |" in text
+
+
+def test_both_tables_of_what_it_cost_agree_after_an_interruption(tmp_path: Path) -> None:
+    """As the runner books it: starting again is over when the trial tells where it goes on, and told with its next epoch."""
+    question = plan(("a", "b"))
+
+    def epoch(number: int, cost: float, startup: float) -> Epoch:
+        return Epoch(
+            trial="t", epoch=number, train_loss=1.0, train_accuracy=0.5, val_loss=1.0, val_accuracy=0.5,
+            train_seconds=6.0, eval_seconds=1.0, startup_seconds=startup, cost=cost,
+        )  # fmt: skip
+
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        ledger.add(
+            Trial(
+                id="t", arm="a", phase="search", index=0, island=0, config={}, seed=0, split_seed=0, epochs=3
+            )
+        )
+        ledger.add(epoch(1, 9.0, 2.0))
+        ledger.add(Beat(held={"t": 12.0}))
+        ledger.add(
+            Resumed(trial="t", epoch=1, reason="study interrupted", cost=9.0, lost=3.0 + 4.0, fraction=1)
+        )
+        ledger.add(epoch(2, 16.0, 4.0))
+        ledger.add(epoch(3, 23.0, 0.0))
+        ledger.add(Outcome(trial="t", state="finished", reason="full length", epochs=3, cost=23.0))
+        table, spend = frames.activities(ledger, question), frames.spend(ledger, question)
+    assert table["cost"].sum() == spend["cost"].sum() == 30.0
+    by_activity = table.groupby("activity")["cost"].sum()
+    assert (by_activity["start-up"], by_activity["lost"]) == (2.0, 7.0)
 
 
 def test_what_a_trial_holds_after_its_last_report_is_draining(tmp_path: Path) -> None:

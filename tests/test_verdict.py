@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from simulate import arm, pair, table
-from synthetic import right_wrong
+from synthetic import plan, right_wrong
 
 from analysis.estimate import (
     crossed,
@@ -14,8 +14,9 @@ from analysis.estimate import (
     permutation_p,
     rope_probabilities,
 )
-from analysis.verdict import headline, judge, judge_all
+from analysis.verdict import _takes, headline, judge, judge_all
 from analysis.words import points
+from study.plan import CONFIRM_CEILING
 
 ROPE = 0.005
 
@@ -70,8 +71,10 @@ def test_inconclusive_says_what_would_decide() -> None:
     found = judge(arm("a", a), arm("b", b), rope=ROPE)
     assert found.word == "inconclusive"
     assert found.more_runs is not None
-    assert f"about {found.more_runs} more confirmation run" in found.advice
-    assert f"for the measured {points(abs(found.delta))} pt; for the margin of 0.50 pt, about" in found.advice
+    assert (
+        f"for the measured {points(abs(found.delta))} pt about {len(a) + found.more_runs} runs per arm would do;"
+        in found.advice
+    )
     lead, room = abs(found.delta), ROPE - abs(found.delta)
     target, power = (lead, 0.8) if lead >= room else (room, 0.9)
     enough, fewer = (
@@ -96,7 +99,28 @@ def test_inconclusive_says_when_the_images_are_too_few() -> None:
     assert (found.word, found.more_runs) == ("inconclusive", None)
     assert found.images_needed is not None
     assert found.images_needed > 300
-    assert "more runs with this test set cannot decide: about" in found.advice
+    assert "no number of runs on this test set would do; with 20 runs per arm, about" in found.advice
+
+
+def test_the_images_that_are_asked_for_decide_in_four_of_five_studies_of_as_many_runs_as_are_named() -> None:
+    gap, (a, b) = 0.02, pair(17, runs=10, gap=0.02, images=300)
+    _, images = _takes(arm("a", a), arm("b", b), crossed(a, b), gap, 0.8)
+    assert images is not None
+    seen, short = (
+        np.mean([crossed(*pair(seed, runs=k, gap=gap, images=images)).low > 0 for seed in range(300)])
+        for k in (CONFIRM_CEILING, 5)
+    )
+    assert seen == pytest.approx(0.8, abs=0.07)
+    assert short < 0.7
+
+
+def test_a_study_is_told_the_budget_that_buys_the_runs_or_that_none_makes_as_many() -> None:
+    a, b = pair(12, runs=3, gap=0.002, run_sd=0.002)
+    question = plan(images=10_000)
+    advice = judge(arm("a", a), arm("b", b), rope=ROPE, plan=question).advice
+    assert "0.39 pt about 130 runs per arm would do, and a study makes at most 20; with 20 runs" in advice
+    nine = f"--budget {question.budget_for(9)} --epochs {question.epochs}"
+    assert f"for the margin of 0.50 pt about 9 runs per arm would do (a new study with {nine})" in advice
 
 
 def test_half_width_at_hand_is_the_interval_of_the_verdict() -> None:
@@ -127,3 +151,31 @@ def test_more_than_two_arms_share_their_95_percent() -> None:
     told = headline(found)
     assert told.startswith("b has the highest mean accuracy of 3 arms")
     assert "over 3 pairs" in told
+
+
+def test_copies_widen_the_interval_that_the_word_goes_by() -> None:
+    """A lead of 1.76 to 2.53 pt: its size is open from 1.26 pt of copies on, all of it from 1.76 pt on."""
+    a, b = pair(1, gap=0.02)
+    words = []
+    for copies in (0, 120, 130, 180):
+        question = plan(images=10_000)
+        question = replace(question, data=replace(question.data, copies=copies))
+        found = judge(arm("a", a), arm("b", b), rope=ROPE, plan=question)
+        words.append(found.word)
+        assert found.has_chances == (not found.doubt) == (copies <= 120)
+        assert (found.low, found.high) == (crossed(a, b).low, crossed(a, b).high)
+    assert words == ["better", "better", "better, size unclear", "inconclusive"]
+
+
+def test_an_arm_that_learnt_nothing_is_told_by_its_own_name_in_every_headline() -> None:
+    a, b, c = right_wrong(
+        np.random.default_rng(1), runs=(5, 5, 5), accuracies=(0.1, 0.1, 0.1), images=2000, run_sd=0.001
+    )
+    learnt = c.copy()
+    learnt[:, :60] = True  # above guessing, by little
+    both = judge(arm("a", learnt), arm("b", b), rope=0.1, guessing=0.11)
+    assert (both.word, both.ahead) == ("inconclusive", None)
+    assert " b is not shown to be above guessing the most frequent class (11.00 %)." in both.sentence
+    three = judge_all([arm(n, t) for n, t in zip("abc", (a, b, c), strict=True)], rope=0.1, guessing=0.11)
+    assert {v.word for v in three} == {"inconclusive"}
+    assert "Neither of them is shown to be above guessing" in headline(three)
