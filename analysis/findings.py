@@ -75,7 +75,7 @@ def find(evidence: Evidence) -> Findings:
             for arm in evidence.plan.arms
             if (
                 found := _contrast(
-                    f"{arm}:\ndefault again" if arm in unchanged else f"{arm}:\ntuning gained",
+                    f"{arm}:\ndefault again" if arm in unchanged else f"{arm}:\ntuned minus default",
                     arm,
                     evidence.tuned.get(arm),
                     evidence.default.get(arm),
