@@ -5,6 +5,7 @@ Imports no torch and no Ray, so that ``--help`` and a wrong flag answer at once.
 
 import argparse
 import datetime
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    # that of Python 3.14: -5cpu-minutes is a value, and no flag
+    parser._negative_number_matcher = re.compile(r"-\.?\d")
     question = parser.add_argument_group("the question")
     question.add_argument(
         "--budget", metavar="AMOUNT",
