@@ -191,7 +191,7 @@ class Plan:
     command: str
     versions: dict[str, str]
     code: str
-    """SHA-256 over the source of ``study`` and ``search_spaces``."""
+    """SHA-256 over the source of ``study`` and of the arms."""
     packing: tuple[Packed, ...] = ()
     """What was measured to choose ``machine.fraction`` and every arm's layout, in the order of measuring."""
     packing_notes: tuple[str, ...] = ()

@@ -266,7 +266,7 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         probe_cost=survey.cost,
         command=options.command,
         versions=resume.versions(),
-        code=resume.code_hash(),
+        code=resume.code_hash(options.arms),
         packing=survey.packing,
         packing_notes=survey.notes,
     )
