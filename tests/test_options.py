@@ -60,7 +60,9 @@ def test_an_out_folder_that_is_taken_is_left_alone(
     (tmp_path / "mine.txt").write_text("precious")
     assert "something else" in refusal(capsys, *GOOD, "--out", str(tmp_path))
     (tmp_path / ".claimed").touch()
-    assert "killed before it began" in refusal(capsys, *GOOD, "--out", str(tmp_path))
+    told = refusal(capsys, *GOOD, "--out", str(tmp_path))
+    assert "killed before it began" in told
+    assert f"delete this one if python -m study status {tmp_path} says" in told
     (tmp_path / "plan.json").write_text("{}")
     assert "python -m analysis" in refusal(capsys, *GOOD, "--out", str(tmp_path))
     assert (tmp_path / "mine.txt").read_text() == "precious"
