@@ -27,7 +27,7 @@ from search_spaces import Arm, ArmError, Choice
 from study import ledger as ledgers
 from study import plan as plans
 from study import resume, windows
-from study.confirm import GivenUpError, StudyError
+from study.confirm import GivenUpError, StudyError, unspent
 from study.leaving import Leaving, sturdy_output
 from study.ledger import CLAIM, Ledger
 from study.mirror import Mirror
@@ -366,6 +366,11 @@ def _run(
         mirror.check()
     if leaving.asked():
         return
+    for arm, seconds in unspent(plan, ledger).items():
+        console.print(
+            f"note: {duration(seconds)} of {arm}'s share is left over: it made {plans.CONFIRM_CEILING} confirmation "
+            "runs, the most of any study"
+        )
     console.print("opening the test set, once, for all arms together ...")
     open_test(plan, ledger, prepared.train, home / SEALED, home)
 
