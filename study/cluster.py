@@ -85,6 +85,7 @@ def connect(address: str | None, log: Path) -> str:
             include_dashboard=None if address else _has_dashboard(),
             dashboard_host="127.0.0.1",
         )
+        logging.getLogger("ray").handlers = [handler]  # Ray (2.60) has just taken it away
     except Exception as error:  # Ray raises what it likes, plain Exception included
         said = told(" ".join(str(error).split())) or type(error).__name__
         if "Version mismatch" in said:

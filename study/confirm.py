@@ -143,6 +143,17 @@ def left(plan: Plan, history: History, arm: str, *, spent: float) -> float:
     )
 
 
+def unspent(plan: Plan, history: History) -> dict[str, float]:
+    """Arm -> resource-seconds that would have paid for more runs than any study confirms with."""
+    over = {arm: left(plan, history, arm, spent=history.spent(arm)) for arm in plan.arms}
+    runs = {arm: history.full_length(arm, "confirm") for arm in plan.arms}
+    return {
+        arm: seconds
+        for arm, seconds in over.items()
+        if len(runs[arm]) >= CONFIRM_CEILING and seconds >= run_cost(plan, history, [runs[arm][-1].id])
+    }
+
+
 def lost_share(plan: Plan, history: History) -> float:
     """Every arm's equal part of what interruptions undid: whose trial it hit is chance and favours no arm.
 

@@ -316,7 +316,8 @@ def _listing(part: Path, known: tuple[str, ...] | None) -> _Listing:
     skipped = 0
     for folder in folders:
         entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-        images = [p for p in entries if p.suffix.lower() in SUFFIXES and not p.is_dir()]
+        # a link to nothing is an image that is lost: reading it says so
+        images = [p for p in entries if p.suffix.lower() in SUFFIXES and (p.is_file() or not p.exists())]
         skipped += len(entries) - len(images)
         names += [os.fsencode(image.relative_to(part)) for image in images]
         labels += [classes.index(shown(folder.name))] * len(images)

@@ -308,7 +308,7 @@ class Ledger(History):
             path.with_name(CLAIM).write_text(f"process {os.getpid()} on {socket.gethostname()}")
         except BlockingIOError as error:
             os.close(self._file)
-            raise LedgerError(f"{path} is being written by {_holder(path)}") from error
+            raise LedgerError(f"{path} is being written by {holder(path)}") from error
         except OSError as error:
             os.close(self._file)
             raise LedgerError(f"{path} cannot be written: {error.strerror}") from error
@@ -353,6 +353,14 @@ class Ledger(History):
         os.close(self._file)
 
 
+def holder(path: Path) -> str:
+    """Who writes the ledger at ``path``, or did last: a process on a host."""
+    try:
+        return path.with_name(CLAIM).read_text(errors="replace") or "another process"
+    except OSError:
+        return "another process"
+
+
 def check(history: History, plan: Plan) -> None:
     """Raises LedgerError when a record cannot belong to a study of ``plan``: it was written by hand."""
     arms = set(plan.arms)
@@ -390,10 +398,3 @@ def check_links(run: Path) -> None:
                 )
         if Path(folder) == run and FOREIGN in folders:
             folders.remove(FOREIGN)
-
-
-def _holder(path: Path) -> str:
-    try:
-        return path.with_name(CLAIM).read_text() or "another process"
-    except OSError:
-        return "another process"

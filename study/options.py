@@ -5,6 +5,7 @@ Imports no torch and no Ray, so that ``--help`` and a wrong flag answer at once.
 
 import argparse
 import datetime
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,10 @@ class Options:
         try:
             run = mirror.local(given.resume)
             if not (run / FILE).is_file():
-                parser.error(f"--resume {run}: there is no study in it (no {FILE})")
+                parser.error(
+                    f"--resume {run}: there is no study in it (no {FILE}); one that was killed while the arms were "
+                    "measured has nothing to go on from: begin it anew"
+                )
             plan = Plan.load(run / FILE)
         except PlanError as error:
             parser.error(str(error))
@@ -180,6 +184,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    # that of Python 3.14: -5cpu-minutes is a value, and no flag
+    parser._negative_number_matcher = re.compile(r"-\.?\d")
     question = parser.add_argument_group("the question")
     question.add_argument(
         "--budget", metavar="AMOUNT",
@@ -298,12 +304,14 @@ def _check_ranges(parser: argparse.ArgumentParser, given: argparse.Namespace) ->
 def _check_out(parser: argparse.ArgumentParser, out: Path) -> None:
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            what = "a study" if (out / FILE).exists() else "something else"
-            if what == "something else" and (out / CLAIM).exists():
+            what, hint = "something else", ""
+            if (out / FILE).exists():
+                what, hint = "a study", f"; python -m analysis {out} shows that study"
+            elif (out / CLAIM).exists():
                 what = "a study that is being measured, or was killed before it began,"
+                hint = f", or delete this one if python -m study status {out} says that it is stopped"
             parser.error(
-                f"--out {out} holds {what} already and is left as it is: give another directory"
-                + (f"; python -m analysis {out} shows that study" if what == "a study" else "")
+                f"--out {out} holds {what} already and is left as it is: give another directory{hint}"
             )
         out.mkdir(parents=True, exist_ok=True)
         (out / CLAIM).touch(exist_ok=False)

@@ -35,16 +35,23 @@ CONFIRM_SHARE = 0.2
 """Part of an arm's share that is set apart for confirmation, before anything else."""
 MARGIN = 1.1
 """Full runs are reserved at this multiple of their measured cost, since machines are noisy."""
+FEWEST_RUNS = BASELINE_RUNS + TUNING_RUNS_FLOOR + MARGIN * (SELECT_FLOOR + CONFIRM_FLOOR + 1)
+"""Full runs per arm from which a plan is made. One more than the floor is set apart for confirmation from 20 on,
+where the search would be left with too few again."""
 REDUCTION = 3
 """ASHA's reduction factor: the best third of a rung goes on."""
 MATCHED = 0.05
 """Arms whose MACs differ by more are not matched: ResNeXt's own "matched" templates are up to 4.5 % apart."""
 EPOCHS = (3, 50)
 """Shortest and longest full run that is chosen without ``--epochs``; 50 is the seed post's length."""
+SHORTEST = 60.0
+"""Resource-seconds under which nothing is measured: starting workers thrice and timing two arms takes about as long."""
 LONGEST = 1e6 * 3600
 """Resource-seconds above which no budget is meant."""
 EPOCHS_CEILING = 10_000
 ROPE_CEILING = 0.2
+SCATTER = 1.25
+"""The same arms measured twice differ by less: a budget that a refusal names must do then too."""
 AIM = 26
 """Full runs per arm that a chosen length leaves room for."""
 
@@ -62,7 +69,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises PlanError for anything that is no positive, sane amount with a known unit."""
+        """Raises PlanError for anything that is no sane amount with a known unit."""
         match = re.fullmatch(
             r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(gpu|cpu)-?(hour|minute)s?\s*", text.lower()
         )
@@ -73,8 +80,11 @@ class Budget:
             )
         amount, resource, unit = match.groups()
         seconds = float(amount) * (3600 if unit == "hour" else 60)
-        if not 0 < seconds <= LONGEST:
-            raise PlanError(f"budget {text!r} is out of range: above 0 and at most a million hours")
+        if not SHORTEST <= seconds <= LONGEST:
+            raise PlanError(
+                f"budget {text!r} is out of range: at least a minute, which measuring the arms and starting workers "
+                "takes, and at most a million hours"
+            )
         return cls(seconds=seconds, resource="gpu" if resource == "gpu" else "cpu")
 
     def __str__(self) -> str:
@@ -183,7 +193,7 @@ class Plan:
     command: str
     versions: dict[str, str]
     code: str
-    """SHA-256 over the source of ``study`` and ``search_spaces``."""
+    """SHA-256 over the source of ``study`` and of the arms."""
     packing: tuple[Packed, ...] = ()
     """What was measured to choose ``machine.fraction`` and every arm's layout, in the order of measuring."""
     packing_notes: tuple[str, ...] = ()
@@ -241,7 +251,7 @@ class Plan:
     @property
     def smallest_budget(self) -> Budget:
         """The smallest budget at which this question, with runs of this length, can be asked."""
-        return self._budget_of(BASELINE_RUNS + TUNING_RUNS_FLOOR + MARGIN * (SELECT_FLOOR + CONFIRM_FLOOR))
+        return self._budget_of(FEWEST_RUNS)
 
     def budget_for(self, runs: int) -> Budget:
         """The smallest budget of which this many confirmation runs per arm are set apart, length kept.
@@ -261,10 +271,10 @@ class Plan:
         """The smallest budget that is divided into 2 or 4 searches per arm, length kept. Raises KeyError for others."""
         return self._budget_of(ISLANDS[islands])
 
-    def _budget_of(self, full_runs: float) -> Budget:
+    def _budget_of(self, full_runs: float, *, spare: float = 1.02) -> Budget:
         """What buys every arm this many full runs, in whole minutes and a little more."""
         share = self.overhead + full_runs * max(self.full_run(a) for a in self.arms)
-        minutes = math.ceil(1.02 * share * len(self.arms) / 60)
+        minutes = math.ceil(spare * share * len(self.arms) / 60)
         return Budget(seconds=60.0 * minutes, resource=self.budget.resource)
 
     @property
@@ -401,7 +411,7 @@ def unmatched(audits: Mapping[str, Audit]) -> str:
 def with_length(plan: Plan, epochs: int | None) -> Plan:
     """The plan with full runs of ``epochs``; without one, the longest that leaves room for ``AIM`` of them.
 
-    Raises PlanError, naming the smallest budget that would do, when too few runs would be left.
+    Raises PlanError, naming a budget that would do, when too few runs would be left.
     """
     if epochs is None:
         left = (plan.share - plan.overhead) / AIM
@@ -412,7 +422,7 @@ def with_length(plan: Plan, epochs: int | None) -> Plan:
         raise PlanError(
             f"a budget of {plan.budget} is too small: it buys each arm {max(0.0, plan.full_runs):.1f} full runs of "
             f"{epochs} epochs, of which {max(0.0, plan.tuning_runs):.1f} would be left for the search, and a search "
-            f"of fewer than {TUNING_RUNS_FLOOR} says little. The smallest that would do: --budget {plan.smallest_budget}"
+            f"of fewer than {TUNING_RUNS_FLOOR} says little. This would do: --budget {plan._budget_of(FEWEST_RUNS, spare=SCATTER)}"
             + (" (or fewer --epochs)" if epochs > EPOCHS[0] else "")
         )
     return plan

@@ -355,7 +355,8 @@ def complexity(arm: Arm, config: Config, images: ImageSpec) -> tuple[int, int]:
 
 
 def _told(way: Way) -> str:
-    return f"{way.machine.slots} trials of {way.machine.fraction:g} {way.machine.resource.upper()} each"
+    slots, each = way.machine.slots, f"{way.machine.fraction:g} {way.machine.resource.upper()}"
+    return f"{slots} trials of {each} each" if slots > 1 else f"1 trial of {each}"
 
 
 def _all(meters: Sequence[Any], method: str, *arguments: Any) -> list[Any]:

@@ -207,7 +207,8 @@ def asdict(record: Any) -> dict[str, Any]:
 def encode(record: Record, after: str = "") -> str:
     """One JSON line, without the newline, that ends with its checksum; ``after``: that of the line before it.
 
-    Each checksum goes on from the one before, so that no line can be taken out, moved or doubled unseen. Raises
+    Each checksum goes on from the one before, so that no line but the last can be taken out, moved or doubled unseen:
+    without its last line a ledger is one that stopped earlier. It is against accident, no seal against forgery. Raises
     ValueError for a non-finite number.
     """
     body = {"record": type(record).__name__, **asdict(record)}

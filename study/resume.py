@@ -3,10 +3,12 @@
 import hashlib
 import importlib.metadata
 import platform
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from study.ledger import History, check_question, plan_hash
-from study.plan import DataCard, Plan, PlanError
+from study.plan import FILE, DataCard, Plan, PlanError
 from study.records import Session, asdict
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "scipy")
@@ -15,22 +17,23 @@ ROOT = Path(__file__).parent.parent
 
 def session(home: Path) -> Session:
     """What this process would write the study with."""
-    return Session(plan=plan_hash(home), code=code(), versions=versions(), accepted="")
+    arms = Plan.load(home / FILE).arms
+    return Session(plan=plan_hash(home), code=code(arms), versions=versions(), accepted="")
 
 
 def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
 
 
-def code() -> dict[str, str]:
-    """Source file -> SHA-256, of all that the trials run."""
-    files = [file for package in ("study", "search_spaces") for file in (ROOT / package).glob("*.py")]
+def code(arms: Iterable[str]) -> dict[str, str]:
+    """Source file -> SHA-256, of all that trials of these arms run."""
+    files = {*(ROOT / "study").glob("*.py"), *_files(arms)}
     return {str(file.relative_to(ROOT)): _sha256(file) for file in sorted(files)}
 
 
-def code_hash() -> str:
+def code_hash(arms: Iterable[str]) -> str:
     """SHA-256 over all of ``code``."""
-    return hashlib.sha256(repr(code()).encode()).hexdigest()
+    return hashlib.sha256(repr(code(arms)).encode()).hexdigest()
 
 
 def differences(history: History, now: Session) -> str:
@@ -52,6 +55,7 @@ def differences(history: History, now: Session) -> str:
 def check_data(plan: Plan, card: DataCard) -> None:
     """Raises PlanError, saying what differs, when the data is not what the study began with."""
     old, new = asdict(plan.data), asdict(card)
+    del old["note"]  # also of files that are no images; what matters of it is in the fingerprint
     differing = [
         f"{name} {_short(old[name])} -> {_short(new[name])}" for name in old if old[name] != new[name]
     ]
@@ -65,6 +69,17 @@ def check_data(plan: Plan, card: DataCard) -> None:
 def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 40 else f"{text[:18]}...{text[-18:]}"
+
+
+def _files(arms: Iterable[str]) -> set[Path]:
+    """The arms' files and every other one of their folder that one of these has the name of: it may be imported."""
+    there = {file.stem: file for file in (ROOT / "search_spaces").glob("*.py")}
+    found: set[Path] = set()
+    named = {"__init__", *arms}
+    while new := {there[name] for name in named & there.keys()} - found:
+        found |= new
+        named |= {name for file in new for name in re.findall(r"\w+", file.read_text(errors="replace"))}
+    return found
 
 
 def _sha256(file: Path) -> str:

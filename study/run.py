@@ -27,7 +27,7 @@ from search_spaces import Arm, ArmError, Choice
 from study import ledger as ledgers
 from study import plan as plans
 from study import resume, windows
-from study.confirm import GivenUpError, StudyError
+from study.confirm import GivenUpError, StudyError, unspent
 from study.leaving import Leaving, sturdy_output
 from study.ledger import CLAIM, Ledger
 from study.mirror import Mirror
@@ -266,7 +266,7 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         probe_cost=survey.cost,
         command=options.command,
         versions=resume.versions(),
-        code=resume.code_hash(),
+        code=resume.code_hash(options.arms),
         packing=survey.packing,
         packing_notes=survey.notes,
     )
@@ -366,6 +366,11 @@ def _run(
         mirror.check()
     if leaving.asked():
         return
+    for arm, seconds in unspent(plan, ledger).items():
+        console.print(
+            f"note: {duration(seconds)} of {arm}'s share is left over: it made {plans.CONFIRM_CEILING} confirmation "
+            "runs, the most of any study"
+        )
     console.print("opening the test set, once, for all arms together ...")
     open_test(plan, ledger, prepared.train, home / SEALED, home)
 

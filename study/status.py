@@ -6,6 +6,7 @@ Imports neither torch nor Ray nor Optuna, and writes nothing.
 import fcntl
 import json
 import shlex
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,8 @@ from study.records import setting
 from study.view import phase, states
 
 LIVELY_SECONDS = 60.0
-"""A study whose ledger was written within this time runs, though maybe on another machine: a sign of life
-is written every ten seconds."""
+"""A study of another machine whose ledger was written within this time runs: a sign of life is written every
+ten seconds. On this machine the ledger's lock tells."""
 VERDICT = "verdict.json"
 HOLDS = (
     "A verdict holds for the settings that its own searches found, retrained on new images of the same kind; "
@@ -58,7 +59,8 @@ def look(home: Path) -> Run:
     plan, history = ledger.load(home) if (home / FILE).exists() else (None, ledger.read(path))
     quiet = max(0.0, time.time() - path.stat().st_mtime)
     done = bool(history.opened) and set(history.opened[-1].trials) <= history.scores.keys()
-    alive = _is_written(path) or (quiet < LIVELY_SECONDS and not done)
+    ours = ledger.holder(path).endswith(f" on {socket.gethostname()}")
+    alive = _is_written(path) or (quiet < LIVELY_SECONDS and not done and not ours)
     state: State = "finished" if done else "stopped" if not alive else "running" if plan else "measuring"
     verdict, scope = _verdict(home / VERDICT) if done else ("", "")
     return Run(

@@ -86,6 +86,8 @@ def run_trials(
         ),
     )
     vars(tune_controller)["RayActorManager"] = _SurvivesMemoryKills
+    # at its end Tune (2.60) looks for result files that the ledger stands for, and warns once per trial
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     try:
         tuner.fit()
     except Exception as error:

@@ -145,7 +145,7 @@ class RayMetrics:
 
         def gauge(name: str, what: str, *tags: str) -> Gauge:
             made = Gauge(f"study_{name}", description=what, tag_keys=("run", *tags))
-            return made.set_default_tags({"run": run}) or made
+            return made.set_default_tags({"run": _ascii(run)}) or made
 
         self._spent = gauge("spent_seconds", "Resource-seconds spent", "arm", "phase")
         self._left = gauge("left_seconds", "Resource-seconds of the arm's share that are left", "arm")
@@ -165,14 +165,20 @@ class RayMetrics:
 
     def _set(self, history: History) -> None:
         for arm in self._plan.arms:
+            tags = {"arm": _ascii(arm)}
             for phase in PHASES:
-                self._spent.set(history.spent(arm, phase), {"arm": arm, "phase": phase})
-            self._left.set(max(0.0, self._plan.share - history.spent(arm)), {"arm": arm})
+                self._spent.set(history.spent(arm, phase), {**tags, "phase": phase})
+            self._left.set(max(0.0, self._plan.share - history.spent(arm)), tags)
             accuracy = history.best.get(arm)
             if accuracy is not None:
-                self._best.set(accuracy, {"arm": arm})
+                self._best.set(accuracy, tags)
             for state, count in states(history, arm).items():
-                self._trials.set(count, {"arm": arm, "state": state})
+                self._trials.set(count, {**tags, "state": state})
+
+
+def _ascii(text: str) -> str:
+    """Ray's (2.60) tags hold nothing else."""
+    return text.encode("ascii", "backslashreplace").decode()
 
 
 class OptunaStorage:

@@ -85,13 +85,14 @@ def test_odd_things_in_a_folder(tmp_path: Path) -> None:
     (inside / ".DS_Store").write_bytes(b"x")
     (inside / "notes.txt").write_text("x")
     (inside / "more.png").mkdir()
+    os.mkfifo(inside / "pipe.jpg")  # reading it would wait for ever
     (tmp_path / "train" / ".cache").mkdir()
     (inside / "link.png").symlink_to(inside / "000.png")
     (inside / "LOUD.JPEG").write_bytes(jpeg(12))
     card = folder(tmp_path).card
     assert card.train == 10
     assert card.classes == ("a", "b c ü")
-    assert card.note == "2 entries that are no images skipped; no test images of b c ü"
+    assert card.note == "3 entries that are no images skipped; no test images of b c ü"
 
 
 def jpeg(side: int) -> bytes:

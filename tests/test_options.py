@@ -26,7 +26,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
         (["--data", "digits"], "--budget"),
         (["--budget", "8"], "gpu-hours"),
         (["--budget=-3gpu-hours"], "positive"),
-        (["--budget", "0cpu-minutes"], "above 0"),
+        (["--budget", "-5cpu-minutes"], "positive"),
+        (["--budget", "0cpu-minutes"], "at least a minute"),
+        (["--budget", "0.1cpu-minutes"], "at least a minute"),
         (["--budget", "1e30gpu-hours"], "at most"),
         ([*GOOD, "--arms", "resnet51,resnet50"], "search_spaces/resnet51.py"),
         ([*GOOD, "--arms", "resnet50"], "two or more"),
@@ -58,7 +60,9 @@ def test_an_out_folder_that_is_taken_is_left_alone(
     (tmp_path / "mine.txt").write_text("precious")
     assert "something else" in refusal(capsys, *GOOD, "--out", str(tmp_path))
     (tmp_path / ".claimed").touch()
-    assert "killed before it began" in refusal(capsys, *GOOD, "--out", str(tmp_path))
+    told = refusal(capsys, *GOOD, "--out", str(tmp_path))
+    assert "killed before it began" in told
+    assert f"delete this one if python -m study status {tmp_path} says" in told
     (tmp_path / "plan.json").write_text("{}")
     assert "python -m analysis" in refusal(capsys, *GOOD, "--out", str(tmp_path))
     assert (tmp_path / "mine.txt").read_text() == "precious"

@@ -1,6 +1,7 @@
 """A study goes on only under the same question, on the same data, with the same code."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,17 @@ from study.ledger import History
 from study.options import Options
 from study.plan import PlanError
 
+ARMS = ("tiny_resnext", "resnet50")
+ASKED = dataclasses.replace(
+    PLAN,
+    arms=ARMS,
+    audits=dict(zip(ARMS, PLAN.audits.values(), strict=True)),
+    probe_cost=dict(zip(ARMS, PLAN.probe_cost.values(), strict=True)),
+)
+
 
 def a_history(home: Path) -> History:
-    PLAN.save(home / "plan.json")
+    ASKED.save(home / "plan.json")
     history = History()
     history.add(resume.session(home))
     return history
@@ -29,24 +38,38 @@ def test_changed_code_and_versions_are_named(tmp_path: Path) -> None:
     now = resume.session(tmp_path)
     other = dataclasses.replace(
         now,
-        code={**now.code, "search_spaces/resnet50.py": "0" * 64},
+        code={**now.code, "search_spaces/tiny_resnet.py": "0" * 64},
         versions={**now.versions, "torch": "9.9"},
     )
     told = resume.differences(history, other)
-    assert "search_spaces/resnet50.py" in told
+    assert "search_spaces/tiny_resnet.py" in told  # which tiny_resnext imports
     assert told.endswith("-> 9.9")
     assert "study/train.py" not in told
 
 
+def test_an_arm_of_another_study_is_no_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spaces = shutil.copytree(resume.ROOT / "search_spaces", tmp_path / "search_spaces")
+    monkeypatch.setattr(resume, "ROOT", tmp_path)
+    history = a_history(tmp_path)
+    (spaces / "my_net.py").write_text("ARM = None\n")
+    (spaces / "small_resnet.py").unlink()
+    assert resume.differences(history, resume.session(tmp_path)) == ""
+    for used in ("__init__", "_shared", "tiny_resnet", "resnet50"):
+        with (spaces / f"{used}.py").open("a") as file:
+            file.write("# edited\n")
+        assert f"search_spaces/{used}.py" in resume.differences(history, resume.session(tmp_path))
+
+
 def test_another_plan_is_refused(tmp_path: Path) -> None:
     history = a_history(tmp_path)
-    dataclasses.replace(PLAN, rope=0.01).save(tmp_path / "plan.json")
+    dataclasses.replace(ASKED, rope=0.01).save(tmp_path / "plan.json")
     with pytest.raises(PlanError, match="not the one that the study began with"):
         resume.differences(history, resume.session(tmp_path))
 
 
 def test_other_images_are_refused_with_what_differs() -> None:
     resume.check_data(PLAN, PLAN.data)
+    resume.check_data(PLAN, dataclasses.replace(PLAN.data, note="1 file is no image and is left out."))
     fewer = dataclasses.replace(PLAN.data, train=999, fingerprint="1" * 64)
     with pytest.raises(PlanError, match="train 1000 -> 999; fingerprint 000"):
         resume.check_data(PLAN, fewer)

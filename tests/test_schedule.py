@@ -14,9 +14,9 @@ import pytest
 from test_plan import PLAN
 
 from search_spaces import Arm, Config, load
-from study.confirm import RUNS_FLOOR, StudyError
+from study.confirm import RUNS_FLOOR, StudyError, unspent
 from study.ledger import Ledger, LedgerError, read
-from study.plan import BASELINE_RUNS, Budget, Plan, slice_runs, with_length
+from study.plan import BASELINE_RUNS, CONFIRM_CEILING, Budget, Plan, slice_runs, with_length
 from study.records import Epoch, Outcome, Phase, Record, Trial
 from study.schedule import Schedule, Start, derive_seed
 
@@ -495,3 +495,14 @@ def test_derived_seeds_are_distinct_and_fit_any_generator() -> None:
     seeds = {derive_seed(s, p, i) for s in range(5) for p in ("a", "b", "ab") for i in range(100)}
     assert len(seeds) == 1500
     assert all(0 <= s < 2**63 for s in seeds)
+
+
+def test_what_is_left_over_is_told_only_of_an_arm_with_the_most_runs(tmp_path: Path) -> None:
+    small, large = a_plan(), a_plan(minutes=45)
+    assert unspent(small, play(small, tmp_path / "small.jsonl")) == {}
+    ledger = play(large, tmp_path / "large.jsonl")
+    over = unspent(large, ledger)
+    assert over
+    for arm, seconds in over.items():
+        assert len(ledger.full_length(arm, "confirm")) == CONFIRM_CEILING
+        assert 0 < seconds < large.share - ledger.spent(arm)

@@ -55,12 +55,15 @@ def test_a_study_that_is_written_runs_and_one_that_is_left_can_go_on(
     assert "running" in said.splitlines()[0]
     assert "resnet8-search-0000: epoch 0 of 9, learning_rate=0.0316 augmentation=flip" in said
     diary.ledger.__exit__(None, None, None)
-    monkeypatch.setattr(status, "LIVELY_SECONDS", -1.0)  # as if it had been quiet for a minute
     said = text(status.overview(diary.folder))
     assert "stopped" in said.splitlines()[0]
     assert f"--resume {diary.folder}" in said
     with Ledger(diary.folder / "ledger.jsonl"):
         assert status.look(diary.folder).state == "running"
+    (diary.folder / ".claimed").write_text("process 1 on another machine")
+    assert status.look(diary.folder).state == "running"  # it shares the folder, but maybe no locks
+    monkeypatch.setattr(status, "LIVELY_SECONDS", -1.0)  # as if it had been quiet for a minute
+    assert status.look(diary.folder).state == "stopped"
 
 
 def test_the_list_has_every_run_and_says_of_a_damaged_one_that_it_is(finished: Path) -> None:

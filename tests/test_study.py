@@ -385,7 +385,10 @@ def command(repo: Path, flags: str) -> subprocess.CompletedProcess[str]:
         ("--budget 5cpu-minutes --data folder:nowhere", "nowhere"),
         ("--budget 5cpu-minutes --data folder:images --arms broken,tiny_resnet", "search_spaces/broken.py"),
         ("--budget 5cpu-minutes --data folder:images --arms crooked,tiny_resnet", "crooked"),
-        ("--budget 0.1cpu-minutes --data folder:images --arms tiny_resnet,tiny_resnext", "--budget"),
+        (
+            "--budget 1cpu-minutes --data folder:images --arms tiny_resnet,tiny_resnext --epochs 10000",
+            "This would do: --budget",
+        ),
         (
             "--budget 5cpu-minutes --data folder:images --arms tiny_resnet,tiny_resnext --train-fraction 0.999",
             "cannot be split",

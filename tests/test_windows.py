@@ -109,6 +109,13 @@ def test_wandb_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert b"val_accuracy" in written.read_bytes()
 
 
+def test_rays_metrics_take_any_name_of_a_run_and_an_arm(run: Path) -> None:
+    plan, history = Plan.load(run / "plan.json"), read(run / "ledger.jsonl")
+    shown = windows.RayMetrics(dataclasses.replace(plan, arms=(*plan.arms, "ré_中")), "run odd é中\udce9'<i>")
+    shown.take(next(iter(history.trials.values())), history)
+    shown.close()
+
+
 class _Breaks:
     def take(self, record: Record, history: History) -> None:
         del record, history
