@@ -26,11 +26,12 @@ import search_spaces
 from search_spaces import Arm, ArmError, Choice, Config, ImageSpec, default
 from study import cluster, packing
 from study.images import DataError, Images, Streamed
+from study.memory import out_of_memory
 from study.packing import Way
 from study.plan import Audit, Budget, DataCard, Machine, Packed
 from study.records import Epoch, Trial
 from study.search import restrict
-from study.train import Split, build, fit, out_of_memory
+from study.train import Split, build, fit
 from study.worker import device_of, first_line, image_spec
 
 Result = TypeVar("Result")

@@ -22,6 +22,7 @@ from torch.nn import functional
 from search_spaces import Arm, ImageSpec
 from study.augment import augment, normalise
 from study.images import Images, fetched
+from study.memory import out_of_memory
 from study.records import Config, Epoch, Trial
 
 MOMENTUM = 0.9
@@ -33,28 +34,10 @@ EVAL_PIXELS = {"cpu": 500 * 32**2, "cuda": 4000 * 32**2}
 """Pixels per channel that are evaluated at once: fits a CPU's cache, fills a GPU."""
 FUSED = ("cpu", "cuda")
 """Kinds of devices whose SGD is one kernel for all weights instead of several for each."""
-FULL = (
-    "DefaultCPUAllocator",
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    *(
-        f"{name}_STATUS_{what}"
-        for name in ("CUBLAS", "CUDNN")
-        for what in ("ALLOC_FAILED", "NOT_INITIALIZED")
-    ),
-)
-"""Words of the errors that say so, where there is no type for it: a library whose handle finds no room is not initialised."""
 
 
 class DivergedError(ArithmeticError):
     """The training loss is not finite, or many times that of guessing."""
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the machine's memory, or the device's, was too small. torch has no type of error for the host's."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in FULL)
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

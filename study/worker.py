@@ -26,9 +26,10 @@ from study import checkpoint, storage
 from study.confirm import SCORED_PHASES
 from study.data import DataError, Images, split_for
 from study.images import Streamed
+from study.memory import keep_freed, out_of_memory
 from study.plan import DataCard, Machine, Plan
 from study.records import Epoch, Trial, setting
-from study.train import DivergedError, Split, Training, build, out_of_memory
+from study.train import DivergedError, Split, Training, build
 
 SLICE_SECONDS = 5.0
 """Training between two reports, within an epoch."""
@@ -46,6 +47,7 @@ def device_of(machine: Machine, fraction: float | None = None) -> torch.device:
     """The device of this process, set up as the plan says: CPU threads, and a wall around GPU memory."""
     torch.set_num_threads(machine.threads)
     if machine.resource == "cpu":
+        keep_freed()
         return torch.device("cpu")
     # Ray's fractions are bookkeeping; this is the wall between trials
     device = torch.device("cuda", torch.cuda.current_device())
@@ -120,13 +122,13 @@ class StudyTrial(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._run: Training | None = None  # the last trial's memory is free before the device is set up
         self._trial = Trial(**new_config["trial"])
         self._known = int(new_config["epochs"])
         self._again = bool(new_config["again"])
         self._device = device_of(self._plan.machine, new_config["fraction"])
         self._path = checkpoint.path_of(self._home, self._trial.id)
         self._spoke = False
-        self._run: Training | None = None
         self._measures: list[dict[str, Any]] = []
         self._aside: dict[str, Any] = {}
         self._startup = self._writing = 0.0
@@ -246,11 +248,13 @@ class StudyTrial(tune.Trainable):
         self._run = None
 
     def _let_go(self) -> None:
-        """Give back the device's memory; when the error is gone, which holds the net and what it had computed."""
+        """Give back the memory; when the error is gone, which holds the net and what it had computed."""
         self.cleanup()
         if self._device.type == "cuda":
             torch.cuda.synchronize()  # raises where the device is lost to this process, which must then not go on
             torch.cuda.empty_cache()
+        else:
+            keep_freed()
 
 
 class _BlockedError(Exception):

@@ -25,10 +25,10 @@ import torch
 from bench.timing import at_once, in_turns, parser, processes, save, table
 from search_spaces import Config, ImageSpec, load
 from study import cluster, probe
+from study.memory import keep_freed, out_of_memory
 from study.options import DEFAULT_ARMS
 from study.packing import ON_A_GPU
 from study.plan import Budget, DataCard
-from study.train import out_of_memory
 
 ON_TWO_CORES = ((1, 1), (1, 2), (2, 1), (2, 2))
 """Trials x threads; the last has more threads than cores, which no study does."""
@@ -47,6 +47,8 @@ CARD = DataCard(
 def one(arm: str, batch: int, kind: str, threads: int, seconds: float) -> tuple[float, int]:
     """Images/s and peak bytes of one trial in this process; NaN and 0 where memory ended."""
     torch.set_num_threads(threads)
+    if kind == "cpu":
+        keep_freed()
     config: Config = {**load(arm).default(), "batch_size": batch}
     try:
         found = probe.speed(load(arm), config, CIFAR, torch.device(kind), seconds=seconds)

@@ -11,6 +11,7 @@ Command:   python -m tests.bench.train [--device cuda] [--arms A,B] --json train
 # ruff: noqa: T201 - a command speaks to its user
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import statistics
@@ -25,16 +26,20 @@ from torch import Tensor, nn
 
 from bench import post_loop
 from bench.timing import at_once, in_turns, parser, processes, save, table
-from search_spaces import Config, ImageSpec, load
+from search_spaces import Arm, Config, ImageSpec, load
+from search_spaces._shared import BLOCKS_50, PLANES_50, RECIPE, BottleneckNet, large_stem
 from study import probe
 from study.augment import cutout, normalise, turn
 from study.data import Images
+from study.memory import keep_freed
 from study.records import Trial
 from study.train import Split, build, fit
 
 CIFAR = ImageSpec(channels=3, size=32, classes=10)
+IMAGENET_STEM = "resnet50/imagenet"
+"""ResNet-50 as torchvision has it, which shrinks 32 pixels to 8 before its blocks: a sixteenth of the arm's work."""
 ARMS = {
-    "cpu": ("resnet50", "small_resnet", "small_resnext"),
+    "cpu": ("resnet50", IMAGENET_STEM, "small_resnet", "small_resnext"),
     "cuda": ("resnet50", "resnext50", "small_resnet"),
 }
 POST_BATCH = 32
@@ -55,16 +60,25 @@ def pool() -> Images:
     return Images(made.numpy(), (torch.arange(POOL) % 10).numpy())
 
 
+def arm_of(name: str) -> Arm:
+    if name != IMAGENET_STEM:
+        return load(name)
+    stem = large_stem(dataclasses.replace(CIFAR, size=224))
+    return Arm(
+        lambda _, images: BottleneckNet(images, stem=stem, planes=PLANES_50, blocks=BLOCKS_50), space=RECIPE
+    )
+
+
 def config(arm: str, batch: int) -> Config:
     """The post's setting (flip+rotate), but for the batch size."""
-    return {**load(arm).default(), "batch_size": batch}
+    return {**arm_of(arm).default(), "batch_size": batch}
 
 
 def post_speed(arm: str, kind: str, seconds: float, threads: int) -> float:
     """Images/s of the post's loop in this process, its workers' first batches not counted."""
     torch.set_num_threads(threads)
     device = torch.device(kind)
-    model = build(load(arm), config(arm, POST_BATCH), CIFAR, seed=0, device=device, channels_last=False)
+    model = build(arm_of(arm), config(arm, POST_BATCH), CIFAR, seed=0, device=device, channels_last=False)
     optimizer = post_loop.sgd(model, lr=1e-4, weight_decay=5e-4)
     loader = post_loop.train_loader(pool(), seed=0, batch_size=POST_BATCH)
     steps = post_loop.train_model(model, nn.CrossEntropyLoss(), optimizer, loader, device)
@@ -81,9 +95,10 @@ def core_speed(arm: str, kind: str, batch: int, seconds: float, channels_last: b
     """Images/s of the core in this process, by the probe's own measure."""
     if kind == "cpu":
         torch.set_num_threads(1)
+        keep_freed()
     device = torch.device(kind)
     return probe.speed(
-        load(arm), config(arm, batch), CIFAR, device, channels_last=channels_last, seconds=seconds
+        arm_of(arm), config(arm, batch), CIFAR, device, channels_last=channels_last, seconds=seconds
     ).images_per_second
 
 
@@ -155,7 +170,7 @@ def on_gpu(arms: Sequence[str], seconds: float, turns: int, path: Path | None) -
                 measures[name] = partial(core_speed, arm, "cuda", batch, seconds, layout)
         speeds = in_turns(measures, turns)
         best = _fastest(speeds, "core")
-        macs = probe.complexity(load(arm), config(arm, POST_BATCH), CIFAR)[1]
+        macs = probe.complexity(arm_of(arm), config(arm, POST_BATCH), CIFAR)[1]
         share = speeds[best] * 6 * macs / rate  # 2 per MAC forward, and twice that backward
         found[arm] = {"speeds": speeds, "best": best, "matmul_share": share, "compiled": []}
         save(path, found)
@@ -211,7 +226,7 @@ def compiled(
     """Images/s of the core with its net compiled, and the seconds that compiling took; NaN where it cannot be."""
     torch.compiler.reset()
     device = torch.device(kind)
-    net = build(load(arm), config(arm, batch), CIFAR, seed=0, device=device, channels_last=channels_last)
+    net = build(arm_of(arm), config(arm, batch), CIFAR, seed=0, device=device, channels_last=channels_last)
     fast: Any = torch.compile(net, mode=mode)
     everything = torch.arange(16 * batch, device=device)
     pixels = torch.randint(256, (len(everything), 3, 32, 32), dtype=torch.uint8, device=device)
