@@ -167,7 +167,7 @@ def test_what_a_gpu_does_is_written_as_it_is_measured(
         there.append({name: len(found[name]["compiled"]) for name in arms})
         return 2 * speeds[arm], 60.0
 
-    monkeypatch.setattr(train, "matmul_flops", lambda: 1e12)
+    monkeypatch.setattr(train, "matmul_flops", lambda _: 1e12)
     monkeypatch.setattr(train, "post_speed", lambda *_: 10.0)
     monkeypatch.setattr(
         train, "core_speed", lambda arm, _kind, batch, _seconds, layout: speeds[arm] * batch / (33 - layout)

@@ -1,10 +1,11 @@
 """Training speed: the seed post's loop against the core, measured in turns in one run.
 
 On a CPU both have the same two cores: the post's loop as one process of two threads with its two loading
-workers, the core as two trials of one thread each. On a GPU both have the card, and the core's share of the
-card's bfloat16 matrix rate is measured beside it, as are both layouts; then compiling, for some minutes: at
-the smallest batch, where launches take the time, and at the fastest. What it costs and what it gains say after
-how many images it pays. The file is written after every arm and every compile.
+workers, the core as two trials of one thread each. On a GPU both have the card, and both layouts are measured;
+then compiling, for some minutes: at the smallest batch, where launches take the time, and at the fastest. What it
+costs and what it gains say after how many images it pays. Beside the speeds stands the share that the core
+reaches of the machine's matrix rate: float32 on a CPU, bfloat16 on a GPU. The GPU's file is written after every
+arm and every compile.
 
 Command:   python -m tests.bench.train [--device cuda] [--arms A,B] --json train.json
 """
@@ -124,16 +125,20 @@ def _times(work: Any, repeats: int) -> Iterator[float]:
 def on_cpu(arms: Sequence[str], seconds: float, turns: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with processes(1) as post, processes(2) as ours:
+        found["matmul_flops"] = rate = _sum(ours, matmul_flops, "cpu")
         for arm in arms:
             measures = {"post": partial(_sum, post, post_speed, arm, "cpu", seconds, 2)}
             for batch in BATCHES["cpu"]:
                 measures[f"core {batch}"] = partial(_sum, ours, core_speed, arm, "cpu", batch, seconds)
-            found[arm] = in_turns(measures, turns)
+            speeds = in_turns(measures, turns)
+            best = _fastest(speeds, "core")
+            found[arm] = {**speeds, "matmul_share": _share(arm, speeds[best], rate)}
         found["augment_microseconds"] = at_once(ours[:1], augment_microseconds)[0]
     rows = [
         (
             arm,
-            *(f"{found[arm][name]:.0f}" for name in found[arm]),
+            *(f"{found[arm][name]:.0f}" for name in ("post", "core 32", "core 128")),
+            f"{100 * found[arm]['matmul_share']:.0f} %",
             f"{found[arm]['core 32'] / found[arm]['post']:.2f}",
             f"{found[arm]['core 128'] / found[arm]['post']:.2f}",
         )
@@ -144,10 +149,12 @@ def on_cpu(arms: Sequence[str], seconds: float, turns: int) -> dict[str, Any]:
         "post's loop",
         "core, batch 32",
         "core, batch 128",
+        "of the matrix rate",
         "ratio at 32",
         "ratio at 128",
     ]
     print(table(header, rows))
+    print(f"float32 matrix rate of the cores, measured: {rate / 1e9:.0f} GFLOP/s")
     print(
         f"augmentation: flip+crop+rotate+erase {found['augment_microseconds']:.1f} us per image on one core"
     )
@@ -159,7 +166,7 @@ def _sum(pool: Any, *call: Any) -> float:
 
 
 def on_gpu(arms: Sequence[str], seconds: float, turns: int, path: Path | None) -> dict[str, Any]:
-    rate = matmul_flops()
+    rate = matmul_flops("cuda")
     print(f"bfloat16 matrix rate, measured: {rate / 1e12:.0f} TFLOP/s", flush=True)
     found: dict[str, Any] = {"matmul_flops": rate}
     for arm in arms:
@@ -170,8 +177,7 @@ def on_gpu(arms: Sequence[str], seconds: float, turns: int, path: Path | None) -
                 measures[name] = partial(core_speed, arm, "cuda", batch, seconds, layout)
         speeds = in_turns(measures, turns)
         best = _fastest(speeds, "core")
-        macs = probe.complexity(arm_of(arm), config(arm, POST_BATCH), CIFAR)[1]
-        share = speeds[best] * 6 * macs / rate  # 2 per MAC forward, and twice that backward
+        share = _share(arm, speeds[best], rate)
         found[arm] = {"speeds": speeds, "best": best, "matmul_share": share, "compiled": []}
         save(path, found)
         rows = [(name, f"{speed:.0f}", f"{speed / speeds['post']:.2f}") for name, speed in speeds.items()]
@@ -205,17 +211,27 @@ def on_gpu(arms: Sequence[str], seconds: float, turns: int, path: Path | None) -
     return found
 
 
+def _share(arm: str, images_per_second: float, flops: float) -> float:
+    """The part of the matrix rate that training at this speed takes."""
+    macs = probe.complexity(arm_of(arm), config(arm, POST_BATCH), CIFAR)[1]
+    return images_per_second * 6 * macs / flops  # 2 per MAC forward, and twice that backward
+
+
 def _fastest(speeds: dict[str, float], prefix: str) -> str:
     return max((name for name in speeds if name.startswith(prefix)), key=lambda name: speeds[name])
 
 
-def matmul_flops(side: int = 8192, repeats: int = 30) -> float:
-    """FLOP/s of a large bfloat16 product on the GPU."""
-    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+def matmul_flops(kind: str, repeats: int = 30) -> float:
+    """FLOP/s of a large product: bfloat16 on the GPU, float32 on one CPU core, as the core computes there."""
+    side, dtype = (8192, torch.bfloat16) if kind == "cuda" else (2048, torch.float32)
+    if kind == "cpu":
+        torch.set_num_threads(1)
+    a, b = (torch.randn(side, side, device=kind, dtype=dtype) for _ in range(2))
 
     def product() -> None:
         torch.mm(a, b)
-        torch.cuda.synchronize()
+        if kind == "cuda":
+            torch.cuda.synchronize()
 
     return 2 * side**3 / statistics.median(list(_times(product, repeats))[5:])
 
