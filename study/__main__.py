@@ -117,10 +117,12 @@ def _export(given: argparse.Namespace, console: Console) -> int:
 
 
 def _log(given: argparse.Namespace, console: Console) -> int:
-    from study import windows
+    from study import mirror, windows
 
     try:
-        where = windows.write(given.run, given.to, follow=given.follow)
+        where = windows.write(
+            given.run, given.to, follow=given.follow, refresh=lambda: mirror.refresh(given.name)
+        )
     except KeyboardInterrupt:
         return 130
     console.print(where, markup=False)

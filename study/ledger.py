@@ -151,6 +151,11 @@ class History:
         epochs = self.epochs.get(trial)
         return epochs[-1].val_accuracy if epochs else None
 
+    def fraction(self, trial: str, plan: Plan) -> float:
+        """Of a GPU, or CPU cores, that the trial held at last: more than the plan's once memory ran out."""
+        resumed = self.resumed.get(trial)
+        return resumed[-1].fraction if resumed else plan.machine.fraction
+
     def spent(self, arm: str, *phases: Phase, island: int | None = None) -> float:
         """Resource-seconds booked for the arm, in these phases or in all; open trials to their last record."""
         return sum(

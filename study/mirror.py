@@ -98,6 +98,17 @@ def fetch(uri: str, *, nets: bool = False, say: Callable[[str], None] = lambda _
     return home
 
 
+def refresh(run: str) -> None:
+    """Bring the ledger of a run that was fetched up to date, when it is at a URI and the storage answers."""
+    if not is_uri(run):
+        return
+    path = home_of(run) / ledger.FILE
+    with suppress(StorageError), at_the_edge(run):
+        content = Storage(run).get(ledger.FILE) or b""
+        if len(content) > path.stat().st_size and content.startswith(_whole(_read(path))):
+            _replace(path, content, time.time())
+
+
 def _whole(content: bytes) -> bytes:
     """A ledger's whole lines."""
     return content[: content.rfind(b"\n") + 1]

@@ -35,7 +35,7 @@ def rerun(home: Path, trial_id: str) -> tuple[Table, bool]:
     resume.check_data(plan, prepared.card)
     recorded = history.epochs[trial_id]
     search_spaces.load(trial.arm)  # an arm that is not here is no fault of the trial
-    epochs = _epochs(plan, trial, prepared.train)
+    epochs = _epochs(plan, trial, prepared.train, history.fraction(trial_id, plan))
     again, end = _train(epochs, len(recorded))
     outcome = history.outcomes.get(trial_id)
     failed = outcome is not None and outcome.state == "failed"
@@ -53,9 +53,9 @@ def rerun(home: Path, trial_id: str) -> tuple[Table, bool]:
     return table, same
 
 
-def _epochs(plan: Plan, trial: Trial, pool: Images) -> Iterator[Epoch]:
+def _epochs(plan: Plan, trial: Trial, pool: Images, fraction: float) -> Iterator[Epoch]:
     """As they are drawn; building the net, which may be the arm's fault too, comes with the first."""
-    _, epochs = start(plan, trial, pool, device_of(plan.machine))
+    _, epochs = start(plan, trial, pool, device_of(plan.machine, fraction))
     yield from epochs
 
 

@@ -110,9 +110,7 @@ class Schedule:
             if epochs and (epochs[-1].stop or len(epochs) == trial.epochs):
                 self._book_end(trial, "", ledger.booked[trial.id])  # only the word was missing
             else:
-                resumed = ledger.resumed[trial.id]
-                fraction = resumed[-1].fraction if resumed else plan.machine.fraction
-                self._again[trial.id] = (fraction, "study interrupted")
+                self._again[trial.id] = (ledger.fraction(trial.id, plan), "study interrupted")
 
     # -- what runs next
 
@@ -146,9 +144,17 @@ class Schedule:
         return Start(trial=self.ledger.trials[trial_id], epochs=epochs, again=True, fraction=fraction)
 
     def _fits(self, fraction: float) -> bool:
+        used = sum(self._slots(hold.fraction) for hold in self._held.values())
+        return used + self._slots(fraction) <= self.plan.machine.slots
+
+    def _slots(self, fraction: float) -> int:
+        """How many of the study's slots a trial takes that holds this.
+
+        A whole GPU is all slots of one, though three that hold 0.3333 do not add up to it.
+        """
         machine = self.plan.machine
-        used = sum(hold.fraction for hold in self._held.values())
-        return used + fraction <= machine.slots * machine.fraction + 1e-9
+        most = int(1 / machine.fraction) if machine.resource == "gpu" else machine.slots
+        return min(most, machine.slots, math.ceil(fraction / machine.fraction - 1e-9))
 
     @property
     def done(self) -> bool:

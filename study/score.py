@@ -3,7 +3,9 @@
 import io
 import itertools
 import os
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +62,22 @@ def _replace(plan: Plan, ledger: Ledger, pool: Images, out: Path, gone: Sequence
         return
     (out / FOLDER).mkdir(exist_ok=True)
     shared = ray.put(pool)
-    jobs = [(t.id, (plan, t, shared)) for t in gone]
-    for trial_id, net, held in run_tasks(train_again, jobs, plan.machine):
-        save(path_of(out, trial_id), net)
-        what = f"{trial_id} trained again: its weights were gone"
-        ledger.add(Cost(arm=ledger.trials[trial_id].arm, phase="lost", what=what, cost=held))
+    holding: defaultdict[float, list[Trial]] = defaultdict(list)
+    for trial in gone:
+        holding[ledger.fraction(trial.id, plan)].append(trial)
+    for fraction, trials in holding.items():
+        jobs = [(t.id, (plan, t, shared, fraction)) for t in trials]
+        slots = max(1, int(plan.machine.slots * plan.machine.fraction / fraction))
+        machine = replace(plan.machine, fraction=fraction, slots=slots)
+        for trial_id, net, held in run_tasks(train_again, jobs, machine):
+            save(path_of(out, trial_id), net)
+            what = f"{trial_id} trained again: its weights were gone"
+            ledger.add(Cost(arm=ledger.trials[trial_id].arm, phase="lost", what=what, cost=held))
 
 
-def train_again(plan: Plan, trial: Trial, pool: Images) -> bytes:
-    """The checkpoint of a finished trial."""
-    run = training(plan, trial, pool, device_of(plan.machine))
+def train_again(plan: Plan, trial: Trial, pool: Images, fraction: float) -> bytes:
+    """The checkpoint of a finished trial that holds ``fraction``, as it did at last."""
+    run = training(plan, trial, pool, device_of(plan.machine, fraction))
     measures = [asdict(epoch) for epoch in run.epochs()]
     return pack({"measures": measures, **run.state(final=True)})
 

@@ -5,6 +5,7 @@ nothing of them, and a tool that fails or is slow takes nothing from the study. 
 later (``python -m study log``) give the same.
 """
 
+import fcntl
 import importlib.util
 import itertools
 import logging
@@ -101,10 +102,11 @@ class Windows:
                 self._open.remove(each)
 
 
-def write(home: Path, name: str, *, follow: bool = False) -> str:
+def write(home: Path, name: str, *, follow: bool = False, refresh: Callable[[], None] = lambda: None) -> str:
     """Write the run for one tool, and go on while the study does if asked; how to open it.
 
-    Raises PlanError when there is no study or no such tool.
+    ``refresh`` brings the ledger up to date where the study runs on another machine. Raises PlanError when there is
+    no study or no such tool, or it is being written already.
     """
     check([name])
     plan, _ = ledger.load(home)
@@ -120,6 +122,7 @@ def write(home: Path, name: str, *, follow: bool = False) -> str:
             if not follow or finished:
                 break
             time.sleep(FOLLOW_SECONDS)
+            refresh()
     finally:
         tool.close()
     return OPEN[name].format(home=home)
@@ -193,7 +196,14 @@ class OptunaStorage:
         self._optuna = optuna
         self._plan = plan
         path = home / "optuna.journal"
-        path.unlink(missing_ok=True)  # written anew from the ledger, which is the truth
+        self._file = path.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PlanError(
+                f"{path} is being written by another process, so it is up to date: optuna-dashboard {path}"
+            ) from None
+        self._file.truncate(0)  # written anew from the ledger, which is the truth
         Path(f"{path}.lock").unlink(missing_ok=True)  # left by one that was killed
         # Optuna's usual lock is a link, and a run directory with links is refused
         self._storage = JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
@@ -248,6 +258,7 @@ class OptunaStorage:
 
     def close(self) -> None:
         """Every record is in the file already."""
+        self._file.close()
 
 
 class TensorBoard:

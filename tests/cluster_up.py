@@ -199,8 +199,14 @@ def _study(log: Transcript) -> str:
     )
     _wait(lambda: _started(on_head("ray job status first; ls /study/first || true")), 300, every=15)
     on_head("cd ~/study && python -m study status /study/first")
-    _wait(lambda: _ended(on_head("ray job status first")), 900, every=45)
+    on_head("ray job stop first")
     said = on_head("ray job logs first")
+    on_head(
+        "cd ~/study && ray job submit --no-wait --submission-id second -- "
+        "python ~/study/study/run.py --resume /study/first --address 127.0.0.1:6379 --wait-for 2"
+    )
+    _wait(lambda: _ended(on_head("ray job status second")), 900, every=45)
+    said += on_head("ray job logs second")
     log.type("ray", "rsync-down", "cluster.yaml", "/study/first/", "first")
     log.type("ls", "first")
     return said

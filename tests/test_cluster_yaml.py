@@ -16,6 +16,8 @@ import yaml
 from cluster_up import missing, up_and_down
 from packaging.requirements import Requirement
 
+from study.runner import LEAVE_SECONDS
+
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "cluster.yaml").read_text()
 
@@ -79,6 +81,9 @@ def test_nothing_is_open_but_ssh_and_ray_asks_for_a_token(config: dict[str, Any]
     assert all("SecurityGroupIds" not in t["node_config"] for t in config["available_node_types"].values())
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
     assert "0.0.0.0" not in TEXT
+    waits = re.search(r"RAY_JOB_STOP_WAIT_TIME_S=(\d+) ", config["head_start_ray_commands"][-1])
+    assert waits is not None
+    assert int(waits[1]) > 2 * LEAVE_SECONDS  # `ray job stop` kills a study after that
     assert "~/.ray/auth_token" in config["file_mounts"]
     assert any("RAY_AUTH_MODE=token" in c for c in config["head_setup_commands"])
     assert any("RAY_AUTH_MODE=token" in c for c in config["worker_setup_commands"])
@@ -104,6 +109,8 @@ def test_a_bucket_that_cannot_be_written_ends_ray_up(
     )
     assert (done.returncode == 0) is written
     assert (tmp_path / "cron").exists() is written
+    if written:  # cron's own PATH is short: it copies with the aws that was tried here
+        assert f"PATH={tmp_path}:" in (tmp_path / "cron").read_text()
 
 
 @pytest.mark.slow
@@ -112,5 +119,7 @@ def test_it_comes_up_runs_a_study_and_goes_down(tmp_path: Path) -> None:
     if why := missing():
         pytest.skip(why)
     said = up_and_down(tmp_path / "made")
-    assert "report: /study/first/report.html" in said
+    first, *second = re.split(r"(?m)^stopped\s*$", said)  # by `ray job stop`, and in order
+    assert second, first
+    assert "report: /study/first/report.html" in second[0]
     assert (tmp_path / "made" / "first" / "report.html").stat().st_size > 100_000

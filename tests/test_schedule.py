@@ -491,6 +491,25 @@ def test_one_that_ran_out_of_memory_gets_more_of_the_machine_then_ends(tmp_path:
     assert ended.reason == "out of memory: too big (2 times)"
 
 
+@pytest.mark.parametrize(("trials", "fraction", "doubled"), [(3, 0.3333, (0.6666, 1.0)), (1, 0.6, (1.0,))])
+def test_one_that_needs_a_whole_gpu_gets_it_though_the_parts_of_one_do_not_add_up(
+    tmp_path: Path, trials: int, fraction: float, doubled: tuple[float, ...]
+) -> None:
+    plan = a_plan()
+    machine = dataclasses.replace(plan.machine, resource="gpu", slots=trials, fraction=fraction)
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        schedule = Schedule(dataclasses.replace(plan, machine=machine), ledger, ARMS)
+        begun = [schedule.next() for _ in range(trials)]
+        assert schedule.next() is None
+        first, *others = [start.trial.id for start in begun if start is not None]
+        for other in others:
+            schedule.end(other, "error: boom")
+        for more in doubled:
+            assert schedule.lost(first, "out of memory", "too big") is None
+            assert restarted(schedule).fraction == more
+        assert schedule.next() is None
+
+
 def test_derived_seeds_are_distinct_and_fit_any_generator() -> None:
     seeds = {derive_seed(s, p, i) for s in range(5) for p in ("a", "b", "ab") for i in range(100)}
     assert len(seeds) == 1500

@@ -126,11 +126,11 @@ def test_a_part_of_the_gpus_call_ends_when_its_time_is_over_with_all_that_it_sta
         "time.sleep(60)"
     )
     began = time.monotonic()
-    assert gpu.run(["-c", deaf, str(tmp_path / "pid")], 4.0) == -signal.SIGKILL
+    assert gpu.run(["-c", deaf, str(tmp_path / "pid")], 4.0, tmp_path / "log") == -signal.SIGKILL
     child = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
     while child.exists() and child.read_text().split()[2] != "Z":  # killed, and not gone at once
         assert time.monotonic() - began < 10
-    assert gpu.run(["-c", "raise SystemExit(3)"], 60.0) == 3
+    assert gpu.run(["-c", "raise SystemExit(3)"], 60.0, tmp_path / "log") == 3
 
 
 def test_memory_that_ends_is_a_row_of_the_packing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +173,7 @@ def test_what_a_gpu_does_is_written_as_it_is_measured(
         train, "core_speed", lambda arm, _kind, batch, _seconds, layout: speeds[arm] * batch / (33 - layout)
     )
     monkeypatch.setattr(train, "compiled", compiled)
+    monkeypatch.setattr(train, "free_speed", lambda *_: 1.0)
     train.on_gpu(arms, 1.0, 1, path)
     found = json.loads(path.read_text())
     assert found["resnet50"]["best"] == "core 256 channels_last"
@@ -181,6 +182,5 @@ def test_what_a_gpu_does_is_written_as_it_is_measured(
         "core 256 channels_last",
     ]
     assert there[:3] == [{"resnet50": i, "resnext50": j} for i, j in ((0, 0), (1, 0), (1, 1))]
-    monkeypatch.setattr(train, "COMPILE_SECONDS", -1.0)
-    train.on_gpu(arms, 1.0, 1, path)
+    train.on_gpu(arms, 1.0, 1, path, -1.0)
     assert not json.loads(path.read_text())["resnet50"]["compiled"]

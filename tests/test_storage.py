@@ -27,7 +27,7 @@ from analysis.__main__ import main as analyse
 from study import mirror
 from study.__main__ import main as study_word
 from study.ledger import Ledger, LedgerError, read
-from study.mirror import Mirror, fetch, home_of
+from study.mirror import Mirror, fetch, home_of, refresh
 from study.options import Options
 from study.plan import Plan
 from study.storage import Storage, StorageError, unfinished
@@ -365,6 +365,21 @@ def test_a_finished_run_is_read_from_its_uri(
     assert "no study" in capsys.readouterr().err
     assert study_word(["copy", uri.replace("first", "second")]) == 2
     assert "this machine has nothing" in capsys.readouterr().err
+
+
+def test_the_ledger_of_a_fetched_run_is_brought_up_to_date_and_never_back(uri: str, tmp_path: Path) -> None:
+    source = write_run(tmp_path / "source")
+    whole = (source / "ledger.jsonl").read_bytes()
+    there = Storage(uri)
+    there.put("plan.json", (source / "plan.json").read_bytes())
+    there.put("ledger.jsonl", whole[:3000])
+    ours = fetch(uri) / "ledger.jsonl"
+    there.put("ledger.jsonl", whole)
+    refresh(uri)
+    assert ours.read_bytes() == whole
+    there.put("ledger.jsonl", whole[:3000])
+    refresh(uri)
+    assert ours.read_bytes() == whole
 
 
 def test_a_study_that_never_began_leaves_nothing_at_its_uri(uri: str, tmp_path: Path) -> None:

@@ -52,6 +52,31 @@ def test_writing_again_gives_the_same_and_not_twice(run: Path) -> None:
     assert {n: len(t) for n, t in studies(run).items()} == before
 
 
+def test_a_study_that_is_followed_is_brought_up_to_date(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "FOLLOW_SECONDS", 0.0)
+    ledger = run / "ledger.jsonl"
+    rounds: list[int] = []
+    whole = ledger.read_bytes().splitlines(keepends=True)
+    ledger.write_bytes(b"".join(whole[:5]))
+
+    def refresh() -> None:
+        rounds.append(len(whole) * (len(rounds) + 1) // 3)
+        ledger.write_bytes(b"".join(whole[: rounds[-1]]))
+
+    windows.write(run, "optuna", follow=True, refresh=refresh)
+    assert rounds[-1] == len(whole)
+    shown = {t.user_attrs["trial"] for trials in studies(run).values() for t in trials}
+    assert shown == read(ledger).trials.keys()
+
+
+def test_optunas_file_has_one_writer(run: Path) -> None:
+    writer = windows.window("optuna", Plan.load(run / "plan.json"), run)
+    with pytest.raises(PlanError, match="being written by another process"):
+        windows.write(run, "optuna")
+    writer.close()
+    windows.write(run, "optuna")
+
+
 def test_optuna_makes_no_link_in_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its usual lock is one, and a study that is killed while it holds it could not go on."""
     (run / "optuna.journal.lock").touch()  # left by one that was killed

@@ -1,10 +1,10 @@
-"""All that only a GPU can tell, in one call of under ten minutes: a short real study, training speed, packing.
+"""All that only a GPU can tell, in one call of under ten minutes: a short real study, a trial of it again, tests, speed, packing.
 
 Each part runs in a process of its own, in a share of the time that is left, and has its files in ``--out`` as soon
 as it ends: a part that fails or is too slow, or a machine that is taken away, loses nothing of the others. By default
 the study is of a fifth of the digits, which come with scikit-learn: so few images that no budget of minutes is
 refused (a step of 50 layers takes 30 ms of launches), and nothing has to be carried. Of a study the few files that
-say how it went come back, not its nets.
+say how it went come back, not its nets; what all parts say is in ``said.log``. (A lender brings eight files back.)
 
 On a machine without a network that has Python 3.12, torch, torchvision, numpy, scipy, matplotlib, scikit-learn,
 pyarrow and pytest, the rest is packed here (61 MiB; ``.gpu`` is ignored by git, so it has to be carried by name):
@@ -35,11 +35,13 @@ import torch
 ROOT = Path(__file__).parents[2]
 SECONDS = 560.0
 """Of the ten minutes; the rest is for installing."""
-SHARES = {"study": 0.44, "train": 0.28, "packing": 0.28}
+SHARES = {"study": 0.46, "rerun": 0.06, "tests": 0.06, "train": 0.22, "packing": 0.2}
 """Parts of the time, in their order; what one leaves is the next ones'."""
 GRACE = 20.0
 """Seconds at the end of a part's time in which it may still end in order."""
-KEPT = ("plan.json", "ledger.jsonl", "verdict.json", "report.html")
+SHOWN = 2500
+"""Characters of what a part says, from its end; all of it is in ``--out``."""
+KEPT = ("plan.json", "ledger.jsonl", "verdict.json", "report.html", "ray.log")
 """Of the study."""
 
 
@@ -52,7 +54,12 @@ def parts(given: argparse.Namespace, study: Path) -> dict[str, list[str]]:
             *["study/run.py", "--budget", given.budget or f"3{resource}-minutes", "--data", given.data],
             *["--out", str(study), *arms, "--train-fraction", str(given.train_fraction)],
         ],
-        "train": ["-m", "tests.bench.train", *arms, "--turns", "1", "--json", str(given.out / "train.json")],
+        "rerun": ["-m", "study", "rerun", str(study), f"{given.arms.split(',')[0]}-baseline-0000"],
+        "tests": ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/test_stream.py"],
+        "train": [
+            *["-m", "tests.bench.train", *arms, "--turns", "1", "--compile-seconds", "15"],
+            *["--json", str(given.out / "train.json")],
+        ],
         "packing": [
             *["-m", "tests.bench.packing", *arms, "--turns", "1", "--seconds", "2"],
             *["--budget", f"30{resource}-minutes", "--json", str(given.out / "packing.json")],
@@ -60,9 +67,12 @@ def parts(given: argparse.Namespace, study: Path) -> dict[str, list[str]]:
     }
 
 
-def run(command: list[str], seconds: float) -> int:
+def run(command: list[str], seconds: float, log: Path) -> int:
     """Its exit code; it is asked to end before the seconds are over, and ended then, with all that it has started."""
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, start_new_session=True)
+    with log.open("ab") as told:
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, start_new_session=True, stdout=told, stderr=told
+        )
     try:
         for patience, order in ((seconds - GRACE, signal.SIGINT), (GRACE, signal.SIGKILL)):
             with suppress(subprocess.TimeoutExpired):
@@ -91,6 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + given.seconds
     codes: dict[str, int] = {}
+    log = given.out / "said.log"
+    log.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         study = Path(folder) / "study"
         for name, command in parts(given, study).items():
@@ -98,7 +110,10 @@ def main(arguments: list[str] | None = None) -> None:
             began = time.monotonic()
             limit = max(2 * GRACE, share * (ends - began))
             print(f"== {name}, at most {limit:.0f} s: python {' '.join(command)}", flush=True)
-            codes[name] = run(command, limit)
+            with log.open("a") as told:
+                told.write(f"== {name}\n")
+            codes[name] = run(command, limit, log)
+            print(log.read_text(errors="replace").rpartition(f"== {name}\n")[2][-SHOWN:], flush=True)
             print(f"== {name}: exit code {codes[name]} after {time.monotonic() - began:.0f} s", flush=True)
             for file in KEPT if name == "study" else ():
                 with suppress(FileNotFoundError):
