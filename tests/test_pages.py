@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from browser import Browser, opened
 from optuna.storages import JournalStorage
@@ -36,6 +37,8 @@ class Running:
     """A study that runs, and is shown in every tool that comes with it."""
 
     home: Path
+    driver: int
+    """Its process id."""
     dashboard: str
     token: str
 
@@ -66,7 +69,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             time.sleep(1)
         said = re.search(r"Ray dashboard: (http://127\.0\.0\.1:\d+)", log.read_text())
         assert said is not None
-        yield Running(home=home, dashboard=said.group(1), token=(folder / "token").read_text())
+        yield Running(
+            home=home, driver=process.pid, dashboard=said.group(1), token=(folder / "token").read_text()
+        )
         assert process.poll() is None, log.read_text()
     finally:
         process.send_signal(signal.SIGINT)
@@ -116,6 +121,23 @@ def test_rays_dashboard_shows_the_study_and_its_trials(
     browser.read(
         f"{study.dashboard}/#/actors", "Trainable", "ALIVE", picture=tmp_path / "actors.png", cookies=cookie
     )
+
+
+def test_a_trials_process_is_named_by_arm_phase_and_setting(study: Running) -> None:
+    """As Ray's dashboard lists it with its node, and ps."""
+    named = re.compile(rf"ray::StudyTrial ({'|'.join(ARMS)})-[a-z]+-\d{{4}} .*lr[ =]")
+    deadline = time.monotonic() + 60
+    while not any(map(named.match, _commands(study))):
+        assert time.monotonic() < deadline, _commands(study)
+        time.sleep(0.2)
+
+
+def _commands(study: Running) -> list[str]:
+    said = []
+    for process in psutil.Process(study.driver).children(recursive=True):
+        with suppress(psutil.Error):
+            said.append(" ".join(process.cmdline()))
+    return said
 
 
 def test_optunas_dashboard_shows_every_arms_search(study: Running, browser: Browser, tmp_path: Path) -> None:
