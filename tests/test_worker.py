@@ -22,9 +22,9 @@ from study.ledger import Ledger, read
 from study.memory import out_of_memory
 from study.plan import Plan
 from study.records import asdict
-from study.runner import Runner
+from study.runner import LEAVE_SECONDS, Runner
 from study.schedule import Schedule
-from study.worker import StudyTrial, start
+from study.worker import StudyTrial, slice_seconds, start
 
 
 def a_worker(plan: Plan, data: Prepared, home: Path, *, epochs: int, again: bool) -> StudyTrial:  # noqa: F811
@@ -81,6 +81,11 @@ def test_a_checkpoint_of_other_code_is_left_and_the_trial_begins_anew(
     assert again.step()["resumed"] == {"epoch": 0, "seconds": 0.0}
     _, whole = start(plan, a_trial(epochs=3), digits.train, CPU)
     assert told(again, upto=1)[-1]["epoch"]["val_loss"] == next(whole).val_loss
+
+
+def test_many_trials_at_a_time_report_less_often_but_before_a_study_that_stops_has_left() -> None:
+    assert [slice_seconds(slots) for slots in (1, 500, 700, 1000, 10_000)] == [5, 5, 7, 10, 10]
+    assert slice_seconds(10_000) < LEAVE_SECONDS
 
 
 def test_memory_that_ran_out_is_told_from_an_arms_own_fault() -> None:

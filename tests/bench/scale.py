@@ -39,6 +39,7 @@ from study.records import Cost, Epoch, Outcome, Record, Trial
 from study.schedule import Schedule, derive_seed
 from study.search import describe
 from study.trials import run_trials
+from study.worker import slice_seconds
 
 import ray  # isort: skip
 from ray import cloudpickle, tune  # isort: skip
@@ -378,14 +379,15 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser("scale", __doc__)
     options.add_argument("--trials", type=int, nargs="+", default=[10, 100, 1000], help="at the same time")
     options.add_argument(
-        "--report", type=float, default=5.0, help="seconds between a trial's reports (default 5)"
+        "--report", type=float, help="seconds between a trial's reports (default: the study's, 5 to 10)"
     )
     options.add_argument("--reports", type=int, default=6, help="per epoch (default 6)")
     options.add_argument(
-        "--seconds", type=float, default=60.0, help="measured, per number of trials (default 60)"
+        "--seconds", type=float, default=72.0, help="measured, per number of trials (default %(default)g)"
     )
     given = options.parse_args(arguments)
-    if given.seconds < 1.2 * given.report * given.reports:
+    pauses = {slots: given.report or slice_seconds(slots) for slots in given.trials}
+    if given.seconds < 1.2 * max(pauses.values()) * given.reports:
         options.error(
             "--seconds: every trial must tell an epoch meanwhile (--report x --reports, and a fifth)"
         )
@@ -396,7 +398,7 @@ def main(arguments: list[str] | None = None) -> None:
     ):
         for slots in given.trials:
             found.append(
-                measure(nodes, slots, pause=given.report, reports=given.reports, seconds=given.seconds)
+                measure(nodes, slots, pause=pauses[slots], reports=given.reports, seconds=given.seconds)
             )
             save(given.json, {"found": found})
     header = ["trials", "started in, s", "results/s", "ledger lines/s", "driver ms/result", "of it schedule", "driver, cores",
