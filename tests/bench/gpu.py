@@ -3,8 +3,10 @@
 Each part runs in a process of its own, in a share of the time that is left, and has its files in ``--out`` as soon
 as it ends: a part that fails or is too slow, or a machine that is taken away, loses nothing of the others. By default
 the study is of a fifth of the digits, which come with scikit-learn: so few images that no budget of minutes is
-refused (a step of 50 layers takes 30 ms of launches), and nothing has to be carried. Of a study the few files that
-say how it went come back, not its nets; what all parts say is in ``said.log``. (A lender brings eight files back.)
+refused (a step of 50 layers is reckoned with 30 ms of launches), and nothing has to be carried. A folder of images
+in the repository's root, untracked and not ignored, travels with the tree: ``--data folder:NAME``. Of a study the few
+files that say how it went come back, not its nets; what all parts say is in ``said.log``: eight files, as many as a
+lender brings back.
 
 On a machine without a network that has Python 3.12, torch, torchvision, numpy, scipy, matplotlib, scikit-learn,
 pyarrow and pytest, the rest is packed here (61 MiB; ``.gpu`` is ignored by git, so it has to be carried by name):
