@@ -200,6 +200,7 @@ class OptunaStorage:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self._file.close()
             raise PlanError(
                 f"{path} is being written by another process, so it is up to date: optuna-dashboard {path}"
             ) from None

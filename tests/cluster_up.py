@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 LEFT_OUT = ("apt-get", "exportfs", "crontab", "sudo mkdir", "boto3")
 HEAD, WORKER = "10.213.77.2", "10.213.77.3"
 BRIDGE = "study-br"
-STUDY = "--budget 15cpu-minutes --arms tiny_resnet,tiny_resnext --data digits --epochs 3 --seed 3"
+STUDY = "--budget 8cpu-minutes --arms tiny_resnet,tiny_resnext --data digits --epochs 3 --seed 3"
 HOST = """
 set -e
 mount --make-rprivate /
@@ -146,7 +146,7 @@ class Transcript:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file = (folder / "transcript.txt").open("w")
+        self._path = folder / "transcript.txt"
         self._began = time.monotonic()
 
     def type(self, *command: str, timeout: float = 300) -> str:
@@ -167,7 +167,8 @@ class Transcript:
 
     def say(self, text: str) -> None:
         stamp = f"[{time.monotonic() - self._began:5.0f} s] " if text.startswith("$") else ""
-        print(f"{stamp}{text}", file=self._file, flush=True)
+        with self._path.open("a") as file:
+            print(f"{stamp}{text}", file=file)
 
 
 def up_and_down(folder: Path) -> str:

@@ -518,7 +518,7 @@ def test_nodes_need_share_nothing_but_the_bucket(
         )
     finally:
         cluster.shutdown()  # type: ignore[no-untyped-call]
-    assert "note:" not in output
+    assert not [line for line in output.splitlines() if "note:" in line and "is left over" not in line]
     here = ground.repo / "apart"
     for name in at.files():
         (here / name).parent.mkdir(parents=True, exist_ok=True)
