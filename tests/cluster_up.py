@@ -95,10 +95,11 @@ def hosts(folder: Path) -> Iterator[None]:
                          "route add default via 10.213.77.1"):  # fmt: skip
                 _ip(f"-n {space} {line}")
             host = _furnish(folder, name, address)
+            log = closing.enter_context((host / "log").open("w"))
             process = subprocess.Popen(
                 ["ip", "netns", "exec", space, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--uts",
                  "bash", "-c", HOST, str(host), str(folder / "shared"), space, sys.base_prefix],
-                stdout=(host / "log").open("w"), stderr=subprocess.STDOUT,
+                stdout=log, stderr=log,
             )  # fmt: skip
             closing.callback(process.wait, 30)
             closing.callback(process.kill)
