@@ -30,6 +30,7 @@ from study.confirm import StudyError
 from study.data import Images
 from study.ledger import LedgerError
 from study.mirror import Mirror
+from study.plan import Machine
 from study.records import asdict, setting
 from study.runner import Runner
 from study.schedule import Schedule
@@ -69,7 +70,7 @@ def run_trials(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=_Asks(schedule, runner),
-            scheduler=_KeepsWorkers(plan.machine.slots, runner),
+            scheduler=_KeepsWorkers(plan.machine, runner),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=_title,
@@ -180,21 +181,45 @@ class _KeepsWorkers(FIFOScheduler):
     one. The new one is not up before the last one is free again and takes its trial, so that from then
     on trials shorter than a start-up run one at a time. The cache's limit is raised instead; where a
     version of Ray has no such cache, only speed is lost.
+
+    An idle worker still holds its part of the machine. So while a trial waits that holds more than others, as one
+    that ran out of memory does, the limit is none, and they go.
     """
 
-    def __init__(self, slots: int, runner: Runner) -> None:
+    def __init__(self, machine: Machine, runner: Runner) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._slots = slots
+        self._machine = machine
         self._runner = runner
+        self._usual: Any = None
+        """What most trials ask Ray for, once one was added."""
+        self._kept = 0
+        self._large: list[Any] = []
+        """Trials that hold more, and wait for it."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         controller = getattr(tune_controller, "_tune_controller", None)
-        cache = getattr(controller, "_actor_cache", None)
-        if self._slots and cache is not None and hasattr(cache, "increase_max"):
-            cache.increase_max(trial.placement_group_factory, self._slots)
-            self._slots = 0
+        if trial.config["fraction"] == self._machine.fraction:
+            self._usual = trial.placement_group_factory
+        else:
+            self._large.append(trial)
+        self._keep(controller)
         self._runner.added(trial, lambda: _has_machine(controller, trial))
         super().on_trial_add(tune_controller, trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Tune asks after every event."""
+        self._keep(getattr(tune_controller, "_tune_controller", None))
+        return super().choose_trial_to_run(tune_controller)
+
+    def _keep(self, controller: Any) -> None:
+        cache = getattr(controller, "_actor_cache", None)
+        if cache is None or self._usual is None or not hasattr(cache, "increase_max"):
+            return
+        self._large = [t for t in self._large if not t.is_finished() and not _has_machine(controller, t)]
+        wanted = 0 if self._large else self._machine.slots
+        if wanted != self._kept:
+            cache.increase_max(self._usual, wanted - self._kept)
+            self._kept = wanted
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
