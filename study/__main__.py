@@ -120,9 +120,7 @@ def _log(given: argparse.Namespace, console: Console) -> int:
     from study import mirror, windows
 
     try:
-        where = windows.write(
-            given.run, given.to, follow=given.follow, refresh=lambda: mirror.refresh(given.name)
-        )
+        where = windows.write(given.run, given.to, follow=given.follow, refresh=mirror.refresher(given.name))
     except KeyboardInterrupt:
         return 130
     console.print(where, markup=False)

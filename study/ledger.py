@@ -152,7 +152,7 @@ class History:
         return epochs[-1].val_accuracy if epochs else None
 
     def fraction(self, trial: str, plan: Plan) -> float:
-        """Of a GPU, or CPU cores, that the trial held at last: more than the plan's once memory ran out."""
+        """Of a GPU, or CPU cores, that the trial held since it last went on: more than the plan's once memory ran out."""
         resumed = self.resumed.get(trial)
         return resumed[-1].fraction if resumed else plan.machine.fraction
 

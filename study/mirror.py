@@ -98,15 +98,24 @@ def fetch(uri: str, *, nets: bool = False, say: Callable[[str], None] = lambda _
     return home
 
 
-def refresh(run: str) -> None:
-    """Bring the ledger of a run that was fetched up to date, when it is at a URI and the storage answers."""
-    if not is_uri(run):
-        return
-    path = home_of(run) / ledger.FILE
-    with suppress(StorageError), at_the_edge(run):
-        content = Storage(run).get(ledger.FILE) or b""
+def refresher(run: str, *, every: float = SYNC_SECONDS) -> Callable[[], None]:
+    """Brings the ledger of a run at a URI up to date, in the folder that ``fetch`` made, as often as it changes there.
+
+    It raises StorageError when the storage fails. For a folder it does nothing.
+    """
+    asked = time.monotonic()
+
+    def refresh() -> None:
+        nonlocal asked
+        if not is_uri(run) or time.monotonic() < asked + every:
+            return
+        asked, path = time.monotonic(), home_of(run) / ledger.FILE
+        with at_the_edge(run):
+            content = Storage(run).get(ledger.FILE) or b""
         if len(content) > path.stat().st_size and content.startswith(_whole(_read(path))):
             _replace(path, content, time.time())
+
+    return refresh
 
 
 def _whole(content: bytes) -> bytes:

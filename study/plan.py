@@ -148,6 +148,14 @@ class Machine:
     kind: str = ""
     """Ray's name of the only kind of GPU that trials run on; empty where Ray reports none."""
 
+    def slots_of(self, fraction: float) -> int:
+        """How many of the study's slots a trial takes that holds this.
+
+        A whole GPU is all slots of one, though three that hold 0.3333 do not add up to it.
+        """
+        most = int(1 / self.fraction) if self.resource == "gpu" else self.slots
+        return min(most, self.slots, math.ceil(fraction / self.fraction - 1e-9))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:

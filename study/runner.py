@@ -29,7 +29,7 @@ from study.records import Epoch
 from study.schedule import LossKind, Schedule
 from study.worker import told
 
-LEAVE_SECONDS = 15.0
+LEAVE_SECONDS = 20.0
 """So long running trials may take to write their checkpoints when the study stops."""
 VAIN = 12
 """So many workers in a row that never began, over some minutes, and the study stops."""

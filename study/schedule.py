@@ -144,17 +144,9 @@ class Schedule:
         return Start(trial=self.ledger.trials[trial_id], epochs=epochs, again=True, fraction=fraction)
 
     def _fits(self, fraction: float) -> bool:
-        used = sum(self._slots(hold.fraction) for hold in self._held.values())
-        return used + self._slots(fraction) <= self.plan.machine.slots
-
-    def _slots(self, fraction: float) -> int:
-        """How many of the study's slots a trial takes that holds this.
-
-        A whole GPU is all slots of one, though three that hold 0.3333 do not add up to it.
-        """
         machine = self.plan.machine
-        most = int(1 / machine.fraction) if machine.resource == "gpu" else machine.slots
-        return min(most, machine.slots, math.ceil(fraction / machine.fraction - 1e-9))
+        used = sum(machine.slots_of(hold.fraction) for hold in self._held.values())
+        return used + machine.slots_of(fraction) <= machine.slots
 
     @property
     def done(self) -> bool:

@@ -67,7 +67,7 @@ def _replace(plan: Plan, ledger: Ledger, pool: Images, out: Path, gone: Sequence
         holding[ledger.fraction(trial.id, plan)].append(trial)
     for fraction, trials in holding.items():
         jobs = [(t.id, (plan, t, shared, fraction)) for t in trials]
-        slots = max(1, int(plan.machine.slots * plan.machine.fraction / fraction))
+        slots = plan.machine.slots // plan.machine.slots_of(fraction)
         machine = replace(plan.machine, fraction=fraction, slots=slots)
         for trial_id, net, held in run_tasks(train_again, jobs, machine):
             save(path_of(out, trial_id), net)

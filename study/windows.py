@@ -202,7 +202,8 @@ class OptunaStorage:
         except BlockingIOError:
             self._file.close()
             raise PlanError(
-                f"{path} is being written by another process, so it is up to date: optuna-dashboard {path}"
+                f"{path} is being written by another process, a study with --log optuna or a `log --follow`: open it, "
+                f"optuna-dashboard {path}, or end that first"
             ) from None
         self._file.truncate(0)  # written anew from the ledger, which is the truth
         Path(f"{path}.lock").unlink(missing_ok=True)  # left by one that was killed

@@ -33,8 +33,8 @@ from study.train import DivergedError, Split, Training, build
 
 SLICE_SECONDS = 5.0
 """Training between two reports, within an epoch; with hundreds of trials at a time longer, up to the next."""
-LONGEST_SLICE = 10.0
-"""Under ``runner.LEAVE_SECONDS``: a study that stops waits for its trials' reports."""
+LONGEST_SLICE = 8.0
+"""Less than half of ``runner.LEAVE_SECONDS``: a study that stops waits for its trials' reports, then for their checkpoints."""
 REPORTS_PER_SECOND = 100
 """Of all trials together, of which a driver takes some hundreds at most: each costs it 3 ms."""
 CHECKPOINT_SECONDS = 30.0

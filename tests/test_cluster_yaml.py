@@ -16,6 +16,7 @@ import yaml
 from cluster_up import missing, up_and_down
 from packaging.requirements import Requirement
 
+from study.mirror import CLOSE_SECONDS
 from study.runner import LEAVE_SECONDS
 
 ROOT = Path(__file__).parent.parent
@@ -83,7 +84,7 @@ def test_nothing_is_open_but_ssh_and_ray_asks_for_a_token(config: dict[str, Any]
     assert "0.0.0.0" not in TEXT
     waits = re.search(r"RAY_JOB_STOP_WAIT_TIME_S=(\d+) ", config["head_start_ray_commands"][-1])
     assert waits is not None
-    assert int(waits[1]) > 2 * LEAVE_SECONDS  # `ray job stop` kills a study after that
+    assert int(waits[1]) > LEAVE_SECONDS + CLOSE_SECONDS  # `ray job stop` kills a study after that
     assert "~/.ray/auth_token" in config["file_mounts"]
     assert any("RAY_AUTH_MODE=token" in c for c in config["head_setup_commands"])
     assert any("RAY_AUTH_MODE=token" in c for c in config["worker_setup_commands"])

@@ -491,18 +491,21 @@ def test_one_that_ran_out_of_memory_gets_more_of_the_machine_then_ends(tmp_path:
     assert ended.reason == "out of memory: too big (2 times)"
 
 
-@pytest.mark.parametrize(("trials", "fraction", "doubled"), [(3, 0.3333, (0.6666, 1.0)), (1, 0.6, (1.0,))])
+@pytest.mark.parametrize(
+    ("cards", "trials", "fraction", "doubled"),
+    [(1, 3, 0.3333, (0.6666, 1.0)), (1, 1, 0.6, (1.0,)), (2, 3, 0.3333, (0.6666, 1.0)), (2, 1, 0.6, (1.0,))],
+)
 def test_one_that_needs_a_whole_gpu_gets_it_though_the_parts_of_one_do_not_add_up(
-    tmp_path: Path, trials: int, fraction: float, doubled: tuple[float, ...]
+    tmp_path: Path, cards: int, trials: int, fraction: float, doubled: tuple[float, ...]
 ) -> None:
     plan = a_plan()
-    machine = dataclasses.replace(plan.machine, resource="gpu", slots=trials, fraction=fraction)
+    machine = dataclasses.replace(plan.machine, resource="gpu", slots=cards * trials, fraction=fraction)
     with Ledger(tmp_path / "ledger.jsonl") as ledger:
         schedule = Schedule(dataclasses.replace(plan, machine=machine), ledger, ARMS)
-        begun = [schedule.next() for _ in range(trials)]
+        begun = [schedule.next() for _ in range(cards * trials)]
         assert schedule.next() is None
         first, *others = [start.trial.id for start in begun if start is not None]
-        for other in others:
+        for other in others[: trials - 1]:  # of one card
             schedule.end(other, "error: boom")
         for more in doubled:
             assert schedule.lost(first, "out of memory", "too big") is None

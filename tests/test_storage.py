@@ -27,7 +27,7 @@ from analysis.__main__ import main as analyse
 from study import mirror
 from study.__main__ import main as study_word
 from study.ledger import Ledger, LedgerError, read
-from study.mirror import Mirror, fetch, home_of, refresh
+from study.mirror import Mirror, fetch, home_of, refresher
 from study.options import Options
 from study.plan import Plan
 from study.storage import Storage, StorageError, unfinished
@@ -375,10 +375,11 @@ def test_the_ledger_of_a_fetched_run_is_brought_up_to_date_and_never_back(uri: s
     there.put("ledger.jsonl", whole[:3000])
     ours = fetch(uri) / "ledger.jsonl"
     there.put("ledger.jsonl", whole)
-    refresh(uri)
+    refresh = refresher(uri, every=0.0)
+    refresh()
     assert ours.read_bytes() == whole
     there.put("ledger.jsonl", whole[:3000])
-    refresh(uri)
+    refresh()
     assert ours.read_bytes() == whole
 
 

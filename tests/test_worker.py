@@ -84,8 +84,8 @@ def test_a_checkpoint_of_other_code_is_left_and_the_trial_begins_anew(
 
 
 def test_many_trials_at_a_time_report_less_often_but_before_a_study_that_stops_has_left() -> None:
-    assert [slice_seconds(slots) for slots in (1, 500, 700, 1000, 10_000)] == [5, 5, 7, 10, 10]
-    assert slice_seconds(10_000) < LEAVE_SECONDS
+    assert [slice_seconds(slots) for slots in (1, 500, 700, 1000, 10_000)] == [5, 5, 7, 8, 8]
+    assert 2 * slice_seconds(10_000) < LEAVE_SECONDS  # then the checkpoints are written
 
 
 def test_memory_that_ran_out_is_told_from_an_arms_own_fault() -> None:

@@ -379,11 +379,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser("scale", __doc__)
     options.add_argument("--trials", type=int, nargs="+", default=[10, 100, 1000], help="at the same time")
     options.add_argument(
-        "--report", type=float, help="seconds between a trial's reports (default: the study's, 5 to 10)"
+        "--report", type=float, help="seconds between a trial's reports (default: the study's, 5 to 8)"
     )
     options.add_argument("--reports", type=int, default=6, help="per epoch (default 6)")
     options.add_argument(
-        "--seconds", type=float, default=72.0, help="measured, per number of trials (default %(default)g)"
+        "--seconds", type=float, default=60.0, help="measured, per number of trials (default %(default)g)"
     )
     given = options.parse_args(arguments)
     pauses = {slots: given.report or slice_seconds(slots) for slots in given.trials}
