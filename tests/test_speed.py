@@ -177,10 +177,10 @@ def test_what_a_gpu_does_is_written_as_it_is_measured(
     train.on_gpu(arms, 1.0, 1, path)
     found = json.loads(path.read_text())
     assert found["resnet50"]["best"] == "core 256 channels_last"
-    assert [row["at"] for row in found["resnext50"]["compiled"]][:2] == [
-        "core 32 channels_last",
-        "core 256 channels_last",
-    ]
-    assert there[:3] == [{"resnet50": i, "resnext50": j} for i, j in ((0, 0), (1, 0), (1, 1))]
+    assert found["resnet50"]["any_kernels"]["any"] == 1.0
+    rows = [(row["at"], row["mode"]) for row in found["resnext50"]["compiled"]]
+    assert rows[:2] == [("core 32 channels_last", mode) for mode in train.COMPILERS]
+    assert rows[2][0] == "core 256 channels_last"
+    assert there[:3] == [{"resnet50": i, "resnext50": j} for i, j in ((0, 0), (1, 0), (2, 0))]
     train.on_gpu(arms, 1.0, 1, path, -1.0)
     assert not json.loads(path.read_text())["resnet50"]["compiled"]
