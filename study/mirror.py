@@ -113,7 +113,7 @@ def refresher(run: str, *, every: float = SYNC_SECONDS) -> Callable[[], None]:
         with at_the_edge(run):
             content = Storage(run).get(ledger.FILE) or b""
         if len(content) > path.stat().st_size and content.startswith(_whole(_read(path))):
-            _replace(path, content, time.time())
+            _replace(path, content, path.stat().st_mtime)
 
     return refresh
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"storage"},
     {"data", "augment", "ledger", "checkpoint", "leaving"},
     {"images", "packing"},
-    {"plan"},
+    {"plan", "memory"},
     {"records"},
 ]
 """Modules of ``study`` from top to bottom: each may import only from the rows below its own."""
