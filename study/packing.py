@@ -17,7 +17,7 @@ MOST_THREADS = 8
 GAIN = 1.1
 """How much faster than the usual way or layout another must be: measures of two seconds scatter by several percent."""
 HEADROOM = 1.2
-"""Every trial on a GPU may grow to this multiple of its measured peak."""
+"""Every trial may grow to this multiple of its peak as measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,5 +111,5 @@ def fastest(ways: Sequence[Way], speed_of: Callable[[Way], float | None]) -> Way
 
 
 def fits(way: Way, peak_share: float) -> bool:
-    """Whether all trials of the way may grow to ``HEADROOM`` times their peak, a share of the GPU's memory."""
+    """Whether all trials of the way may grow to ``HEADROOM`` times their peak, a share of the GPU's memory, or the machine's."""
     return way.trials * peak_share * HEADROOM <= 1

@@ -11,6 +11,7 @@ import itertools
 import os
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import search_spaces
 from search_spaces import Arm, ArmError, Choice, Config, ImageSpec, default
 from study import cluster, packing
-from study.images import DataError, Images, Streamed
+from study.images import DataError, Images, Streamed, available_memory
 from study.memory import out_of_memory
 from study.packing import Way
 from study.plan import Audit, Budget, DataCard, Machine, Packed
@@ -101,18 +102,42 @@ class Meter:
             torch.cuda.empty_cache()
 
     def largest_batch(
-        self, name: str, config: Config, images: ImageSpec, machine: Machine, batch_sizes: tuple[int, ...]
+        self,
+        name: str,
+        config: Config,
+        images: ImageSpec,
+        way: Way,
+        batch_sizes: tuple[int, ...],
+        meters: int,
     ) -> tuple[int, float]:
-        """The largest batch that a GPU can train with, and the share of its memory that the process then takes."""
-        for batch in sorted(batch_sizes, reverse=True):
-            found = self.speed(name, {**config, "batch_size": batch}, images, machine, True, seconds=0)
-            if found is not None:
-                free, total = torch.cuda.mem_get_info()
-                context = total - free - torch.cuda.memory_reserved()
-                return batch, (found.peak_bytes + context) / total
-        raise ArmError(
-            f"arm {name} does not fit into the GPU's memory even with batches of {min(batch_sizes)}"
+        """The largest batch that the way's trials can train with, and the share of the memory that one then takes.
+
+        A GPU is filled to see it. Who fills a machine's memory is killed: there the peak is reckoned from that of the
+        smallest batch, in proportion. ``meters`` processes such as this one are up.
+        """
+        sizes = sorted(batch_sizes)
+        asked = functools.partial(
+            self.speed, name, images=images, machine=way.machine, channels_last=True, seconds=0
         )
+        if way.machine.resource == "cpu":
+            device_of(way.machine)  # gives back what the arm before has left
+            resident = _resident_bytes()
+            room = available_memory() + meters * resident
+            found = asked({**config, "batch_size": sizes[0]})
+            if found is not None:
+                each = (found.peak_bytes - resident) / sizes[0]
+                shares = {size: (resident + each * size) / room for size in sizes}
+                fitting = [size for size in sizes if packing.fits(way, shares[size])]
+                largest = max(fitting, default=sizes[0])  # which has just been trained with
+                return largest, shares[largest]
+        else:
+            for size in reversed(sizes):
+                found = asked({**config, "batch_size": size})
+                if found is not None:
+                    free, total = torch.cuda.mem_get_info()
+                    context = total - free - torch.cuda.memory_reserved()
+                    return size, (found.peak_bytes + context) / total
+        raise ArmError(f"arm {name} does not fit into the memory even with batches of {sizes[0]}")
 
     def mps(self) -> bool:
         """Whether NVIDIA's Multi-Process Service runs here, and kernels of several processes share the card."""
@@ -148,8 +173,8 @@ def survey(
         startup = time.monotonic() - began
         rounds = _Rounds(meters, arms, image_spec(card), _batch_sizes(arms, card.train))
         if have.resource == "gpu":
-            ways = rounds.fitting(ways)
-        way = rounds.choose(ways, left)
+            rounds.told_of_mps()
+        way = rounds.choose(rounds.fitting(ways), left)
         audits = rounds.audits(way, startup)
     if fraction is not None:
         rounds.notes.append(f"The packing was given: --fraction {fraction:g}.")
@@ -183,22 +208,26 @@ class _Rounds:
         self._measured: dict[tuple[str, Way, int, bool], list[Speed]] = {}
 
     def fitting(self, ways: Sequence[Way]) -> list[Way]:
-        """The first way, and those that hold all arms' largest peak; batch sizes that the first cannot are dropped."""
-        runs = _all(self._meters[:1], "mps")[0]
-        self.notes.append(f"CUDA MPS {'runs' if runs else 'does not run: trials on one GPU take turns'}.")
+        """The ways that hold all arms' largest peak, and the roomiest; batch sizes that this cannot hold are dropped."""
+        roomiest, most = min(ways, key=lambda way: way.trials), max(self.batch_sizes)
         peak = 0.0
         for arm in self._arms:
-            asked = (self._config(arm), self._images, ways[0].machine, self.batch_sizes)
+            asked = (self._config(arm), self._images, roomiest, self.batch_sizes, len(self._meters))
             ((batch, share),) = self._timed(arm, self._meters[:1], "largest_batch", *asked)
             self.batch_sizes = tuple(b for b in self.batch_sizes if b <= batch)
             peak = max(peak, share)
-        kept = [way for way in ways if way is ways[0] or packing.fits(way, peak)]
+        if max(self.batch_sizes) < most:
+            self.notes.append(f"Batches of more than {max(self.batch_sizes)} do not fit into the memory.")
+        kept = [way for way in ways if way is roomiest or packing.fits(way, peak)]
         if len(kept) < len(ways):
             first = min(way.trials for way in ways if way not in kept)
-            self.notes.append(
-                f"{first} trials do not fit on one GPU: one takes up to {100 * peak:.0f} % of it."
-            )
+            where = "on one GPU" if roomiest.machine.resource == "gpu" else "into the memory that is free"
+            self.notes.append(f"{first} trials do not fit {where}: one takes up to {100 * peak:.0f} % of it.")
         return kept
+
+    def told_of_mps(self) -> None:
+        runs = _all(self._meters[:1], "mps")[0]
+        self.notes.append(f"CUDA MPS {'runs' if runs else 'does not run: trials on one GPU take turns'}.")
 
     def choose(self, ways: Sequence[Way], left: Callable[[], float]) -> Way:
         """The fastest way; ``left()`` seconds of measuring remain, the first way is measured whatever it takes."""
@@ -437,8 +466,18 @@ def _forget_peak(device: torch.device) -> None:
 def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
+    return _of_this_process("VmHWM:")
+
+
+def _resident_bytes() -> int:
+    return _of_this_process("VmRSS:")
+
+
+def _of_this_process(what: str) -> int:
+    """Bytes, by the word of Linux's for it; elsewhere the most that the process ever had."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(what):
                 return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from bench.timing import processes
 
 from search_spaces import ImageSpec, load
 from study import probe, worker
@@ -88,6 +89,59 @@ def test_what_fits_leaves_room_to_grow() -> None:
     two = ways(CARDS, None)[1]
     assert fits(two, 0.41)
     assert not fits(two, 0.42)
+
+
+@pytest.mark.parametrize(
+    ("found", "batches", "trials", "said"),
+    [
+        ({"one": (256, 0.1), "other": (256, 0.09)}, (32, 256), [8, 4, 2, 1], []),
+        ({"one": (256, 0.05), "other": (256, 0.2)}, (32, 256), [4, 2, 1], ["8 trials do not fit"]),
+        ({"one": (256, 0.3), "other": (32, 2.0)}, (32,), [1], ["more than 32", "2 trials do not fit"]),
+    ],
+)
+def test_trials_that_do_not_fit_into_the_machine_are_not_tried(
+    monkeypatch: pytest.MonkeyPatch,
+    found: dict[str, tuple[int, float]],
+    batches: tuple[int, ...],
+    trials: list[int],
+    said: list[str],
+) -> None:
+    """Eight that are measured side by side where there is room for four are killed, and the study with them."""
+    monkeypatch.setattr(probe._Rounds, "_timed", lambda _, arm, *__: [found[arm]])
+    images = ImageSpec(channels=3, size=32, classes=10)
+    arms = {name: load("tiny_resnet") for name in found}
+    rounds = probe._Rounds([None], arms, images, (32, 256))
+    kept = rounds.fitting(ways(Hardware(resource="cpu", units=8, cores=(8,), name="CPU"), None))
+    assert rounds.batch_sizes == batches
+    assert [way.trials for way in kept] == trials
+    assert len(rounds.notes) == len(said)
+    assert all(words in note for words, note in zip(said, rounds.notes, strict=True))
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_memory_of_a_large_batch_is_known_from_a_small_one(short: bool) -> None:
+    """Without filling the machine's memory, whose processes are killed then."""
+    with processes(1) as (apart,):
+        predicted, measured = apart.submit(_peaks, short).result()
+    if short:
+        assert predicted[0] == 32
+    else:
+        assert predicted[0] == 256
+        assert 0.75 * measured < predicted[1] < 1.5 * measured
+
+
+def _peaks(short: bool) -> tuple[tuple[int, float], float]:
+    """What the largest of four batches takes of 16 GiB, or which one four trials have room for in little; and what 256 took."""
+    gib = 2.0**30
+    probe.available_memory = lambda: int(gib if short else 16 * gib)  # type: ignore[attr-defined]
+    images, meter = ImageSpec(channels=3, size=64, classes=10), probe.Meter()
+    meter.begin(None)
+    config = load("small_resnet").default()
+    two, one = ways(TWO_CORES, None)
+    found = meter.largest_batch("small_resnet", config, images, two if short else one, (32, 64, 128, 256), 1)
+    speed = meter.speed("small_resnet", {**config, "batch_size": 256}, images, one.machine, True, seconds=0)
+    assert speed is not None
+    return found, speed.peak_bytes / (16 * gib)
 
 
 def test_layouts_are_told_apart_by_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
