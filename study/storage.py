@@ -17,6 +17,8 @@ from study.plan import PlanError
 from study.records import Trial, encode
 
 UNFINISHED = "unfinished"
+RETRY_SECONDS = 20
+"""Google's client tries again for so long; left alone 15 minutes, also where there are no credentials."""
 SCHEMES = {"s3": "s3://BUCKET/FOLDER", "gs": "gs://BUCKET/FOLDER", "file": "file:///FOLDER"}
 
 
@@ -51,10 +53,13 @@ class Storage:
         """Looks at the words only. Raises StorageError."""
         scheme, _, rest = uri.partition("://")
         folder = rest.partition("?")[0]
+        if scheme == "gs":
+            folder = folder.removeprefix("anonymous@")  # no key, but that there is none
         if "@" in folder:
             raise StorageError(
                 "a storage's URI with a key in it would be seen by others: leave the part up to the @ out, and set "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use ~/.aws or the machine's role"
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (for gs:// GOOGLE_APPLICATION_CREDENTIALS), or use ~/.aws or "
+                "the machine's role"
             )
         if scheme not in SCHEMES:
             raise StorageError(f"{uri}: {scheme}:// is no storage; there are {', '.join(SCHEMES.values())}")
@@ -67,7 +72,10 @@ class Storage:
     def _place(self) -> tuple[Any, str]:
         from pyarrow.fs import FileSystem
 
-        files, path = FileSystem.from_uri(self.uri)
+        uri = self.uri
+        if uri.startswith("gs://") and "retry_limit_seconds=" not in uri:
+            uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={RETRY_SECONDS}"
+        files, path = FileSystem.from_uri(uri)
         return files, path.rstrip("/")
 
     def put(self, name: str, content: bytes) -> None:
@@ -124,8 +132,8 @@ def _one_line() -> Iterator[None]:
         yield
     except (OSError, ValueError, NotImplementedError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        _, found, told = line.partition("AWS Error ")
-        raise OSError(re.sub(r" \(Request ID: .*?\)", "", told if found else line)[:300]) from error
+        line = re.split(r"AWS Error |google::cloud::Status|with a last message of ", line)[-1]
+        raise OSError(re.sub(r" \(Request ID: .*?\)", "", line)[:300]) from error
 
 
 @contextmanager

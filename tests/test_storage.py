@@ -1,4 +1,4 @@
-"""A study kept at a URI: against a real S3 server (moto's) on loopback, and file://.
+"""A study kept at a URI: against real servers on loopback, of S3 (moto's) and of Google's storage, and file://.
 
 The driver is killed with -9 in the middle, its folder removed, and the study goes on elsewhere to the same end.
 """
@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -58,27 +59,40 @@ class Server:
             pass
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+@contextmanager
+def serving(module: str, *arguments: str) -> Iterator[Server]:
+    """A server of that module's; ``PORT`` among its arguments is a free one. Its bucket is not made yet."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        made = Server(free.getsockname()[1])
+        port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(made.port)],
+        [sys.executable, "-m", module, *(str(port) if a == "PORT" else a for a in arguments)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         until = time.monotonic() + 60
         while True:
-            try:
-                made.post("/bucket", method="PUT")
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < until
-                time.sleep(0.1)
-        yield made
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.1)
+        yield Server(port)
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving("moto.server", "-H", "127.0.0.1", "-p", "PORT") as made:
+        made.post("/bucket", method="PUT")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def of_google() -> Iterator[Server]:
+    given = ("start", "--host=127.0.0.1", "--port", "PORT", "--in-memory", "--default-bucket=bucket")
+    with serving("gcp_storage_emulator", *given) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)
@@ -92,10 +106,13 @@ def _user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(mirror, "CLOSE_SECONDS", 0.0)
 
 
-@pytest.fixture(params=["s3", "file"])
+@pytest.fixture(params=["s3", "gs", "file"])
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "file":
         return f"file://{tmp_path}/share/first"
+    if request.param == "gs":
+        port = request.getfixturevalue("of_google").port
+        return f"gs://anonymous@bucket/{tmp_path.name}/first?endpoint_override=127.0.0.1:{port}&scheme=http"
     server: Server = request.getfixturevalue("server")
     return server.uri(f"{tmp_path.name}/first")
 
@@ -143,6 +160,12 @@ def test_objects_come_back_whole_and_can_be_listed_and_deleted(uri: str) -> None
         ("s3:///folder", "s3://BUCKET/FOLDER"),
         ("file://folder/run", "file:///FOLDER"),
         (f"s3://me:{SECRET}@bucket/folder", "set AWS_ACCESS_KEY_ID"),
+        (f"gs://me:{SECRET}@bucket/folder", "GOOGLE_APPLICATION_CREDENTIALS"),
+        ("gs://bucket", "gs://BUCKET/FOLDER"),
+        (
+            "gs://anonymous@bucket/folder?scheme=http&endpoint_override=127.0.0.1:9&retry_limit_seconds=1",
+            "connect",
+        ),
         ("s3://bucket/folder?scheme=http&endpoint_override=127.0.0.1:9", "Could not connect"),
         ("s3://bucket/folder?endpoint=127.0.0.1:9", "endpoint"),
     ],
