@@ -133,7 +133,7 @@ print(fresh, kept, held - resident())
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
-def test_what_a_step_frees_stays_with_the_process_for_the_next_until_the_trial_ends() -> None:
+def test_what_a_step_frees_stays_with_the_process_until_it_is_given_back() -> None:
     done = subprocess.run([sys.executable, "-c", KEEPS], capture_output=True, text=True, check=True)
     fresh, kept, given_back = map(int, done.stdout.split())
     assert kept < 0.2 * fresh
