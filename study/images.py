@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from study.memory import free_memory
+
 LARGEST_SIDE = 224
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -27,11 +29,6 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What a file with such a suffix may hold: Pillow reads more, but runs programs for some."""
 MEMORY_SHARE = 0.5
 """Part of the available memory that decoded images may take: Ray's object store has a copy of them."""
-CONTAINER = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-)
-"""Files of a container's wall and of what is used, and which of that is given up when asked for: cgroup 2 and 1."""
 AHEAD = 2
 """Batches that are decoded while one is used."""
 BLOCK = 32
@@ -306,26 +303,7 @@ def _threads() -> int:
 
 def memory_for_images() -> int:
     """Bytes that decoded images may take: half of the memory that could be had now."""
-    return int(MEMORY_SHARE * available_memory())
-
-
-def available_memory() -> int:
-    """Bytes that could be had now without swapping: the machine's, or what a container's wall leaves."""
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, KeyError):
-        available = _lines_of(Path("/proc/meminfo"))["MemAvailable:"] * 1024
-    for wall, used, reclaimed in CONTAINER:
-        with suppress(OSError, ValueError, KeyError):  # not this version; "max" where there is no wall
-            group = Path("/sys/fs/cgroup")
-            spare = _lines_of((group / used).with_name("memory.stat"))[reclaimed]
-            left = int((group / wall).read_text()) - int((group / used).read_text()) + spare
-            available = min(available, left)
-    return max(0, available)
-
-
-def _lines_of(file: Path) -> dict[str, int]:
-    """The numbers of such a file of the kernel's, by the word before them."""
-    return {words[0]: int(words[1]) for line in file.read_text().splitlines() if (words := line.split())}
+    return int(MEMORY_SHARE * free_memory())
 
 
 def shown(name: Path | str) -> str:

@@ -4,7 +4,7 @@ All arms of a study are packed alike, so that a resource-second is the same thin
 """
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +12,7 @@ from study.plan import Machine, Packed, PlanError
 
 ON_A_GPU = (1, 2, 3, 4, 8)
 ON_CORES = (1, 2, 4, 8)
-"""Cores, and so threads, of one trial: never more threads than cores in all, which is slower (0.6 x)."""
+"""Cores, and so threads, of one trial: never more threads than cores in all, which is slower (0.6 x). Last comes the whole node."""
 MOST_THREADS = 8
 GAIN = 1.1
 """How much faster than the usual way or layout another must be: measures of two seconds scatter by several percent."""
@@ -55,8 +55,10 @@ def ways(hardware: Hardware, fraction: float | None) -> list[Way]:
         raise PlanError(
             f"--fraction {fraction:g}: a trial can hold at most the {smallest} cores of the smallest node"
         )
-    threads = ON_CORES if fraction is None else (int(fraction),)
-    return [_on_cores(hardware, count) for count in threads if count <= smallest]
+    if fraction is not None:
+        return [_on_cores(hardware, int(fraction))]
+    found = [_on_cores(hardware, count) for count in ON_CORES if count <= smallest]
+    return found if found[-1].trials == 1 else [*found, _on_cores(hardware, smallest)]
 
 
 def _on_a_gpu(hardware: Hardware, trials: int, fraction: float | None) -> Way:
@@ -110,6 +112,11 @@ def fastest(ways: Sequence[Way], speed_of: Callable[[Way], float | None]) -> Way
     return best
 
 
-def fits(way: Way, peak_share: float) -> bool:
-    """Whether all trials of the way may grow to ``HEADROOM`` times their peak, a share of the GPU's memory, or the machine's."""
-    return way.trials * peak_share * HEADROOM <= 1
+def fits(way: Way, share: float) -> bool:
+    """Whether all trials of the way may grow to ``HEADROOM`` times what one takes: a share of the memory, 1 is all of it."""
+    return way.trials * share * HEADROOM <= 1
+
+
+def largest(way: Way, shares: Mapping[int, float]) -> int | None:
+    """The largest batch size that ``way`` has the memory for, of those whose share is given; None where it has none."""
+    return max((size for size, share in shares.items() if fits(way, share)), default=None)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import ray
 import ray.exceptions
 import torch
@@ -26,10 +27,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import search_spaces
 from search_spaces import Arm, ArmError, Choice, Config, ImageSpec, default
 from study import cluster, packing
-from study.images import DataError, Images, Streamed, available_memory
-from study.memory import out_of_memory
+from study.images import DataError, Images, Streamed
+from study.memory import all_memory, free_memory, out_of_memory
 from study.packing import Way
-from study.plan import Audit, Budget, DataCard, Machine, Packed
+from study.plan import Audit, Budget, DataCard, Machine, Packed, PlanError
 from study.records import Epoch, Trial
 from study.search import restrict
 from study.train import Split, build, fit
@@ -41,6 +42,8 @@ SHARE = 0.03
 MEASURE_SECONDS = 2.0
 EPOCHS_MEASURED = 4
 MOST_IMAGES = 2**16
+KILLED = 0.05
+"""Part of a machine's memory: when no more is free, Ray (2.60) kills a process."""
 STEPS_FLOOR = 4
 """A batch size that leaves fewer steps per epoch is no option."""
 
@@ -108,12 +111,13 @@ class Meter:
         images: ImageSpec,
         way: Way,
         batch_sizes: tuple[int, ...],
-        meters: int,
+        to_come: int,
     ) -> tuple[int, float]:
         """The largest batch that the way's trials can train with, and the share of the memory that one then takes.
 
-        A GPU is filled to see it. Who fills a machine's memory is killed: there the peak is reckoned from that of the
-        smallest batch, in proportion. ``meters`` processes such as this one are up.
+        A GPU is filled to see it. Who fills a machine's memory is killed by Ray: there it is reckoned from the smallest
+        batch, in proportion, which overstates it by a tenth to a quarter; ``to_come`` is what the study itself will take.
+        Raises PlanError when that many trials do not fit with any batch size, ArmError when one does not.
         """
         sizes = sorted(batch_sizes)
         asked = functools.partial(
@@ -121,15 +125,20 @@ class Meter:
         )
         if way.machine.resource == "cpu":
             device_of(way.machine)  # gives back what the arm before has left
-            resident = _resident_bytes()
-            room = available_memory() + meters * resident
+            # the measuring processes stand for those of the study: what they have is taken already
+            free = max(1, free_memory() - to_come - int(KILLED * all_memory()))
+            resident = psutil.Process().memory_info().rss
             found = asked({**config, "batch_size": sizes[0]})
             if found is not None:
-                each = (found.peak_bytes - resident) / sizes[0]
-                shares = {size: (resident + each * size) / room for size in sizes}
-                fitting = [size for size in sizes if packing.fits(way, shares[size])]
-                largest = max(fitting, default=sizes[0])  # which has just been trained with
-                return largest, shares[largest]
+                each = max(0, found.peak_bytes - resident) / sizes[0]
+                shares = {size: each * size / free for size in sizes}
+                size = packing.largest(way, shares)
+                if size is None and way.trials > 1:
+                    raise PlanError(
+                        f"the memory has no room for {_told(way)}: of the {free / 2**30:.1f} GiB that are free, {name} takes "
+                        f"{each * sizes[0] / 2**30:.1f} with batches of {sizes[0]}. Give a larger --fraction, or none"
+                    )
+                return (size := size or sizes[0]), shares[size]  # alone it has just been trained
         else:
             for size in reversed(sizes):
                 found = asked({**config, "batch_size": size})
@@ -173,8 +182,10 @@ def survey(
         startup = time.monotonic() - began
         rounds = _Rounds(meters, arms, image_spec(card), _batch_sizes(arms, card.train))
         if have.resource == "gpu":
-            rounds.told_of_mps()
-        way = rounds.choose(rounds.fitting(ways), left)
+            rounds.note_mps()
+        # Ray's store gets a copy of images that are in memory
+        to_come = 0 if pool is None or isinstance(pool, Streamed) else pool.pixels.nbytes
+        way = rounds.choose(rounds.fitting(ways, to_come), left)
         audits = rounds.audits(way, startup)
     if fraction is not None:
         rounds.notes.append(f"The packing was given: --fraction {fraction:g}.")
@@ -207,12 +218,12 @@ class _Rounds:
         self._channels_last = dict.fromkeys(arms, True)
         self._measured: dict[tuple[str, Way, int, bool], list[Speed]] = {}
 
-    def fitting(self, ways: Sequence[Way]) -> list[Way]:
+    def fitting(self, ways: Sequence[Way], to_come: int = 0) -> list[Way]:
         """The ways that hold all arms' largest peak, and the roomiest; batch sizes that this cannot hold are dropped."""
         roomiest, most = min(ways, key=lambda way: way.trials), max(self.batch_sizes)
         peak = 0.0
         for arm in self._arms:
-            asked = (self._config(arm), self._images, roomiest, self.batch_sizes, len(self._meters))
+            asked = (self._config(arm), self._images, roomiest, self.batch_sizes, to_come)
             ((batch, share),) = self._timed(arm, self._meters[:1], "largest_batch", *asked)
             self.batch_sizes = tuple(b for b in self.batch_sizes if b <= batch)
             peak = max(peak, share)
@@ -225,7 +236,7 @@ class _Rounds:
             self.notes.append(f"{first} trials do not fit {where}: one takes up to {100 * peak:.0f} % of it.")
         return kept
 
-    def told_of_mps(self) -> None:
+    def note_mps(self) -> None:
         runs = _all(self._meters[:1], "mps")[0]
         self.notes.append(f"CUDA MPS {'runs' if runs else 'does not run: trials on one GPU take turns'}.")
 
@@ -394,7 +405,7 @@ def _all(meters: Sequence[Any], method: str, *arguments: Any) -> list[Any]:
     try:
         return list(ray.get([getattr(meter, method).remote(*arguments) for meter in meters]))
     except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, ArmError | DataError) else error) from None
+        raise (error.cause if isinstance(error.cause, ArmError | DataError | PlanError) else error) from None
     except ray.exceptions.RayError as error:  # killed, by the system for want of memory for example
         raise cluster.ClusterError(
             f"a process that measured the arms is gone: {cluster.last_line(error)}"
@@ -466,18 +477,9 @@ def _forget_peak(device: torch.device) -> None:
 def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    return _of_this_process("VmHWM:")
-
-
-def _resident_bytes() -> int:
-    return _of_this_process("VmRSS:")
-
-
-def _of_this_process(what: str) -> int:
-    """Bytes, by the word of Linux's for it; elsewhere the most that the process ever had."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(what):
+            if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,10 +1,12 @@
-"""A trial that ran out of memory gets more of the machine, with Ray and Tune as they are (two cores)."""
+"""What memory is free; and a trial that ran out of it gets more of the machine, with Ray and Tune as they are (two cores)."""
 
 from pathlib import Path
 
+import psutil
 import pytest
 from faults.campaign import prepare_ground, run_out
 
+from study import memory
 from study.ledger import read
 
 HUNGRY = """
@@ -25,6 +27,40 @@ def _hungry(config, images):
 
 ARM = dataclasses.replace(ARM, build=_hungry)
 """
+
+
+WALLS = {
+    2: ("0::/job/step", "", ("memory.max", "memory.current", "inactive_file")),
+    1: (
+        "3:cpu:/\n2:memory:/job/step\n0::/",
+        "memory",
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ),
+}
+
+
+@pytest.mark.parametrize("version", WALLS)
+def test_memory_is_what_the_tightest_wall_around_the_process_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    """A container's, or a job's: two of them here, one in the other, and one that is no wall."""
+    lines, controller, (wall, used, reclaimed) = WALLS[version]
+    mine, top = tmp_path / "cgroup", tmp_path / "groups"
+    mine.write_text(lines + "\n")
+    monkeypatch.setattr(memory, "OWN_CGROUP", mine)
+    monkeypatch.setattr(memory, "CGROUPS", top)
+    whole = psutil.virtual_memory()
+    assert memory.all_memory() == whole.total  # nothing is said there
+    for path, size, taken in (("", "max", 9), ("job", "1000", 900), ("job/step", "2000", 1500)):
+        group = top / controller / path
+        group.mkdir(parents=True, exist_ok=True)
+        (group / wall).write_text(f"{size}\n")
+        (group / used).write_text(f"{taken}\n")
+        (group / "memory.stat").write_text(f"anon 1\n{reclaimed} 50\nfile 70\n")
+    assert memory.free_memory() == 1000 - 900 + 50
+    assert memory.all_memory() == 1000
+    (top / controller / "job" / used).write_text("1200\n")
+    assert memory.free_memory() == 0
 
 
 @pytest.mark.slow

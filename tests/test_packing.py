@@ -3,17 +3,20 @@
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from bench.timing import processes
 
-from search_spaces import ImageSpec, load
+from search_spaces import Config, ImageSpec, load
 from study import probe, worker
 from study.packing import GAIN, Hardware, Way, fastest, fits, speed, ways
 from study.plan import Packed, PlanError
 from study.probe import Speed
 
 TWO_CORES = Hardware(resource="cpu", units=2, cores=(2,), name="CPU x 2")
+EIGHT_CORES = Hardware(resource="cpu", units=8, cores=(8,), name="CPU x 8")
+IMAGES = ImageSpec(channels=3, size=32, classes=10)
 CARDS = Hardware(resource="gpu", units=2, cores=(16,), name="H200", kind="H200")
 
 
@@ -35,6 +38,8 @@ def test_cores_are_never_shared_by_more_threads_than_there_are() -> None:
     assert [(w.machine.threads, w.machine.slots, w.trials) for w in ways(cluster, None)] == [
         (1, 14, 6), (2, 7, 3), (4, 3, 1),
     ]  # fmt: skip
+    many = Hardware(resource="cpu", units=64, cores=(64,), name="CPU x 64")
+    assert [w.trials for w in ways(many, None)] == [64, 32, 16, 8, 1]  # one that needs all memory can have it
 
 
 def test_a_gpu_is_shared_without_being_overbooked() -> None:
@@ -107,41 +112,99 @@ def test_trials_that_do_not_fit_into_the_machine_are_not_tried(
     said: list[str],
 ) -> None:
     """Eight that are measured side by side where there is room for four are killed, and the study with them."""
-    monkeypatch.setattr(probe._Rounds, "_timed", lambda _, arm, *__: [found[arm]])
-    images = ImageSpec(channels=3, size=32, classes=10)
+    asked: list[Any] = []
+
+    def timed(
+        _: object, arm: str, meters: list[Any], method: str, *arguments: Any
+    ) -> list[tuple[int, float]]:
+        assert (len(meters), method) == (1, "largest_batch")
+        asked.append(arguments[2:])
+        return [found[arm]]
+
+    monkeypatch.setattr(probe._Rounds, "_timed", timed)
     arms = {name: load("tiny_resnet") for name in found}
-    rounds = probe._Rounds([None], arms, images, (32, 256))
-    kept = rounds.fitting(ways(Hardware(resource="cpu", units=8, cores=(8,), name="CPU"), None))
+    rounds = probe._Rounds([None] * 8, arms, IMAGES, (32, 256))
+    kept = rounds.fitting(ways(EIGHT_CORES, None), 5)
     assert rounds.batch_sizes == batches
     assert [way.trials for way in kept] == trials
+    assert asked == [(kept[-1], (32, 256), 5)] * 2  # what even the roomiest way cannot do is not done
     assert len(rounds.notes) == len(said)
     assert all(words in note for words, note in zip(said, rounds.notes, strict=True))
 
 
-@pytest.mark.parametrize("short", [False, True])
-def test_memory_of_a_large_batch_is_known_from_a_small_one(short: bool) -> None:
+@pytest.mark.parametrize(
+    ("way", "to_come", "batch", "share"),
+    [  # free are 10 GiB less the 1 that Ray keeps; a batch of 32 takes 0.5 GiB more than the process has
+        (-1, 0, 256, 4 / 9),
+        (-1, 4 * 2**30, 256, 4 / 5),
+        (-1, 5 * 2**30, 128, 2 / 4),
+        (1, 0, 64, 1 / 9),  # four of them
+        (0, 0, 32, 0.5 / 9),  # eight
+    ],
+)
+def test_the_largest_batch_on_cores_is_reckoned_from_the_smallest(
+    monkeypatch: pytest.MonkeyPatch, way: int, to_come: int, batch: int, share: float
+) -> None:
+    _with_memory(monkeypatch)
+    found = ways(EIGHT_CORES, None)[way]
+    sizes = (32, 64, 128, 256)
+    fits, takes = probe.Meter().largest_batch("small_resnet", {}, IMAGES, found, sizes, to_come)
+    assert fits == batch
+    assert takes == pytest.approx(share)
+
+
+def test_trials_that_fit_with_no_batch_are_refused_unless_there_is_but_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _with_memory(monkeypatch)
+    *_, one = ways(EIGHT_CORES, None)
+    (eight,) = ways(EIGHT_CORES, 1.0)
+    little = 5 * 2**30
+    with pytest.raises(
+        PlanError, match=r"no room for 8 trials of 1 CPU each: of the 4\.0 GiB .* Give a larger"
+    ):
+        probe.Meter().largest_batch("small_resnet", {}, IMAGES, eight, (32, 64), little)
+    # that it can is seen already
+    assert probe.Meter().largest_batch("small_resnet", {}, IMAGES, one, (32, 64), 9 * 2**30)[0] == 32
+
+
+def _with_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    gib, had = 2**30, 2**30
+
+    def measured(_: object, name: str, config: Config, *, seconds: float, **_more: Any) -> Speed:
+        assert (name, config, seconds) == ("small_resnet", {"batch_size": 32}, 0)
+        return Speed(images_per_second=1, eval_images_per_second=1, peak_bytes=had + gib // 2)
+
+    monkeypatch.setattr(probe, "device_of", lambda _: None)
+    monkeypatch.setattr(probe, "free_memory", lambda: 10 * gib)
+    monkeypatch.setattr(probe, "all_memory", lambda: 20 * gib)
+    monkeypatch.setattr("psutil.Process.memory_info", lambda _: SimpleNamespace(rss=had))
+    monkeypatch.setattr(probe.Meter, "speed", measured)
+
+
+def test_memory_of_a_large_batch_is_known_from_a_small_one() -> None:
     """Without filling the machine's memory, whose processes are killed then."""
     with processes(1) as (apart,):
-        predicted, measured = apart.submit(_peaks, short).result()
-    if short:
-        assert predicted[0] == 32
-    else:
-        assert predicted[0] == 256
-        assert 0.75 * measured < predicted[1] < 1.5 * measured
+        reckoned, measured = apart.submit(_grown).result()
+    assert 0.75 * measured < reckoned < 1.5 * measured
 
 
-def _peaks(short: bool) -> tuple[tuple[int, float], float]:
-    """What the largest of four batches takes of 16 GiB, or which one four trials have room for in little; and what 256 took."""
-    gib = 2.0**30
-    probe.available_memory = lambda: int(gib if short else 16 * gib)  # type: ignore[attr-defined]
-    images, meter = ImageSpec(channels=3, size=64, classes=10), probe.Meter()
+def _grown() -> tuple[float, float]:
+    """Shares of the memory that is free: what a batch of 256 was reckoned to take, and what it took."""
+    whole = 64 * 2**30
+    for name, size in (("free_memory", whole), ("all_memory", 0)):
+        setattr(probe, name, lambda size=size: size)
+    meter, (one, *_) = probe.Meter(), ways(TWO_CORES, 2.0)
     meter.begin(None)
-    config = load("small_resnet").default()
-    two, one = ways(TWO_CORES, None)
-    found = meter.largest_batch("small_resnet", config, images, two if short else one, (32, 64, 128, 256), 1)
-    speed = meter.speed("small_resnet", {**config, "batch_size": 256}, images, one.machine, True, seconds=0)
+    config, images = load("small_resnet").default(), ImageSpec(channels=3, size=64, classes=10)
+    worker.device_of(one.machine)
+    before = psutil.Process().memory_info().rss
+    batch, reckoned = meter.largest_batch("small_resnet", config, images, one, (32, 256), 0)
+    assert batch == 256
+    config = {**config, "batch_size": 256}
+    speed = meter.speed("small_resnet", config, images, one.machine, True, seconds=0)
     assert speed is not None
-    return found, speed.peak_bytes / (16 * gib)
+    return reckoned, (speed.peak_bytes - before) / whole
 
 
 def test_layouts_are_told_apart_by_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,8 +217,7 @@ def test_layouts_are_told_apart_by_the_largest_batch(monkeypatch: pytest.MonkeyP
         return [Speed(images_per_second=200 if faster else 100, eval_images_per_second=100, peak_bytes=1)]
 
     monkeypatch.setattr(probe._Rounds, "_timed", measured)
-    images = ImageSpec(channels=3, size=32, classes=10)
-    rounds = probe._Rounds([None], {"one": load("tiny_resnet")}, images, (32, 256))
+    rounds = probe._Rounds([None], {"one": load("tiny_resnet")}, IMAGES, (32, 256))
     usual, *_ = ways(CARDS, None)
     assert rounds.choose([usual], lambda: 1e9) is usual
     assert rounds._channels_last == {"one": False}
