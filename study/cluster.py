@@ -69,7 +69,7 @@ def connect(address: str | None, log: Path) -> str:
         logger.handlers = [handler]
         logger.propagate = False
     if address:
-        _knock(address)
+        knock(address)
         _match_token_mode(address)
     else:
         _keep_token_private()
@@ -160,7 +160,7 @@ def _keep_token_private() -> None:
                 stream.write(secrets.token_hex(32))
 
 
-def _knock(address: str) -> None:
+def knock(address: str) -> None:
     """Raises ClusterError when nothing listens there: Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not (port.isascii() and port.isdigit()):

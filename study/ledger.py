@@ -391,14 +391,14 @@ def check(history: History, plan: Plan) -> None:
 
 
 def check_links(run: Path) -> None:
-    """Raises LedgerError when anything of a study in a run directory is a link.
+    """Raises NotOpenedError when anything of a study in a run directory is a link.
 
     One that came from elsewhere could otherwise have a report or a ledger written over any file of its reader.
     """
     for folder, folders, files in os.walk(run):
         for name in sorted([*folders, *files]):
             if (entry := Path(folder, name)).is_symlink():
-                raise LedgerError(
+                raise NotOpenedError(
                     f"{entry} is a link, and a study holds its own files only: remove it, or copy what it shows"
                 )
         if Path(folder) == run and FOREIGN in folders:

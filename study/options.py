@@ -23,7 +23,7 @@ DESCRIPTION = (
 )
 EXAMPLES = """\
 examples:
-  python study/run.py --budget 10cpu-minutes --data digits
+  python study/run.py --budget 20cpu-minutes --data digits
       a first study on a laptop: small arms, images that come with scikit-learn
   python study/run.py --budget 8gpu-hours
       resnet50 against resnext50 on CIFAR-10 (downloaded once into data/)
@@ -90,6 +90,8 @@ class Options:
             parser.error(str(error))
         _check_ranges(parser, given)
         _check_fraction(parser, given.fraction, budget)
+        if given.out == "":
+            parser.error("--out is empty: give a folder or a URI, or leave it out")
         uri = given.out if storage.is_uri(given.out) else None
         out = Path(given.out) if given.out else Path("runs") / _run_name(given.data)
         if uri:

@@ -27,7 +27,12 @@ def rerun(home: Path, trial_id: str) -> tuple[Table, bool]:
     trial = history.trials.get(trial_id)
     if trial is None:
         raise PlanError(
-            f"{home} has no trial {trial_id!r}: they are called like {next(iter(history.trials), '-')}"
+            f"{home} has no trial {trial_id!r}: "
+            + (
+                f"they are called like {next(iter(history.trials))}"
+                if history.trials
+                else "none has begun yet"
+            )
         )
     if plan.machine.resource == "gpu" and not torch.cuda.is_available():
         raise PlanError("the study trained on GPUs, and this machine has none: its numbers would differ")

@@ -149,13 +149,17 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
             mirror.follow(ledger)
         # whether it may go on at all is known before anything that takes time
         session = _session(ledger, home, options, console) if old else None
-        spec, seed = (old.data.spec, old.seed) if old else (options.data, options.seed)
-        prepared = _prepare(spec, seed, console)
         arms = {name: search_spaces.load(name) for name in (old.arms if old else options.arms)}
-        if old and session:
-            _take_up(old, ledger, session, prepared, home, console)
+        _check_widen(options, arms)
 
         from study import cluster
+
+        if options.address:
+            cluster.knock(options.address)
+        spec, seed = (old.data.spec, old.seed) if old else (options.data, options.seed)
+        prepared = _prepare(spec, seed, console)
+        if old and session:
+            _take_up(old, ledger, session, prepared, home, console)
 
         dashboard = cluster.connect(options.address, home / LOG)
         closing.callback(cluster.disconnect)
@@ -230,7 +234,7 @@ def _need_gpu(budget: Budget, options: Options) -> None:
         cpu = Budget(seconds=budget.seconds, resource="cpu")
         raise PlanError(
             f"a budget of {budget} needs a GPU, and this machine has none that torch can use. "
-            f"On the CPU this works: python study/run.py --budget 10cpu-minutes --data digits "
+            f"On the CPU this works: python study/run.py --budget 20cpu-minutes --data digits "
             f"(or --budget {cpu} with --data {options.data}); a cluster's GPUs: --address HOST:PORT"
         )
 
@@ -241,7 +245,6 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
     from study.data import split_for
     from study.search import describe, searched
 
-    _check_widen(options, arms)
     console.print("measuring the arms ...")
     survey = probe.survey(arms, prepared.card, options.budget, fraction=options.fraction, pool=prepared.train)
     _show_audit(survey.audits, console)
@@ -303,7 +306,7 @@ def _open_windows(
         try:
             shown.append(windows.window(name, plan, home))
         except Exception as error:  # noqa: BLE001  # a tool that is down takes nothing from the study
-            console.print(f"note: --log {name} is left out: {type(error).__name__}: {error}", markup=False)
+            console.print(f"note: --log {name} is left out: {windows.failed(name, error)}", markup=False)
     opened = windows.Windows(home / ledgers.FILE, shown)
     ledger.watchers.append(opened.add)
     return opened

@@ -84,6 +84,8 @@ def overview(home: Path, name: str = "") -> Group:
     run = look(home)
     said = [Text(f"{name}: {run.state}, last record {duration(run.quiet)} ago")]
     if run.plan is None:
+        if run.history.trials:
+            said.append(Text(f"{FILE} is gone: without it there is neither a report nor a way to go on"))
         return Group(*said)
     plan, history = run.plan, run.history
     spent = sum(history.spent(arm) for arm in plan.arms)

@@ -6,6 +6,7 @@ worker writes the checkpoint of its unfinished trial there itself.
 
 import hashlib
 import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +20,13 @@ from study.records import Trial, encode
 UNFINISHED = "unfinished"
 RETRY_SECONDS = 20
 """Google's client tries again for so long; left alone 15 minutes, also where there are no credentials."""
+CREDENTIALS = {
+    "s3": "credentials come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, the machine's role), "
+    "another server than S3's own from AWS_ENDPOINT_URL",
+    "gs": "credentials come from the environment (GOOGLE_APPLICATION_CREDENTIALS, gcloud auth application-default login, the "
+    "machine's role)",
+    "file": "a folder is made where there is none",
+}
 SCHEMES = {"s3": "s3://BUCKET/FOLDER", "gs": "gs://BUCKET/FOLDER", "file": "file:///FOLDER"}
 
 
@@ -133,7 +141,10 @@ def _one_line() -> Iterator[None]:
     except (OSError, ValueError, NotImplementedError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         line = re.split(r"AWS Error |google::cloud::Status|with a last message of ", line)[-1]
-        raise OSError(re.sub(r" \(Request ID: .*?\)", "", line)[:300]) from error
+        line = re.split(r" error_info=|, gcloud-cpp\.| Learn more about ", line)[0]
+        raise OSError(
+            textwrap.shorten(re.sub(r" \(Request ID: .*?\)", "", line), 300, placeholder=" ...")
+        ) from error
 
 
 @contextmanager
@@ -144,6 +155,5 @@ def at_the_edge(uri: str) -> Iterator[None]:
     except OSError as error:
         raise StorageError(
             f"{uri} cannot be used: {error}. It takes a bucket (or folder) that exists and that this machine may read "
-            "and write; credentials come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, "
-            "the machine's role; GOOGLE_APPLICATION_CREDENTIALS), another server than S3's own from AWS_ENDPOINT_URL"
+            f"and write; {CREDENTIALS[uri.partition('://')[0]]}"
         ) from error

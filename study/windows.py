@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -102,16 +103,30 @@ class Windows:
                 self._open.remove(each)
 
 
+def failed(name: str, error: Exception) -> str:
+    """One line on a tool's error."""
+    return f"{name} failed: {type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0][:300]}"
+
+
 def write(home: Path, name: str, *, follow: bool = False, refresh: Callable[[], None] = lambda: None) -> str:
     """Write the run for one tool, and go on while the study does if asked; how to open it.
 
     ``refresh`` brings the ledger up to date where the study runs on another machine. Raises PlanError when there is
-    no study or no such tool, or it is being written already.
+    no study or no such tool, when it is being written already, or the tool fails.
     """
     check([name])
     plan, _ = ledger.load(home)
-    tool, history = window(name, plan, home), History()
-    done = 0
+    try:
+        _write(window(name, plan, home), home, follow, refresh)
+    except (PlanError, ledger.LedgerError):
+        raise
+    except Exception as error:  # tools raise what they like
+        raise PlanError(failed(name, error)) from error
+    return OPEN[name].format(home=home)
+
+
+def _write(tool: Window, home: Path, follow: bool, refresh: Callable[[], None]) -> None:
+    history, done = History(), 0
     try:
         while True:
             for record in itertools.islice(ledger.records(home / ledger.FILE), done, None):
@@ -123,9 +138,11 @@ def write(home: Path, name: str, *, follow: bool = False, refresh: Callable[[], 
                 break
             time.sleep(FOLLOW_SECONDS)
             refresh()
-    finally:
-        tool.close()
-    return OPEN[name].format(home=home)
+    except BaseException:
+        with suppress(Exception):  # what it failed of is told, not that it then cannot close either
+            tool.close()
+        raise
+    tool.close()
 
 
 OPEN = {
@@ -314,6 +331,8 @@ class MLflow:
     """One MLflow run per trial, within one for the study: at MLFLOW_TRACKING_URI, or in ``mlflow.db``."""
 
     def __init__(self, plan: Plan, home: Path) -> None:
+        # of MLflow's own seven a server that is not there would take minutes to find out
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         from mlflow import MlflowClient
 
         address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(home / 'mlflow.db').resolve()}"

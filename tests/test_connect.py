@@ -16,7 +16,7 @@ from study import cluster
 @pytest.fixture
 def connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[..., Any]], Any]]:
     """``cluster.connect`` with this in the place of ``ray.init``."""
-    for name in ("_knock", "_match_token_mode"):
+    for name in ("knock", "_match_token_mode"):
         monkeypatch.setattr(cluster, name, lambda _: None)
     monkeypatch.setattr(cluster, "_stay_on_loopback", lambda *, wanted: None)  # noqa: ARG005
 

@@ -148,10 +148,10 @@ def test_a_plan_that_was_edited_after_the_study_began_is_refused(
     "address", ["auto", "h:\N{SUPERSCRIPT TWO}", "n" * 70 + ":80", "127.0.0.1:99999", ":1"]
 )
 def test_an_address_that_is_none_is_one_sentence(address: str) -> None:
-    from study.cluster import ClusterError, _knock
+    from study.cluster import ClusterError, knock
 
     with pytest.raises(ClusterError, match="no HOST:PORT|cannot be reached"):
-        _knock(address)
+        knock(address)
 
 
 @pytest.fixture

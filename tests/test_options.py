@@ -73,6 +73,7 @@ def test_an_out_folder_that_cannot_be_written_is_refused(
 ) -> None:
     (tmp_path / "file").touch()
     assert "cannot be written" in refusal(capsys, *GOOD, "--out", str(tmp_path / "file" / "below"))
+    assert "--out is empty" in refusal(capsys, *GOOD, "--out", "")
 
 
 def test_a_cpu_budget_takes_the_small_arms_and_says_so(tmp_path: Path) -> None:

@@ -101,3 +101,15 @@ def test_a_folder_that_cannot_be_is_one_sentence(
 ) -> None:
     assert main(words) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    diary = Diary(tmp_path / "run", plan())
+    assert main(["rerun", str(diary.folder), "resnet8-search-0000"]) == 2
+    assert "none has begun yet" in capsys.readouterr().err
+    diary.trial("resnet8", "search", state="finished", reason="full length", epochs=9)
+    assert main(["rerun", str(diary.folder), "nothing"]) == 2
+    assert "they are called like resnet8-search-0000" in capsys.readouterr().err
+    (diary.folder / "plan.json").unlink()
+    assert "plan.json is gone" in text(status.overview(diary.folder))
+    diary.ledger.__exit__(None, None, None)

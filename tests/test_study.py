@@ -415,7 +415,7 @@ def test_a_gpu_budget_without_a_gpu_ends_with_a_command_that_works(repo: Path) -
         pytest.skip("this machine has a GPU")
     done = command(repo, "--budget 8gpu-hours --data folder:images --out fresh")
     assert done.returncode == 2
-    assert "python study/run.py --budget 10cpu-minutes --data digits" in done.stderr
+    assert "python study/run.py --budget 20cpu-minutes --data digits" in done.stderr
 
 
 def test_planning_runs_nothing(repo: Path) -> None:

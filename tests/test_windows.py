@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from synthetic import SPACES, Diary, plan, write_run
 
 from study import windows
+from study.__main__ import main as study_word
 from study.ledger import History, Ledger, read
 from study.plan import Plan, PlanError
 from study.records import Record, Resumed, Trial
@@ -119,6 +120,31 @@ def test_mlflow_has_a_run_per_trial(run: Path, monkeypatch: pytest.MonkeyPatch) 
     trial = next(t for t in history.trials.values() if len(history.epochs[t.id]) == 9)
     assert runs[trial.id].data.metrics["val_accuracy"] == pytest.approx(history.val_accuracy(trial.id))
     assert runs[trial.id].data.params == {k: str(v) for k, v in trial.config.items()}
+
+
+@pytest.mark.filterwarnings("ignore")  # the tool's own
+@pytest.mark.parametrize("where", ["http://127.0.0.1:9", "damaged"])
+def test_mlflow_that_cannot_be_reached_is_one_sentence(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # here; left alone there are two
+    if where == "damaged":
+        (run / "mlflow.db").write_bytes(b"no data base" * 999)
+        where = f"sqlite:///{run / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", where)
+    assert study_word(["log", str(run), "--to", "mlflow"]) == 2
+    said = capsys.readouterr().err
+    assert "error: mlflow failed: " in said
+    assert "Traceback" not in said
+
+
+def test_a_tool_that_fails_is_one_sentence(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(windows, "OptunaStorage", lambda *_: _Breaks())
+    assert study_word(["log", str(run), "--to", "optuna"]) == 2
+    assert "error: optuna failed: RuntimeError: the tool is down" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore")  # the tool's own

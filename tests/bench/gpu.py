@@ -9,7 +9,9 @@ files that say how it went come back, not its nets; what all parts say is in ``s
 lender brings back.
 
 On a machine without a network that has Python 3.12, torch, torchvision, numpy, scipy, matplotlib, scikit-learn,
-pyarrow and pytest, the rest is packed here (61 MiB; ``.gpu`` is ignored by git, so it has to be carried by name):
+pyarrow and pytest, the rest is packed here as wheels (61 MiB; ``.gpu`` is ignored by git, so it has to be carried by
+name). ``pack.sh`` lies beside this repository where such a machine is lent; it does ``pip download --no-deps`` of Ray,
+Optuna, what they need, and what it is given:
 
     ../shared/gpu/pack.sh .gpu opda pandas rich markdown-it-py mdurl safetensors hypothesis sortedcontainers psutil
 
