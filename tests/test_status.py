@@ -109,7 +109,7 @@ def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "none has begun yet" in capsys.readouterr().err
     diary.trial("resnet8", "search", state="finished", reason="full length", epochs=9)
     assert main(["rerun", str(diary.folder), "nothing"]) == 2
-    assert "they are called like resnet8-search-0000" in capsys.readouterr().err
+    assert "they are called like arm0-search-0" in capsys.readouterr().err
     (diary.folder / "plan.json").unlink()
     assert "plan.json is gone" in text(status.overview(diary.folder))
     diary.ledger.__exit__(None, None, None)
