@@ -18,7 +18,7 @@ from study.plan import PlanError
 from study.records import Trial, encode
 
 UNFINISHED = "unfinished"
-RETRY_SECONDS = 20
+RETRY_SECONDS = 10
 """Google's client tries again for so long; left alone 15 minutes, also where there are no credentials."""
 CREDENTIALS = {
     "s3": "credentials come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, the machine's role), "
@@ -154,6 +154,6 @@ def at_the_edge(uri: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"{uri} cannot be used: {error}. It takes a bucket (or folder) that exists and that this machine may read "
+            f"{uri} cannot be used: {str(error).rstrip('.')}. It takes a bucket (or folder) that exists and that this machine may read "
             f"and write; {CREDENTIALS[uri.partition('://')[0]]}"
         ) from error
