@@ -116,7 +116,7 @@ class Meter:
         """The largest batch that the way's trials can train with, and the share of the memory that one then takes.
 
         A GPU is filled to see it. Who fills a machine's memory is killed by Ray: there it is reckoned from the smallest
-        batch, in proportion, which overstates it by a tenth to a quarter; ``to_come`` is what the study itself will take.
+        batch, in proportion, which overstates it by up to a half: the weights do not grow; ``to_come`` is what the study itself will take.
         Raises PlanError when that many trials do not fit with any batch size, ArmError when one does not.
         """
         sizes = sorted(batch_sizes)
@@ -124,7 +124,8 @@ class Meter:
             self.speed, name, images=images, machine=way.machine, channels_last=True, seconds=0
         )
         if way.machine.resource == "cpu":
-            device_of(way.machine)  # gives back what the arm before has left
+            asked({**config, "batch_size": sizes[0]})  # whatever is loaded once is there now
+            device_of(way.machine)  # gives back what is left of it
             # the measuring processes stand for those of the study: what they have is taken already
             free = max(1, free_memory() - to_come - int(KILLED * all_memory()))
             resident = psutil.Process().memory_info().rss

@@ -186,7 +186,7 @@ def test_memory_of_a_large_batch_is_known_from_a_small_one() -> None:
     """Without filling the machine's memory, whose processes are killed then."""
     with processes(1) as (apart,):
         reckoned, measured = apart.submit(_grown).result()
-    assert 0.75 * measured < reckoned < 1.5 * measured
+    assert 0.8 * measured < reckoned < 2 * measured
 
 
 def _grown() -> tuple[float, float]:
@@ -197,10 +197,10 @@ def _grown() -> tuple[float, float]:
     meter, (one, *_) = probe.Meter(), ways(TWO_CORES, 2.0)
     meter.begin(None)
     config, images = load("small_resnet").default(), ImageSpec(channels=3, size=64, classes=10)
-    worker.device_of(one.machine)
-    before = psutil.Process().memory_info().rss
     batch, reckoned = meter.largest_batch("small_resnet", config, images, one, (32, 256), 0)
     assert batch == 256
+    worker.device_of(one.machine)
+    before = psutil.Process().memory_info().rss
     config = {**config, "batch_size": 256}
     speed = meter.speed("small_resnet", config, images, one.machine, True, seconds=0)
     assert speed is not None
