@@ -423,7 +423,7 @@ def test_a_study_that_never_began_leaves_nothing_at_its_uri(uri: str, tmp_path: 
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    made = prepare_ground(tmp_path_factory.mktemp("user"), budget=60.0)
+    made = prepare_ground(tmp_path_factory.mktemp("user"), budget=110.0)
     module = made.repo / "study" / "mirror.py"
     text = module.read_text()
     assert "SYNC_SECONDS = 30.0" in text
