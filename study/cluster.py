@@ -42,7 +42,7 @@ import study
 from study.confirm import StudyError
 from study.packing import Hardware
 from study.plan import Budget, Machine
-from study.worker import told
+from study.records import told
 
 WAIT_SECONDS = 1200
 """So long machines of a cluster that grows may take to come."""

@@ -31,10 +31,10 @@ from study.images import DataError, Images, Streamed
 from study.memory import all_memory, free_memory, out_of_memory
 from study.packing import Way
 from study.plan import Audit, Budget, DataCard, Machine, Packed, PlanError
-from study.records import Epoch, Trial
+from study.records import Epoch, Trial, first_line
 from study.search import restrict
 from study.train import Split, build, fit
-from study.worker import device_of, first_line, image_spec
+from study.worker import device_of, image_spec
 
 Result = TypeVar("Result")
 SHARE = 0.03
@@ -123,36 +123,61 @@ class Meter:
         asked = functools.partial(
             self.speed, name, images=images, machine=way.machine, channels_last=True, seconds=0
         )
-        if way.machine.resource == "cpu":
-            asked({**config, "batch_size": sizes[0]})  # whatever is loaded once is there now
-            device_of(way.machine)  # gives back what is left of it
-            # the measuring processes stand for those of the study: what they have is taken already
-            free = max(1, free_memory() - to_come - int(KILLED * all_memory()))
-            resident = psutil.Process().memory_info().rss
-            found = asked({**config, "batch_size": sizes[0]})
-            if found is not None:
-                each = max(0, found.peak_bytes - resident) / sizes[0]
-                shares = {size: each * size / free for size in sizes}
-                size = packing.largest(way, shares)
-                if size is None and way.trials > 1:
-                    raise PlanError(
-                        f"the memory has no room for {_told(way)}: of the {free / 2**30:.1f} GiB that are free, {name} takes "
-                        f"{each * sizes[0] / 2**30:.1f} with batches of {sizes[0]}. Give a larger --fraction, or none"
-                    )
-                return (size := size or sizes[0]), shares[size]  # alone it has just been trained
-        else:
-            for size in reversed(sizes):
-                found = asked({**config, "batch_size": size})
-                if found is not None:
-                    free, total = torch.cuda.mem_get_info()
-                    context = total - free - torch.cuda.memory_reserved()
-                    return size, (found.peak_bytes + context) / total
-        raise ArmError(f"arm {name} does not fit into the memory even with batches of {sizes[0]}")
+        cpu = way.machine.resource == "cpu"
+        found = (
+            _largest_on_cores(asked, name, config, way, sizes, to_come)
+            if cpu
+            else _largest_on_a_gpu(asked, config, sizes)
+        )
+        if found is None:
+            raise ArmError(f"arm {name} does not fit into the memory even with batches of {sizes[0]}")
+        return found
 
     def mps(self) -> bool:
         """Whether NVIDIA's Multi-Process Service runs here, and kernels of several processes share the card."""
         pipes = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))  # CUDA's default
         return (pipes / "control").exists()
+
+
+def _largest_on_a_gpu(
+    asked: Callable[[Config], Speed | None], config: Config, sizes: Sequence[int]
+) -> tuple[int, float] | None:
+    for size in reversed(sizes):
+        found = asked({**config, "batch_size": size})
+        if found is not None:
+            free, total = torch.cuda.mem_get_info()
+            context = total - free - torch.cuda.memory_reserved()
+            return size, (found.peak_bytes + context) / total
+    return None
+
+
+def _largest_on_cores(
+    asked: Callable[[Config], Speed | None],
+    name: str,
+    config: Config,
+    way: Way,
+    sizes: Sequence[int],
+    to_come: int,
+) -> tuple[int, float] | None:
+    smallest = sizes[0]
+    asked({**config, "batch_size": smallest})  # whatever is loaded once is there now
+    device_of(way.machine)  # gives back what is left of it
+    # the measuring processes stand for those of the study: what they have is taken already
+    free = max(1, free_memory() - to_come - int(KILLED * all_memory()))
+    resident = psutil.Process().memory_info().rss
+    found = asked({**config, "batch_size": smallest})
+    if found is None:
+        return None
+    each = max(0, found.peak_bytes - resident) / smallest
+    shares = {size: each * size / free for size in sizes}
+    size = packing.largest(way, shares)
+    if size is None and way.trials > 1:
+        raise PlanError(
+            f"the memory has no room for {_told(way)}: of the {free / 2**30:.1f} GiB that are free, {name} takes "
+            f"{each * smallest / 2**30:.1f} with batches of {smallest}. Give a larger --fraction, or none"
+        )
+    size = size or smallest  # one alone has just been trained
+    return size, shares[size]
 
 
 def survey(

@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Scalar = bool | int | float | str
@@ -338,3 +339,16 @@ def _crc(text: str, after: str) -> str:
 
 def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, cut to one line that a ledger and a terminal can hold."""
+    text = str(error).strip()
+    return told(text.splitlines()[0]) if text else ""
+
+
+def told(line: str) -> str:
+    """The line as a record or a terminal may have it: printable, not too long, without the name of the user's home."""
+    home = str(Path.home())
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return (line.replace(home, "~") if len(home) > 1 else line)[:300]

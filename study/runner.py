@@ -25,9 +25,8 @@ from study import checkpoint
 from study.confirm import SCORED_PHASES, StudyError
 from study.ledger import LedgerError
 from study.mirror import Mirror
-from study.records import Epoch
+from study.records import Epoch, told
 from study.schedule import LossKind, Schedule
-from study.worker import told
 
 LEAVE_SECONDS = 20.0
 """So long running trials may take to write their checkpoints when the study stops."""

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from study import ledger
 from study.ledger import History
 from study.plan import Plan, PlanError
-from study.records import PHASES, Epoch, Outcome, Record, Trial, setting
+from study.records import PHASES, Epoch, Outcome, Record, Trial, first_line, setting
 from study.view import states
 
 NEEDS = {
@@ -105,7 +105,7 @@ class Windows:
 
 def failed(name: str, error: Exception) -> str:
     """One line on a tool's error."""
-    return f"{name} failed: {type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0][:300]}"
+    return f"{name} failed: {type(error).__name__}: {first_line(error) or 'no reason given'}"
 
 
 def write(home: Path, name: str, *, follow: bool = False, refresh: Callable[[], None] = lambda: None) -> str:

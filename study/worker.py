@@ -28,7 +28,7 @@ from study.data import DataError, Images, split_for
 from study.images import Streamed
 from study.memory import keep_freed, out_of_memory
 from study.plan import DataCard, Machine, Plan
-from study.records import Epoch, Trial, setting
+from study.records import Epoch, Trial, first_line, setting
 from study.train import DivergedError, Split, Training, build
 
 SLICE_SECONDS = 5.0
@@ -268,16 +268,3 @@ class StudyTrial(tune.Trainable):
 
 class _BlockedError(Exception):
     """The run directory cannot be written: as with an image that is gone, nothing that a trial could do about it."""
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, cut to one line that a ledger and a terminal can hold."""
-    text = str(error).strip()
-    return told(text.splitlines()[0]) if text else ""
-
-
-def told(line: str) -> str:
-    """The line as a record or a terminal may have it: printable, not too long, without the name of the user's home."""
-    home = str(Path.home())
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    return (line.replace(home, "~") if len(home) > 1 else line)[:300]

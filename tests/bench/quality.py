@@ -8,7 +8,7 @@ not, so the difference of the means is judged by Welch's interval over the seeds
 
 Command:   python -m tests.bench.quality --data folder:PATH --json quality.json
            (10,000 images, 3 seeds, 3 epochs: 8 minutes on two busy cores)
-Measured:  small_resnet, 3 epochs, 23 seeds: post's 48.52 % (sd 1.82), core 49.19 % (sd 1.28), difference
+Measured:  small_resnet, 3 epochs, --seeds 23: post's 48.52 % (sd 1.82), core 49.19 % (sd 1.28), difference
            +0.67 points [-0.27, +1.61].
 """
 # ruff: noqa: T201 - a command speaks to its user
