@@ -3,6 +3,7 @@
 import collections
 import itertools
 import logging
+import math
 import os
 import secrets
 import signal
@@ -48,6 +49,8 @@ WAIT_SECONDS = 1200
 """So long machines of a cluster that grows may take to come."""
 KIND = "accelerator_type:"
 """Ray's resource of a node that says what kind of GPU it has; every use takes a thousandth, as Ray's own do."""
+HOST_BYTES = 3 * 2**30
+"""Memory of the machine that a process takes which trains on a GPU: torch's libraries, and Ray's share of the images."""
 Result = TypeVar("Result")
 
 
@@ -188,8 +191,19 @@ def hardware(budget: Budget) -> Hardware:
     kind = _one_kind(nodes) if budget.resource == "gpu" else ""
     cores = tuple(max(1, int(node.get("CPU", 1))) for node in nodes)
     return Hardware(
-        resource=budget.resource, units=units, cores=cores, name=kind or f"{resource} x {units}", kind=kind
+        resource=budget.resource,
+        units=units,
+        cores=cores,
+        name=kind or f"{resource} x {units}",
+        kind=kind,
+        per_gpu=min(_processes_per_gpu(node) for node in nodes) if budget.resource == "gpu" else 0,
     )
+
+
+def _processes_per_gpu(node: dict[str, float]) -> int:
+    """How many training processes each GPU of the node has cores and memory for, at least 2: one starts, one trains."""
+    cores, memory = node.get("CPU", 1), node.get("memory", math.inf) / HOST_BYTES
+    return max(2, int(min(cores, memory) / node["GPU"]))
 
 
 def nodes_with(resource: str) -> dict[str, dict[str, float]]:
@@ -255,23 +269,48 @@ def resources(machine: Machine, fraction: float) -> dict[str, float]:
     return {**held, f"{KIND}{machine.kind}": 0.001} if machine.kind else held
 
 
+class Crew:
+    """Actors of one kind on one GPU, or on the cores of one node, started when they are asked for."""
+
+    def __init__(self, start: Callable[[], Any]) -> None:
+        self._start = start
+        self._actors: list[Any] = []
+
+    def first(self, count: int) -> list[Any]:
+        """So many of them, always the same."""
+        self._actors += [self._start() for _ in range(count - len(self._actors))]
+        return self._actors[:count]
+
+    @contextmanager
+    def apart(self) -> Iterator[Any]:
+        """One more, which is ended afterwards whatever became of it."""
+        one = self._start()
+        try:
+            yield one
+        finally:
+            ray.kill(one)
+
+    def end(self) -> None:
+        for one in self._actors:
+            ray.kill(one)
+
+
 @contextmanager
-def side_by_side(kind: type, copies: int, have: Hardware) -> Iterator[list[Any]]:
-    """That many actors of ``kind`` on one GPU, or on the cores of the smallest node, which hold all of it."""
+def side_by_side(kind: type, copies: int, have: Hardware) -> Iterator[Crew]:
+    """Up to that many actors of ``kind`` on one GPU, or on the cores of the smallest node, which hold all of it."""
     cores = min(have.cores)
     whole = {"CPU": float(cores)} if have.resource == "cpu" else {"GPU": 1.0}
     group = placement_group([whole])
-    held = {"num_cpus": 0, "num_gpus": int(10_000 / copies) / 10_000}
+    held = {"num_cpus": 0, "num_gpus": int(10_000 / (copies + 1)) / 10_000}
     if have.resource == "cpu":
         held = {"num_cpus": cores // copies, "num_gpus": 0}
     placed = PlacementGroupSchedulingStrategy(group)
     remote: Any = ray.remote(kind).options(**held, scheduling_strategy=placed, max_restarts=0)
-    actors = [remote.remote() for _ in range(copies)]
+    crew = Crew(remote.remote)
     try:
-        yield actors
+        yield crew
     finally:
-        for one in actors:
-            ray.kill(one)
+        crew.end()
         remove_placement_group(group)
 
 

@@ -11,6 +11,7 @@ FULL = (
     "DefaultCPUAllocator",
     "CUDA out of memory",
     "CUDA error: out of memory",
+    "unable to find an engine to execute this computation",  # cuDNN, when no plan's workspace fits
     *(
         f"{name}_STATUS_{what}"
         for name in ("CUBLAS", "CUDNN")

@@ -10,7 +10,8 @@ from typing import Literal
 
 from study.plan import Machine, Packed, PlanError
 
-ON_A_GPU = (1, 2, 3, 4, 8)
+ON_A_GPU = (2, 3, 4, 8)
+"""Trials on one: at least two, so that one computes while another starts. A single one needs ``--fraction 1``."""
 ON_CORES = (1, 2, 4, 8)
 """Cores, and so threads, of one trial: never more threads than cores in all, which is slower (0.6 x). Last comes the whole node."""
 MOST_THREADS = 8
@@ -32,6 +33,8 @@ class Hardware:
     name: str
     kind: str = ""
     """Of the GPUs, as Ray calls it; empty where Ray reports none."""
+    per_gpu: int = 8
+    """Processes that every GPU has cores and memory of its machine for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,8 @@ def ways(hardware: Hardware, fraction: float | None) -> list[Way]:
     """
     smallest = min(hardware.cores)
     if hardware.resource == "gpu":
-        shares = ON_A_GPU if fraction is None else (int(1 / fraction),)
+        room = tuple(count for count in ON_A_GPU if count <= hardware.per_gpu)
+        shares = room if fraction is None else (int(1 / fraction),)
         return [_on_a_gpu(hardware, count, fraction) for count in shares]
     if fraction is not None and fraction > smallest:
         raise PlanError(

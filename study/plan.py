@@ -132,6 +132,8 @@ class Audit:
     """From the grant of the resource to the first training step on a fresh worker."""
     channels_last: bool = True
     """The faster layout of this arm's tensors, in which all its trials train."""
+    graphed: bool = False
+    """Whether its training step is replayed as one CUDA graph: tried, and found to give the digits of eager steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +149,10 @@ class Machine:
     name: str
     kind: str = ""
     """Ray's name of the only kind of GPU that trials run on; empty where Ray reports none."""
+    gpu: str = ""
+    """The GPU as its driver describes it, ``device.described``: Ray's names put several models into one kind."""
+    context_bytes: int = 2**30
+    """GPU memory that every process takes for CUDA and its libraries, as measured, outside the wall around its tensors."""
 
     def slots_of(self, fraction: float) -> int:
         """How many of the study's slots a trial takes that holds this.
@@ -381,6 +387,7 @@ class Plan:
             ("machine: slots", machine.slots, 1, 2**20),
             ("machine: fraction", machine.fraction, small, 2**10),
             ("machine: threads", machine.threads, 1, 2**16),
+            ("machine: context_bytes", machine.context_bytes, 0, large),
             *(("batch_sizes", size, 1, large) for size in self.batch_sizes),
             *((f"probe_cost: {arm}", cost, 0, large) for arm, cost in self.probe_cost.items()),
         ]

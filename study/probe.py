@@ -13,8 +13,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,8 +33,9 @@ from study.packing import Way
 from study.plan import Audit, Budget, DataCard, Machine, Packed, PlanError
 from study.records import Epoch, Trial, first_line
 from study.search import restrict
-from study.train import Split, build, fit
-from study.worker import device_of, image_spec
+from study.step import EAGER_STEPS
+from study.train import Split, build, eval_batch, fit
+from study.worker import described, device_of, image_spec
 
 Result = TypeVar("Result")
 SHARE = 0.03
@@ -87,13 +88,14 @@ class Meter:
         images: ImageSpec,
         machine: Machine,
         channels_last: bool,
+        graphed: bool = False,
         *,
         seconds: float = MEASURE_SECONDS,
     ) -> Speed | None:
         """None when the memory, or the part of the GPU's that is a trial's, is too small."""
         asked = functools.partial(
             speed, config=config, images=images, device=device_of(machine), channels_last=channels_last,
-            seconds=seconds, pool=self._pool,
+            graphed=graphed, seconds=seconds, pool=self._pool,
         )  # fmt: skip
         try:
             return _named(asked, name)
@@ -104,6 +106,28 @@ class Meter:
         finally:  # here the error, and what it held, is gone
             torch.cuda.empty_cache()
 
+    def graph_fault(
+        self, name: str, config: Config, images: ImageSpec, machine: Machine, channels_last: bool
+    ) -> str:
+        """Why the arm's step must not be replayed as a graph; empty when it may. This process is of no use afterwards."""
+        device = device_of(machine)
+        try:
+            return _named(
+                lambda arm: graph_fault(arm, config, images, device, channels_last=channels_last), name
+            )
+        except Exception as error:  # noqa: BLE001  # whatever a capture raises: the arm trains without
+            return f"{type(error).__name__}: {first_line(error)}"
+
+    def gpu(self) -> tuple[str, int]:
+        """The GPU as its driver describes it, and the bytes that CUDA and its libraries take of it in this process.
+
+        To be asked while no other process of ours is on it, after something was trained.
+        """
+        device = torch.device("cuda", torch.cuda.current_device())
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info()
+        return described(device), total - free - torch.cuda.memory_reserved()
+
     def largest_batch(
         self,
         name: str,
@@ -112,6 +136,7 @@ class Meter:
         way: Way,
         batch_sizes: tuple[int, ...],
         to_come: int,
+        graphed: bool,
     ) -> tuple[int, float]:
         """The largest batch that the way's trials can train with, and the share of the memory that one then takes.
 
@@ -121,7 +146,13 @@ class Meter:
         """
         sizes = sorted(batch_sizes)
         asked = functools.partial(
-            self.speed, name, images=images, machine=way.machine, channels_last=True, seconds=0
+            self.speed,
+            name,
+            images=images,
+            machine=way.machine,
+            channels_last=True,
+            graphed=graphed,
+            seconds=0,
         )
         cpu = way.machine.resource == "cpu"
         found = (
@@ -187,8 +218,11 @@ def survey(
     *,
     fraction: float | None = None,
     pool: Images | None = None,
+    train_images: int | None = None,
 ) -> Survey:
     """Measure all arms on one GPU, or on one node's cores, and choose the packing that is fastest in all.
+
+    ``train_images`` is how many a run trains on; by default all of the card's.
 
     ``fraction`` of a GPU, or cores, per trial is the user's choice instead. A ``pool`` that is streamed is trained
     on, so that what its batches take is measured too. Raises ArmError when an arm
@@ -197,21 +231,27 @@ def survey(
     """
     began = time.monotonic()
     have = cluster.hardware(budget)
+    pool_streamed = pool if isinstance(pool, Streamed) else None
     ways = packing.ways(have, fraction)
     held = 1.0 if have.resource == "gpu" else float(min(have.cores))
 
     def left() -> float:
         return SHARE * budget.seconds / held - (time.monotonic() - began)
 
-    with cluster.side_by_side(Meter, max(way.trials for way in ways), have) as meters:
-        _all(meters, "begin", pool if isinstance(pool, Streamed) else None)
+    with cluster.side_by_side(Meter, max(way.trials for way in ways), have) as crew:
+        meters = _Meters(crew, pool_streamed)
+        meters.first(1)
         startup = time.monotonic() - began
-        rounds = _Rounds(meters, arms, image_spec(card), _batch_sizes(arms, card.train))
+        rounds = _Rounds(meters, arms, image_spec(card), _batch_sizes(arms, train_images or card.train))
         if have.resource == "gpu":
             rounds.note_mps()
+            rounds.try_graphs(ways[0])
         # Ray's store gets a copy of images that are in memory
         to_come = 0 if pool is None or isinstance(pool, Streamed) else pool.pixels.nbytes
-        way = rounds.choose(rounds.fitting(ways, to_come), left)
+        fitting = rounds.fitting(ways, to_come)
+        if have.resource == "gpu":
+            fitting = rounds.described(fitting)
+        way = rounds.choose(fitting, left)
         audits = rounds.audits(way, startup)
     if fraction is not None:
         rounds.notes.append(f"The packing was given: --fraction {fraction:g}.")
@@ -230,11 +270,32 @@ def survey(
     )
 
 
+class _Meters:
+    """The measuring processes; one that is new is told what to train on, and is up when it is handed out."""
+
+    def __init__(self, crew: cluster.Crew, pool: Images | None) -> None:
+        self._crew, self._pool, self._begun = crew, pool, 0
+
+    def first(self, count: int) -> list[Any]:
+        actors = self._crew.first(count)
+        if count > self._begun:
+            _all(actors[self._begun :], "begin", self._pool)
+            self._begun = count
+        return actors
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[Any]:
+        """One of its own, for what may leave a process useless."""
+        with self._crew.apart() as one:
+            _all([one], "begin", self._pool)
+            yield one
+
+
 class _Rounds:
     """The measurements, one arm and one way at a time; ``seconds`` is what each arm's have taken."""
 
     def __init__(
-        self, meters: list[Any], arms: Mapping[str, Arm], images: ImageSpec, batch_sizes: tuple[int, ...]
+        self, meters: _Meters, arms: Mapping[str, Arm], images: ImageSpec, batch_sizes: tuple[int, ...]
     ) -> None:
         self.batch_sizes = batch_sizes
         self.seconds = dict.fromkeys(arms, 0.0)
@@ -242,6 +303,7 @@ class _Rounds:
         self.notes: list[str] = []
         self._meters, self._arms, self._images = meters, arms, images
         self._channels_last = dict.fromkeys(arms, True)
+        self._graphed = dict.fromkeys(arms, False)
         self._measured: dict[tuple[str, Way, int, bool], list[Speed]] = {}
 
     def fitting(self, ways: Sequence[Way], to_come: int = 0) -> list[Way]:
@@ -249,8 +311,10 @@ class _Rounds:
         roomiest, most = min(ways, key=lambda way: way.trials), max(self.batch_sizes)
         peak = 0.0
         for arm in self._arms:
-            asked = (self._config(arm), self._images, roomiest, self.batch_sizes, to_come)
-            ((batch, share),) = self._timed(arm, self._meters[:1], "largest_batch", *asked)
+            asked = (
+                self._config(arm), self._images, roomiest, self.batch_sizes, to_come, self._graphed[arm]
+            )  # fmt: skip
+            ((batch, share),) = self._timed(arm, self._meters.first(1), "largest_batch", *asked)
             self.batch_sizes = tuple(b for b in self.batch_sizes if b <= batch)
             peak = max(peak, share)
         if max(self.batch_sizes) < most:
@@ -262,8 +326,24 @@ class _Rounds:
             self.notes.append(f"{first} trials do not fit {where}: one takes up to {100 * peak:.0f} % of it.")
         return kept
 
+    def try_graphs(self, way: Way) -> None:
+        """Capture every arm's step in a process of its own: one that failed leaves its process useless."""
+        for arm in self._arms:
+            with self._meters.apart() as one:
+                asked = (self._config(arm), self._images, way.machine, self._channels_last[arm])
+                (fault,) = self._timed(arm, [one], "graph_fault", *asked)
+            self._graphed[arm] = not fault
+            if fault:
+                self.notes.append(f"{arm} trains step by step, its step cannot be one CUDA graph: {fault}.")
+
+    def described(self, ways: Sequence[Way]) -> list[Way]:
+        """The ways with what the GPU is, and what CUDA takes of it; asked of the only process that is on it."""
+        ((gpu, context),) = _all(self._meters.first(1), "gpu")
+        told = {"gpu": gpu, "context_bytes": context}
+        return [replace(way, machine=replace(way.machine, **told)) for way in ways]
+
     def note_mps(self) -> None:
-        runs = _all(self._meters[:1], "mps")[0]
+        runs = _all(self._meters.first(1), "mps")[0]
         self.notes.append(f"CUDA MPS {'runs' if runs else 'does not run: trials on one GPU take turns'}.")
 
     def choose(self, ways: Sequence[Way], left: Callable[[], float]) -> Way:
@@ -300,7 +380,7 @@ class _Rounds:
         found = {}
         for name in self._arms:
             asked = (self._config(name), self._images)
-            ((params, macs),) = self._timed(name, self._meters[:1], "complexity", *asked)
+            ((params, macs),) = self._timed(name, self._meters.first(1), "complexity", *asked)
             speeds = self._measured[name, way, self._batch, self._channels_last[name]]
             found[name] = Audit(
                 params=params,
@@ -310,6 +390,7 @@ class _Rounds:
                 peak_bytes=max(s.peak_bytes for s in speeds),
                 startup_seconds=startup,
                 channels_last=self._channels_last[name],
+                graphed=self._graphed[name],
             )
         return found
 
@@ -347,8 +428,14 @@ class _Rounds:
     def _measure_one(self, arm: str, way: Way, batch: int, *, channels_last: bool) -> bool:
         if (arm, way, batch, channels_last) in self._measured:
             return True
-        asked = ({**self._config(arm), "batch_size": batch}, self._images, way.machine, channels_last)
-        speeds = self._timed(arm, self._meters[: way.trials], "speed", *asked)
+        asked = (
+            {**self._config(arm), "batch_size": batch},
+            self._images,
+            way.machine,
+            channels_last,
+            self._graphed[arm],
+        )
+        speeds = self._timed(arm, self._meters.first(way.trials), "speed", *asked)
         if not all(speeds):
             return False
         self._measured[arm, way, batch, channels_last] = speeds
@@ -389,6 +476,7 @@ def speed(
     device: torch.device,
     *,
     channels_last: bool = True,
+    graphed: bool = False,
     seconds: float = MEASURE_SECONDS,
     pool: Images | None = None,
 ) -> Speed:
@@ -398,17 +486,49 @@ def speed(
     """
     batch = int(config["batch_size"])
     _forget_peak(device)
-    passes = functools.partial(_epochs, arm, config, images, device, channels_last=channels_last, pool=pool)
+    passes = functools.partial(
+        _epochs, arm, config, images, device, channels_last=channels_last, graphed=graphed, pool=pool
+    )
     *_, warm = passes(batch, epochs=2)
     step = max(warm.train_seconds, 1e-5)
     epochs = max(1, min(EPOCHS_MEASURED, int(seconds / (2 * step))))
-    count = batch * max(2, min(int(seconds / epochs / step), MOST_IMAGES // batch))
+    fewest = 2 * EAGER_STEPS if graphed else 2  # the graph and its memory come after the eager steps
+    count = batch * max(fewest, min(int(seconds / epochs / step), MOST_IMAGES // batch))
     measured = passes(count, epochs=epochs)
+    evaluated = _held_out(count, images, device)
     return Speed(
         images_per_second=count / statistics.median(e.train_seconds for e in measured),
-        eval_images_per_second=count / statistics.median(e.eval_seconds for e in measured),
+        eval_images_per_second=evaluated / statistics.median(e.eval_seconds for e in measured),
         peak_bytes=_peak_bytes(device),
     )
+
+
+def graph_fault(
+    arm: Arm, config: Config, images: ImageSpec, device: torch.device, *, channels_last: bool
+) -> str:
+    """What is wrong with the arm's step as a graph: that it gives other digits than step by step, as a net does that
+    draws from Python's random numbers. Empty when nothing is; raises what a capture raises.
+    """
+    count = int(config["batch_size"]) * 3 * EAGER_STEPS
+    eager, graph = (
+        _epochs(
+            arm,
+            config,
+            images,
+            device,
+            count,
+            epochs=2,
+            channels_last=channels_last,
+            graphed=graphed,
+            pool=None,
+        )
+        for graphed in (False, True)
+    )
+    same = all(
+        (one.train_loss, one.val_loss) == (other.train_loss, other.val_loss)
+        for one, other in zip(eager, graph, strict=True)
+    )
+    return "" if same else "it gives other digits than step by step"
 
 
 def complexity(arm: Arm, config: Config, images: ImageSpec) -> tuple[int, int]:
@@ -469,6 +589,7 @@ def _epochs(
     *,
     epochs: int,
     channels_last: bool,
+    graphed: bool,
     pool: Images | None,
 ) -> list[Epoch]:
     """Passes over ``count`` images, made up or from all over the pool, which are validated on too."""
@@ -477,18 +598,26 @@ def _epochs(
     made = torch.randint(256, shape, dtype=torch.uint8, generator=random).to(device) if pool is None else pool
     there = count if pool is None else len(pool)
     rows = torch.linspace(0, there - 1, count, dtype=torch.float64).long().to(device)
+    held_out = rows.repeat(-(-_held_out(count, images, device) // count))[: _held_out(count, images, device)]
     data = Split(
         images=made,
         labels=torch.arange(there, device=device) % images.classes,
         train=rows,
-        val=rows,
+        val=held_out,
     )
     calm: Config = {**config, "lr": 1e-4}  # nothing to learn here, and nothing that could diverge
     trial = Trial(
         id="probe", arm="", phase="probe", index=0, island=0, config=calm, seed=0, split_seed=0, epochs=epochs
     )
     net = build(arm, calm, images, seed=0, device=device, channels_last=channels_last)
-    return list(fit(net, trial, data, classes=images.classes))
+    return list(fit(net, trial, data, classes=images.classes, graphed=graphed))
+
+
+def _held_out(count: int, images: ImageSpec, device: torch.device) -> int:
+    """How many images are evaluated where ``count`` are trained on: on a GPU a whole batch at least, for its memory."""
+    if device.type != "cuda":
+        return count
+    return max(count, eval_batch((count, images.channels, images.size, images.size), device))
 
 
 def _forget_peak(device: torch.device) -> None:

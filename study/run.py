@@ -246,7 +246,14 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
     from study.search import describe, searched
 
     console.print("measuring the arms ...")
-    survey = probe.survey(arms, prepared.card, options.budget, fraction=options.fraction, pool=prepared.train)
+    survey = probe.survey(
+        arms,
+        prepared.card,
+        options.budget,
+        fraction=options.fraction,
+        pool=prepared.train,
+        train_images=round(options.train_fraction * (1 - VAL_FRACTION) * prepared.card.train),
+    )
     _show_audit(survey.audits, console)
     _show_packing(survey.packing, survey.notes, console)
     plan = Plan(

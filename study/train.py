@@ -5,9 +5,9 @@ to the last digit on the same kind of device with the same number of threads.
 """
 
 import contextlib
+import functools
 import math
 import time
-import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,18 +20,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_spaces import Arm, ImageSpec
-from study.augment import augment, normalise
+from study.augment import normalise
+from study.half import HalfWeights
 from study.images import Images, fetched
-from study.memory import out_of_memory
 from study.records import Config, Epoch, Trial
+from study.step import Step
 
 MOMENTUM = 0.9
 WARMUP = 0.1
 """Part of the run over which the learning rate rises linearly from 0 to its peak."""
 EXPLODED = 10.0
 """A mean training loss above this multiple of guessing's loss, ln(classes), counts as diverged."""
-EVAL_PIXELS = {"cpu": 500 * 32**2, "cuda": 4000 * 32**2}
-"""Pixels per channel that are evaluated at once: fits a CPU's cache, fills a GPU."""
+EVAL_PIXELS = {"cpu": 500 * 32**2, "cuda": 1000 * 32**2}
+"""Pixels per channel that are evaluated at once: fits a CPU's cache, fills a GPU and needs less memory than training.
+
+Always this many, since another number may run other kernels, whose last digits differ.
+"""
 FUSED = ("cpu", "cuda")
 """Kinds of devices whose SGD is one kernel for all weights instead of several for each."""
 
@@ -75,9 +79,9 @@ def build(
     return net.to(device=device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
 
 
-def fit(net: nn.Module, trial: Trial, data: Split, *, classes: int) -> Iterator[Epoch]:
+def fit(net: nn.Module, trial: Trial, data: Split, *, classes: int, **how: bool) -> Iterator[Epoch]:
     """Train ``net`` in place for ``trial.epochs`` passes and yield the measures of each, as ``Training`` does."""
-    return Training(net, trial, data, classes=classes).epochs()
+    return Training(net, trial, data, classes=classes, **how).epochs()
 
 
 class Training:
@@ -88,26 +92,64 @@ class Training:
     recipes. Mixed precision (bfloat16) on a GPU. The net after the last epoch counts.
     """
 
-    def __init__(self, net: nn.Module, trial: Trial, data: Split, *, classes: int) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        trial: Trial,
+        data: Split,
+        *,
+        classes: int,
+        graphed: bool = False,
+        fused: bool = False,
+        halved: bool = True,
+    ) -> None:
+        """On a GPU: ``graphed`` replays the step as one CUDA graph, which the arm must allow, and ``halved`` keeps
+        bfloat16 copies of the weights: no digit changes. ``fused`` normalises, adds and clips in one kernel, which
+        rounds less often.
+        """
         self.net = net
         self.epoch = 0
         """Passes done so far."""
         self._trial, self._data, self._classes = trial, data, classes
-        self._device = data.labels.device
+        device = self._device = data.labels.device
         self._batch = min(int(trial.config["batch_size"]), len(data.train))
         # the rest of the images differs from epoch to epoch, so none is left out
         self._steps = len(data.train) // self._batch
+        cuda = device.type == "cuda"
+        self._half = HalfWeights(net) if halved and cuda else None
+        if fused and cuda:
+            from study.fused import fuse  # Triton comes with torch where there is a GPU
+
+            fuse(net)
         self._optimizer = torch.optim.SGD(
-            net.parameters(),
+            net.parameters() if self._half is None else self._half.parameters,
             lr=0.0,
             momentum=MOMENTUM,
             nesterov=True,
             weight_decay=float(trial.config["weight_decay"]),
-            fused=self._device.type in FUSED,
+            fused=device.type in FUSED,
         )
-        self._layout = _layout(net)
-        self._loss_of = nn.CrossEntropyLoss(label_smoothing=float(trial.config["label_smoothing"]))
-        self._now = _UnderWay(self._device)
+        self._generator = torch.Generator(device=device)
+        # a graph is captured and replayed on a stream of its own, and what comes before it must be there too
+        self._stream = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
+        with self._on_stream():
+            self._step = Step(
+                net,
+                self._optimizer,
+                nn.CrossEntropyLoss(label_smoothing=float(trial.config["label_smoothing"])),
+                images=data.images if isinstance(data.images, Tensor) else None,
+                shape=data.images.shape[1:],
+                labels=data.labels,
+                steps=self._steps,
+                batch=self._batch,
+                policy=str(trial.config["augment"]),
+                layout=_layout(net),
+                generator=self._generator,
+                mixed=functools.partial(_mixed_precision, device),
+                half=self._half,
+                graphed=graphed,
+            )
+        self._now = _UnderWay()
 
     def epochs(self) -> Iterator[Epoch]:
         """The epochs that are left, trained as they are drawn."""
@@ -121,34 +163,48 @@ class Training:
 
         Raises DivergedError after an epoch whose mean loss is not finite or has exploded.
         """
+        with self._on_stream():
+            return self._advance(seconds)
+
+    def _advance(self, seconds: float) -> Epoch | None:
         began, now = time.perf_counter(), self._now
         self.net.train()
-        with _seeded(self._trial.seed, self.epoch + 1, self._device) as generator:
+        with _seeded(self._trial.seed, self.epoch + 1, self._device, self._generator):
             if now.order is None:
-                now.order = self._new_order(generator)
-            if now.batches is None:
-                left = now.order[now.step * self._batch : self._steps * self._batch]
+                now.order = self._new_order()
+                self._step.begin(now.order, self._rates(), step=now.step)
+            if now.step == 0:
+                self._step.clear()
+            if now.batches is None and self._step.pixels is not None:
+                left = now.order[now.step * self._batch :]
                 now.batches = _batches(self._data.images, left, self._batch)
-            _set_random_states(generator, now.random_states)
+            _set_random_states(self._generator, now.random_states)
             while now.step < self._steps:
-                self._train_step(now, now.order, now.batches, generator)
+                if now.batches is not None and self._step.pixels is not None:
+                    asked = time.perf_counter()
+                    self._step.pixels.copy_(next(now.batches))
+                    now.data_seconds += time.perf_counter() - asked
+                self._step()
+                now.step += 1
                 if now.step < self._steps and time.perf_counter() - began > seconds:
-                    now.random_states = _random_states(generator)
+                    now.random_states = _random_states(self._generator)
                     now.seconds += time.perf_counter() - began
                     return None
-        train_loss = float(now.loss_sum) / self._steps  # the one host synchronisation of the epoch
+        train_loss = float(self._step.loss_sum) / self._steps  # the one host synchronisation of the epoch
         now.seconds += time.perf_counter() - began
         if not train_loss <= EXPLODED * math.log(self._classes):
             raise DivergedError(f"mean training loss {train_loss:.4g} in epoch {self.epoch + 1}")
-        epoch = self._measure(train_loss, float(now.hits) / (self._steps * self._batch))
+        epoch = self._measure(train_loss, float(self._step.hits) / (self._steps * self._batch))
         self.epoch += 1
-        self._now = _UnderWay(self._device)
+        self._now = _UnderWay()
+        if self.epoch == self._trial.epochs and self._half is not None:
+            self._half.restore()
         return epoch
 
     def state(self, *, final: bool = False) -> dict[str, Any]:
         """All that ``load`` needs to go on from here, tensors and plain values only; when ``final``, the net alone."""
         now = self._now
-        state = {"epoch": self.epoch, "net": self.net.state_dict()}
+        state = {"epoch": self.epoch, "net": (self._half or self.net).state_dict()}
         if final:
             return state
         return {
@@ -156,58 +212,56 @@ class Training:
             "step": now.step,
             "seconds": now.seconds,
             "data_seconds": now.data_seconds,
-            "loss_sum": now.loss_sum,
-            "hits": now.hits,
+            "loss_sum": self._step.loss_sum,
+            "hits": self._step.hits,
             "random_states": now.random_states,
             "optimizer": self._optimizer.state_dict(),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state`` was taken, with equal results to the last digit on the same kind of device."""
-        self.net.load_state_dict(state["net"])
+        (self._half or self.net).load_state_dict(state["net"])
+        if self._half is not None:
+            self._half.spread()
         self.epoch = state["epoch"]
         if "optimizer" not in state:
             return
         self._optimizer.load_state_dict(state["optimizer"])
-        now = self._now = _UnderWay(self._device)
+        self._step.attach()
+        now = self._now = _UnderWay()
         now.step, now.random_states = state["step"], state["random_states"]
         now.seconds, now.data_seconds = state["seconds"], state["data_seconds"]
-        now.loss_sum, now.hits = (state[name].to(self._device) for name in ("loss_sum", "hits"))
-        if now.step:
-            with _seeded(self._trial.seed, self.epoch + 1, self._device) as generator:
-                now.order = self._new_order(generator)
+        self._step.loss_sum.copy_(state["loss_sum"])
+        self._step.hits.copy_(state["hits"])
 
     @property
     def seconds(self) -> float:
         """Wall seconds trained so far in the epoch that is under way."""
         return self._now.seconds
 
-    def _new_order(self, generator: torch.Generator) -> Tensor:
+    def _new_order(self) -> Tensor:
+        """The images of the epoch's steps, int64 (steps * batch,), as its generator draws them."""
         train = self._data.train
-        return train[torch.randperm(len(train), generator=generator, device=self._device)]
+        order = torch.randperm(len(train), generator=self._generator, device=self._device)
+        return train[order[: self._steps * self._batch]]
 
-    def _train_step(
-        self, now: "_UnderWay", order: Tensor, batches: Iterator[Tensor], generator: torch.Generator
-    ) -> None:
-        config, data = self._trial.config, self._data
-        chosen = order[now.step * self._batch : (now.step + 1) * self._batch]
-        labels = data.labels[chosen]
-        asked = time.perf_counter()
-        images = next(batches).contiguous(memory_format=self._layout)
-        now.data_seconds += time.perf_counter() - asked
-        inputs = augment(images, str(config["augment"]), generator)
-        progress = (self.epoch * self._steps + now.step + 0.5) / (self._trial.epochs * self._steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = float(config["lr"]) * learning_rate(str(config["schedule"]), progress)
-        with _mixed_precision(self._device):
-            logits = self.net(inputs)
-            loss = self._loss_of(logits, labels)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self._optimizer.step()
-        now.loss_sum += loss.detach()
-        now.hits += (logits.detach().argmax(1) == labels).sum()
-        now.step += 1
+    def _rates(self) -> list[float]:
+        """The learning rate of every step of the epoch."""
+        peak, schedule = float(self._trial.config["lr"]), str(self._trial.config["schedule"])
+        first, total = self.epoch * self._steps, self._trial.epochs * self._steps
+        return [peak * learning_rate(schedule, (first + step + 0.5) / total) for step in range(self._steps)]
+
+    @contextlib.contextmanager
+    def _on_stream(self) -> Iterator[None]:
+        """Work on the run's own stream, after all that was asked for before and before all that is asked for next."""
+        if self._stream is None:
+            yield
+            return
+        outside = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(outside)
+        with torch.cuda.stream(self._stream):
+            yield
+        outside.wait_stream(self._stream)
 
     def _measure(self, train_loss: float, train_accuracy: float) -> Epoch:
         started = time.perf_counter()
@@ -232,35 +286,21 @@ class Training:
 
 
 def predict(net: nn.Module, images: Tensor | Images, indices: Tensor) -> Tensor:
-    """Class probabilities, float32 (len(indices), classes), of the images at ``indices``, on whose device the net is.
-
-    As many at once as fit: where the memory ends, half as many, for this net from then on.
-    """
+    """Class probabilities, float32 (len(indices), classes), of the images at ``indices``, on whose device the net is."""
     net.eval()
-    layout, device = _layout(net), indices.device
-    most = EVAL_PIXELS.get(device.type, EVAL_PIXELS["cpu"]) // (images.shape[2] * images.shape[3])
-    size = _FITS.get(net, max(1, most))
-    parts: list[Tensor] = []
-    with torch.inference_mode(), _mixed_precision(device), _repeatable():
-        for pixels in _batches(images, indices, size):
-            done = 0
-            while done < len(pixels):
-                try:
-                    batch = pixels[done : done + size].contiguous(memory_format=layout)
-                    parts.append(net(normalise(batch)).float().softmax(1))
-                    done += len(parts[-1])
-                    continue
-                except Exception as error:
-                    if size == 1 or not out_of_memory(error):
-                        raise
-                # not before: until here the error holds what the net had computed
-                _FITS[net] = size = size // 2
-                torch.cuda.empty_cache()
-    return torch.cat(parts)
+    layout = _layout(net)
+    with torch.inference_mode(), _mixed_precision(indices.device), _repeatable():
+        return torch.cat(
+            [
+                net(normalise(pixels.contiguous(memory_format=layout))).float().softmax(1)
+                for pixels in _batches(images, indices, eval_batch(images.shape, indices.device))
+            ]
+        )
 
 
-_FITS: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
-"""How many images at once a net could be evaluated with, where that had to be found out."""
+def eval_batch(shape: tuple[int, ...], device: torch.device) -> int:
+    """How many images of this shape ``(n, channels, size, size)`` are evaluated at once on the device."""
+    return max(1, EVAL_PIXELS.get(device.type, EVAL_PIXELS["cpu"]) // (shape[2] * shape[3]))
 
 
 def _batches(images: Tensor | Images, order: Tensor, size: int) -> Iterator[Tensor]:
@@ -315,16 +355,14 @@ def _repeatable() -> contextlib.AbstractContextManager[None]:
 
 
 class _UnderWay:
-    """The epoch that is being trained: how far it is, and what it has measured so far."""
+    """The epoch that is being trained: how far it is."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self) -> None:
         self.step = 0
         self.seconds = self.data_seconds = 0.0
-        self.loss_sum = torch.zeros((), device=device)
-        self.hits = torch.zeros((), device=device)
         self.order: Tensor | None = None
         self.batches: Iterator[Tensor] | None = None
-        """The images of the steps that are left."""
+        """The images of the steps that are left, where they are streamed."""
         self.random_states: dict[str, Tensor] = {}
         """Of every generator, between two stretches; empty at the beginning, where all comes from (seed, epoch)."""
 
@@ -345,8 +383,10 @@ def _set_random_states(generator: torch.Generator, states: Mapping[str, Tensor])
 
 
 @contextlib.contextmanager
-def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Generator]:
-    """A generator for (seed, epoch); dropout and initialisation, which only know torch's global one, get it too.
+def _seeded(
+    seed: int, epoch: int, device: torch.device, generator: torch.Generator | None = None
+) -> Iterator[None]:
+    """Seed ``generator`` for (seed, epoch), and torch's global one, the only one that dropout and initialisation know.
 
     The caller's global state is put back at the end.
     """
@@ -354,4 +394,6 @@ def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Gener
     devices = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), _repeatable():
         torch.random.manual_seed(state)
-        yield torch.Generator(device=device).manual_seed(state)
+        if generator is not None:
+            generator.manual_seed(state)
+        yield

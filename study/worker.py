@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import search_spaces
 from search_spaces import ImageSpec
 from study import checkpoint, storage
-from study.confirm import SCORED_PHASES
+from study.confirm import SCORED_PHASES, StudyError
 from study.data import DataError, Images, split_for
 from study.images import Streamed
 from study.memory import keep_freed, out_of_memory
@@ -39,8 +39,6 @@ REPORTS_PER_SECOND = 100
 """Of all trials together, of which a driver takes some hundreds at most: each costs it 3 ms."""
 CHECKPOINT_SECONDS = 30.0
 """Training between two checkpoints, at least."""
-CONTEXT_BYTES = 2**29
-"""Of a GPU's memory that every process takes for CUDA itself, outside the wall around what it allocates."""
 RESIDENT_SHARE = 0.1
 """Part of a trial's GPU memory that its images may take: less than ``packing.HEADROOM`` leaves above the peak."""
 CHECKPOINT_SHARE = 0.01
@@ -55,9 +53,20 @@ def device_of(machine: Machine, fraction: float | None = None) -> torch.device:
         return torch.device("cpu")
     # Ray's fractions are bookkeeping; this is the wall between trials
     device = torch.device("cuda", torch.cuda.current_device())
-    context = CONTEXT_BYTES / torch.cuda.get_device_properties(device).total_memory
+    if machine.gpu and described(device) != machine.gpu:
+        raise OtherGpuError(f"this node has {described(device)}, and the study was measured on {machine.gpu}")
+    torch.cuda.empty_cache()  # cuDNN picks other kernels where the last trial's blocks leave it no room
+    context = machine.context_bytes / torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(max(0.0, min(1.0, fraction or machine.fraction) - context))
     return device
+
+
+def described(device: torch.device) -> str:
+    """A GPU by name, multiprocessors and memory: ``NVIDIA H100 80GB HBM3, 132 multiprocessors, 79.6 GiB``."""
+    found = torch.cuda.get_device_properties(device)
+    return (
+        f"{found.name}, {found.multi_processor_count} multiprocessors, {found.total_memory / 2**30:.1f} GiB"
+    )
 
 
 def slice_seconds(slots: int) -> float:
@@ -91,9 +100,14 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Training:
     """The trial's run, at its beginning: all that a rerun needs."""
     arm = search_spaces.load(trial.arm)
-    layout = plan.audits[trial.arm].channels_last
+    audit = plan.audits[trial.arm]
     net = build(
-        arm, trial.config, image_spec(plan.data), seed=trial.seed, device=device, channels_last=layout
+        arm,
+        trial.config,
+        image_spec(plan.data),
+        seed=trial.seed,
+        device=device,
+        channels_last=audit.channels_last,
     )
     train, val = split_for(plan, pool.labels, seed=trial.split_seed)
     data = Split(
@@ -102,7 +116,7 @@ def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Tr
         train=torch.from_numpy(train).to(device),
         val=torch.from_numpy(val).to(device),
     )
-    return Training(net, trial, data, classes=len(plan.data.classes))
+    return Training(net, trial, data, classes=len(plan.data.classes), graphed=audit.graphed)
 
 
 def start(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> tuple[nn.Module, Iterator[Epoch]]:
@@ -135,7 +149,8 @@ class StudyTrial(tune.Trainable):
         self._trial = Trial(**new_config["trial"])
         self._known = int(new_config["epochs"])
         self._again = bool(new_config["again"])
-        self._device = device_of(self._plan.machine, new_config["fraction"])
+        self._fraction = float(new_config["fraction"])
+        self._device: torch.device | None = None
         self._path = checkpoint.path_of(self._home, self._trial.id)
         self._spoke = False
         self._measures: list[dict[str, Any]] = []
@@ -150,7 +165,7 @@ class StudyTrial(tune.Trainable):
             result = self._step()
         except DivergedError as error:
             result = {"failure": f"diverged: {error}", "done": True}
-        except (DataError, _BlockedError) as error:
+        except (DataError, OtherGpuError, _BlockedError) as error:
             result = {"blocked": first_line(error)}
         except Exception as error:  # noqa: BLE001  # an arm's fault is that trial's end, not the study's
             result = {"failure": f"error: {type(error).__name__}: {first_line(error)}", "done": True}
@@ -194,8 +209,9 @@ class StudyTrial(tune.Trainable):
     def _begin(self) -> dict[str, Any]:
         """Build the net, and load what the newest whole checkpoint has."""
         began = time.monotonic()
+        self._device = device_of(self._plan.machine, self._fraction)
         self._run = training(self._plan, self._trial, self._pool, self._device)
-        state = self._saved_state() if self._again else None
+        state = self._saved_state(self._device) if self._again else None
         if state is not None:
             try:
                 self._run.load(state)
@@ -210,15 +226,15 @@ class StudyTrial(tune.Trainable):
         untold = sum(m["train_seconds"] + m["eval_seconds"] for m in self._measures[self._known :])
         return {"resumed": {"epoch": self._known, "seconds": untold + self._run.seconds}}
 
-    def _saved_state(self) -> dict[str, Any] | None:
+    def _saved_state(self, device: torch.device) -> dict[str, Any] | None:
         if self._at_uri is None:
-            return checkpoint.load(self._path, self._device)
+            return checkpoint.load(self._path, device)
         try:
             content = self._at_uri.get(storage.unfinished(self._trial))
         except OSError as error:  # the trial begins anew: a storage that fails stops no study
             self._aside["unsaved"] = first_line(error)
             return None
-        return None if content is None else checkpoint.unpack(content, self._device)
+        return None if content is None else checkpoint.unpack(content, device)
 
     def _reported(self, epoch: dict[str, Any]) -> dict[str, Any]:
         self._known = epoch["epoch"]
@@ -259,11 +275,15 @@ class StudyTrial(tune.Trainable):
     def _let_go(self) -> None:
         """Give back the memory; when the error is gone, which holds the net and what it had computed."""
         self.cleanup()
-        if self._device.type == "cuda":
+        if self._device is not None and self._device.type == "cuda":
             torch.cuda.synchronize()  # raises where the device is lost to this process, which must then not go on
             torch.cuda.empty_cache()
         else:
             keep_freed()
+
+
+class OtherGpuError(StudyError):
+    """This node's GPU is another model than the one that the study was measured on."""
 
 
 class _BlockedError(Exception):

@@ -1,0 +1,222 @@
+"""How fast one trial trains: today's core, the static step, its graph, and the two loops a user would run instead.
+
+Images/s for every batch size, then the layouts, the evaluation at several sizes, one profiled step, and grouped 3x3
+convolutions alone in both layouts. All on made-up images that lie on the device; the post's loop brings its own.
+"""
+# ruff: noqa: T201 - a command speaks to its user
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from support import old_core
+from torch import nn
+from torch.nn import functional
+
+from bench.gpu.common import (
+    a_net,
+    a_run,
+    config,
+    device,
+    options,
+    pool,
+    seconds_of,
+    speed,
+    synchronised,
+    write,
+)
+from bench.train import post_speed
+from study import train as core
+from study.augment import normalise
+from study.memory import out_of_memory
+
+CARDINALITIES = (1, 2, 4, 8, 16, 32, 64)
+STAGES = ((64, 32), (128, 16), (256, 8), (512, 4))
+"""Planes and pixels of the four stages at 32 pixels."""
+WIDTHS = {1: 64, 2: 80, 4: 96, 8: 112, 16: 128, 32: 128, 64: 192}
+"""Channels of the first stage's 3x3 convolution by cardinality, near the arm's own."""
+
+
+def steps_of(batch: int) -> int:
+    """Steps of an epoch that takes some tenths of a second."""
+    return max(12, min(40, 8192 // batch))
+
+
+def timm_speed(net: nn.Module, batch: int, steps: int) -> float:
+    """A plain loop as timm's: AMP in bfloat16, channels_last, any kernel cuDNN finds fastest, one synchronisation a step."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    loss_of = nn.CrossEntropyLoss()
+    pixels, labels = pool()
+    net.train()
+
+    def epoch() -> None:
+        for i in range(steps):
+            rows = slice(i * batch % (len(labels) - batch + 1), None)
+            images = pixels[rows][:batch]
+            target = labels[rows][:batch]
+            flipped = torch.where(torch.rand(batch, 1, 1, 1, device=device()) < 0.5, images.flip(-1), images)
+            inputs = normalise(flipped).contiguous(memory_format=torch.channels_last)
+            optimizer.zero_grad()
+            with torch.autocast(device().type, dtype=torch.bfloat16, enabled=device().type == "cuda"):
+                loss = loss_of(net(inputs), target)
+            loss.backward()
+            optimizer.step()
+            synchronised()
+
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False):
+        epoch()
+        began = synchronised()
+        epoch()
+        return steps * batch / (synchronised() - began)
+
+
+def core_speed(net: nn.Module, arm: str, batch: int, **how: Any) -> float:
+    steps = steps_of(batch)
+    run = a_run(net, arm, config(arm, batch), steps=steps, epochs=3, **how)
+    return speed(run, steps * batch)
+
+
+def evaluation(net: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any]:
+    """Images/s and peak bytes when so many images are evaluated at once."""
+    pixels, _ = pool()
+    rows, found = torch.arange(4000, device=device()), {}
+    kept = dict(core.EVAL_PIXELS)
+    try:
+        for size in sizes:
+            core.EVAL_PIXELS[device().type] = size * 32**2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            took = seconds_of(lambda: core.predict(net, pixels, rows), repeats=1, warm=1)
+            peak = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
+            found[str(size)] = {"images_per_second": len(rows) / took, "peak_bytes": peak}
+    finally:
+        core.EVAL_PIXELS.update(kept)
+    return found
+
+
+def profiled(net: nn.Module, arm: str, batch: int, **how: Any) -> dict[str, Any]:
+    """One eager step's kernels: how many, the busiest, and the share of the step in which the device was busy."""
+    run = a_run(net, arm, config(arm, batch), steps=8, epochs=1, **how)
+    for _ in range(4):
+        run.advance(0.0)
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    began = synchronised()
+    with core._repeatable():
+        run._step.run()
+    wall = synchronised() - began
+    with core._repeatable(), torch.profiler.profile(activities=activities) as profile:
+        run._step.run()
+        synchronised()
+    rows = [
+        e for e in profile.key_averages() if e.self_device_time_total > 0 and e.device_type.name == "CUDA"
+    ]
+    rows.sort(key=lambda e: -e.self_device_time_total)
+    busy = sum(e.self_device_time_total for e in rows) / 1e6
+    return {
+        "batch": batch,
+        "kernels": sum(e.count for e in rows),
+        "seconds": wall,
+        "busy seconds": busy,
+        "busiest": [[e.key[:90], e.count, e.self_device_time_total / 1e3] for e in rows[:15]],
+    }
+
+
+def grouped(batch: int, seconds: float) -> list[dict[str, Any]]:
+    """Forward and backward milliseconds of each stage's 3x3 convolution, by cardinality and layout."""
+    ends = time.monotonic() + seconds
+    found: list[dict[str, Any]] = []
+    for groups in CARDINALITIES:
+        for layout in (torch.channels_last, torch.contiguous_format):
+            row: dict[str, Any] = {"cardinality": groups, "channels_last": layout is torch.channels_last}
+            for planes, pixels in STAGES:
+                if time.monotonic() > ends:
+                    return found
+                width = WIDTHS[groups] * planes // 64
+                kernel = torch.randn(width, width // groups, 3, 3, device=device(), requires_grad=True)
+                x = torch.randn(batch, width, pixels, pixels, device=device(), requires_grad=True)
+                kind = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+                k, x = (
+                    t.detach().to(kind).contiguous(memory_format=layout).requires_grad_() for t in (kernel, x)
+                )
+
+                def work(x: Any = x, k: Any = k, groups: int = groups) -> None:
+                    y = functional.conv2d(x, k, padding=1, groups=groups)
+                    torch.autograd.grad(y, (x, k), torch.ones_like(y))
+
+                with core._repeatable():
+                    row[f"{planes}x{pixels}"] = 1e3 * seconds_of(work, repeats=5, warm=2)
+            found.append(row)
+    return found
+
+
+def main() -> None:
+    given = options(__doc__, "train").parse_args()
+    ends = time.monotonic() + given.seconds
+    batches, arms = [int(b) for b in given.batches.split(",")], given.arms.split(",")
+    cuda = torch.cuda.is_available()
+    found: dict[str, Any] = {"speeds": {}, "layouts": {}, "evaluation": {}, "profile": {}, "left out": []}
+
+    def measured(table: dict[str, Any], name: str, work: Callable[[], Any]) -> None:
+        if time.monotonic() > ends:
+            found["left out"].append(name)
+            return
+        began = time.monotonic()
+        try:
+            table[name] = work()
+        except Exception as error:  # noqa: BLE001  # the other measures still tell
+            if not out_of_memory(error):
+                table[name] = None
+                found.setdefault("errors", []).append(f"{name}: {type(error).__name__}: {error}"[:300])
+            else:
+                table[name] = "out of memory"
+        said = f"{table[name]:.0f}" if isinstance(table[name], float) else ""
+        print(f"{name}: {said}  ({time.monotonic() - began:.1f} s)", flush=True)
+        write(given.out, "train", found)
+
+    for arm in arms:
+        net, to_fuse = (a_net(arm, config(arm, batches[0])) for _ in range(2))
+        speeds: dict[str, Any] = found["speeds"].setdefault(arm, {})
+        for batch in batches:
+            for name, how in {
+                "today": {"module": old_core},
+                "graph": {"graphed": True},
+                "fused": {"graphed": True, "fused": True},
+                **({"cast": {"graphed": True, "halved": False}} if batch in (batches[0], 256) else {}),
+            }.items():
+                measured(
+                    speeds,
+                    f"{name} {batch}",
+                    partial(core_speed, to_fuse if name == "fused" else net, arm, batch, **how),
+                )
+            measured(speeds, f"timm {batch}", partial(timm_speed, net, batch, steps_of(batch)))
+        measured(speeds, f"eager {batches[0]}", partial(core_speed, net, arm, batches[0]))
+        if cuda:
+            measured(found["profile"], arm, partial(profiled, net, arm, min(256, batches[-1])))
+            measured(
+                found["profile"],
+                f"{arm} fused",
+                partial(profiled, to_fuse, arm, min(256, batches[-1]), fused=True),
+            )
+    for arm in arms:
+        large = min(256, batches[-1])
+        other = a_net(arm, config(arm, large), channels_last=False)
+        measured(
+            found["layouts"],
+            f"{arm} {large} contiguous",
+            partial(core_speed, other, arm, large, graphed=True),
+        )
+    net = a_net(arms[0], config(arms[0], batches[0]))
+    measured(found["evaluation"], arms[0], partial(evaluation, net, (500, 1000, 4000) if cuda else (16, 32)))
+    for arm in arms:
+        measured(
+            found["speeds"][arm], "post", partial(post_speed, arm, device().type, 3.0 if cuda else 0.5, 2)
+        )
+    found["grouped"] = grouped(256 if cuda else 2, max(0.0, ends - time.monotonic()))
+    write(given.out, "train", found)
+
+
+if __name__ == "__main__":
+    main()
