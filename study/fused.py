@@ -7,6 +7,7 @@ have two stages without atomics, so that two runs give the same bits. Activation
 parameters are float32. Only training uses it: evaluation, the CPU and other layouts keep torch's operations.
 """
 
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
@@ -16,10 +17,26 @@ import triton.language as tl
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-ROWS, CHANNELS = 64, 64
-"""Of one tile: an image's pixel is a row."""
-PROGRAMS = 512
-"""Partial sums per channel at most: a few programs for each multiprocessor."""
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """How one kernel divides an activation of (rows, channels): a row is one pixel of one image."""
+
+    rows: int
+    channels: int
+    warps: int
+    programs: int = 0
+    """Partial sums per channel at most, where the kernel sums: several programs for each multiprocessor."""
+
+
+TILES = {
+    "forward sums": Tile(rows=64, channels=64, warps=4, programs=512),
+    "forward apply": Tile(rows=64, channels=64, warps=4),
+    "backward sums": Tile(rows=64, channels=64, warps=4, programs=512),
+    "backward apply": Tile(rows=64, channels=64, warps=4),
+    "finish": Tile(rows=128, channels=16, warps=4),
+}
+"""``tests.bench.gpu.kernels`` measures the alternatives; the rows of "finish" are partial sums."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -181,7 +198,7 @@ class _NormAddRelu(torch.autograd.Function):
     """``relu(batch_norm(x) + shortcut)``; x and shortcut (n, c, h, w) channels_last, statistics of the batch."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         gamma: Tensor,
@@ -190,56 +207,106 @@ class _NormAddRelu(torch.autograd.Function):
         norm: nn.BatchNorm2d,
         relu: bool,
     ) -> Tensor:
-        n, channels, h, w = x.shape
-        rows = n * h * w
-        programs, tiles = _split(rows)
-        across = triton.cdiv(channels, CHANNELS)
-        partial = torch.empty((programs, 2, channels), dtype=torch.float32, device=x.device)
-        statistics = torch.empty((4, channels), dtype=torch.float32, device=x.device)
-        y = torch.empty_like(x)
-        _forward_sums[(programs, across)](x, partial, rows, channels, tiles, ROWS=ROWS, CHANNELS=CHANNELS)
-        _forward_finish[(across,)](
-            x, partial, gamma, beta, norm.running_mean, norm.running_var, norm.num_batches_tracked, statistics,
-            rows, channels, programs, norm.momentum, norm.eps, PARTS=64, CHANNELS=CHANNELS,
-        )  # fmt: skip
+        statistics, y = (
+            torch.empty((4, x.shape[1]), dtype=torch.float32, device=x.device),
+            torch.empty_like(x),
+        )
+        forward_finish(x, forward_sums(x), gamma, beta, norm, statistics)
+        forward_apply(x, shortcut, statistics, y, relu=relu)
         add = shortcut is not None
-        _forward_apply[(triton.cdiv(rows, ROWS), across)](
-            x, shortcut if add else x, statistics, y, rows, channels, ADD=add, RELU=relu, ROWS=ROWS,
-            CHANNELS=CHANNELS,
-        )  # fmt: skip
         ctx.save_for_backward(x, statistics, *([y] if add and relu else []))
         ctx.add, ctx.relu = add, relu
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         x, statistics, *outputs = ctx.saved_tensors
-        y = outputs[0] if outputs else x
-        n, channels, h, w = x.shape
-        rows = n * h * w
-        programs, tiles = _split(rows)
-        across = triton.cdiv(channels, CHANNELS)
         grad = grad.contiguous(memory_format=torch.channels_last)
         passed = torch.empty_like(x) if ctx.add else None
-        partial = torch.empty((programs, 2, channels), dtype=torch.float32, device=x.device)
-        sums = torch.empty((2, channels), dtype=torch.float32, device=x.device)
+        partial = backward_sums(grad, x, outputs[0] if outputs else x, statistics, passed, relu=ctx.relu)
+        sums = backward_finish(partial)
         dx = torch.empty_like(x)
-        _backward_sums[(programs, across)](
-            grad, x, y, statistics, passed if ctx.add else x, partial, rows, channels, tiles,
-            ADD=ctx.add, RELU=ctx.relu, ROWS=ROWS, CHANNELS=CHANNELS,
-        )  # fmt: skip
-        _backward_finish[(across,)](partial, sums, channels, programs, PARTS=64, CHANNELS=CHANNELS)
-        _backward_apply[(triton.cdiv(rows, ROWS), across)](
-            passed if ctx.add else grad, x, statistics, sums, dx, rows, channels,
-            MASK=ctx.relu and not ctx.add, ROWS=ROWS, CHANNELS=CHANNELS,
-        )  # fmt: skip
+        mask = ctx.relu and not ctx.add  # else the sums' pass has applied it
+        backward_apply(grad if passed is None else passed, x, statistics, sums, dx, mask=mask)
         return dx, sums[1], sums[0], passed, None, None
 
 
-def _split(rows: int) -> tuple[int, int]:
+def forward_sums(x: Tensor) -> Tensor:
+    """Partial sums, float32 (programs, 2, channels)."""
+    tile, rows, channels = TILES["forward sums"], _rows(x), x.shape[1]
+    programs, tiles = _split(rows, tile)
+    partial = torch.empty((programs, 2, channels), dtype=torch.float32, device=x.device)
+    grid = (programs, triton.cdiv(channels, tile.channels))
+    _forward_sums[grid](
+        x, partial, rows, channels, tiles, ROWS=tile.rows, CHANNELS=tile.channels, num_warps=tile.warps
+    )
+    return partial
+
+
+def forward_finish(
+    x: Tensor, partial: Tensor, gamma: Tensor, beta: Tensor, norm: nn.BatchNorm2d, statistics: Tensor
+) -> None:
+    tile, channels = TILES["finish"], x.shape[1]
+    _forward_finish[(triton.cdiv(channels, tile.channels),)](
+        x, partial, gamma, beta, norm.running_mean, norm.running_var, norm.num_batches_tracked, statistics,
+        _rows(x), channels, len(partial), norm.momentum, norm.eps, PARTS=tile.rows, CHANNELS=tile.channels,
+        num_warps=tile.warps,
+    )  # fmt: skip
+
+
+def forward_apply(x: Tensor, shortcut: Tensor | None, statistics: Tensor, y: Tensor, *, relu: bool) -> None:
+    tile, rows, channels = TILES["forward apply"], _rows(x), x.shape[1]
+    grid = (triton.cdiv(rows, tile.rows), triton.cdiv(channels, tile.channels))
+    _forward_apply[grid](
+        x, x if shortcut is None else shortcut, statistics, y, rows, channels, ADD=shortcut is not None, RELU=relu,
+        ROWS=tile.rows, CHANNELS=tile.channels, num_warps=tile.warps,
+    )  # fmt: skip
+
+
+def backward_sums(
+    grad: Tensor, x: Tensor, y: Tensor, statistics: Tensor, passed: Tensor | None, *, relu: bool
+) -> Tensor:
+    """Partial sums, float32 (programs, 2, channels); with a shortcut, its gradient goes into ``passed``."""
+    tile, rows, channels = TILES["backward sums"], _rows(x), x.shape[1]
+    programs, tiles = _split(rows, tile)
+    partial = torch.empty((programs, 2, channels), dtype=torch.float32, device=x.device)
+    grid = (programs, triton.cdiv(channels, tile.channels))
+    _backward_sums[grid](
+        grad, x, y, statistics, x if passed is None else passed, partial, rows, channels, tiles,
+        ADD=passed is not None, RELU=relu, ROWS=tile.rows, CHANNELS=tile.channels, num_warps=tile.warps,
+    )  # fmt: skip
+    return partial
+
+
+def backward_finish(partial: Tensor) -> Tensor:
+    """The sums, float32 (2, channels): the gradients of shift and scale."""
+    tile, (programs, _, channels) = TILES["finish"], partial.shape
+    sums = torch.empty((2, channels), dtype=torch.float32, device=partial.device)
+    _backward_finish[(triton.cdiv(channels, tile.channels),)](
+        partial, sums, channels, programs, PARTS=tile.rows, CHANNELS=tile.channels, num_warps=tile.warps
+    )
+    return sums
+
+
+def backward_apply(
+    grad: Tensor, x: Tensor, statistics: Tensor, sums: Tensor, dx: Tensor, *, mask: bool
+) -> None:
+    tile, rows, channels = TILES["backward apply"], _rows(x), x.shape[1]
+    grid = (triton.cdiv(rows, tile.rows), triton.cdiv(channels, tile.channels))
+    _backward_apply[grid](
+        grad, x, statistics, sums, dx, rows, channels, MASK=mask, ROWS=tile.rows, CHANNELS=tile.channels,
+        num_warps=tile.warps,
+    )  # fmt: skip
+
+
+def _rows(x: Tensor) -> int:
+    return x.numel() // x.shape[1]
+
+
+def _split(rows: int, tile: Tile) -> tuple[int, int]:
     """Programs, and tiles of each: from the number of rows alone, so that sums are always in the same order."""
-    tiles = max(1, triton.cdiv(triton.cdiv(rows, ROWS), PROGRAMS))
-    return triton.cdiv(rows, ROWS * tiles), tiles
+    tiles = max(1, triton.cdiv(triton.cdiv(rows, tile.rows), tile.programs))
+    return triton.cdiv(rows, tile.rows * tiles), tiles
 
 
 def norm_add_relu(

@@ -89,6 +89,12 @@ def _on_cores(hardware: Hardware, threads: int) -> Way:
     return Way(machine=machine, trials=min(hardware.cores) // threads)
 
 
+def told(way: Way) -> str:
+    """The way in words: ``4 trials of 0.25 GPU each``."""
+    slots, each = way.machine.slots, f"{way.machine.fraction:g} {way.machine.resource.upper()}"
+    return f"{slots} trials of {each} each" if slots > 1 else f"1 trial of {each}"
+
+
 def speed(rows: Sequence[Packed]) -> float:
     """Images/s of all trials together: the geometric mean over arms, each with the same images at every batch size.
 

@@ -1,50 +1,31 @@
 """Measures before the search: every arm's complexity, speed, memory and layout, and how trials are best packed.
 
-The measuring runs are the real training loop on made-up images, or on those of a folder that is streamed, in as
-many processes side by side as the packing has trials, since neighbours slow each other down. Measuring has a share of the budget:
-what that does not pay for is not measured, and said.
+``meter`` measures, in as many processes side by side as the packing has trials. Measuring has a share of the budget:
+what that does not pay for is not measured, and the plan says so.
 """
 
 import contextlib
-import functools
 import itertools
-import os
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import psutil
 import ray
 import ray.exceptions
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-import search_spaces
 from search_spaces import Arm, ArmError, Choice, Config, ImageSpec, default
 from study import cluster, packing
 from study.images import DataError, Images, Streamed
-from study.memory import all_memory, free_memory, out_of_memory
+from study.meter import Meter, Speed
 from study.packing import Way
 from study.plan import Audit, Budget, DataCard, Machine, Packed, PlanError
-from study.records import Epoch, Trial, first_line
 from study.search import restrict
-from study.step import EAGER_STEPS
-from study.train import Split, build, eval_batch, fit
-from study.worker import described, device_of, image_spec
+from study.worker import image_spec
 
-Result = TypeVar("Result")
 SHARE = 0.03
 """Part of the budget that measuring may take, past what no study can do without."""
-MEASURE_SECONDS = 2.0
-EPOCHS_MEASURED = 4
-MOST_IMAGES = 2**16
-KILLED = 0.05
-"""Part of a machine's memory: when no more is free, Ray (2.60) kills a process."""
 STEPS_FLOOR = 4
 """A batch size that leaves fewer steps per epoch is no option."""
 
@@ -60,155 +41,6 @@ class Survey:
     batch_sizes: tuple[int, ...]
     packing: tuple[Packed, ...]
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """What one process measured."""
-
-    images_per_second: float
-    eval_images_per_second: float
-    peak_bytes: int
-
-
-class Meter:
-    """One of the processes that measure side by side; ``cluster.side_by_side`` starts them."""
-
-    def begin(self, pool: Images | None) -> None:
-        """Answers when the process is up, torch included. ``pool`` is what to train on instead of made-up images."""
-        self._pool = pool
-
-    def complexity(self, name: str, config: Config, images: ImageSpec) -> tuple[int, int]:
-        return _named(lambda arm: complexity(arm, config, images), name)
-
-    def speed(
-        self,
-        name: str,
-        config: Config,
-        images: ImageSpec,
-        machine: Machine,
-        channels_last: bool,
-        graphed: bool = False,
-        *,
-        seconds: float = MEASURE_SECONDS,
-    ) -> Speed | None:
-        """None when the memory, or the part of the GPU's that is a trial's, is too small."""
-        asked = functools.partial(
-            speed, config=config, images=images, device=device_of(machine), channels_last=channels_last,
-            graphed=graphed, seconds=seconds, pool=self._pool,
-        )  # fmt: skip
-        try:
-            return _named(asked, name)
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            return None
-        finally:  # here the error, and what it held, is gone
-            torch.cuda.empty_cache()
-
-    def graph_fault(
-        self, name: str, config: Config, images: ImageSpec, machine: Machine, channels_last: bool
-    ) -> str:
-        """Why the arm's step must not be replayed as a graph; empty when it may. This process is of no use afterwards."""
-        device = device_of(machine)
-        try:
-            return _named(
-                lambda arm: graph_fault(arm, config, images, device, channels_last=channels_last), name
-            )
-        except Exception as error:  # noqa: BLE001  # whatever a capture raises: the arm trains without
-            return f"{type(error).__name__}: {first_line(error)}"
-
-    def gpu(self) -> tuple[str, int]:
-        """The GPU as its driver describes it, and the bytes that CUDA and its libraries take of it in this process.
-
-        To be asked while no other process of ours is on it, after something was trained.
-        """
-        device = torch.device("cuda", torch.cuda.current_device())
-        torch.cuda.empty_cache()
-        free, total = torch.cuda.mem_get_info()
-        return described(device), total - free - torch.cuda.memory_reserved()
-
-    def largest_batch(
-        self,
-        name: str,
-        config: Config,
-        images: ImageSpec,
-        way: Way,
-        batch_sizes: tuple[int, ...],
-        to_come: int,
-        graphed: bool,
-    ) -> tuple[int, float]:
-        """The largest batch that the way's trials can train with, and the share of the memory that one then takes.
-
-        A GPU is filled to see it. Who fills a machine's memory is killed by Ray: there it is reckoned from the smallest
-        batch, in proportion, which overstates it by up to a half: the weights do not grow; ``to_come`` is what the study itself will take.
-        Raises PlanError when that many trials do not fit with any batch size, ArmError when one does not.
-        """
-        sizes = sorted(batch_sizes)
-        asked = functools.partial(
-            self.speed,
-            name,
-            images=images,
-            machine=way.machine,
-            channels_last=True,
-            graphed=graphed,
-            seconds=0,
-        )
-        cpu = way.machine.resource == "cpu"
-        found = (
-            _largest_on_cores(asked, name, config, way, sizes, to_come)
-            if cpu
-            else _largest_on_a_gpu(asked, config, sizes)
-        )
-        if found is None:
-            raise ArmError(f"arm {name} does not fit into the memory even with batches of {sizes[0]}")
-        return found
-
-    def mps(self) -> bool:
-        """Whether NVIDIA's Multi-Process Service runs here, and kernels of several processes share the card."""
-        pipes = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))  # CUDA's default
-        return (pipes / "control").exists()
-
-
-def _largest_on_a_gpu(
-    asked: Callable[[Config], Speed | None], config: Config, sizes: Sequence[int]
-) -> tuple[int, float] | None:
-    for size in reversed(sizes):
-        found = asked({**config, "batch_size": size})
-        if found is not None:
-            free, total = torch.cuda.mem_get_info()
-            context = total - free - torch.cuda.memory_reserved()
-            return size, (found.peak_bytes + context) / total
-    return None
-
-
-def _largest_on_cores(
-    asked: Callable[[Config], Speed | None],
-    name: str,
-    config: Config,
-    way: Way,
-    sizes: Sequence[int],
-    to_come: int,
-) -> tuple[int, float] | None:
-    smallest = sizes[0]
-    asked({**config, "batch_size": smallest})  # whatever is loaded once is there now
-    device_of(way.machine)  # gives back what is left of it
-    # the measuring processes stand for those of the study: what they have is taken already
-    free = max(1, free_memory() - to_come - int(KILLED * all_memory()))
-    resident = psutil.Process().memory_info().rss
-    found = asked({**config, "batch_size": smallest})
-    if found is None:
-        return None
-    each = max(0, found.peak_bytes - resident) / smallest
-    shares = {size: each * size / free for size in sizes}
-    size = packing.largest(way, shares)
-    if size is None and way.trials > 1:
-        raise PlanError(
-            f"the memory has no room for {_told(way)}: of the {free / 2**30:.1f} GiB that are free, {name} takes "
-            f"{each * smallest / 2**30:.1f} with batches of {smallest}. Give a larger --fraction, or none"
-        )
-    size = size or smallest  # one alone has just been trained
-    return size, shares[size]
 
 
 def survey(
@@ -350,7 +182,7 @@ class _Rounds:
         """The fastest way; ``left()`` seconds of measuring remain, the first way is measured whatever it takes."""
         usual, before = ways[0], left()
         if not self._measure(usual, (self._batch,)):
-            raise ArmError(f"the arms do not fit into the memory that there is with {_told(usual)}")
+            raise ArmError(f"the arms do not fit into the memory that there is with {packing.told(usual)}")
         step = before - left()  # what one way at one batch size takes for all arms
         if left() > 3 * step:
             self._choose_layouts(usual)
@@ -366,10 +198,12 @@ class _Rounds:
 
         def speed_of(way: Way) -> float | None:
             if way is not usual and left() < len(batches) * step:
-                self.notes.append(f"The budget is too small to measure {_told(way)}, or what comes after it.")
+                self.notes.append(
+                    f"The budget is too small to measure {packing.told(way)}, or what comes after it."
+                )
                 return None
             if not self._measure(way, batches):
-                self.notes.append(f"Out of memory with {_told(way)}.")
+                self.notes.append(f"Out of memory with {packing.told(way)}.")
                 return None
             return self._speed(way, batches)
 
@@ -435,7 +269,10 @@ class _Rounds:
             channels_last,
             self._graphed[arm],
         )
-        speeds = self._timed(arm, self._meters.first(way.trials), "speed", *asked)
+        meters = self._meters.first(way.trials)
+        if not all(self._timed(arm, meters, "prepare", *asked)):
+            return False
+        speeds = self._timed(arm, meters, "speed")  # all of them in the same seconds
         if not all(speeds):
             return False
         self._measured[arm, way, batch, channels_last] = speeds
@@ -469,83 +306,6 @@ class _Rounds:
         return int(self._config(next(iter(self._arms)))["batch_size"])
 
 
-def speed(
-    arm: Arm,
-    config: Config,
-    images: ImageSpec,
-    device: torch.device,
-    *,
-    channels_last: bool = True,
-    graphed: bool = False,
-    seconds: float = MEASURE_SECONDS,
-    pool: Images | None = None,
-) -> Speed:
-    """Train the arm in this process for about so many seconds of steps after a warm-up.
-
-    On made-up images, unless there is a ``pool`` whose batches have to be fetched.
-    """
-    batch = int(config["batch_size"])
-    _forget_peak(device)
-    passes = functools.partial(
-        _epochs, arm, config, images, device, channels_last=channels_last, graphed=graphed, pool=pool
-    )
-    *_, warm = passes(batch, epochs=2)
-    step = max(warm.train_seconds, 1e-5)
-    epochs = max(1, min(EPOCHS_MEASURED, int(seconds / (2 * step))))
-    fewest = 2 * EAGER_STEPS if graphed else 2  # the graph and its memory come after the eager steps
-    count = batch * max(fewest, min(int(seconds / epochs / step), MOST_IMAGES // batch))
-    measured = passes(count, epochs=epochs)
-    evaluated = _held_out(count, images, device)
-    return Speed(
-        images_per_second=count / statistics.median(e.train_seconds for e in measured),
-        eval_images_per_second=evaluated / statistics.median(e.eval_seconds for e in measured),
-        peak_bytes=_peak_bytes(device),
-    )
-
-
-def graph_fault(
-    arm: Arm, config: Config, images: ImageSpec, device: torch.device, *, channels_last: bool
-) -> str:
-    """What is wrong with the arm's step as a graph: that it gives other digits than step by step, as a net does that
-    draws from Python's random numbers. Empty when nothing is; raises what a capture raises.
-    """
-    count = int(config["batch_size"]) * 3 * EAGER_STEPS
-    eager, graph = (
-        _epochs(
-            arm,
-            config,
-            images,
-            device,
-            count,
-            epochs=2,
-            channels_last=channels_last,
-            graphed=graphed,
-            pool=None,
-        )
-        for graphed in (False, True)
-    )
-    same = all(
-        (one.train_loss, one.val_loss) == (other.train_loss, other.val_loss)
-        for one, other in zip(eager, graph, strict=True)
-    )
-    return "" if same else "it gives other digits than step by step"
-
-
-def complexity(arm: Arm, config: Config, images: ImageSpec) -> tuple[int, int]:
-    """Trainable parameters, and multiply-accumulates of one forward pass of one image; allocates no weights."""
-    with torch.device("meta"):
-        net = arm.build(config, images).eval()
-        counter = FlopCounterMode(display=False)
-        with counter:
-            net(torch.empty(1, images.channels, images.size, images.size))
-    return sum(p.numel() for p in net.parameters() if p.requires_grad), counter.get_total_flops() // 2
-
-
-def _told(way: Way) -> str:
-    slots, each = way.machine.slots, f"{way.machine.fraction:g} {way.machine.resource.upper()}"
-    return f"{slots} trials of {each} each" if slots > 1 else f"1 trial of {each}"
-
-
 def _all(meters: Sequence[Any], method: str, *arguments: Any) -> list[Any]:
     """The method's results in all these processes, called at the same time; its errors name the arm."""
     try:
@@ -558,19 +318,6 @@ def _all(meters: Sequence[Any], method: str, *arguments: Any) -> list[Any]:
         ) from error
 
 
-def _named(function: Callable[[Arm], Result], name: str) -> Result:
-    """``function(arm)``, with the arm's name on whatever its code raises; memory and images are no fault of the arm."""
-    try:
-        return function(search_spaces.load(name))
-    except Exception as error:  # any fault of an arm becomes a sentence with its name
-        if isinstance(error, ArmError | DataError) or out_of_memory(error):
-            raise
-        raise ArmError(
-            f"arm {name} cannot be built and trained at its default setting: "
-            f"{type(error).__name__}: {first_line(error)}"
-        ) from None
-
-
 def _batch_sizes(arms: Mapping[str, Arm], train: int) -> tuple[int, ...]:
     """The batch sizes that all arms share and that leave enough steps in an epoch; at least the smallest."""
     axes = [axis for arm in arms.values() if isinstance(axis := arm.space.get("batch_size"), Choice)]
@@ -578,63 +325,3 @@ def _batch_sizes(arms: Mapping[str, Arm], train: int) -> tuple[int, ...]:
         raise ArmError("every arm needs the shared axes: space={**RECIPE, ...} from search_spaces._shared")
     shared = sorted(set.intersection(*({int(o) for o in axis.options} for axis in axes)))
     return tuple(b for b in shared if b * STEPS_FLOOR <= train) or tuple(shared[:1])
-
-
-def _epochs(
-    arm: Arm,
-    config: Config,
-    images: ImageSpec,
-    device: torch.device,
-    count: int,
-    *,
-    epochs: int,
-    channels_last: bool,
-    graphed: bool,
-    pool: Images | None,
-) -> list[Epoch]:
-    """Passes over ``count`` images, made up or from all over the pool, which are validated on too."""
-    random = torch.Generator().manual_seed(0)
-    shape = (count, images.channels, images.size, images.size)
-    made = torch.randint(256, shape, dtype=torch.uint8, generator=random).to(device) if pool is None else pool
-    there = count if pool is None else len(pool)
-    rows = torch.linspace(0, there - 1, count, dtype=torch.float64).long().to(device)
-    held_out = rows.repeat(-(-_held_out(count, images, device) // count))[: _held_out(count, images, device)]
-    data = Split(
-        images=made,
-        labels=torch.arange(there, device=device) % images.classes,
-        train=rows,
-        val=held_out,
-    )
-    calm: Config = {**config, "lr": 1e-4}  # nothing to learn here, and nothing that could diverge
-    trial = Trial(
-        id="probe", arm="", phase="probe", index=0, island=0, config=calm, seed=0, split_seed=0, epochs=epochs
-    )
-    net = build(arm, calm, images, seed=0, device=device, channels_last=channels_last)
-    return list(fit(net, trial, data, classes=images.classes, graphed=graphed))
-
-
-def _held_out(count: int, images: ImageSpec, device: torch.device) -> int:
-    """How many images are evaluated where ``count`` are trained on: on a GPU a whole batch at least, for its memory."""
-    if device.type != "cuda":
-        return count
-    return max(count, eval_batch((count, images.channels, images.size, images.size), device))
-
-
-def _forget_peak(device: torch.device) -> None:
-    """Peak memory counts from here on."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with contextlib.suppress(OSError):  # not every container allows it: then the peak is the process's
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -40,6 +40,10 @@ FUSED = ("cpu", "cuda")
 """Kinds of devices whose SGD is one kernel for all weights instead of several for each."""
 
 
+HALVED = ("cuda",)
+"""Kinds of devices that train in bfloat16, so that copies of the weights are worth keeping."""
+
+
 class DivergedError(ArithmeticError):
     """The training loss is not finite, or many times that of guessing."""
 
@@ -116,7 +120,7 @@ class Training:
         # the rest of the images differs from epoch to epoch, so none is left out
         self._steps = len(data.train) // self._batch
         cuda = device.type == "cuda"
-        self._half = HalfWeights(net) if halved and cuda else None
+        self._half = HalfWeights(net) if halved and device.type in HALVED else None
         if fused and cuda:
             from study.fused import fuse  # Triton comes with torch where there is a GPU
 
@@ -233,6 +237,11 @@ class Training:
         now.seconds, now.data_seconds = state["seconds"], state["data_seconds"]
         self._step.loss_sum.copy_(state["loss_sum"])
         self._step.hits.copy_(state["hits"])
+
+    @property
+    def steps_done(self) -> int:
+        """Steps trained so far in the epoch that is under way."""
+        return self._now.step
 
     @property
     def seconds(self) -> float:

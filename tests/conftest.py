@@ -1,12 +1,18 @@
-"""How long the simulations run, and how many examples test_property.py tries."""
+"""How long simulations run, how Triton kernels run without a GPU, and how many examples test_property.py tries."""
 
 import gc
+import os
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault(
+        "TRITON_INTERPRET", "1"
+    )  # read when torch brings Triton along: kernels run on the CPU
 SIMS = 2000
 settings.register_profile("short", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.register_profile("long", parent=settings.get_profile("short"), max_examples=2000)

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bench import gpu, packing, quality, search, stream, timing, train
+from bench import packing, quality, search, stream, timing, train
+from bench.gpu import __main__ as campaign
 from ray.tune.search import sample
 from test_plan import PLAN
 
 from search_spaces import Config, Float, load
-from study import probe
 from study.data import Images
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +47,7 @@ def test_both_loops_learn_by_the_same_recipe() -> None:
 @LOOPS
 def test_images_per_second_are_those_of_the_steps_alone() -> None:
     """Starting workers and warming up take seconds here, and are not in the rate."""
-    rates = (train.post_speed("tiny_resnet", "cpu", 0.3, 1), train.core_speed("tiny_resnet", "cpu", 32, 0.3))
+    rates = (train.post_speed("tiny_resnet", "cpu", 0.3, 1), train.core_speed("tiny_resnet", 32, 0.3))
     assert all(50 < rate < 1e5 for rate in rates)  # 1 to 3 thousand where it is quiet
 
 
@@ -119,28 +119,36 @@ def test_stock_tune_searches_the_same_ranges_with_the_arm_as_one_more_choice() -
 def test_a_part_of_the_gpus_call_ends_when_its_time_is_over_with_all_that_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu, "GRACE", 1.0)
+    monkeypatch.setattr(campaign, "GRACE", 1.0)
     deaf = (
         "import os, pathlib, signal, subprocess, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN); "
         "child = subprocess.Popen(['sleep', '60']); pathlib.Path(sys.argv[1]).write_text(str(child.pid)); "
         "time.sleep(60)"
     )
     began = time.monotonic()
-    assert gpu.run(["-c", deaf, str(tmp_path / "pid")], 4.0, tmp_path / "log") == -signal.SIGKILL
+    assert campaign.run(["-c", deaf, str(tmp_path / "pid")], 4.0, tmp_path / "log") == -signal.SIGKILL
     child = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
     while child.exists() and child.read_text().split()[2] != "Z":  # killed, and not gone at once
         assert time.monotonic() - began < 10
-    assert gpu.run(["-c", "raise SystemExit(3)"], 60.0, tmp_path / "log") == 3
+    assert campaign.run(["-c", "raise SystemExit(3)"], 60.0, tmp_path / "log") == 3
 
 
 def test_memory_that_ends_is_a_row_of_the_packing(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
-    monkeypatch.setattr(probe, "speed", full)
-    speed, peak = packing.one("tiny_resnet", 32, "cpu", 1, 0.1)
-    assert math.isnan(speed)
-    assert peak == 0
+    monkeypatch.setattr("study.meter.Rehearsal", full)
+    (way, *_) = packing.on_cores()
+    assert not packing.prepared("tiny_resnet", 32, way, False)
+    row = {
+        "arm": "a",
+        "batch": 32,
+        "graphed": False,
+        "way": "2 x 1",
+        "images_per_second": math.nan,
+        "peak_bytes": 0,
+    }
+    assert "out of memory" in packing.as_table([row])
 
 
 @pytest.mark.slow
@@ -155,32 +163,16 @@ def test_start_up_is_measured_on_fresh_and_on_reused_processes(tmp_path: Path) -
     assert all(0 < one < found["fresh"][0] for one in found["reused"])
 
 
-def test_what_a_gpu_does_is_written_as_it_is_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, arms = tmp_path / "train.json", ("resnet50", "resnext50")
-    speeds = {"resnet50": 200.0, "resnext50": 100.0}
-    there: list[dict[str, int]] = []
-
-    def compiled(arm: str, *_: object) -> tuple[float, float]:
-        found = json.loads(path.read_text())
-        there.append({name: len(found[name]["compiled"]) for name in arms})
-        return 2 * speeds[arm], 60.0
-
-    monkeypatch.setattr(train, "matmul_flops", lambda _: 1e12)
-    monkeypatch.setattr(train, "post_speed", lambda *_: 10.0)
-    monkeypatch.setattr(
-        train, "core_speed", lambda arm, _kind, batch, _seconds, layout: speeds[arm] * batch / (33 - layout)
-    )
-    monkeypatch.setattr(train, "compiled", compiled)
-    monkeypatch.setattr(train, "free_speed", lambda *_: 1.0)
-    train.on_gpu(arms, 1.0, 1, path)
-    found = json.loads(path.read_text())
-    assert found["resnet50"]["best"] == "core 256 channels_last"
-    assert found["resnet50"]["any_kernels"]["any"] == 1.0
-    rows = [(row["at"], row["mode"]) for row in found["resnext50"]["compiled"]]
-    assert rows[:2] == [("core 32 channels_last", mode) for mode in train.COMPILERS]
-    assert rows[2][0] == "core 256 channels_last"
-    assert there[:3] == [{"resnet50": i, "resnext50": j} for i, j in ((0, 0), (1, 0), (2, 0))]
-    train.on_gpu(arms, 1.0, 1, path, -1.0)
-    assert not json.loads(path.read_text())["resnet50"]["compiled"]
+@pytest.mark.slow
+def test_the_gpus_campaign_runs_to_its_end_without_a_gpu(tmp_path: Path) -> None:
+    """Its first half with tiny arms: every part has its file, which says what machine it is of."""
+    command = [sys.executable, "-m", "tests.bench.gpu", "first", "--out", str(tmp_path), "--scale", "0.6"]
+    command += ["--arms", "tiny_resnet", "--batches", "8", "--only", "facts,check,train"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {
+        part: json.loads((tmp_path / f"{part}.json").read_text()) for part in ("facts", "check", "train")
+    }
+    assert all(part["facts"]["torch"] == torch.__version__ for part in found.values())
+    assert found["check"]["runs"][0]["same bits"]
+    assert found["train"]["speeds"]["tiny_resnet"]["graph 8"] > 0

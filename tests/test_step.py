@@ -15,7 +15,7 @@ from study import train
 from study.augment import POLICIES
 from study.checkpoint import pack, unpack
 from study.records import Config, Epoch, Trial
-from study.train import Split, Training, build
+from study.train import Split, Training
 
 CPU = torch.device("cpu")
 SPEC = ImageSpec(channels=3, size=16, classes=4)
@@ -131,8 +131,38 @@ def test_the_fake_device_would_see_a_step_that_waits() -> None:
         float(torch.zeros(()).sum())
 
 
-def test_build_is_the_same() -> None:
-    arm = load("tiny_resnext")
-    old, new = (m.build(arm, arm.default(), SPEC, seed=1, device=CPU) for m in (old_core, train))
-    assert all(map(torch.equal, old.state_dict().values(), new.state_dict().values()))
-    assert build is train.build
+def halved(asked: Trial, arm: Arm, monkeypatch: pytest.MonkeyPatch, *, half: bool) -> Training:
+    """A run in mixed precision on the CPU, with and without bfloat16 copies of the weights."""
+    monkeypatch.setattr(train, "_mixed_precision", lambda _: torch.autocast("cpu", dtype=torch.bfloat16))
+    monkeypatch.setattr(train, "HALVED", ("cpu",) if half else ())
+    run: Training = a_run(train, arm, asked)
+    return run
+
+
+def test_bfloat16_copies_of_the_weights_give_autocasts_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    arm = dropping(load("tiny_resnext"))
+    asked = trial(arm)
+    plain, half = (halved(asked, arm, monkeypatch, half=half) for half in (False, True))
+    assert {p.dtype for p in half.net.parameters()} == {torch.bfloat16, torch.float32}
+    assert [timeless(e) for e in plain.epochs()] == [timeless(e) for e in half.epochs()]
+    assert all(map(torch.equal, weights(plain), weights(half)))
+    assert {p.dtype for p in half.net.parameters()} == {torch.float32}
+
+
+def test_a_run_with_bfloat16_copies_stops_anywhere_and_keeps_its_float32_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arm = load("tiny_resnet")
+    asked = trial(arm, epochs=2)
+    whole = halved(asked, arm, monkeypatch, half=False)
+    expected = [timeless(e) for e in whole.epochs()]
+    run = halved(asked, arm, monkeypatch, half=True)
+    for _ in range(2):
+        assert run.advance(0.0) is None
+    state = unpack(pack(run.state()), CPU)
+    assert state is not None
+    assert {value.dtype for value in state["net"].values()} <= {torch.float32, torch.int64}
+    again = halved(asked, arm, monkeypatch, half=True)
+    again.load(state)
+    assert [timeless(e) for e in again.epochs()] == expected
+    assert all(map(torch.equal, weights(whole), weights(again)))

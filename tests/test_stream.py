@@ -20,7 +20,7 @@ from test_plan import AUDIT, PLAN
 from test_train import CPU, ONE_CORE, a_trial, measures
 
 from search_spaces import load
-from study import probe
+from study import meter
 from study.data import DataError, Prepared, prepare, unseal
 from study.images import AHEAD, Streamed, fetched, from_arrays, memory_for_images
 from study.ledger import read
@@ -196,13 +196,14 @@ def test_the_probe_measures_what_is_trained_on(tmp_path: Path) -> None:
     photographs(tmp_path, train=8, test=2)
     prepared, arm = streamed(tmp_path), load("tiny_resnet")
     config, spec = {**arm.default(), "batch_size": 8}, image_spec(prepared.card)
-    speed = probe.speed(arm, config, spec, CPU, seconds=0, pool=prepared.train)
+    speed = meter.speed(arm, config, spec, CPU, seconds=0, pool=prepared.train)
     assert min(speed.images_per_second, speed.eval_images_per_second) > 0
     (tmp_path / "train" / "even" / "0003.jpg").unlink()
-    meter = probe.Meter()
-    meter.begin(prepared.train)
+    process = meter.Meter()
+    process.begin(prepared.train)
     with pytest.raises(DataError, match=r"even/0003\.jpg"):  # not the arm's fault
-        meter.speed("tiny_resnet", config, spec, ONE_CORE, True, seconds=0)
+        process.prepare("tiny_resnet", config, spec, ONE_CORE, True)
+        process.speed("tiny_resnet", 0.0)
 
 
 PEAK = """

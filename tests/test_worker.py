@@ -199,6 +199,6 @@ def test_a_failed_trial_is_gone_before_its_memory_is_given_back(
     monkeypatch.setattr("study.worker.training", full)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(nets[0]()))
-    worker._device = torch.device("cuda")
+    monkeypatch.setattr("study.worker.device_of", lambda *_: torch.device("cuda"))
     assert worker.step()["memory"]
     assert left == [None]

@@ -27,7 +27,7 @@ from torchvision.transforms import v2
 
 from bench.timing import in_turns, parser, save, table
 from search_spaces import load
-from study import probe
+from study import meter
 from study.data import Images, prepare
 from study.images import Streamed, fetched
 from study.worker import image_spec
@@ -108,7 +108,7 @@ def training(folder: Path, arm: str, seconds: float, turns: int) -> dict[str, fl
     config = {**load(arm).default(), "batch_size": BATCH}
 
     def speed(images: Images | None) -> float:
-        return probe.speed(load(arm), config, spec, CPU, seconds=seconds, pool=images).images_per_second
+        return meter.speed(load(arm), config, spec, CPU, seconds=seconds, pool=images).images_per_second
 
     return in_turns({"memory": partial(speed, None), "streamed": partial(speed, pool)}, turns)
 

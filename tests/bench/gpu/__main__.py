@@ -1,8 +1,8 @@
 """All that only a GPU can tell, in two prepared commands that fit a card lent for 15 minutes.
 
 Each part runs in a process of its own, in its own share of the time, and writes its own file with the card's facts: a part that
-fails or is too slow, or a machine that is taken away, loses nothing of the others. ``first`` is facts, check, train,
-quality; ``second`` is study, rerun and packing. The README beside this file has the commands and the figures.
+fails or is too slow, or a machine that is taken away, loses nothing of the others. ``first`` is facts, kernels, check,
+train, quality; ``second`` is study, rerun and packing. The README beside this file has the commands and the figures.
 
 Command:   python -m tests.bench.gpu first --out DIR [--data folder:PATH] [--only check,train]
 """
@@ -22,8 +22,10 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[3]
-SECONDS = {"facts": 25, "check": 80, "train": 170, "quality": 45, "study": 230, "rerun": 30, "packing": 150}
-HALVES = {"first": ("facts", "check", "train", "quality"), "second": ("study", "rerun", "packing")}
+SECONDS = {
+    "facts": 15, "check": 60, "kernels": 40, "train": 150, "quality": 45, "study": 230, "rerun": 30, "packing": 90
+}  # fmt: skip
+HALVES = {"first": ("facts", "kernels", "check", "train", "quality"), "second": ("study", "rerun", "packing")}
 GRACE = 10.0
 """Seconds at the end of a part's time in which it may still end in order."""
 SHOWN = 3000
@@ -36,11 +38,15 @@ def commands(given: argparse.Namespace, study: Path) -> dict[str, list[str]]:
     """The command of every part, by name; the study's folder is ``study``."""
     resource = "gpu" if torch.cuda.is_available() else "cpu"
     found = {}
-    for part in ("facts", "check", "train", "quality", "packing"):
+    for part in ("facts", "check", "kernels", "train", "quality", "packing"):
         found[part] = ["-m", f"tests.bench.gpu.{part}", "--out", str(given.out), "--arms", given.arms]
         found[part] += ["--seconds", str(max(1.0, 0.8 * given.scale * SECONDS[part] - 10))]
         found[part] += ["--batches", given.batches]
+    tiles = given.out / "kernels.json"
+    for part in ("train", "quality"):
+        found[part] += ["--tiles", str(tiles)] if tiles.exists() else []
     found["quality"] += ["--data", given.data]
+    found["train"] += ["--ways", given.ways]
     found["study"] = [
         *["study/run.py", "--budget", given.budget or f"3{resource}-minutes", "--data", given.data],
         *["--out", str(study), "--arms", given.arms, *given.study.split()],
@@ -77,6 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.add_argument("--data", default="digits", help="of study and quality, as in study/run.py")
     options.add_argument("--arms", default="resnet50,resnext50", help="default %(default)s")
     options.add_argument("--batches", default="32,64,128,256,512", help="default %(default)s")
+    options.add_argument("--ways", default="today,graph,fused,timm,post", help="of part train (%(default)s)")
     options.add_argument("--budget", help="of the study (default 3gpu-minutes)")
     options.add_argument(
         "--study", default="--fraction 0.25 --train-fraction 0.25", help="its flags (%(default)s)"
@@ -90,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         study = Path(folder) / "study"
         for name in given.only.split(",") if given.only else HALVES[given.half]:
-            began, limit = time.monotonic(), max(2 * GRACE, given.scale * SECONDS[name])
+            began, limit = time.monotonic(), max(3 * GRACE, given.scale * SECONDS[name])
             with log.open("a") as told:
                 told.write(f"== {name}\n")
             codes[name] = run(commands(given, study)[name], limit, log)

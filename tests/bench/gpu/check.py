@@ -14,13 +14,22 @@ import torch
 from support import old_core
 
 from bench.gpu.common import a_net, a_run, config, device, measures, options, synchronised, write
-from study import train as core
 from study.checkpoint import pack, unpack
 from study.memory import out_of_memory
 
 STEPS, EPOCHS = 6, 2
 PAUSE_AFTER = 4
 """Steps of the first epoch before the stop: past the capture."""
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "today": {"module": old_core},
+    "eager": {},
+    "graph": {"graphed": True},
+    "fused": {"fused": True},
+    "fused graph": {"fused": True, "graphed": True},
+}
+SAME = ("today", "eager", "graph", "resumed in a fresh process", "rerun in a fresh process")
 
 
 def digest(run: Any, epochs: list[Any]) -> str:
@@ -31,41 +40,43 @@ def digest(run: Any, epochs: list[Any]) -> str:
     return sha.hexdigest()[:16]
 
 
+RATE = 1e-3
+"""At which the first steps on made-up labels do not diverge."""
+
+
+def a_case(arm: str, batch: int, policy: str, **how: Any) -> Any:
+    setting = config(arm, batch, lr=RATE, augment=policy)
+    return a_run(a_net(arm, setting), arm, setting, steps=STEPS, epochs=EPOCHS, held_out=1000, **how)
+
+
 def trained(arm: str, batch: int, policy: str, **how: Any) -> tuple[str, float]:
     """Digest, and seconds to the end of the first step."""
-    setting = config(arm, batch, lr=0.05, augment=policy)
     began = synchronised()
-    run = a_run(a_net(arm, setting), arm, setting, steps=STEPS, epochs=EPOCHS, held_out=1000, **how)
+    run = a_case(arm, batch, policy, **how)
     assert run.advance(0.0) is None
     first = synchronised() - began
     return digest(run, list(run.epochs())), first
 
 
-def paused(arm: str, batch: int, policy: str, path: Path) -> str:
-    """Stop in mid-epoch and go on in a fresh process: its digest."""
-    setting = config(arm, batch, lr=0.05, augment=policy)
-    how = {"steps": STEPS, "epochs": EPOCHS, "held_out": 1000, "graphed": True}
-    run = a_run(a_net(arm, setting), arm, setting, **how)  # type: ignore[arg-type]
+def elsewhere(arm: str, batch: int, policy: str, path: Path) -> "subprocess.Popen[str]":
+    """Stop in mid-epoch; a fresh process goes on from there, and also trains the whole again."""
+    run = a_case(arm, batch, policy, graphed=True)
     for _ in range(PAUSE_AFTER):
         assert run.advance(0.0) is None
     path.write_bytes(pack(run.state()))
     command = [sys.executable, "-m", "tests.bench.gpu.check", "--out", str(path.parent)]
-    done = subprocess.run(
-        [*command, "--resume", f"{arm},{batch},{policy},{path}"], capture_output=True, text=True, check=False
-    )
-    path.unlink()
-    return done.stdout.split()[-1] if done.returncode == 0 else f"failed: {done.stderr[-300:]}"
+    command += ["--resume", f"{arm},{batch},{policy},{path}"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def resume(said: str) -> None:
     arm, batch, policy, path = said.split(",")
-    setting = config(arm, int(batch), lr=0.05, augment=policy)
-    how = {"steps": STEPS, "epochs": EPOCHS, "held_out": 1000, "graphed": True}
-    run = a_run(a_net(arm, setting), arm, setting, **how)  # type: ignore[arg-type]
+    run = a_case(arm, int(batch), policy, graphed=True)
     state = unpack(Path(path).read_bytes(), device())
     assert state is not None
     run.load(state)
-    print(digest(run, list(run.epochs())))
+    resumed = digest(run, list(run.epochs()))
+    print(resumed, trained(arm, int(batch), policy, graphed=True)[0])
 
 
 def silent(arm: str) -> str:
@@ -89,15 +100,50 @@ def behind_a_wall(arm: str) -> dict[str, Any]:
     whole = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1e9 / whole)
-    setting = config(arm, 512)
     try:
-        a_run(a_net(arm, setting), arm, setting, steps=2, epochs=1).advance()
+        a_case(arm, 512, "none").advance()
     except Exception as error:  # noqa: BLE001  # whatever is said is the finding
         return {"said": f"{type(error).__name__}: {error}"[:300], "recognised": out_of_memory(error)}
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()
     return {"said": "", "recognised": False}
+
+
+def compared(arm: str, batch: int, policy: str) -> dict[str, Any]:
+    """The digests of every way, and the seconds to their first step."""
+    row: dict[str, Any] = {"arm": arm, "batch": batch, "policy": policy}
+    for name, how in WAYS.items():
+        try:
+            row[name], row[f"{name}, first step"] = trained(arm, batch, policy, **how)
+        except Exception as error:  # noqa: BLE001  # the other cases still tell
+            row[name] = f"{type(error).__name__}: {error}"[:300]
+    return row
+
+
+def check(out: Path, arms: list[str], batches: list[int], seconds: float) -> dict[str, Any]:
+    ends, found = time.monotonic() + seconds, dict[str, Any](runs=[])
+    cases = list(itertools.product(arms, dict.fromkeys((batches[0], batches[-1])), ("flip+rotate",)))
+    cases += [(arms[0], batches[0], policy) for policy in ("trivial", "flip+crop+cutout")]
+    apart = []
+    for arm, batch, policy in cases:
+        if time.monotonic() > ends:
+            found["left out"] = "the time was over"
+            break
+        found["runs"].append(compared(arm, batch, policy))
+        if policy == "flip+rotate":
+            apart.append((found["runs"][-1], elsewhere(arm, batch, policy, out / f"{arm}-{batch}.pt")))
+        write(out, "check", found)
+    for row, process in apart:
+        said, complaint = process.communicate(timeout=120)
+        there = said.split()[-2:] if process.returncode == 0 else [complaint[-300:]] * 2
+        row["resumed in a fresh process"], row["rerun in a fresh process"] = there
+        (out / f"{row['arm']}-{row['batch']}.pt").unlink()
+    for row in found["runs"]:
+        row["same bits"] = len({row[name] for name in SAME if name in row}) == 1
+        row["same bits fused"] = row["fused"] == row["fused graph"]
+        print({key: value for key, value in row.items() if "first" not in key}, flush=True)
+    return found
 
 
 def main() -> None:
@@ -107,43 +153,11 @@ def main() -> None:
     if given.resume:
         resume(given.resume)
         return
-    ends = time.monotonic() + given.seconds
-    found: dict[str, Any] = {"runs": []}
-    batches = [int(b) for b in given.batches.split(",")]
-    ways = {
-        "today": {"module": old_core},
-        "eager": {"module": core},
-        "eager again": {"module": core},
-        "graph": {"module": core, "graphed": True},
-        "fused": {"module": core, "fused": True},
-        "fused graph": {"module": core, "fused": True, "graphed": True},
-    }
-    cases = list(itertools.product(given.arms.split(","), (batches[0], batches[-1]), ("flip+rotate",)))
-    cases += [(given.arms.split(",")[0], batches[0], policy) for policy in ("trivial", "flip+crop+cutout")]
+    arms = given.arms.split(",")
+    found = check(given.out, arms, [int(b) for b in given.batches.split(",")], given.seconds)
     if torch.cuda.is_available():
-        found["waits for the device"] = {arm: silent(arm) for arm in given.arms.split(",")}
-    for arm, batch, policy in cases:
-        if time.monotonic() > ends:
-            found["left out"] = "the time was over"
-            break
-        row: dict[str, Any] = {"arm": arm, "batch": batch, "policy": policy}
-        for name, how in ways.items():
-            if name == "today" and policy != "flip+rotate":
-                continue
-            try:
-                row[name], row[f"{name}, first step"] = trained(arm, batch, policy, **how)
-            except Exception as error:  # noqa: BLE001  # the other cases still tell
-                row[name] = f"{type(error).__name__}: {error}"[:300]
-        if policy == "flip+rotate" and batch == batches[0]:
-            row["resumed"] = paused(arm, batch, policy, given.out / "paused.pt")
-        same, fused = ("today", "eager", "eager again", "graph", "resumed"), ("fused", "fused graph")
-        row["same bits"] = len({row[name] for name in same if name in row}) == 1
-        row["same bits fused"] = len({row[name] for name in fused}) == 1
-        found["runs"].append(row)
-        print({key: value for key, value in row.items() if "first" not in key}, flush=True)
-        write(given.out, "check", found)
-    if torch.cuda.is_available():
-        found["out of memory"] = behind_a_wall(given.arms.split(",")[0])
+        found["waits for the device"] = {arm: silent(arm) for arm in arms}
+        found["out of memory"] = behind_a_wall(arms[0])
     write(given.out, "check", found)
     print({key: value for key, value in found.items() if key != "runs"})
 

@@ -9,19 +9,23 @@ from typing import Any
 
 import torch
 
+from bench.gpu import kernels
 from bench.gpu.common import a_net, a_trial, config, device, options, write
 from study.data import prepare, split
 from study.train import Split, Training
 
-EPOCHS, BATCH, RATE = 6, 64, 0.1
+EPOCHS, BATCH, RATE = 8, 256, 0.1
 
 
 def main() -> None:
     parser = options(__doc__, "quality")
     parser.add_argument("--data", default="digits")
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tiles", type=Path, help="kernels.json, whose best tiles are used")
     given = parser.parse_args()
     ends, arm = time.monotonic() + given.seconds, given.arms.split(",")[0]
+    if given.tiles and torch.cuda.is_available():
+        kernels.use(given.tiles)
     pool = prepare(given.data, seed=0, root=Path("data")).train
     train, val = split(pool.labels, val=len(pool) // 5, seed=0)
     pixels = torch.from_numpy(pool.pixels[:]).to(device())

@@ -8,6 +8,7 @@ convolutions alone in both layouts. All on made-up images that lie on the device
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from support import old_core
 from torch import nn
 from torch.nn import functional
 
+from bench.gpu import kernels
 from bench.gpu.common import (
     a_net,
     a_run,
@@ -152,70 +154,89 @@ def grouped(batch: int, seconds: float) -> list[dict[str, Any]]:
     return found
 
 
-def main() -> None:
-    given = options(__doc__, "train").parse_args()
-    ends = time.monotonic() + given.seconds
-    batches, arms = [int(b) for b in given.batches.split(",")], given.arms.split(",")
-    cuda = torch.cuda.is_available()
-    found: dict[str, Any] = {"speeds": {}, "layouts": {}, "evaluation": {}, "profile": {}, "left out": []}
+class Measures:
+    """Takes measures while there is time, and writes the file anew after each."""
 
-    def measured(table: dict[str, Any], name: str, work: Callable[[], Any]) -> None:
-        if time.monotonic() > ends:
-            found["left out"].append(name)
+    def __init__(self, out: Path, seconds: float) -> None:
+        self.out, self.ends = out, time.monotonic() + seconds
+        self.found: dict[str, Any] = {
+            "speeds": {}, "layouts": {}, "evaluation": {}, "profile": {}, "left out": [], "errors": []
+        }  # fmt: skip
+
+    def take(self, table: dict[str, Any], name: str, work: Callable[[], Any]) -> None:
+        if time.monotonic() > self.ends:
+            self.found["left out"].append(name)
             return
         began = time.monotonic()
         try:
             table[name] = work()
         except Exception as error:  # noqa: BLE001  # the other measures still tell
-            if not out_of_memory(error):
-                table[name] = None
-                found.setdefault("errors", []).append(f"{name}: {type(error).__name__}: {error}"[:300])
-            else:
-                table[name] = "out of memory"
-        said = f"{table[name]:.0f}" if isinstance(table[name], float) else ""
-        print(f"{name}: {said}  ({time.monotonic() - began:.1f} s)", flush=True)
-        write(given.out, "train", found)
+            table[name] = "out of memory" if out_of_memory(error) else None
+            self.found["errors"].append(f"{name}: {type(error).__name__}: {error}"[:300])
+        said = f"{table[name]:.0f}" if isinstance(table[name], float) else table[name]
+        print(f"{name}: {str(said)[:60]}  ({time.monotonic() - began:.1f} s)", flush=True)
+        write(self.out, "train", self.found)
 
-    for arm in arms:
-        net, to_fuse = (a_net(arm, config(arm, batches[0])) for _ in range(2))
-        speeds: dict[str, Any] = found["speeds"].setdefault(arm, {})
-        for batch in batches:
-            for name, how in {
-                "today": {"module": old_core},
-                "graph": {"graphed": True},
-                "fused": {"graphed": True, "fused": True},
-                **({"cast": {"graphed": True, "halved": False}} if batch in (batches[0], 256) else {}),
-            }.items():
-                measured(
-                    speeds,
-                    f"{name} {batch}",
-                    partial(core_speed, to_fuse if name == "fused" else net, arm, batch, **how),
-                )
-            measured(speeds, f"timm {batch}", partial(timm_speed, net, batch, steps_of(batch)))
-        measured(speeds, f"eager {batches[0]}", partial(core_speed, net, arm, batches[0]))
-        if cuda:
-            measured(found["profile"], arm, partial(profiled, net, arm, min(256, batches[-1])))
-            measured(
-                found["profile"],
-                f"{arm} fused",
-                partial(profiled, to_fuse, arm, min(256, batches[-1]), fused=True),
-            )
-    for arm in arms:
+    @property
+    def left(self) -> float:
+        return max(0.0, self.ends - time.monotonic())
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "today": {"module": old_core},
+    "eager": {},
+    "cast": {"graphed": True, "halved": False},
+    "graph": {"graphed": True},
+    "fused": {"graphed": True, "fused": True},
+}
+"""today: before the static step. cast: the graph with autocast's own casts of the weights."""
+
+
+def speeds_of(measures: Measures, arm: str, batches: list[int], ways: list[str]) -> None:
+    nets = [a_net(arm, config(arm, batches[0])) for _ in range(2)]
+    speeds: dict[str, Any] = measures.found["speeds"].setdefault(arm, {})
+    for batch in batches:
+        for way in ways:
+            if way == "timm":
+                work = partial(timm_speed, nets[0], batch, steps_of(batch))
+            elif way == "post":
+                continue
+            else:
+                work = partial(core_speed, nets[way == "fused"], arm, batch, **WAYS[way])
+            measures.take(speeds, f"{way} {batch}", work)
+    if torch.cuda.is_available():
         large = min(256, batches[-1])
-        other = a_net(arm, config(arm, large), channels_last=False)
-        measured(
-            found["layouts"],
-            f"{arm} {large} contiguous",
-            partial(core_speed, other, arm, large, graphed=True),
-        )
-    net = a_net(arms[0], config(arms[0], batches[0]))
-    measured(found["evaluation"], arms[0], partial(evaluation, net, (500, 1000, 4000) if cuda else (16, 32)))
+        for name, net in zip((arm, f"{arm} fused"), nets, strict=True):
+            how = {"fused": True} if "fused" in name else {}
+            measures.take(measures.found["profile"], name, partial(profiled, net, arm, large, **how))
+
+
+def main() -> None:
+    parser = options(__doc__, "train")
+    parser.add_argument("--ways", default="today,graph,fused,timm,post", help="of the loops (%(default)s)")
+    parser.add_argument("--tiles", type=Path, help="kernels.json, whose best tiles are used")
+    given = parser.parse_args()
+    measures, ways = Measures(given.out, given.seconds), given.ways.split(",")
+    batches, arms = [int(b) for b in given.batches.split(",")], given.arms.split(",")
+    cuda = torch.cuda.is_available()
+    if given.tiles and cuda:
+        kernels.use(given.tiles)
     for arm in arms:
-        measured(
-            found["speeds"][arm], "post", partial(post_speed, arm, device().type, 3.0 if cuda else 0.5, 2)
-        )
-    found["grouped"] = grouped(256 if cuda else 2, max(0.0, ends - time.monotonic()))
-    write(given.out, "train", found)
+        speeds_of(measures, arm, batches, ways)
+        if "post" in ways:
+            seconds = 2.0 if cuda else 0.5
+            measures.take(
+                measures.found["speeds"][arm], "post", partial(post_speed, arm, device().type, seconds, 2)
+            )
+    large = min(256, batches[-1])
+    for arm in arms:
+        net = a_net(arm, config(arm, large), channels_last=False)
+        measures.take(measures.found["layouts"], arm, partial(core_speed, net, arm, large, graphed=True))
+    net = a_net(arms[0], config(arms[0], batches[0]))
+    sizes = (500, 1000, 4000) if cuda else (16, 32)
+    measures.take(measures.found["evaluation"], arms[0], partial(evaluation, net, sizes))
+    measures.found["grouped"] = grouped(256, measures.left) if cuda else grouped(2, min(2.0, measures.left))
+    write(given.out, "train", measures.found)
 
 
 if __name__ == "__main__":
