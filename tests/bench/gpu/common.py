@@ -59,6 +59,8 @@ def facts() -> dict[str, Any]:
 
 def options(doc: str | None, part: str) -> argparse.ArgumentParser:
     """The flags that the campaign gives every part."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)  # a dry run: more would wait for each other where other work runs
     parser = argparse.ArgumentParser(
         prog=f"python -m tests.bench.gpu.{part}", description=(doc or "").split("\n")[0]
     )

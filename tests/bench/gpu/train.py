@@ -223,11 +223,6 @@ def main() -> None:
         kernels.use(given.tiles)
     for arm in arms:
         speeds_of(measures, arm, batches, ways)
-        if "post" in ways:
-            seconds = 2.0 if cuda else 0.5
-            measures.take(
-                measures.found["speeds"][arm], "post", partial(post_speed, arm, device().type, seconds, 2)
-            )
     large = min(256, batches[-1])
     for arm in arms:
         net = a_net(arm, config(arm, large), channels_last=False)
@@ -235,6 +230,9 @@ def main() -> None:
     net = a_net(arms[0], config(arms[0], batches[0]))
     sizes = (500, 1000, 4000) if cuda else (16, 32)
     measures.take(measures.found["evaluation"], arms[0], partial(evaluation, net, sizes))
+    for arm in arms if "post" in ways else ():
+        post = partial(post_speed, arm, device().type, 2.0 if cuda else 0.2, 2)
+        measures.take(measures.found["speeds"][arm], "post", post)
     measures.found["grouped"] = grouped(256, measures.left) if cuda else grouped(2, min(2.0, measures.left))
     write(given.out, "train", measures.found)
 
