@@ -95,7 +95,7 @@ def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Tr
     net = build(
         arm, trial.config, image_spec(plan.data), seed=trial.seed, device=device, channels_last=layout
     )
-    train, val = split_for(plan, pool.labels, seed=trial.split_seed)
+    train, val = split_for(plan, pool.labels, fold=trial.fold)
     data = Split(
         images=placed(pool, device),
         labels=_tensor(pool.labels).to(device),
