@@ -179,7 +179,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
             cluster.wait_for(options.wait_for, options.budget.resource)
         if old:
             cluster.check(old.machine)
-            plan = _go_on(old, options, extension, more, prepared, ledger, home, console)
+            plan = _go_on(old, options, extension, more, prepared, ledger, console)
             arms |= more
         else:
             plan = _plan(options, arms, prepared, console)
@@ -207,7 +207,6 @@ def _go_on(
     added: Mapping[str, Arm],
     prepared: "Prepared",
     ledger: Ledger,
-    home: Path,
     console: Console,
 ) -> Plan:
     """The plan of what goes on: as it was, or with the second look or the arm that is asked for, now in the ledger."""
