@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from scipy import optimize, stats
 
 from analysis.words import points, rough
-from study.plan import CONFIRM_CEILING, FULL_ISLANDS, Budget, Plan
+from study.plan import CONFIRM_CEILING, Budget, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,23 +227,19 @@ def promise(*, runs: int, images: int, rope: float, measured: Nets | None = None
 
 def searches(plan: Plan) -> str:
     """How often each arm is searched, and what an interval over the searches (Q3) can therefore show."""
-    if plan.islands == FULL_ISLANDS:
+    if plan.pairs > 1:
         return (
-            f"{plan.islands} independent searches per arm: an interval over searches reaches {_reach(plan, plan.islands)} "
+            f"{plan.pairs} pairs of searches: an interval over searches reaches {_reach(plan, plan.pairs)} "
             "either way."
         )
-    more = f"from --budget {plan.budget_for_islands(FULL_ISLANDS)} --epochs {plan.epochs} on"
-    fewer = (
-        "One search per arm cannot say what another search would find"
-        if plan.islands == 1
-        else f"{plan.islands} independent searches per arm seldom tell search procedures apart: an interval over them "
-        f"reaches {_reach(plan, plan.islands)} either way"
+    return (
+        "One search per arm cannot say what another search would find; 3 pairs of searches, from --budget "
+        f"{plan.budget_for_pairs(3)} --epochs {plan.epochs} on, reach {_reach(plan, 3)}."
     )
-    return f"{fewer}; {FULL_ISLANDS} searches, {more}, reach {_reach(plan, FULL_ISLANDS)}."
 
 
-def _reach(plan: Plan, islands: int) -> str:
+def _reach(plan: Plan, pairs: int) -> str:
     """Half-width of Welch's interval over this many searches per arm, in sds of what one search finds."""
-    df = 2 * (islands - 1)
+    df = 2 * (pairs - 1)
     t = float(stats.t.ppf(1 - 0.025 / math.comb(len(plan.arms), 2), df))
-    return f"{t * math.sqrt(2 / islands):.1f} times the spread (sd) between searches (t = {t:.1f}, about {df} degrees of freedom)"
+    return f"{t * math.sqrt(2 / pairs):.1f} times the spread (sd) between searches (t = {t:.1f}, about {df} degrees of freedom)"

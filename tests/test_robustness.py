@@ -29,7 +29,7 @@ class Book:
         name = f"{arm}-{phase}-{index}"
         island = index % 2 if phase == "search" else 0
         self.history.add(
-            Trial(id=name, arm=arm, phase=phase, index=index, island=island, config={"lr": lr}, seed=zlib.crc32(name.encode()), split_seed=0, epochs=3)
+            Trial(id=name, arm=arm, phase=phase, index=index, island=island, config={"lr": lr}, seed=zlib.crc32(name.encode()), fold=0, epochs=3)
         )  # fmt: skip
         for epoch in range(1, epochs + 1):
             self.history.add(

@@ -45,7 +45,7 @@ def data(module: Any = train) -> Any:
 def trial(arm: Arm, *, epochs: int = 3, **changes: Any) -> Trial:
     config: Config = {**arm.default(), "batch_size": BATCH, "lr": 0.1, "label_smoothing": 0.1, **changes}
     return Trial(
-        id="t", arm="a", phase="search", index=0, island=0, config=config, seed=3, split_seed=0, epochs=epochs
+        id="t", arm="a", phase="search", index=0, pair=0, config=config, seed=3, fold=0, epochs=epochs
     )
 
 

@@ -97,10 +97,10 @@ def a_trial(arm: str, setting: Config, *, epochs: int) -> Trial:
         arm=arm,
         phase="probe",
         index=0,
-        island=0,
+        pair=0,
         config=setting,
         seed=7,
-        split_seed=0,
+        fold=0,
         epochs=epochs,
     )
 
