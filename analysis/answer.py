@@ -16,20 +16,20 @@ from scipy import stats
 
 from analysis.estimate import Estimate, Reals, Refused, rope_probabilities
 from analysis.levels import Level
+from analysis.luck import Luck
 from analysis.superiority import holm
 from analysis.verdict import Runs, Verdict, of_nets, worded
 from analysis.words import counted, listed, percent, points
 
 Word = Literal["better", "better, size unclear", "practical tie", "open", "nothing claimed"]
+SCOPE = (
+    "Holds for new searches of the same share, new runs, and new images of the same kind. With a larger share the arms can "
+    "rank otherwise."
+)
 FEWEST_PAIRS = 3
 """Pairs of searches from which an interval over them is given."""
 GUARD = 2
 """So many full-length settings of each arm must beat its default on validation before tuned architectures are compared."""
-POWER = 0.8
-SD_CONFIDENCE = 0.8
-"""Of the interval of the luck's sd that forecasts rest on: few pairs measure a sd roughly."""
-MOST_PAIRS = 200
-"""Pairs of searches beyond which nobody pays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,23 +43,6 @@ class Finds:
     """Full-length settings that beat the default on validation; None where it is not known."""
     defaults: int = 0
     """Searches that found nothing better than the default, which was confirmed instead."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Luck:
-    """What the pairs differ by."""
-
-    differences: tuple[float, ...]
-    """d_i, first minus second, per pair."""
-    sd: float
-    """Of one pair's difference: search, training and what these test images make of them."""
-    lasting: float
-    """Variance over images of the difference that would stay after endless pairs."""
-    images: int
-
-    def variance(self, pairs: float, images: int | None = None) -> float:
-        """Of the mean over so many pairs, on as many images of the kind."""
-        return self.sd**2 / pairs + self.lasting / (images or self.images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,34 +133,6 @@ def _over(table: Reals, confidence: float) -> tuple[Estimate, Luck]:
             confidence=confidence,
         ),
         luck,
-    )
-
-
-def half_width(
-    luck: Luck, pairs: int, alpha: float, *, power: float = 0.5, images: int | None = None
-) -> float:
-    """Of the interval over so many pairs; with ``power`` above one half, the true gap that it shows in that share of studies."""
-    df = pairs - 1
-    return float(stats.t.isf(alpha / 2, df) + stats.t.ppf(power, df)) * math.sqrt(
-        luck.variance(pairs, images)
-    )
-
-
-def pairs_needed(
-    luck: Luck, gap: float, alpha: float, *, power: float = POWER, at_least: int = 2
-) -> int | None:
-    """Fewest pairs whose interval shows a true gap of this size with this power; None where none up to MOST_PAIRS would."""
-    for pairs in range(max(2, at_least), MOST_PAIRS + 1):
-        if half_width(luck, pairs, alpha, power=power) <= gap:
-            return pairs
-    return None
-
-
-def sd_interval(sd: float, pairs: int, confidence: float = SD_CONFIDENCE) -> tuple[float, float]:
-    """Of a sd measured on so many pairs, by chi-squared."""
-    df, tail = pairs - 1, (1 - confidence) / 2
-    return sd * math.sqrt(df / float(stats.chi2.isf(tail, df))), sd * math.sqrt(
-        df / float(stats.chi2.ppf(tail, df))
     )
 
 

@@ -5,6 +5,7 @@ their share of information, sqrt(k1 / k2) with k pairs of searches, and an image
 that (Jennison and Turnbull 2000, "Group Sequential Methods", chapter 2). Rates are two-sided, fractions.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -57,6 +58,7 @@ def either(a1: float, a2: float, k1: float, k2: float) -> float:
     return 1 - float(inside)
 
 
+@functools.cache
 def second(a1: float, k1: float, k2: float, *, total: float) -> float:
     """What the second look may err, so that both together err in ``total``. Raises ValueError when nothing is left."""
     if not 0 < a1 < total:

@@ -27,7 +27,7 @@ from analysis.estimate import (
     welch,
 )
 from analysis.levels import Level
-from analysis.planner import POWER
+from analysis.luck import MOST_IMAGES, POWER
 from analysis.words import listed, percent, points, rough
 from study.plan import CONFIRM_CEILING
 
@@ -39,8 +39,6 @@ SCOPE = (
     "the architectures: another search finds other settings."
 )
 ALONE = levels.of()
-MOST_IMAGES = 10**8
-"""Test images beyond which nobody has any."""
 SAME_COST = 0.02
 """Full runs whose costs differ by less than this are called equally dear."""
 

@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from analysis import answer, levels
-from analysis.answer import Answer, Finds, Luck
+from analysis.answer import Answer, Finds
 from analysis.estimate import Refused
 from analysis.levels import Level
+from analysis.luck import Luck, pairs_needed, sd_interval
 from analysis.verdict import Runs, judge
 
 ROPE = 0.005
@@ -211,19 +213,17 @@ def test_holm_stands_beside_several_comparisons() -> None:
 
 def test_the_pairs_that_a_gap_takes_keep_their_promise() -> None:
     luck = Luck(differences=(), sd=0.01, lasting=0.0, images=1000)
-    needed = answer.pairs_needed(luck, 0.012, 0.05)
+    needed = pairs_needed(luck, 0.012, lambda _: 0.05)
     assert needed is not None
     rng = np.random.default_rng(3)
     d = 0.012 + 0.01 * rng.standard_normal((4000, needed))
     t = d.mean(axis=1) / (d.std(axis=1, ddof=1) / np.sqrt(needed))
-    from scipy import stats  # the t quantile
-
     power = float((t > stats.t.isf(0.025, needed - 1)).mean())
     assert power == pytest.approx(0.8, abs=0.06)
-    assert answer.pairs_needed(Luck(differences=(), sd=0.01, lasting=0.1, images=300), 0.012, 0.05) is None
+    assert pairs_needed(Luck(differences=(), sd=0.01, lasting=0.1, images=300), 0.012, lambda _: 0.05) is None
 
 
 def test_a_sd_of_few_pairs_is_a_wide_range() -> None:
-    low, high = answer.sd_interval(0.01, 4)
+    low, high = sd_interval(0.01, 4)
     assert low == pytest.approx(0.01 * np.sqrt(3 / 6.251), rel=1e-3)
     assert high == pytest.approx(0.01 * np.sqrt(3 / 0.584), rel=1e-3)
