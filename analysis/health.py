@@ -15,7 +15,6 @@ from analysis.words import counted, duration, listed, percent, points
 from study.confirm import trained
 from study.ledger import History
 from study.plan import (
-    BASELINE_RUNS,
     CONFIRM_FLOOR,
     MARGIN,
     REDUCTION,
@@ -161,9 +160,9 @@ def _runs(evidence: Evidence) -> list[str]:
             told.append(
                 f"{arm}: only {counted(len(tuned.correct), 'confirmation run')}; under {CONFIRM_FLOOR} is thin."
             )
-        if not evidence.open and (default is None or len(default.correct) < BASELINE_RUNS):
+        if not evidence.open and (default is None or len(default.correct) < evidence.plan.folds):
             count = 0 if default is None else len(default.correct)
-            told.append(f"{arm}: {count} of {BASELINE_RUNS} baseline runs are there.")
+            told.append(f"{arm}: {count} of {evidence.plan.folds} baseline runs are there.")
         told += _undecided(evidence, arm)
         failed = [
             t.id for t in history.of(arm, "search") if t.id in history.outcomes and _failed(evidence, t.id)

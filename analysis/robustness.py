@@ -12,8 +12,9 @@ from typing import Literal
 from analysis.evidence import Evidence
 from analysis.section import Section, Table
 from analysis.words import counted, duration, listed, points
-from study.confirm import best_first, candidates
+from study.confirm import best_first, find
 from study.ledger import History
+from study.plan import Plan
 from study.records import Config, Outcome, Trial
 
 Currency = Literal["resource-time", "epochs", "trials"]
@@ -110,7 +111,7 @@ def _found(evidence: Evidence, arm: str, currency: Currency, *, amount: float, s
     best = next(iter(best_first(cut, _tuning(cut, arm))), None)
     assert history.manifest is not None
     confirmed = history.manifest.choices[arm].config
-    entered, studied = candidates(plan, cut, arm), candidates(plan, history, arm)
+    entered, studied = _finds(plan, cut, arm), _finds(plan, history, arm)
     standing: Standing = "not found"
     if confirmed in entered:
         same = all(c in entered for c in studied) and all(c in studied for c in entered)
@@ -224,3 +225,9 @@ _IN_PART = (
     "Under all three every arm's confirmed setting would have entered selection, in part against other candidates: "
     "the test verdict stands wherever selection would have chosen it again."
 )
+
+
+def _finds(plan: Plan, history: History, arm: str) -> list[Config]:
+    """What the arm's searches found, by pair."""
+    found = (find(plan, history, arm, pair) for pair in range(plan.pairs))
+    return [config for config in found if config is not None]

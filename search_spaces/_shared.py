@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from search_spaces import Choice, Float, ImageSpec, Space
+from search_spaces import Choice, Config, Float, ImageSpec, Space
 
 RECIPE: Space = {
     "lr": Float(low=0.005, high=1.0, default=0.025, log=True),
@@ -28,6 +28,39 @@ RECIPE: Space = {
     "batch_size": Choice(options=(32, 64, 128, 256), default=32),
     "schedule": Choice(options=("cosine", "linear"), default="cosine"),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A setting of the recipe that others found good; what it does not name stays at the default."""
+
+    config: Config
+    source: str
+
+
+KNOWN: tuple[Known, ...] = (
+    Known(
+        config={"lr": 0.1, "weight_decay": 5e-4, "batch_size": 128, "augment": "flip+crop+cutout"},
+        source="DeVries & Taylor 2017, arXiv:1708.04552, section 4: ResNet-18 and Wide ResNet on CIFAR with cutout; "
+        "without it the recipe of Zagoruyko & Komodakis 2016, arXiv:1605.07146",
+    ),
+    Known(
+        config={"lr": 0.1, "weight_decay": 5e-4, "batch_size": 128, "augment": "trivial"},
+        source="Mueller & Hutter 2021, arXiv:2103.10158, section 4: Wide ResNet on CIFAR, cosine decay",
+    ),
+    Known(
+        config={
+            "lr": 0.1,
+            "weight_decay": 1e-4,
+            "batch_size": 256,
+            "augment": "flip+crop",
+            "label_smoothing": 0.1,
+        },
+        source="He et al. 2019, arXiv:1812.01187, sections 2 and 5: ResNet-50 on ImageNet, warm-up, cosine decay and label "
+        "smoothing, learning rate 0.1 per 256 images",
+    ),
+)
+"""First proposals of every search of every arm, after the default: few, from published recipes (method.md 6.3)."""
 
 PLANES_50 = (64, 128, 256, 512)
 BLOCKS_50 = (3, 4, 6, 3)

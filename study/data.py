@@ -147,7 +147,7 @@ def unseal(path: Path, manifest: Manifest) -> Images:
 
     Raises DataError without a valid manifest, or when the file is not what was sealed.
     """
-    if not isinstance(manifest, Manifest) or manifest.sha256 != Manifest.of(manifest.choices).sha256:
+    if not isinstance(manifest, Manifest) or manifest.sha256 != _hash(manifest):
         raise DataError(
             "the test part stays sealed until every arm has its confirmed setting: its manifest is missing "
             "or was changed after it was written"
@@ -161,6 +161,10 @@ def unseal(path: Path, manifest: Manifest) -> Images:
     if sealed != _read(test)[0]:
         raise DataError(f"the sealed test part {path} is not what was sealed: start a new study")
     return test
+
+
+def _hash(manifest: Manifest) -> str:
+    return Manifest.of(manifest.choices, manifest.in_hand, look=manifest.look).sha256
 
 
 def split(labels: NDArray[np.int64], *, val: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -188,13 +192,36 @@ def split(labels: NDArray[np.int64], *, val: int, seed: int) -> tuple[NDArray[np
     return np.flatnonzero(~held_out).astype(np.int64), np.flatnonzero(held_out).astype(np.int64)
 
 
+def folds(labels: NDArray[np.int64], *, count: int, val: int, seed: int) -> list[NDArray[np.int64]]:
+    """``count`` disjoint sets of ``val`` positions each, ascending, stratified (method.md 6.2.1).
+
+    The images, class by class and within a class by lot, are taken at even distances, and dealt out in turn: so every
+    fold has its share of each class to within one image, and never all images of a class of two or more.
+    """
+    rng = np.random.default_rng([seed, *b"folds"])
+    by_class = rng.permutation(len(labels))
+    by_class = by_class[np.argsort(labels[by_class], kind="stable")]
+    chosen = by_class[(np.arange(count * val) * len(labels)) // (count * val)]
+    return [np.sort(chosen[fold::count]).astype(np.int64) for fold in range(count)]
+
+
 def split_for(
-    plan: Plan, labels: NDArray[np.int64], *, seed: int
+    plan: Plan, labels: NDArray[np.int64], *, fold: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions that a run of the plan trains on, and those that it validates on. Raises DataError as ``split``."""
-    train, val = split(labels, val=plan.val_images, seed=seed)
+    """Positions that a run of the plan trains on, and those of the fold that it validates on, ascending.
+
+    Raises DataError where the images are too few for that.
+    """
+    counts = np.bincount(labels, minlength=len(plan.data.classes))
+    if plan.folds * plan.val_images > len(labels) or counts.min() < 2:
+        raise DataError(
+            f"{len(labels)} images of {len(counts)} classes (the rarest has {counts.min()}) cannot be divided into "
+            f"{plan.folds} folds of {plan.val_images} to validate on"
+        )
+    val = folds(labels, count=plan.folds, val=plan.val_images, seed=plan.seed)[fold]
+    train = np.setdiff1d(np.arange(len(labels)), val, assume_unique=True)
     if plan.train_fraction < 1:
-        _, kept = split(labels[train], val=plan.train_images, seed=seed + 1)
+        _, kept = split(labels[train], val=plan.train_images, seed=plan.seed + 1 + fold)
         train = train[kept]
     return train, val
 

@@ -20,8 +20,10 @@ from study.plan import FILE as PLAN
 from study.plan import Plan, PlanError
 from study.records import (
     Beat,
+    Choice,
     Cost,
     Epoch,
+    Extension,
     Manifest,
     Outcome,
     Phase,
@@ -69,7 +71,9 @@ class History:
         self.costs: list[Cost] = []
         self.scores: dict[str, Scored] = {}
         self.tuning: Tuning | None = None
-        self.manifest: Manifest | None = None
+        self.manifests: list[Manifest] = []
+        """One per look at the test, in their order."""
+        self.extension: Extension | None = None
         self.opened: list[TestOpened] = []
         self.torn: str = ""
         """The notice about a torn last line, empty when the file was whole."""
@@ -117,13 +121,34 @@ class History:
             case Tuning():
                 self.tuning = record
             case Manifest():
-                if self.manifest is not None:
-                    raise LedgerError("a second manifest: the first one is final")
-                self.manifest = record
+                if record.look != len(self.manifests) + 1:
+                    raise LedgerError(
+                        f"a manifest of look {record.look} after {len(self.manifests)}: each is final"
+                    )
+                if record.look > 1 and (self.extension is None or self.extension.look != record.look):
+                    raise LedgerError(f"a manifest of look {record.look}, for which nobody has asked")
+                self.manifests.append(record)
+            case Extension():
+                if self.extension is not None:
+                    raise LedgerError("a second extension: a study is extended once")
+                self.extension = record
             case TestOpened():
                 self.opened.append(record)
             case Scored():
                 self.scores[record.trial] = record
+
+    def choices(self, arm: str) -> list[Choice]:
+        """What the arm's searches found and selection confirmed, over all looks, in the order of the pairs."""
+        found = [c for manifest in self.manifests for c in manifest.choices.get(arm, ())]
+        return sorted(found, key=lambda choice: choice.pair)
+
+    def in_hand(self, arm: str) -> int:
+        """The arm's pair whose find has the best validation mean, as the latest manifest says. Raises KeyError."""
+        return {a: pair for manifest in self.manifests for a, pair in manifest.in_hand.items()}[arm]
+
+    def confirmed(self, arm: str, pair: int) -> list[Trial]:
+        """The confirmation runs of what the arm's search of this pair found."""
+        return [t for t in self._of[arm, "confirm"] if t.pair == pair]
 
     def of(self, arm: str, phase: Phase) -> list[Trial]:
         """The arm's trials of a phase, in the order they were decided."""
@@ -156,12 +181,12 @@ class History:
         resumed = self.resumed.get(trial)
         return resumed[-1].fraction if resumed else plan.machine.fraction
 
-    def spent(self, arm: str, *phases: Phase, island: int | None = None) -> float:
+    def spent(self, arm: str, *phases: Phase, pair: int | None = None) -> float:
         """Resource-seconds booked for the arm, in these phases or in all; open trials to their last record."""
         return sum(
             cost
             for (a, phase, i), cost in self._spent.items()
-            if a == arm and (not phases or phase in phases) and island in (None, i)
+            if a == arm and (not phases or phase in phases) and pair in (None, i)
         )
 
     def _running(self, trial_id: str) -> Trial:
@@ -199,7 +224,7 @@ class History:
         if record.lost < 0 or record.cost < 0:
             raise LedgerError(f"trial {trial.id} is taken up again at a negative cost")
         del seen[record.epoch :]
-        self._spent[trial.arm, trial.phase, trial.island] += record.cost - self.booked[trial.id]
+        self._spent[trial.arm, trial.phase, trial.pair] += record.cost - self.booked[trial.id]
         self.booked[trial.id] = record.cost
         self._spent[trial.arm, "lost", 0] += record.lost
         self.resumed[trial.id].append(record)
@@ -209,17 +234,19 @@ class History:
         cost = held - self.booked[trial.id]
         if cost < 0:
             raise LedgerError(f"trial {trial.id} gives back {-cost:.3f} s of cost")
-        self._spent[trial.arm, trial.phase, trial.island] += cost
+        self._spent[trial.arm, trial.phase, trial.pair] += cost
         self.booked[trial.id] = held
 
 
 def load(run: Path) -> tuple[Plan, History]:
     """Plan and ledger of the study in the folder ``run``, wherever it came from: they must belong together.
 
+    The plan is that of all arms, also of one that was added later.
     Raises PlanError or LedgerError.
     """
     check_links(run)
     plan, history = Plan.load(run / PLAN), read(run / FILE)
+    plan = plan.extended(history.extension)
     try:
         check(history, plan)
     except LedgerError as error:
@@ -321,6 +348,11 @@ class Ledger(History):
             os.close(self._file)
             raise
 
+    @property
+    def folder(self) -> Path:
+        """The run's, in which the ledger lies."""
+        return self._path.parent
+
     def add(self, record: Record) -> None:
         """Fold the record in and write it. Raises LedgerError, and leaves the file whole, when it cannot be written."""
         text = encode(record, self._last)
@@ -369,22 +401,41 @@ def holder(path: Path) -> str:
 def check(history: History, plan: Plan) -> None:
     """Raises LedgerError when a record cannot belong to a study of ``plan``: it was written by hand."""
     arms = set(plan.arms)
-    positions = {"search": plan.islands, "select": plan.candidates}
+    pairs = plan.pairs + (history.extension.pairs if history.extension else 0)
     for trial in history.trials.values():
-        if trial.arm not in arms or not 0 <= trial.island < positions.get(trial.phase, 1):
-            raise LedgerError(f"trial {trial.id} is of no arm or island of the plan")
+        searched = trial.phase in ("search", "select", "confirm")
+        if trial.arm not in arms or not 0 <= trial.pair < (pairs if searched else 1):
+            raise LedgerError(f"trial {trial.id} is of no arm or pair of the plan")
+        if not 0 <= trial.fold < plan.folds:
+            raise LedgerError(f"trial {trial.id} is of no fold of the plan")
         if trial.epochs != plan.epochs or (
             history.finished(trial.id) and len(history.epochs[trial.id]) != trial.epochs
         ):
             raise LedgerError(f"trial {trial.id} is of another length than the plan's {plan.epochs} epochs")
     if strangers := {cost.arm for cost in history.costs} - arms:
         raise LedgerError(f"a cost of {min(strangers)!r}, which is no arm of the plan")
-    tuning, manifest = history.tuning, history.manifest
-    if tuning is not None and (tuning.full_run.keys() != arms or min(tuning.full_run.values()) <= 0):
+    tuning = history.tuning
+    if tuning is not None and (not tuning.full_run.keys() <= arms or min(tuning.full_run.values()) <= 0):
         raise LedgerError("the tuning share is not one for each arm of the plan")
-    if manifest is not None and manifest.choices.keys() != arms:
-        raise LedgerError("the manifest has not one setting for each arm of the plan")
-    named = [t for c in (manifest.choices.values() if manifest else ()) for t in (*c.trials, *c.islands)]
+    _check_manifests(history, plan)
+
+
+def _check_manifests(history: History, plan: Plan) -> None:
+    pairs = {1: range(plan.pairs)}
+    arms = {1: set(plan.arms)}
+    if (extension := history.extension) is not None:
+        arms[1] -= set(extension.arms) if not extension.pairs else set()
+        arms[extension.look] = set(extension.arms)
+        further = range(plan.pairs, plan.pairs + extension.pairs)
+        pairs[extension.look] = further if extension.pairs else range(plan.pairs)
+    named: list[str] = []
+    for manifest in history.manifests:
+        if manifest.choices.keys() != arms[manifest.look] or manifest.in_hand.keys() != arms[manifest.look]:
+            raise LedgerError("a manifest has not one setting for each of its arms and pairs")
+        for found in manifest.choices.values():
+            if [choice.pair for choice in found] != list(pairs[manifest.look]):
+                raise LedgerError("a manifest has not one setting for each of its arms and pairs")
+            named += [t for choice in found for t in choice.trials]
     named += [t for opened in history.opened for t in opened.trials]
     if unknown := {*named, *history.scores} - history.trials.keys():
         raise LedgerError(f"manifest, test or scores of unknown trials {', '.join(sorted(unknown))}")

@@ -35,7 +35,7 @@ SETTLE_SECONDS = 1.0
 """Two drivers that claim a study at once see after this time whose claim lasted."""
 CLOSE_SECONDS = 20.0
 """So long a study that ends tries to bring everything to a storage that fails."""
-IMMUTABLE = ("checkpoints/", "predictions/")
+IMMUTABLE = ("checkpoints/", "predictions/", "validation/")
 """Folders whose files never change: equal size, equal content."""
 
 

@@ -14,30 +14,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from study.records import Scalar, from_plain, parse
+from study.records import Extension, Scalar, from_plain, parse
 
 FILE = "plan.json"
-BASELINE_RUNS = 3
-SELECT_FLOOR = 5
-"""Selection runs with two islands; a budget for one island only is too small for any search."""
-FULL_ISLANDS = 4
-"""Independent searches per arm from which an interval over searches is worth reading (method.md 2.3)."""
-ISLANDS = {FULL_ISLANDS: 40, 2: 16}
-"""Full runs per arm from which a share is divided into this many searches (method.md 2.3)."""
+FOLDS_FLOOR = 3
+"""Disjoint folds of the training pool, at least: a search's own and two more to select on (method.md 6.2.1)."""
+PAIRS = {8: 200, 6: 100, 4: 50, 3: 25}
+"""Paired searches per arm, and full runs per arm from which a share is divided into so many (method.md 6.0)."""
+SELECT_ROUNDS = 2
+"""Selection runs of what a search found, one on each of so many folds that are not its own (method.md 6.2.1)."""
 SLICE_SHARE = (0.15, 0.2)
 """Aim and ceiling: part of the search share that goes to random configs which are never stopped (method.md 2.2, P2r)."""
+SLICE_FLOOR = 5
+"""Random settings under which none are run: a band over fewer is trivial, and the searches need the money."""
 TUNING_RUNS_FLOOR = 8
-"""Full-run equivalents of tuning per arm under which no search deserves the name (method.md 2.2)."""
+"""Full-run equivalents of tuning per arm under which no search deserves the name, the restored defaults counted."""
 CONFIRM_FLOOR = 3
-"""Confirmation runs per arm under which no plan is made (method.md 2.3)."""
+"""Confirmation runs of the net in hand under which no plan is made (method.md 2.3)."""
+CONFIRM_EACH = 2
+"""Confirmation runs of every other find, at least."""
 CONFIRM_CEILING = 20
+"""Confirmation runs of one find, at most."""
 CONFIRM_SHARE = 0.2
 """Part of an arm's share that is set apart for confirmation, before anything else."""
 MARGIN = 1.1
 """Full runs are reserved at this multiple of their measured cost, since machines are noisy."""
-FEWEST_RUNS = BASELINE_RUNS + TUNING_RUNS_FLOOR + MARGIN * (SELECT_FLOOR + CONFIRM_FLOOR + 1)
-"""Full runs per arm from which a plan is made. One more than the floor is set apart for confirmation from 20 on,
-where the search would be left with too few again."""
+VAL_SHARE = (0.1, 0.2)
+"""Part of the training pool in a fold: the second where images are few, the first where they are many."""
+VAL_IMAGES = 1000
+"""Images of a fold that are enough for the smaller share (method.md 6.2.5)."""
+FEWEST_RUNS = FOLDS_FLOOR + TUNING_RUNS_FLOOR - 1 + MARGIN * (SELECT_ROUNDS + CONFIRM_FLOOR)
+"""Full runs per arm from which a plan is made: one search, whose first trial is a default that is paid already."""
 REDUCTION = 3
 """ASHA's reduction factor: the best third of a rung goes on."""
 MATCHED = 0.05
@@ -52,8 +59,9 @@ EPOCHS_CEILING = 10_000
 ROPE_CEILING = 0.2
 SCATTER = 1.25
 """The same arms measured twice differ by less: a budget that a refusal names must do then too."""
-AIM = 26
-"""Full runs per arm that a chosen length leaves room for."""
+AIMS = ((52, 10), (26, 3))
+"""A chosen length leaves room for 52 full runs per arm, which is four pairs of searches; where these would be shorter than
+10 epochs, too short for two rungs, for 26, three pairs."""
 
 
 class PlanError(ValueError):
@@ -175,6 +183,17 @@ class Packed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """A study that has opened the same test files before this one began."""
+
+    run: str
+    """Its folder's name."""
+    arms: tuple[str, ...]
+    level: float
+    """Error, over all its looks, that its sentence on one pair of arms allows itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """The whole question. Two studies with equal plans ask the same thing of the same machine."""
 
@@ -185,7 +204,6 @@ class Plan:
     rope: float
     """Half-width of the region of practical equivalence, as a fraction of accuracy."""
     seed: int
-    val_fraction: float
     train_fraction: float
     """Part of the images left for training that every run trains on: does the answer hinge on the data's size?"""
     widen: tuple[str, ...]
@@ -206,6 +224,36 @@ class Plan:
     """What was measured to choose ``machine.fraction`` and every arm's layout, in the order of measuring."""
     packing_notes: tuple[str, ...] = ()
     """Sentences: what was chosen, what was not measured and why."""
+    looks: Literal[1, 2] = 1
+    """How often the test may be looked at, as declared before the first trial (method.md 6.4)."""
+    earlier: tuple[Earlier, ...] = ()
+    test_source: str = ""
+    """SHA-256 over the source files of the test's images, or their pixels where a data set is one file."""
+
+    def extended(self, extension: Extension | None) -> "Plan":
+        """The plan of all arms, with that which an extension added: each with the same share as before.
+
+        Raises PlanError when the extension has not what a plan has of every arm.
+        """
+        if extension is None or extension.pairs:
+            return self
+        try:
+            added = from_plain(_Added, extension.plan)
+        except TypeError as error:
+            raise PlanError(f"the added arm: {error}") from error
+        arms = (*self.arms, *extension.arms)
+        plan = dataclasses.replace(
+            self,
+            arms=arms,
+            budget=Budget(seconds=self.share * len(arms), resource=self.budget.resource),
+            spaces={**self.spaces, **added.spaces},
+            audits={**self.audits, **added.audits},
+            probe_cost={**self.probe_cost, **added.probe_cost},
+        )
+        plan._check()
+        if plan.pairs != self.pairs:
+            raise PlanError(f"the added arm is of {plan.pairs} searches, the others of {self.pairs}")
+        return plan
 
     @property
     def share(self) -> float:
@@ -215,16 +263,28 @@ class Plan:
     @property
     def train_images(self) -> int:
         """Images that one run trains on."""
-        return max(len(self.data.classes), round(self.train_fraction * (self.data.train - self.val_images)))
+        return self._train_images(self.val_images)
+
+    def _train_images(self, val_images: int) -> int:
+        return max(len(self.data.classes), round(self.train_fraction * (self.data.train - val_images)))
 
     @property
     def val_images(self) -> int:
-        return max(len(self.data.classes), round(self.val_fraction * self.data.train))
+        """Images of each fold: 20 % of the pool where images are few, 10 % where they are many (method.md 6.2.5)."""
+        return self._val_images(self.folds)
+
+    def _val_images(self, folds: int) -> int:
+        pool, (least, most) = self.data.train, VAL_SHARE
+        wanted = max(least * pool, min(most * pool, VAL_IMAGES))
+        return max(len(self.data.classes), math.floor(min(pool / folds, wanted)))
 
     def epoch_cost(self, arm: str) -> float:
         """Estimated resource-seconds of one epoch with its validation."""
-        audit = self.audits[arm]
-        wall = self.train_images / audit.images_per_second + self.val_images / audit.eval_images_per_second
+        return self._epoch_cost(arm, self.val_images)
+
+    def _epoch_cost(self, arm: str, val_images: int) -> float:
+        audit, train = self.audits[arm], self._train_images(val_images)
+        wall = train / audit.images_per_second + val_images / audit.eval_images_per_second
         return wall * self.machine.fraction
 
     def test_cost(self, arm: str) -> float:
@@ -249,35 +309,42 @@ class Plan:
     @property
     def full_runs(self) -> float:
         """Full-length runs that one arm's share buys, counted for the dearest arm."""
-        return (self.share - self.overhead) / max(self.full_run(a) for a in self.arms)
+        return self._full_runs(self.val_images)
+
+    def _full_runs(self, val_images: int) -> float:
+        costs = (self.epochs * self._epoch_cost(a, val_images) + self.test_cost(a) for a in self.arms)
+        return (self.share - self.overhead) / max(costs)
 
     @property
     def tuning_runs(self) -> float:
-        """Full-run equivalents per arm that are left for the search."""
-        return self.full_runs - BASELINE_RUNS - MARGIN * (self.select_runs + self.confirm_reserved)
+        """Full-run equivalents per arm that are left for the searches and the random settings."""
+        return self.full_runs - self.folds - MARGIN * (self.select_runs + self.confirm_reserved)
 
     @property
     def smallest_budget(self) -> Budget:
         """The smallest budget at which this question, with runs of this length, can be asked."""
         return self._budget_of(FEWEST_RUNS)
 
+    def budget_for_pairs(self, pairs: int) -> Budget:
+        """The smallest budget that is divided into so many searches per arm, length kept. Raises KeyError for others."""
+        return self._budget_of(PAIRS[pairs])
+
     def budget_for(self, runs: int) -> Budget:
-        """The smallest budget of which this many confirmation runs per arm are set apart, length kept.
+        """The smallest budget that sets apart so many confirmation runs of each find, length kept.
 
         Raises PlanError for more runs than any study makes.
         """
         if runs > CONFIRM_CEILING:
-            raise PlanError(
-                f"{runs} confirmation runs per arm are more than the {CONFIRM_CEILING} of any study"
-            )
+            raise PlanError(f"{runs} confirmation runs are more than the {CONFIRM_CEILING} of any study")
         if runs <= CONFIRM_FLOOR:
             return self.smallest_budget
-        enough = self._budget_of(runs / CONFIRM_SHARE)
-        return max(enough, self.smallest_budget, key=lambda budget: budget.seconds)
-
-    def budget_for_islands(self, islands: int) -> Budget:
-        """The smallest budget that is divided into 2 or 4 searches per arm, length kept. Raises KeyError for others."""
-        return self._budget_of(ISLANDS[islands])
+        above = math.inf
+        enough = []
+        for pairs, least in {**PAIRS, 1: FEWEST_RUNS}.items():
+            needed = max(least, runs * pairs / CONFIRM_SHARE)
+            enough += [needed] if needed < above else []
+            above = least
+        return self._budget_of(min(enough))
 
     def _budget_of(self, full_runs: float, *, spare: float = 1.02) -> Budget:
         """What buys every arm this many full runs, in whole minutes and a little more."""
@@ -291,29 +358,43 @@ class Plan:
         return rungs(self.epochs)
 
     @property
-    def islands(self) -> int:
-        """Independent searches per arm: 4, 2 below 40 full runs per arm, 1 below 16 (method.md 2.3)."""
-        return next((islands for islands, runs in ISLANDS.items() if self.full_runs >= runs), 1)
+    def pairs(self) -> int:
+        """Paired searches per arm, R: 8, 6, 4 or 3 by the full runs that a share buys; 1 where these are under 25."""
+        for pairs, runs in PAIRS.items():
+            if self._full_runs(self._val_images(max(FOLDS_FLOOR, pairs))) >= runs:
+                return pairs
+        return 1
 
     @property
-    def candidates(self) -> int:
-        """Settings per arm that enter selection: what each island found, and the best of the random slice."""
-        return max(2, self.islands + 1)
+    def folds(self) -> int:
+        """Disjoint parts of the training pool, each of which is held out in turn; one baseline run per fold."""
+        return max(FOLDS_FLOOR, self.pairs)
 
-    @property
-    def extra_runs(self) -> int:
-        """Further selection runs of each of the best two settings."""
-        return 2 if self.islands == 4 else 1
+    def search_fold(self, pair: int) -> int:
+        return pair % self.folds
+
+    def select_folds(self, pair: int) -> tuple[int, ...]:
+        """The folds, never the search's own, on which what it found is selected."""
+        return tuple((pair + i) % self.folds for i in range(1, SELECT_ROUNDS + 1))
+
+    def confirm_fold(self, pair: int, run: int) -> int:
+        return (pair + run) % self.folds
 
     @property
     def select_runs(self) -> int:
-        """Selection runs per arm, by sequential halving: one of every candidate, then more of the best two."""
-        return self.candidates + 2 * self.extra_runs
+        """Selection runs per arm, at most: a search that found nothing needs none."""
+        return SELECT_ROUNDS * self.pairs
+
+    @property
+    def confirm_each(self) -> int:
+        """Confirmation runs of every find for which cost is set apart before the search."""
+        least = CONFIRM_EACH if self.pairs > 1 else CONFIRM_FLOOR
+        return min(CONFIRM_CEILING, max(least, math.floor(CONFIRM_SHARE * self.full_runs / self.pairs)))
 
     @property
     def confirm_reserved(self) -> int:
-        """Confirmation runs per arm for which cost is set apart before the search."""
-        return min(CONFIRM_CEILING, max(CONFIRM_FLOOR, math.floor(CONFIRM_SHARE * self.full_runs)))
+        """Confirmation runs per arm for which cost is set apart; the net in hand has at least ``CONFIRM_FLOOR``."""
+        return self.pairs * self.confirm_each + max(0, CONFIRM_FLOOR - self.confirm_each)
 
     def save(self, path: Path) -> None:
         """Write it to ``path``, whole or not at all. Raises OSError."""
@@ -372,7 +453,6 @@ class Plan:
             ("epochs", self.epochs, 1, EPOCHS_CEILING),
             ("rope", self.rope, small, ROPE_CEILING),
             ("seed", self.seed, 0, 2**31 - 1),
-            ("val_fraction", self.val_fraction, small, 0.9),
             ("train_fraction", self.train_fraction, small, 1),
             ("data: train", self.data.train, 1, large),
             ("data: test", self.data.test, 1, large),
@@ -388,6 +468,15 @@ class Plan:
             for name, value in vars(audit).items():
                 limits.append((f"audits: {arm}: {name}", value, small if "per_second" in name else 0, large))
         return limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Added:
+    """What an extension has of an added arm."""
+
+    audits: dict[str, Audit]
+    spaces: dict[str, dict[str, dict[str, Any]]]
+    probe_cost: dict[str, float]
 
 
 def _is_axis(what: Mapping[str, Any]) -> bool:
@@ -422,11 +511,9 @@ def with_length(plan: Plan, epochs: int | None) -> Plan:
     Raises PlanError, naming a budget that would do, when too few runs would be left.
     """
     if epochs is None:
-        left = (plan.share - plan.overhead) / AIM
-        affordable = min((left - plan.test_cost(arm)) / plan.epoch_cost(arm) for arm in plan.arms)
-        epochs = max(EPOCHS[0], min(EPOCHS[1], math.floor(affordable)))
+        epochs = _affordable(plan)
     plan = dataclasses.replace(plan, epochs=epochs)
-    if plan.tuning_runs < TUNING_RUNS_FLOOR:
+    if plan.tuning_runs + plan.pairs < TUNING_RUNS_FLOOR:
         raise PlanError(
             f"a budget of {plan.budget} is too small: it buys each arm {max(0.0, plan.full_runs):.1f} full runs of "
             f"{epochs} epochs, of which {max(0.0, plan.tuning_runs):.1f} would be left for the search, and a search "
@@ -436,10 +523,23 @@ def with_length(plan: Plan, epochs: int | None) -> Plan:
     return plan
 
 
+def _affordable(plan: Plan) -> int:
+    """The length of a full run that leaves room for one of ``AIMS``, within ``EPOCHS``."""
+    ceiling = EPOCHS[1]
+    for runs, shortest in AIMS:
+        left = (plan.share - plan.overhead) / runs
+        longest = math.floor(min((left - plan.test_cost(arm)) / plan.epoch_cost(arm) for arm in plan.arms))
+        if longest >= shortest:
+            return min(longest, ceiling)
+        ceiling = shortest
+    return EPOCHS[0]
+
+
 def slice_runs(tuning_runs: float) -> int:
     """Random configs per arm out of a tuning share of so many full runs: the next above the aim, within the ceiling."""
     aim, ceiling = SLICE_SHARE
-    return min(math.ceil(aim * tuning_runs), math.floor(ceiling * tuning_runs))
+    runs = min(math.ceil(aim * tuning_runs), math.floor(ceiling * tuning_runs))
+    return runs if runs >= SLICE_FLOOR else 0
 
 
 def rungs(epochs: int) -> tuple[int, ...]:

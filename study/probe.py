@@ -485,7 +485,7 @@ def _epochs(
     )
     calm: Config = {**config, "lr": 1e-4}  # nothing to learn here, and nothing that could diverge
     trial = Trial(
-        id="probe", arm="", phase="probe", index=0, island=0, config=calm, seed=0, split_seed=0, epochs=epochs
+        id="probe", arm="", phase="probe", index=0, pair=0, config=calm, seed=0, fold=0, epochs=epochs
     )
     net = build(arm, calm, images, seed=0, device=device, channels_last=channels_last)
     return list(fit(net, trial, data, classes=images.classes))

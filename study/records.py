@@ -34,14 +34,14 @@ class Trial:
     phase: Phase
     index: int
     """Position among the arm's trials of this phase, from 0."""
-    island: int
-    """Which independent search of the arm it belongs to; in selection the candidate's position, where those
-    of the islands come first, in their order; 0 elsewhere."""
+    pair: int
+    """Which of the paired searches it belongs to: that finds its setting (search), or found it (select, confirm);
+    0 elsewhere."""
     config: Config
     seed: int
     """Fixes initialisation, order and augmentation."""
-    split_seed: int
-    """Fixes which images of the training pool are held out for validation."""
+    fold: int
+    """Which of the training pool's disjoint folds is held out for validation."""
     epochs: int
     """Length of the full run that the schedule is made for, also when it is stopped before."""
 
@@ -139,7 +139,7 @@ class Tuning:
     """The tuning share, fixed once full runs have really been timed: equal for every arm."""
 
     per_arm: float
-    """Resource-seconds of search per arm, the random slice included."""
+    """Resource-seconds of search per arm, the random settings included."""
     slice_runs: int
     """Full-length runs of random configs per arm."""
     full_run: dict[str, float]
@@ -148,38 +148,80 @@ class Tuning:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The one setting of an arm that goes to confirmation, and why."""
+    """What one search of one arm found and selection confirmed, and why: it goes to confirmation."""
 
+    pair: int
     config: Config
+    default: bool
+    """Nothing that the search found leads the default by half a standard error: the default is confirmed."""
     trials: tuple[str, ...]
-    """Selection runs of this setting."""
+    """Its selection runs; where the default is chosen, its baseline runs on the same folds."""
     val_accuracy: float
-    """Their mean validation accuracy on fresh splits."""
+    """Mean validation accuracy of these runs."""
+    lead: float | None
+    """Of what the search found over the default, mean over the rounds of selection; None where either has a run that
+    did not finish, or the search found nothing."""
+    lead_se: float | None
+    """Its standard error (method.md 6.2.3)."""
+    run_variance: float
+    """Of one run's accuracy beyond the sampling of its validation images, from the default's runs."""
     runs: int
     """Fresh-seed confirmation runs that the arm's share still pays for."""
-    islands: tuple[str, ...]
-    """One fresh run of what each island found by itself: a selection run that did not choose its setting."""
+    ties: str
+    """A sentence on which of the settings that scored alike was taken, and why; empty when none did."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What is confirmed, written before the test set may be opened."""
+    """What is confirmed, written before the test set may be opened. One per look at the test."""
 
-    choices: dict[str, Choice]
+    look: int
+    """From 1. That of a second look has the further pairs' choices only, that of an added arm its own only."""
+    choices: dict[str, tuple[Choice, ...]]
+    in_hand: dict[str, int]
+    """Arm -> the pair whose find has the best validation mean over its selection runs, among all pairs so far."""
     sha256: str
-    """Hash of the choices, quoted by every later record that opens the test set."""
+    """Hash of all this, quoted by every later record that opens the test set."""
 
     @staticmethod
-    def of(choices: dict[str, Choice]) -> "Manifest":
-        return Manifest(choices=choices, sha256=_sha256({a: asdict(c) for a, c in choices.items()}))
+    def of(choices: dict[str, tuple[Choice, ...]], in_hand: dict[str, int], *, look: int = 1) -> "Manifest":
+        plain = {arm: [asdict(c) for c in found] for arm, found in choices.items()}
+        return Manifest(look=look, choices=choices, in_hand=in_hand, sha256=_sha256([look, plain, in_hand]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extension:
+    """More money for a finished study: further pairs of searches, or an arm more. A study has one at most.
+
+    The first plan's share, searches, folds, epochs and batch sizes stay as they were.
+    """
+
+    look: int
+    """The look at the test that it leads to."""
+    budget_seconds: float
+    """Resource-seconds of the whole study from now on."""
+    arms: tuple[str, ...]
+    """That take part in it: all for further pairs, the new one alone where an arm is added."""
+    pairs: int
+    """Further pairs of searches per arm; 0 where an arm is added."""
+    level: float
+    """Error that the second look may make by itself, for one pair of arms that nobody asked for before (method.md 6.4);
+    where an arm is added, what its pairs of arms share."""
+    declared: bool
+    """Whether the study had announced a second look when it began."""
+    reason: str
+    """A sentence: who asked for what, and what the answer was before."""
+    plan: dict[str, Any]
+    """Of an added arm, what the plan has of the others: ``audits``, ``spaces`` and ``probe_cost``. Else empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TestOpened:
-    """The sealed test set was opened, once, for these trials' nets together."""
+    """The sealed test set was opened, once in a look, for these trials' nets together."""
 
     __test__ = False
     manifest: str
+    """Hash of its look's manifest."""
     trials: tuple[str, ...]
 
 
@@ -191,7 +233,20 @@ class Scored:
     test_accuracy: float
 
 
-Record = Session | Trial | Epoch | Beat | Resumed | Outcome | Cost | Tuning | Manifest | TestOpened | Scored
+Record = (
+    Session
+    | Trial
+    | Epoch
+    | Beat
+    | Resumed
+    | Outcome
+    | Cost
+    | Tuning
+    | Extension
+    | Manifest
+    | TestOpened
+    | Scored
+)
 
 
 def setting(config: Config) -> str:
@@ -269,7 +324,7 @@ def _reader(hint: Any) -> Callable[[Any], Any]:
         item = _reader(args[0])
         return lambda value: tuple(_named(str(i), item, v) for i, v in enumerate(_a((list, tuple), value)))
     if origin is Literal:
-        return lambda value: value if value in args else _wrong(value, " or ".join(args))
+        return lambda value: value if value in args else _wrong(value, " or ".join(map(str, args)))
     kinds = args or ((int, float) if hint is float else (hint,))
     said = " or ".join(_IN_WORDS[kind] for kind in args or (hint,))
 
@@ -321,11 +376,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-_IN_WORDS = {
+_IN_WORDS: dict[type, str] = {
     bool: "true or false",
     int: "whole number",
     float: "number",
     str: "text",
+    type(None): "nothing",
 }
 _HUGE = 2**64
 """Above any count, seed or cost; what is larger would only overflow later."""

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 DONE, BAD_INPUT, UNFINISHED = 0, 2, 3
 LOG = "ray.log"
 SEALED = "sealed_test.npz"
-VAL_FRACTION = 0.1
 LEAVE_SECONDS = 2.0
 """So long slow tools may take when the study was asked to stop."""
 
@@ -256,7 +255,6 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         epochs=options.epochs or plans.EPOCHS[0],
         rope=options.rope,
         seed=options.seed,
-        val_fraction=VAL_FRACTION,
         train_fraction=options.train_fraction,
         widen=options.widen,
         spaces={
@@ -274,7 +272,7 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         packing_notes=survey.notes,
     )
     plan = plans.with_length(plan, options.epochs)
-    split_for(plan, prepared.train.labels, seed=0)  # raises now what would be every trial's end
+    split_for(plan, prepared.train.labels, fold=0)  # raises now what would be every trial's end
     return plan
 
 
@@ -438,12 +436,23 @@ def _show(plan: Plan, console: Console) -> None:
         f"{plan.machine.slots} trials side by side ({plan.machine.name})\n"
         f"  each arm gets {duration(plan.share)} of {plan.machine.resource} time = {plan.full_runs:.1f} full runs "
         f"of {plan.epochs} epochs ({runs} each)\n"
-        f"  of these {plans.BASELINE_RUNS} for the post's fixed setting, about {plan.tuning_runs:.1f} for the search "
-        f"(ASHA decides at epochs {rungs}), {plan.select_runs} for selection and {plan.confirm_reserved} or more "
-        f"for confirmation, if costs hold\n  "
+        f"  {_told_pairs(plan)} (ASHA decides at epochs {rungs}), {plan.folds} for the default setting on "
+        f"{plan.folds} folds of {plan.val_images} images to validate on, {plan.select_runs} for selection, "
+        f"{plan.confirm_reserved} or more for confirmation, if costs hold\n  "
         + "\n  ".join([promise, *planner.price(plan), planner.searches(plan)]),
         markup=False,
     )
+
+
+def _told_pairs(plan: Plan) -> str:
+    """What the searches get, and what they can be the ground for."""
+    each = plan.tuning_runs / plan.pairs
+    if plan.pairs == 1:
+        return (
+            f"of these about {each:.1f} for one search per arm, too few for a verdict on architectures: only on the nets "
+            f"that it finds. From --budget {plan.budget_for_pairs(3)} --epochs {plan.epochs} there are three pairs of searches"
+        )
+    return f"of these about {plan.tuning_runs:.1f} for {plan.pairs} pairs of searches, {each:.1f} for each search"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from ray import tune
 from ray.tune.result import SHOULD_CHECKPOINT
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from study import checkpoint
+from study import checkpoint, validation
 from study.confirm import SCORED_PHASES, StudyError
 from study.ledger import LedgerError
 from study.mirror import Mirror
@@ -119,6 +119,8 @@ class Runner(tune.Callback):
         try:
             if "net" in result:  # before the ledger says that it is there; and Tune would keep it
                 checkpoint.save(checkpoint.path_of(self._home, trial_id), result.pop("net"))
+            if "correct" in result:
+                validation.save(self._home, trial_id, result.pop("correct"))
             if "resumed" in result:
                 self._schedule.resumed(trial_id, **result["resumed"])
             if "epoch" in result:
@@ -127,7 +129,7 @@ class Runner(tune.Callback):
             self.leave_for(error)
             return True  # it stays open: no end is written of what the ledger does not have
         except OSError as error:
-            self.leave_for(StudyError(f"a trained net cannot be kept: {error}"))
+            self.leave_for(StudyError(f"what a trial found cannot be kept: {error}"))
             return True
         self._tell_unsaved(result.get("unsaved"))
         if "blocked" in result:

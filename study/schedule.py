@@ -1,8 +1,9 @@
 """What runs next, and when a running trial stops: decided from the plan and the ledger alone.
 
-Per arm the phases follow one another: baseline -> slice and search -> selection -> confirmation. The next trial
-goes to the arm that has spent least, after the search to the one that has most left to do. Knows no Ray:
-anything that starts trials and reports back can drive it.
+Per arm the phases follow one another: baseline -> random settings and searches -> selection -> confirmation. Search i of
+every arm is a pair: the same fold, rungs, share and first random proposals (method.md 6.0). The next trial goes to the
+arm that has spent least, after the search to the one that has most left to do. An extension of a finished study adds
+further pairs, or an arm, which then go the same way. Knows no Ray: anything that starts trials and reports back can drive it.
 """
 
 import dataclasses
@@ -17,9 +18,10 @@ from search_spaces import Arm, Config, default
 from study import confirm
 from study import plan as plans
 from study.ledger import Ledger
-from study.plan import BASELINE_RUNS, MARGIN, Plan
-from study.records import Beat, Epoch, Manifest, Outcome, Phase, Resumed, Trial, Tuning
-from study.search import ArmSearch, random_config, searched
+from study.plan import MARGIN, Plan
+from study.records import Beat, Choice, Epoch, Manifest, Outcome, Phase, Resumed, Trial, Tuning
+from study.search import ArmSearch, known, random_config, searched
+from study.validation import Reader, reader
 
 
 def derive_seed(*parts: object) -> int:
@@ -76,8 +78,10 @@ class Schedule:
         arms: Mapping[str, Arm],
         *,
         clock: Callable[[], float] = time.monotonic,
+        correct: Reader | None = None,
     ) -> None:
-        """Takes up the study where the ledger ends."""
+        """Takes up the study where the ledger ends. ``correct`` has what the runs got right on their validation
+        images; without it, the files beside the ledger."""
         self.plan = plan
         self.ledger = ledger
         self._clock = clock
@@ -86,23 +90,21 @@ class Schedule:
         self._beat = clock()
         self.spaces = {name: searched(arm.space, plan.batch_sizes, plan.widen) for name, arm in arms.items()}
         self.defaults = {name: default(space) for name, space in self.spaces.items()}
+        self._correct = correct or reader(ledger.folder)
+        extension = ledger.extension
+        self._further = range(plan.pairs, plan.pairs + extension.pairs) if extension else range(0)
         self._searches = {
-            (name, island): ArmSearch(
-                space, self.defaults[name], plan.rungs, seed=derive_seed(plan.seed, "sampler", name, island)
+            (name, pair): ArmSearch(
+                space, plan.rungs, seed=derive_seed(plan.seed, "sampler", pair), known=known(space)
             )
             for name, space in self.spaces.items()
-            for island in range(plan.islands)
+            for pair in [*range(plan.pairs), *self._further]
         }
-        for trial in ledger.trials.values():
-            if trial.phase == "search":
-                outcome = ledger.outcomes.get(trial.id)
-                try:
-                    self._searches[trial.arm, trial.island].restore(trial, ledger.epochs[trial.id], outcome)
-                except (KeyError, ValueError) as error:
-                    raise confirm.StudyError(
-                        f"trial {trial.id} has a setting that the search of {trial.arm} does not have: {error}"
-                    ) from error
-        self._entered: dict[str, list[Config]] = {}
+        for phase in ("baseline", "search"):
+            for trial in ledger.trials.values():
+                if trial.phase == phase and (phase == "search" or trial.id in ledger.outcomes):
+                    self._restore(trial)
+        self._found: dict[tuple[str, int], Config | None] = {}
         self._again: dict[str, tuple[float, str]] = {}
         """Trials to take up again: what they shall hold, and why."""
         for trial in ledger.open:
@@ -111,6 +113,18 @@ class Schedule:
                 self._book_end(trial, "", ledger.booked[trial.id])  # only the word was missing
             else:
                 self._again[trial.id] = (ledger.fraction(trial.id, plan), "study interrupted")
+
+    def _restore(self, trial: Trial) -> None:
+        """Let the trial's search know of it; the default's, every search that has its fold."""
+        outcome = self.ledger.outcomes.get(trial.id)
+        pairs = [p for a, p in self._searches if a == trial.arm and self.plan.search_fold(p) == trial.fold]
+        for pair in pairs if trial.phase == "baseline" else [trial.pair]:
+            try:
+                self._searches[trial.arm, pair].restore(trial, self.ledger.epochs[trial.id], outcome)
+            except (KeyError, ValueError) as error:
+                raise confirm.StudyError(
+                    f"trial {trial.id} has a setting that the search of {trial.arm} does not have: {error}"
+                ) from error
 
     # -- what runs next
 
@@ -124,7 +138,7 @@ class Schedule:
         if not self._fits(self.plan.machine.fraction):
             return None
         self._advance()
-        for arm in sorted(self.plan.arms, key=self._turn):
+        for arm in sorted(self._arms, key=self._turn):
             trial = self._next_of(arm)
             if trial is not None:
                 self.ledger.add(trial)
@@ -150,11 +164,35 @@ class Schedule:
 
     @property
     def done(self) -> bool:
-        """Whether every confirmation run has ended."""
-        manifest = self.ledger.manifest
-        return manifest is not None and not any(
-            self.ledger.running(arm, "confirm") or self._confirmation_goes_on(arm) for arm in manifest.choices
+        """Whether every confirmation run of the last look has ended."""
+        return not self._pending and not any(
+            self.ledger.running(arm, "confirm") or self._next_confirmed(arm) for arm in self._arms
         )
+
+    @property
+    def _pending(self) -> bool:
+        """Whether a manifest is still to come: of the first look, or of the one that an extension asks for."""
+        return len(self.ledger.manifests) < (2 if self.ledger.extension else 1)
+
+    @property
+    def _in_extension(self) -> bool:
+        return self.ledger.extension is not None and bool(self.ledger.manifests)
+
+    @property
+    def _arms(self) -> tuple[str, ...]:
+        """The arms of the look that is being worked for."""
+        extension = self.ledger.extension
+        if extension is None:
+            return self.plan.arms
+        if self._in_extension:
+            return extension.arms
+        added = () if extension.pairs else extension.arms
+        return tuple(arm for arm in self.plan.arms if arm not in added)
+
+    @property
+    def _pairs(self) -> range:
+        """The pairs of searches of the look that is being worked for."""
+        return self._further if self._in_extension and self._further else range(self.plan.pairs)
 
     def _next_of(self, arm: str) -> Trial | None:
         ledger, plan = self.ledger, self.plan
@@ -165,38 +203,37 @@ class Schedule:
                 f"arm {arm} is given up: all of its {failed} trials failed, the latest by {last.reason!r}. "
                 "Mend or leave out this arm, and start a new study"
             )
-        if len(ledger.of(arm, "baseline")) < BASELINE_RUNS:
-            return self._trial(arm, "baseline", self.defaults[arm])
-        if ledger.tuning is not None and len(ledger.of(arm, "slice")) < ledger.tuning.slice_runs:
-            return self._trial(arm, "slice", self._random(arm, len(ledger.of(arm, "slice"))))
-        island = self._open_island(arm)
-        if island is not None:
-            trial = self._trial(arm, "search", {}, island)
-            return dataclasses.replace(trial, config=self._searches[arm, island].ask(trial.id))
-        if ledger.manifest is not None:
-            if self._confirmation_goes_on(arm):
-                return self._trial(arm, "confirm", ledger.manifest.choices[arm].config)
+        if (run := len(ledger.of(arm, "baseline"))) < plan.folds:
+            return self._trial(arm, "baseline", self.defaults[arm], fold=run)
+        if not self._pending:
+            if (choice := self._next_confirmed(arm)) is None:
+                return None
+            fold = plan.confirm_fold(choice.pair, len(ledger.confirmed(arm, choice.pair)))
+            return self._trial(arm, "confirm", choice.config, pair=choice.pair, fold=fold)
+        if self._tuned(arm) and len(ledger.of(arm, "slice")) < self._slice_runs:
+            return self._trial(arm, "slice", self._random(arm, len(ledger.of(arm, "slice"))), fold=0)
+        pair = self._open_pair(arm)
+        if pair is not None:
+            trial = self._trial(arm, "search", {}, pair=pair, fold=plan.search_fold(pair))
+            return dataclasses.replace(trial, config=self._searches[arm, pair].ask(trial.id))
+        due = self._next_selection(arm) if self._searched(arm) else None
+        if due is None:
             return None
-        if not self._searched(arm):
-            return None
-        candidate = confirm.next_candidate(plan, ledger, arm, self._candidates(arm))
-        return None if candidate is None else self._trial(arm, "select", candidate[1], candidate[0])
+        config = self._finds(arm)[due[0]]
+        assert config is not None
+        return self._trial(arm, "select", config, pair=due[0], fold=due[1])
 
-    def _trial(self, arm: str, phase: Phase, config: Config, island: int = 0) -> Trial:
+    def _trial(self, arm: str, phase: Phase, config: Config, *, fold: int, pair: int = 0) -> Trial:
         index = len(self.ledger.of(arm, phase))
-        seed = self.plan.seed
-        # A search compares its own trials, so an island's share a split, as do those of the slice.
-        # All other runs have a split each, and the arms' runs of one number share it.
-        number = {"search": island, "slice": 0}
         return Trial(
             id=f"{arm}-{phase}-{index:04d}",
             arm=arm,
             phase=phase,
             index=index,
-            island=island,
+            pair=pair,
             config=config,
-            seed=derive_seed(seed, "run", arm, phase, index),
-            split_seed=derive_seed(seed, "split", phase, number.get(phase, index)),
+            seed=derive_seed(self.plan.seed, "run", arm, phase, index),
+            fold=fold,
             epochs=self.plan.epochs,
         )
 
@@ -204,97 +241,142 @@ class Schedule:
         """Random config number ``index``: the arms' shared axes have the same values in it."""
         return random_config(self.spaces[arm], seed=derive_seed(self.plan.seed, "slice", index))
 
-    def _open_island(self, arm: str) -> int | None:
-        """The island that has spent least, if its share still pays for the first rung of one more trial."""
+    def _tuned(self, arm: str) -> bool:
+        """Whether the arm's tuning share is fixed."""
+        return self.ledger.tuning is not None and arm in self.ledger.tuning.full_run
+
+    @property
+    def _slice_runs(self) -> int:
+        return self.ledger.tuning.slice_runs if self.ledger.tuning else 0
+
+    def _open_pair(self, arm: str) -> int | None:
+        """The search that has spent least, if its share still pays for the first rung of one more trial.
+
+        A search begins when the default's run on its fold has ended, which is its first trial.
+        """
         ledger = self.ledger
-        island = min(
-            range(self.plan.islands),
+        ended = {t.fold for t in ledger.of(arm, "baseline") if t.id in ledger.outcomes}
+        ready = [pair for pair in self._pairs if self.plan.search_fold(pair) in ended]
+        if not ready:
+            return None
+        pair = min(
+            ready,
             # to the millisecond: where two are even, a rounding error must not choose
-            key=lambda i: round(self.spent_now(arm, "search", island=i) + self._held_in(arm, i), 3),
+            key=lambda p: round(self.spent_now(arm, "search", pair=p) + self._held_in(arm, p), 3),
         )
-        if ledger.tuning is None:
-            return island
+        if not self._tuned(arm):
+            return pair
+        assert ledger.tuning is not None
         first = (self.plan.rungs or (self.plan.epochs,))[0]
         rung_cost = ledger.tuning.full_run[arm] * first / self.plan.epochs
-        open_trials = sum(t.island == island for t in ledger.running(arm, "search"))
-        return island if self._left_of(arm, island) >= (1 + open_trials) * rung_cost else None
+        open_trials = sum(t.pair == pair for t in ledger.running(arm, "search"))
+        return pair if self._left_of(arm, pair) >= (1 + open_trials) * rung_cost else None
 
-    def _left_of(self, arm: str, island: int) -> float:
-        """What the island may yet spend: of its own share, and of the arm's, which others may have overdrawn."""
-        own = self._island_share(arm) - self.spent_now(arm, "search", island=island)
-        tuning = self.ledger.tuning
-        all_left = math.inf if tuning is None else tuning.per_arm - self.spent_now(arm, "search", "slice")
-        return min(own, all_left)
+    def _left_of(self, arm: str, pair: int) -> float:
+        """What the search may yet spend: of its own share, and of the look's, which others may have overdrawn."""
+        own = self._pair_share(arm)
+        spent = {p: self.spent_now(arm, "search", pair=p) for p in self._pairs}
+        return min(own - spent[pair], own * len(self._pairs) - sum(spent.values()))
 
-    def _island_share(self, arm: str) -> float:
-        """What one island of the arm may spend: an equal part of what the random slice leaves."""
+    def _pair_share(self, arm: str) -> float:
+        """What one search of the arm may spend: an equal part of what the random settings leave."""
         tuning = self.ledger.tuning
-        if tuning is None:
+        if tuning is None or not self._tuned(arm):
             return math.inf
         running = self.ledger.running(arm, "slice")
         done = self.ledger.spent(arm, "slice") - sum(self.ledger.booked[t.id] for t in running)
-        to_come = (tuning.slice_runs - len(self.ledger.of(arm, "slice")) + len(running)) * tuning.full_run[
-            arm
-        ]
-        return max(0.0, tuning.per_arm - done - to_come) / self.plan.islands
+        to_come = tuning.slice_runs - len(self.ledger.of(arm, "slice")) + len(running)
+        return max(0.0, tuning.per_arm - done - to_come * tuning.full_run[arm]) / self.plan.pairs
 
     def _searched(self, arm: str) -> bool:
-        """Whether slice and search of the arm are over."""
+        """Whether random settings and searches of the arm are over."""
         ledger = self.ledger
         return (
-            ledger.tuning is not None
-            and self._ended(arm, "slice", ledger.tuning.slice_runs)
+            self._tuned(arm)
+            and self._ended(arm, "slice", self._slice_runs)
             and not ledger.running(arm, "search")
-            and self._open_island(arm) is None
+            and self._open_pair(arm) is None
         )
 
-    def _confirmation_goes_on(self, arm: str) -> bool:
-        """Whether another of the manifest's runs is due and paid for; cost alone decides, never a score."""
+    def _next_confirmed(self, arm: str) -> Choice | None:
+        """The find whose next confirmation run is due and paid for: the one with fewest; cost alone decides, no score.
+
+        The net in hand is the first of those that have equally many, since it has the first of what is over.
+        """
         ledger, plan = self.ledger, self.plan
-        assert ledger.manifest is not None
-        choice = ledger.manifest.choices[arm]
-        runs = ledger.of(arm, "confirm")
-        if len(runs) < confirm.RUNS_FLOOR or len(runs) >= choice.runs:
-            return len(runs) < choice.runs
-        cost = confirm.run_cost(plan, ledger, choice.trials)
-        running = [t.id for t in runs if t.id in self._held]
+        hand = ledger.in_hand(arm)
+        due = []
+        for choice in ledger.choices(arm):
+            runs = len(ledger.confirmed(arm, choice.pair))
+            if choice.pair in self._pairs and runs < choice.runs:
+                floor = confirm.runs_floor(plan, hand=choice.pair == hand)
+                due.append((runs >= floor, runs, choice.pair != hand, choice.pair, choice))
+        if not due:
+            return None
+        beyond_floor, *_, choice = min(due, key=lambda d: d[:-1])
+        if not beyond_floor:
+            return choice
+        cost = confirm.run_cost(plan, ledger, arm, choice)
+        running = [t.id for t in ledger.running(arm, "confirm") if t.id in self._held]
         open_cost = sum(max(0.0, cost - self.held(t)) for t in running)
-        return confirm.left(plan, ledger, arm, spent=self.spent_now(arm)) - open_cost >= cost
+        left = confirm.left(plan, ledger, arm, spent=self.spent_now(arm)) - open_cost
+        return choice if left >= cost else None
 
     def _advance(self) -> None:
         """Write down what has become known: the tuning share, then the manifest."""
-        ledger, plan = self.ledger, self.plan
-        if ledger.tuning is None and all(self._ended(arm, "baseline", BASELINE_RUNS) for arm in plan.arms):
-            full_run = {arm: self._full_run(arm) for arm in plan.arms}
-            reserved = plan.select_runs + plan.confirm_reserved
-            left = [
-                plan.share
-                - ledger.spent(arm, "probe", "baseline")
-                - confirm.startup(plan, ledger, arm)
-                - BASELINE_RUNS * plan.test_cost(arm)
-                - MARGIN * reserved * (full_run[arm] + plan.test_cost(arm))
-                for arm in plan.arms
-            ]
-            per_arm = max(0.0, min(left))
-            slice_runs = plans.slice_runs(per_arm / max(full_run.values()))
-            ledger.add(Tuning(per_arm=per_arm, slice_runs=slice_runs, full_run=full_run))
-        undecided = ledger.tuning is not None and ledger.manifest is None
-        if undecided and all(self._selected(arm) for arm in plan.arms):
-            ledger.add(Manifest.of({arm: confirm.choose(plan, ledger, arm) for arm in plan.arms}))
+        ledger, plan, arms = self.ledger, self.plan, self._arms
+        baseline = all(self._ended(arm, "baseline", plan.folds) for arm in arms)
+        if baseline and not all(self._tuned(arm) for arm in arms):
+            full_run = {arm: self._full_run(arm) for arm in arms}
+            if ledger.tuning is not None:  # an added arm gets what the others got
+                before = ledger.tuning
+                ledger.add(dataclasses.replace(before, full_run={**before.full_run, **full_run}))
+            else:
+                per_arm = max(0.0, min(self._search_share(arm, full_run[arm]) for arm in arms))
+                slice_runs = plans.slice_runs(per_arm / max(full_run.values()))
+                ledger.add(Tuning(per_arm=per_arm, slice_runs=slice_runs, full_run=full_run))
+        if self._pending and all(self._selected(arm) for arm in arms):
+            ledger.add(self._manifest())
+
+    def _search_share(self, arm: str, full_run: float) -> float:
+        """What baseline, selection and confirmation leave of the arm's share."""
+        plan, ledger = self.plan, self.ledger
+        reserved = plan.select_runs + plan.confirm_reserved
+        return (
+            plan.share
+            - ledger.spent(arm, "probe", "baseline")
+            - confirm.startup(plan, ledger, arm)
+            - plan.folds * plan.test_cost(arm)
+            - MARGIN * reserved * (full_run + plan.test_cost(arm))
+        )
+
+    def _manifest(self) -> Manifest:
+        """What the look's searches found, and the net in hand among all pairs so far."""
+        plan, ledger = self.plan, self.ledger
+        choices, hands = {}, {}
+        for arm in self._arms:
+            new = [confirm.choose(plan, ledger, arm, pair, self._correct) for pair in self._pairs]
+            hands[arm] = confirm.in_hand([*ledger.choices(arm), *new])
+            choices[arm] = confirm.settle(plan, ledger, arm, new, hands[arm])
+        return Manifest.of(choices, hands, look=len(ledger.manifests) + 1)
 
     def _selected(self, arm: str) -> bool:
         """Whether the arm's selection is over: no run of it is open or due."""
         return (
             self._searched(arm)
             and not self.ledger.running(arm, "select")
-            and confirm.next_candidate(self.plan, self.ledger, arm, self._candidates(arm)) is None
+            and self._next_selection(arm) is None
         )
 
-    def _candidates(self, arm: str) -> list[Config]:
-        """What enters selection: known, and the same from then on, once slice and search of the arm are over."""
-        if arm not in self._entered:
-            self._entered[arm] = confirm.candidates(self.plan, self.ledger, arm)
-        return self._entered[arm]
+    def _next_selection(self, arm: str) -> tuple[int, int] | None:
+        return confirm.next_selection(self.plan, self.ledger, arm, self._finds(arm))
+
+    def _finds(self, arm: str) -> dict[int, Config | None]:
+        """What each search found: known, and the same from then on, once the arm's searches are over."""
+        for pair in self._pairs:
+            if (arm, pair) not in self._found:
+                self._found[arm, pair] = confirm.find(self.plan, self.ledger, arm, pair)
+        return {pair: self._found[arm, pair] for pair in self._pairs}
 
     def _ended(self, arm: str, phase: Phase, runs: int) -> bool:
         return len(self.ledger.of(arm, phase)) == runs and not self.ledger.running(arm, phase)
@@ -314,7 +396,7 @@ class Schedule:
         trial = self.ledger.trials[epoch.trial]
         epoch = dataclasses.replace(epoch, cost=self.held(trial.id))
         if trial.phase == "search":
-            passed = self._searches[trial.arm, trial.island].report(epoch)
+            passed = self._searches[trial.arm, trial.pair].report(epoch)
             if epoch.epoch < trial.epochs:
                 epoch = dataclasses.replace(epoch, stop=self._why_stop(trial, epoch, passed=passed))
         self.ledger.add(epoch)
@@ -323,7 +405,7 @@ class Schedule:
     def _why_stop(self, trial: Trial, epoch: Epoch, *, passed: bool) -> str:
         if not passed:
             return f"asha: below the best third at epoch {epoch.epoch}"
-        if self._left_of(trial.arm, trial.island) <= 0:
+        if self._left_of(trial.arm, trial.pair) <= 0:
             return f"budget: the search share was spent at epoch {epoch.epoch}"
         return ""
 
@@ -427,8 +509,10 @@ class Schedule:
             cost=cost,
         )
         self.ledger.add(outcome)
+        if trial.phase == "baseline":
+            self._restore(trial)
         if trial.phase == "search":
-            self._searches[trial.arm, trial.island].tell(outcome, self.ledger.val_accuracy(trial.id))
+            self._searches[trial.arm, trial.pair].tell(outcome, self.ledger.val_accuracy(trial.id))
         return outcome
 
     # -- money
@@ -438,19 +522,18 @@ class Schedule:
         hold = self._held[trial_id]
         return hold.base + max(0.0, self._clock() - hold.since) * hold.fraction
 
-    def spent_now(self, arm: str, *phases: Phase, island: int | None = None) -> float:
+    def spent_now(self, arm: str, *phases: Phase, pair: int | None = None) -> float:
         """As ``Ledger.spent``, with running trials counted until now instead of to their last report."""
-        booked = self.ledger.spent(arm, *phases, island=island)
+        booked = self.ledger.spent(arm, *phases, pair=pair)
         for trial_id in self._held:
             trial = self.ledger.trials[trial_id]
-            if trial.arm == arm and (not phases or trial.phase in phases) and island in (None, trial.island):
+            if trial.arm == arm and (not phases or trial.phase in phases) and pair in (None, trial.pair):
                 booked += self.held(trial_id) - self.ledger.booked[trial_id]
         return booked
 
-    def _held_in(self, arm: str, island: int) -> float:
-        """What the island's running trials may yet cost, counted as full runs."""
-        open_trials = [t for t in self.ledger.running(arm, "search") if t.island == island]
-        return len(open_trials) * self.plan.full_run(arm)
+    def _held_in(self, arm: str, pair: int) -> float:
+        """What the search's running trials may yet cost, counted as full runs."""
+        return sum(t.pair == pair for t in self.ledger.running(arm, "search")) * self.plan.full_run(arm)
 
     def _turn(self, arm: str) -> tuple[int, float, float]:
         """Who is next: fewest baseline runs, then least search, running trials counted at what they may cost.
@@ -468,9 +551,17 @@ class Schedule:
     def _left_to_do(self, arm: str) -> float:
         """Resource-seconds of the arm's runs that are yet to start, of selection or of confirmation."""
         ledger, plan = self.ledger, self.plan
-        assert ledger.tuning is not None
-        if ledger.manifest is None:
-            return (plan.select_runs - len(ledger.of(arm, "select"))) * ledger.tuning.full_run[arm]
-        choice = ledger.manifest.choices[arm]
-        cost = confirm.run_cost(plan, ledger, choice.trials)
-        return round((choice.runs - len(ledger.of(arm, "confirm"))) * cost, 3)
+        if self._pending:
+            assert ledger.tuning is not None
+            finds = self._finds(arm)
+            due = sum(len(plan.select_folds(pair)) for pair, config in finds.items() if config is not None)
+            done = sum(t.pair in finds for t in ledger.of(arm, "select"))
+            return (due - done) * ledger.tuning.full_run[arm]
+        return round(
+            sum(
+                (choice.runs - len(ledger.confirmed(arm, choice.pair)))
+                * confirm.run_cost(plan, ledger, arm, choice)
+                for choice in ledger.choices(arm)
+            ),
+            3,
+        )

@@ -1,4 +1,4 @@
-"""The one place that opens the sealed test set: once, after the manifest, for all arms together."""
+"""The one place that opens the sealed test set: once in a look, after its manifest, for all its arms together."""
 
 import io
 import itertools
@@ -35,15 +35,19 @@ def open_test(plan: Plan, ledger: Ledger, pool: Images, sealed: Path, out: Path)
     in the ledger from the moment that the test was opened. A net whose file is gone or torn is trained again
     before, on ``pool``. Raises DataError when the sealed file is not as it was, StudyError when a net cannot be scored.
     """
-    assert ledger.manifest is not None
-    # arms in turn, so that each pays for as many starting processes as the others
-    nets = [to_be_scored(ledger, arm) for arm in plan.arms]
-    trials = [t for turn in itertools.zip_longest(*nets) for t in turn if t is not None]
+    manifest = ledger.manifests[-1]
+    opened = next((o for o in ledger.opened if o.manifest == manifest.sha256), None)
+    if opened is None:
+        # arms in turn, so that each pays for as many starting processes as the others
+        nets = [to_be_scored(ledger, arm) for arm in plan.arms]
+        trials = [t for turn in itertools.zip_longest(*nets) for t in turn if t is not None]
+    else:
+        trials = [ledger.trials[t] for t in opened.trials]
     left = [t for t in trials if t.id not in ledger.scores]
     _replace(plan, ledger, pool, out, [t for t in left if not is_whole(path_of(out, t.id))])
-    test = unseal(sealed, ledger.manifest)
-    if not ledger.opened:
-        ledger.add(TestOpened(manifest=ledger.manifest.sha256, trials=tuple(t.id for t in trials)))
+    test = unseal(sealed, manifest)
+    if opened is None:
+        ledger.add(TestOpened(manifest=manifest.sha256, trials=tuple(t.id for t in trials)))
     (out / PREDICTIONS).mkdir(exist_ok=True)
     images = ray.put(test)
     jobs = ((t.id, (plan, t.arm, t.config, path_of(out, t.id).read_bytes(), images)) for t in left)

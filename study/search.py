@@ -20,13 +20,15 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from search_spaces import Choice, Config, Float, Int, Scalar, Space
+from search_spaces import Choice, Config, Float, Int, Scalar, Space, default
 from study.plan import REDUCTION
 from study.records import Epoch, Outcome, Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
+STARTUP = 10
+"""Scores that a search knows before its own study proposes; until then proposals are random (Optuna's default)."""
 WIDER = 3
 """How many times as far a widened axis reaches."""
 
@@ -74,9 +76,12 @@ def quantile(values: Sequence[float], q: float) -> float:
 class ArmSearch:
     """Ask for configs of one arm, and tell what became of them."""
 
-    def __init__(self, space: Space, default: Config, rungs: Iterable[int], *, seed: int) -> None:
+    def __init__(
+        self, space: Space, rungs: Iterable[int], *, seed: int, known: Sequence[Config] = ()
+    ) -> None:
+        """``seed`` is that of the pair, the same for every arm. ``known`` settings are proposed first."""
         self._space = space
-        self._default = default
+        self._known = known
         self._rungs = Rungs(rungs)
         self._seed = seed
         self._study = optuna.create_study(direction="maximize")
@@ -84,15 +89,19 @@ class ArmSearch:
         self._open: dict[str, optuna.Trial] = {}
 
     def ask(self, trial_id: str) -> Config:
-        """The next Config: the arm's default first, then what its study suggests.
+        """The next Config: the known settings, then random ones, then what its study suggests.
 
         What proposal number n draws comes from (seed, n) and the trials before it, so that a search
-        rebuilt from the ledger proposes what the first would have.
+        rebuilt from the ledger proposes what the first would have. A random one comes from (seed, n, parameter)
+        alone: the arms of a pair begin with the same values of what they share (method.md 6.0).
         """
-        seed = int(np.random.SeedSequence([self._seed, self._asked]).generate_state(1)[0])
-        self._study.sampler = optuna.samplers.TPESampler(seed=seed)
-        if not self._asked:
-            self._study.enqueue_trial(self._default)
+        seed = proposal_seed(self._seed, self._asked)
+        self._study.sampler = optuna.samplers.TPESampler(seed=seed & 0xFFFFFFFF)
+        place = self._asked - 1  # the restored default came first
+        if 0 <= place < len(self._known):
+            self._study.enqueue_trial(self._known[place])
+        elif sum(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in self.told) < STARTUP:
+            self._study.enqueue_trial(random_config(self._space, seed=seed))
         trial = self._study.ask()
         config: Config = {}
         for name, axis in self._space.items():
@@ -103,7 +112,11 @@ class ArmSearch:
         return config
 
     def restore(self, trial: Trial, epochs: Iterable[Epoch], outcome: Outcome | None) -> None:
-        """Take in a trial that the ledger has, as if it had been asked for and reported here."""
+        """Take in a trial that the ledger has, as if it had been asked for and reported here.
+
+        The first is the default's run on the search's own fold: it is paid already, its epochs enter the rungs, and
+        it counts among the proposals (method.md 6.3).
+        """
         scores = {epoch.epoch: epoch.val_accuracy for epoch in epochs}
         for epoch, accuracy in scores.items():
             self._rungs.remember(trial.id, epoch, accuracy)
@@ -214,6 +227,41 @@ def searched(space: Space, batch_sizes: tuple[int, ...], wide: Iterable[str]) ->
 def describe(space: Space) -> dict[str, dict[str, Any]]:
     """The space as plain JSON values, for the plan."""
     return {name: {k: v for k, v in vars(axis).items() if k != "when"} for name, axis in space.items()}
+
+
+def proposal_seed(seed: int, proposal: int) -> int:
+    """Of proposal number ``proposal`` of a search: the same for all arms of a pair."""
+    return int(np.random.SeedSequence([seed, proposal]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def known(space: Space) -> list[Config]:
+    """The recipe's known settings as this space can have them, without those that are its default.
+
+    What memory or data do not allow as batch size is the largest that they do, at a learning rate in proportion (Goyal
+    et al. 2017, arXiv:1706.02677); values beyond an axis are its end; axes of the arm's own have their default.
+    """
+    from search_spaces._shared import KNOWN  # torch comes with it
+
+    usual, found = default(space), list[Config]()
+    for recipe in KNOWN:
+        config = {name: recipe.config.get(name, value) for name, value in usual.items()}
+        sizes = space.get("batch_size")
+        if isinstance(sizes, Choice) and config["batch_size"] not in sizes.options:
+            size = max(int(option) for option in sizes.options)
+            if "lr" in config:
+                config["lr"] = float(config["lr"]) * size / float(config["batch_size"])
+            config["batch_size"] = size
+        for name, axis in space.items():
+            match axis:
+                case Float() if name in config:
+                    config[name] = min(axis.high, max(axis.low, float(config[name])))
+                case Choice() if name in config and config[name] not in axis.options:
+                    config[name] = axis.default
+                case _:
+                    pass
+        if config != usual and config not in found:
+            found.append(config)
+    return found
 
 
 def random_config(space: Space, *, seed: int) -> Config:

@@ -262,7 +262,7 @@ class OptunaStorage:
             state=self._optuna.trial.TrialState.RUNNING,
             params=trial.config,
             distributions={name: self._distribution(space[name]) for name in trial.config},
-            user_attrs={"trial": trial.id, "phase": trial.phase, "island": trial.island},
+            user_attrs={"trial": trial.id, "phase": trial.phase, "pair": trial.pair},
         )
         study = self._studies[trial.arm if searched else f"{trial.arm} (other runs)"]
         self._trials[trial.id] = self._storage.create_new_trial(study, template)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import search_spaces
 from search_spaces import ImageSpec
-from study import checkpoint, storage
+from study import checkpoint, storage, validation
 from study.confirm import SCORED_PHASES
 from study.data import DataError, Images, split_for
 from study.images import Streamed
@@ -95,7 +95,7 @@ def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Tr
     net = build(
         arm, trial.config, image_spec(plan.data), seed=trial.seed, device=device, channels_last=layout
     )
-    train, val = split_for(plan, pool.labels, seed=trial.split_seed)
+    train, val = split_for(plan, pool.labels, fold=trial.fold)
     data = Split(
         images=placed(pool, device),
         labels=_tensor(pool.labels).to(device),
@@ -116,8 +116,8 @@ class StudyTrial(tune.Trainable):
 
     The first result has ``process`` (node and process id); any may have ``epoch`` (the record as a dict), ``resumed`` (epochs and seconds that a checkpoint
     had), ``failure`` (why the trial cannot go on), ``memory`` (that it ran out of memory), ``blocked`` (why
-    the surroundings do not let it), ``net`` (the trained one, where the nodes share no folder) or ``unsaved`` (why the
-    storage did not take a checkpoint). An error of the arm is a result too, so that the process survives it.
+    the surroundings do not let it), ``net`` (the trained one, where the nodes share no folder), ``correct`` (what that is
+    right on of its validation images, with the last epoch) or ``unsaved`` (why the storage did not take a checkpoint). An error of the arm is a result too, so that the process survives it.
     """
 
     def setup(  # type: ignore[override]  # tune.with_parameters passes what every trial shares
@@ -222,7 +222,11 @@ class StudyTrial(tune.Trainable):
 
     def _reported(self, epoch: dict[str, Any]) -> dict[str, Any]:
         self._known = epoch["epoch"]
-        return {"epoch": epoch, "done": self._known == self._trial.epochs}
+        done = self._known == self._trial.epochs
+        if done and self._trial.phase in validation.PHASES:
+            assert self._run is not None
+            self._aside["correct"] = self._run.correct()
+        return {"epoch": epoch, "done": done}
 
     def _save(self, *, final: bool = False) -> None:
         assert self._run is not None

@@ -8,6 +8,7 @@ over runs (method.md 2.3).
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from study.confirm import candidates
+from study import validation
+from study.confirm import choose, find, in_hand
 from study.ledger import Ledger
 from study.plan import Audit, Budget, DataCard, Machine, Packed, Plan
 from study.records import (
@@ -102,14 +104,13 @@ def plan(
             channels=3,
             fingerprint="f" * 64,
         ),
-        budget=Budget(seconds=2400.0 * len(arms), resource="cpu"),
+        budget=Budget(seconds=5400.0 * len(arms), resource="cpu"),
         epochs=9,
         rope=rope,
         seed=0,
         train_fraction=1.0,
         widen=(),
         spaces={},
-        val_fraction=0.1,
         batch_sizes=(64, 128),
         audits={arm: audit(1_000_000 + 20_000 * i) for i, arm in enumerate(arms)},
         machine=Machine(resource="cpu", slots=2, fraction=1.0, threads=1, name="2 cores"),
@@ -169,7 +170,8 @@ class Diary:
         reason: str,
         epochs: int,
         level: float = 0.9,
-        island: int = 0,
+        pair: int = 0,
+        fold: int = 0,
         config: Config | None = None,
     ) -> str:
         index = len(self.ledger.of(arm, phase))
@@ -191,10 +193,10 @@ class Diary:
                 arm=arm,
                 phase=phase,
                 index=index,
-                island=island,
+                pair=pair,
                 config=drawn if config is None else config,
                 seed=len(self.ledger.trials),
-                split_seed=index,
+                fold=fold,
                 epochs=self.plan.epochs,
             )
         )
@@ -219,9 +221,15 @@ class Diary:
         return name
 
     def full(
-        self, arm: str, phase: Phase, runs: int, level: float = 0.9, config: Config | None = None
+        self,
+        arm: str,
+        phase: Phase,
+        runs: int,
+        level: float = 0.9,
+        config: Config | None = None,
+        pair: int = 0,
     ) -> list[str]:
-        """Full-length trials, of ``config`` or the default."""
+        """Full-length trials, of ``config`` or the default, each with a fold of its own."""
         return [
             self.trial(
                 arm,
@@ -231,25 +239,46 @@ class Diary:
                 epochs=self.plan.epochs,
                 level=level,
                 config=config,
+                pair=pair,
+                fold=(pair + run) % self.plan.folds if phase in ("baseline", "confirm") else 0,
             )
-            for _ in range(runs)
+            for run in range(runs)
         ]
 
-    def select(self, arm: str, level: float) -> list[str]:
-        """One run of each of the arm's candidates, by position."""
-        return [
-            self.trial(
-                arm,
-                "select",
-                state="finished",
-                reason="full length",
-                epochs=self.plan.epochs,
-                level=level,
-                island=position,
-                config=config,
-            )
-            for position, config in enumerate(candidates(self.plan, self.ledger, arm))
-        ]
+    def select(self, arm: str, level: float, pairs: Sequence[int] | None = None) -> None:
+        """The runs that select what each search of the arm found, with what they got right."""
+        for pair in range(self.plan.pairs) if pairs is None else pairs:
+            found = find(self.plan, self.ledger, arm, pair)
+            for fold in self.plan.select_folds(pair) if found else ():
+                self.trial(
+                    arm,
+                    "select",
+                    state="finished",
+                    reason="full length",
+                    epochs=self.plan.epochs,
+                    level=level,
+                    pair=pair,
+                    fold=fold,
+                    config=found,
+                )
+
+    def validated(self) -> None:
+        """Store what every baseline and selection run got right on its validation images."""
+        tables: dict[int, NDArray[np.float64]] = {}
+        images = self.plan.val_images
+        for trial in self.ledger.trials.values():
+            accuracy = self.ledger.val_accuracy(trial.id)
+            if (
+                trial.phase in ("baseline", "select")
+                and self.ledger.finished(trial.id)
+                and accuracy is not None
+            ):
+                hard = tables.setdefault(trial.fold, self.rng.uniform(size=images))
+                # the runs agree on most images: what is hard for one is hard for the others
+                order = np.argsort(hard + self.rng.normal(0, 0.05, images))
+                correct = np.zeros(images, dtype=np.bool_)
+                correct[order[: round(accuracy * images)]] = True
+                validation.save(self.folder, trial.id, correct)
 
     def slice(self, arm: str, trials: int, shift: float) -> list[str]:
         """Random settings; good ones lie at a learning rate of 0.1, and ``shift`` is the arm's own."""
@@ -269,36 +298,38 @@ class Diary:
 
     def search(self, arm: str, trials: int = 18) -> None:
         for i in range(trials):
-            island = i % self.plan.islands
+            pair = i % self.plan.pairs
             level = self.rng.uniform(0.6, 0.92)
             if i % 9 == 5:
                 end: tuple[State, str, int] = ("failed", "diverged: loss nan", 1)
                 level = 0.2
             elif i == trials - 1:
                 end = ("stopped", "budget: share spent", 4)
-            elif level > 0.82 or i < self.plan.islands:  # a search begins with a setting that lasts
+            elif level > 0.82 or i < self.plan.pairs:  # a search begins with a setting that lasts
                 end = ("finished", "full length", 9)
             else:
                 end = ("stopped", "asha: rung", 1 if level < 0.72 else 3)
-            self.trial(arm, "search", state=end[0], reason=end[1], epochs=end[2], level=level, island=island)
+            self.trial(
+                arm, "search", state=end[0], reason=end[1], epochs=end[2], level=level,
+                pair=pair, fold=self.plan.search_fold(pair),
+            )  # fmt: skip
 
-    def freeze(self, runs: int, islands: list[list[str]]) -> None:
-        """Freeze what each arm's first search found."""
+    def freeze(self, runs: int) -> dict[str, tuple[Choice, ...]]:
+        """Freeze what the arms' searches found, by the study's own rule, each with so many confirmation runs."""
+        self.validated()
+        pairs = range(self.plan.pairs)
         choices = {
-            arm: Choice(
-                config=self.ledger.trials[own[0]].config,
-                trials=(),
-                val_accuracy=0.91,
-                runs=runs,
-                islands=tuple(own),
+            arm: tuple(
+                replace(choose(self.plan, self.ledger, arm, pair, validation.reader(self.folder)), runs=runs)
+                for pair in pairs
             )
-            for arm, own in zip(self.plan.arms, islands, strict=True)
+            for arm in self.plan.arms
         }
-        self.ledger.add(Manifest.of(choices))
+        self.ledger.add(Manifest.of(choices, {arm: in_hand(found) for arm, found in choices.items()}))
+        return choices
 
     def open(self, trials: list[str]) -> None:
-        assert self.ledger.manifest is not None
-        self.ledger.add(TestOpened(manifest=self.ledger.manifest.sha256, trials=tuple(trials)))
+        self.ledger.add(TestOpened(manifest=self.ledger.manifests[-1].sha256, trials=tuple(trials)))
 
     def score(self, trials: list[str], right: NDArray[np.bool_]) -> None:
         """Store predictions that are right where ``right`` (runs, images) says so."""
@@ -331,10 +362,12 @@ def write_run(
     confirmed: bool = True,
     slice_runs: int = 0,
     spaces: dict[str, dict[str, dict[str, Any]]] | None = None,
-    share: float = 2400.0,
+    share: float = 5400.0,
     classes: int = 10,
+    luck_sd: float = 0.002,
 ) -> Path:
-    """A complete run directory. ``failed``: confirmation runs of the last arm that diverged on top;
+    """A complete run directory; ``runs`` confirmation runs of every find, whose accuracies differ by ``luck_sd`` from
+    search to search. ``failed``: confirmation runs of the last arm that diverged on top;
     without ``confirmed`` the study stands after its search; ``slice_runs`` random settings; ``spaces`` as in the plan;
     ``share`` of the budget per arm, which decides on the searches."""
     budget = Budget(seconds=share * len(arms), resource="cpu")
@@ -343,7 +376,10 @@ def write_run(
     )
     diary = Diary(folder, question, seed=seed)
     with diary.ledger:
-        baseline = [diary.full(arm, "baseline", 3, level) for arm, level in zip(arms, default, strict=True)]
+        baseline = [
+            diary.full(arm, "baseline", question.folds, level)
+            for arm, level in zip(arms, default, strict=True)
+        ]
         full_run = dict.fromkeys(arms, 100.0)
         diary.ledger.add(
             Tuning(per_arm=1000.0 + 100.0 * slice_runs, slice_runs=slice_runs, full_run=full_run)
@@ -353,32 +389,42 @@ def write_run(
             diary.search(arm)
         if not confirmed:
             return folder
-        select = [diary.select(arm, 0.91) for arm in arms]
-        islands = [names[: diary.plan.islands] for names in select]
-        diary.freeze(runs, islands)
-        frozen = [diary.ledger.trials[own[0]].config for own in islands]
+        for arm in arms:
+            diary.select(arm, 0.93)
+        choices = diary.freeze(runs)
         confirm = [
-            diary.full(arm, "confirm", runs, level, config)
-            for arm, level, config in zip(arms, tuned, frozen, strict=True)
+            [
+                t
+                for choice in choices[arm]
+                for t in diary.full(arm, "confirm", runs, level, choice.config, choice.pair)
+            ]
+            for arm, level in zip(arms, tuned, strict=True)
         ]
         for _ in range(failed):
             diary.trial(arms[-1], "confirm", state="failed", reason="diverged: loss nan", epochs=2, level=0.2)
-        diary.open([t for trials in baseline + draws + islands + confirm for t in trials])
+        diary.open([t for trials in baseline + draws + confirm for t in trials])
         for trials, levels in (
             (baseline, default),
-            (islands, tuned),
-            (confirm, tuned),
             *((draws, default) for _ in range(slice_runs > 0)),
         ):
-            tables = right_wrong(
-                diary.rng,
-                runs=tuple(len(t) for t in trials),
-                accuracies=levels,
-                images=images,
-                run_sd=0.001,
-            )
-            for names, table in zip(trials, tables, strict=True):
-                diary.score(names, table)
+            _score(diary, trials, levels)
+        of_pair = [[names[p * runs : (p + 1) * runs] for names in confirm] for p in range(question.pairs)]
+        luck = diary.rng.normal(0, luck_sd, (question.pairs, len(arms)))
+        for trials, shift in zip(of_pair, luck, strict=True):
+            _score(diary, trials, [level + s for level, s in zip(tuned, shift, strict=True)])
         for arm in arms:
             diary.ledger.add(Cost(arm=arm, phase="test", what="scoring", cost=8.0))
     return folder
+
+
+def _score(diary: Diary, trials: Sequence[Sequence[str]], levels: Sequence[float]) -> None:
+    """Test scores of each arm's trials, around its level."""
+    tables = right_wrong(
+        diary.rng,
+        runs=tuple(len(t) for t in trials),
+        accuracies=tuple(min(0.9999, level) for level in levels),
+        images=diary.plan.data.test,
+        run_sd=0.001,
+    )
+    for names, table in zip(trials, tables, strict=True):
+        diary.score(list(names), table)
