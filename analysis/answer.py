@@ -26,6 +26,7 @@ SCOPE = (
     "Holds for new searches of the same share, new runs, and new images of the same kind. With a larger share the arms can "
     "rank otherwise."
 )
+GUARDED = "The search hardly beat the default; nothing is claimed about tuned architectures."
 FEWEST_PAIRS = 3
 """Pairs of searches from which an interval over them is given."""
 GUARD = 2
@@ -74,9 +75,12 @@ class Answer:
     holm_p: float | None
     """The same adjusted over the comparisons of the study; None with two arms."""
     p_first: float | None
-    """P(first better by more than the ROPE), t posterior with a flat prior; with p_tie and p_second it sums to 1."""
+    """P(first better by more than the ROPE), t posterior with a flat prior; with p_tie and p_second it sums to 1. None
+    where a run failed or a doubt stands: the posterior says little then."""
     p_tie: float | None
     p_second: float | None
+    beat: tuple[int | None, int | None]
+    """Of each arm, full-length settings that beat the default on validation."""
     guard: str
     """Why nothing is claimed; empty when the guard lets through."""
     budget_per_search: float
@@ -160,7 +164,7 @@ def judge(
         word="nothing claimed", sentence="", advice=more, first=first.arm, second=second.arm, ahead=None, delta=None,
         low=None, high=None, se=None, df=max(0, len(common) - 1), level=level.confidence, held=level.told, rope=rope,
         pairs=len(common), differences=(), luck_sd=None, p=None, holm_p=None, p_first=None, p_tie=None, p_second=None,
-        guard="", budget_per_search=budget_per_search, look=look, doubt="",
+        beat=(first.beat, second.beat), guard="", budget_per_search=budget_per_search, look=look, doubt="",
     )  # fmt: skip
     if len(common) < FEWEST_PAIRS:
         few = "One search per arm says" if len(common) == 1 else f"{len(common)} searches per arm say"
@@ -183,10 +187,15 @@ def judge(
         told = listed(
             [f"{counted(f.beat or 0, 'setting')} of {f.arm}" for f in (first, second) if f.arm in idle]
         )
-        guard = "The search hardly beat the default; nothing is claimed about tuned architectures."
         why = f"At full length and on validation, only {told} beat the default, where {GUARD} must."
         return replace(
-            found, guard=f"{guard} {why}", sentence=" ".join(filter(None, (guard, why, _nets(nets))))
+            found,
+            guard=f"{GUARDED} {why}",
+            advice=(
+                "Searches that have more would beat it, or show that nothing does: a new study with a larger --budget or shorter "
+                "--epochs, or with wider ranges (--widen)."
+            ),
+            sentence=" ".join(filter(None, (GUARDED, why, _nets(nets)))),
         )
     word: Word = _word(interval.low, interval.high, rope)
     doubt = remedy = ""
@@ -205,6 +214,9 @@ def judge(
         )
         remedy = "A net that learnt nothing says nothing of its architecture: train longer (--epochs), or look at the images and labels."
     p_second, p_tie, p_first = rope_probabilities(interval, rope)
+    failed = " ".join(
+        f"{_failed(f)} failed." for f in (first, second) if any(r.guessed for r in f.runs.values())
+    )
     ahead = (first.arm if interval.delta > 0 else second.arm) if word.startswith("better") else None
     told = _sentence(word, first.arm, second.arm, interval, rope, level, search, luck)
     beside = _nets(nets) if word == "open" else ""
@@ -212,11 +224,11 @@ def judge(
         found,
         word=word,
         ahead=ahead,
-        sentence=" ".join(filter(None, (told, doubt, beside))),
+        sentence=" ".join(filter(None, (told, doubt, failed, beside))),
         advice=remedy or ("" if word in ("better", "practical tie") else more),
-        p_first=None if doubt else p_first,
-        p_tie=None if doubt else p_tie,
-        p_second=None if doubt else p_second,
+        p_first=None if doubt or failed else p_first,
+        p_tie=None if doubt or failed else p_tie,
+        p_second=None if doubt or failed else p_second,
         doubt=doubt,
     )
 
@@ -235,6 +247,11 @@ def _word(low: float, high: float, rope: float) -> Word:
     return "open" if word == "inconclusive" else word
 
 
+def _failed(finds: Finds) -> str:
+    runs = finds.runs.values()
+    return f"{sum(r.guessed for r in runs)} of {sum(len(r.correct) for r in runs)} {finds.arm} runs"
+
+
 def _learnt(finds: Finds, guessing: float) -> bool:
     """Whether the finds that trained are above guessing, as surely as the pairs can show."""
     whole = np.array([r.whole.mean() for r in finds.runs.values() if r.trained])
@@ -244,17 +261,14 @@ def _learnt(finds: Finds, guessing: float) -> bool:
     return float(whole.mean()) - half > guessing
 
 
-def span(e: Estimate, level: Level, pairs: int) -> str:
-    return f"({level.told} interval {points(e.low, sign=True)} to {points(e.high, sign=True)}, {pairs} pairs of searches)"
-
-
 def _sentence(
     word: Word, first: str, second: str, e: Estimate, rope: float, level: Level, search: str, luck: Luck
 ) -> str:
     if e.delta < 0:  # every sentence speaks from the arm that is ahead
         first, second = second, first
         e = replace(e, delta=-e.delta, low=-e.high, high=-e.low)
-    told, tuned = span(e, level, len(luck.differences)), f"when each is tuned with a search of {search}"
+    told = f"({level.span(e.low, e.high)}, {len(luck.differences)} pairs of searches)"
+    tuned = f"when each is tuned with a search of {search}"
     match word:
         case "better":
             return (

@@ -15,7 +15,7 @@ from analysis.levels import Level
 from analysis.luck import Luck
 from analysis.tunability import Interval, binomial
 from analysis.verdict import Runs, Verdict, judge, of_nets
-from analysis.words import amount, listed
+from analysis.words import amount, counted, listed
 from study.records import Config
 
 
@@ -72,7 +72,8 @@ def find(evidence: Evidence) -> Findings:
     found = {arm: in_hand(evidence.history, arm, evidence.look) for arm in evidence.plan.arms}
     unchanged = tuple(arm for arm, choice in found.items() if choice is not None and choice.default)
     return Findings(
-        headline=told + (f" A further look is under way: {evidence.under_way}." if evidence.under_way else ""),
+        headline=told
+        + (f" A further look is under way: {evidence.under_way}." if evidence.under_way else ""),
         scope=answer.SCOPE,
         answers=tuple(answers),
         nets=tuple(nets),
@@ -114,11 +115,16 @@ def headline(answers: list[Answer], nets: list[Verdict]) -> str:
         return answers[0].sentence
     leader = answers[0].first
     against = [a for a in answers if a.first == leader]
-    if any(a.guard for a in answers):
-        guarded = listed(list(dict.fromkeys(a.guard for a in answers if a.guard)))
-        clear = [a for a in against if not a.guard]
-        if not clear:
-            return f"{guarded} Of the nets in hand: {' '.join(of_nets(v) for v in nets if v.first == leader)}".strip()
+    if all(a.guard for a in against):
+        beat = {arm: n for a in answers for arm, n in zip((a.first, a.second), a.beat, strict=True)}
+        why = listed([f"{counted(n, 'setting')} of {arm}" for arm, n in beat.items() if n is not None])
+        few = against[0].guard if against[0].pairs < answer.FEWEST_PAIRS else ""
+        return " ".join(
+            [
+                few or f"{answer.GUARDED} At full length and on validation, {why} beat the default.",
+                *(of_nets(v) for v in nets if v.first == leader),
+            ]
+        )
     groups: dict[str, list[str]] = {}
     for a in against:
         groups.setdefault(_SHORT[a.word], []).append(a.second)

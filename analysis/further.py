@@ -63,9 +63,9 @@ def later(plan: Plan, have: int) -> Level:
     """Error rate of a second look over so many pairs, after this one over ``have``."""
     couples = math.comb(len(plan.arms), 2)
 
-    return lambda pairs: levels.of(
-        couples=couples, looks=plan.looks, look=2, first=have, now=max(pairs, have + 1)
-    ).alpha
+    return lambda pairs: (
+        levels.of(couples=couples, looks=plan.looks, look=2, first=have, now=max(pairs, have + 1)).alpha
+    )
 
 
 def budget_for(plan: Plan, pairs: int) -> Budget:

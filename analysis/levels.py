@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
-from analysis.words import level, listed
+from analysis.words import level, listed, points
 
 ONE_LOOK = 0.05
 """Chance of any wrong word in a study that looks once, or whose second look was declared."""
@@ -43,6 +43,16 @@ class Level:
     def told(self) -> str:
         """``95 %``, ``94 % over both looks``."""
         return level(1 - self.total) + (f" over {listed(list(self.over))}" if self.over else "")
+
+    def span(self, low: float, high: float, *, sign: bool = True) -> str:
+        """``95 % interval -0.12 to +0.74``, ``94 % over both looks: ...``: in points."""
+        return spanned(self.told, low, high, sign=sign)
+
+
+def spanned(held: str, low: float, high: float, *, sign: bool = True) -> str:
+    """The ends of an interval beside what is promised of it."""
+    ends = f"{points(low, sign=sign)} to {points(high, sign=sign)}"
+    return f"{held}: {ends}" if " over " in held else f"{held} interval {ends}"
 
 
 def either(a1: float, a2: float, k1: float, k2: float) -> float:

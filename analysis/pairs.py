@@ -35,8 +35,14 @@ def searches(evidence: Evidence, found: Findings) -> Section:
         luck = [f"{points(found.lucks[i].sd)} pt for {heads[i]}" for i in range(len(heads))]
         text.append(f"Luck of one pair (sd of its difference, these test images included): {listed(luck)}.")
     if any(a.holm_p is not None for a in found.answers):
-        p = [f"{a.first} against {a.second} {a.p:.3g} ({a.holm_p:.3g})" for a in found.answers if a.p is not None]
-        text.append(f"Two-sided p of the t statistic over the pairs, with Holm's adjustment in brackets: {listed(p)}.")
+        p = [
+            f"{a.first} against {a.second} {a.p:.3g} ({a.holm_p:.3g})"
+            for a in found.answers
+            if a.p is not None
+        ]
+        text.append(
+            f"Two-sided p of the t statistic over the pairs, with Holm's adjustment in brackets: {listed(p)}."
+        )
     return Section(
         title="Search against search",
         text=tuple(text) or ("No search of an arm has a scored run of what it found yet.",),
@@ -74,7 +80,7 @@ def _told(evidence: Evidence, arm: str) -> str:
     found = choices(evidence.history, arm, evidence.look)
     kept = sum(choice.default for choice in found)
     share = f", each of {min(spent):.1f} to {max(spent):.1f} full runs" if spent else ""
-    if len(set(f"{s:.1f}" for s in spent)) == 1:
+    if len({f"{s:.1f}" for s in spent}) == 1:
         share = f", each of {spent[0]:.1f} full runs"
     told = f"{arm}: {counted(len(found), 'search', 'searches')}{share}"
     if kept == len(found):
@@ -84,7 +90,7 @@ def _told(evidence: Evidence, arm: str) -> str:
     return f"{told}; every one found a setting that leads the default."
 
 
-def selection(evidence: Evidence, found: Findings) -> Section:
+def selection(evidence: Evidence) -> Section:
     """The default as a candidate of every search: lead, standard error and decision (method.md 6.2)."""
     rows, facts, text = [], [], []
     variance: set[float] = set()
@@ -118,7 +124,14 @@ def selection(evidence: Evidence, found: Findings) -> Section:
         text=tuple(text),
         tables=(
             Table(
-                head=("validation, %", "chosen", "its mean", "lead over the default", "standard error", "found, where not the default"),
+                head=(
+                    "validation, %",
+                    "chosen",
+                    "its mean",
+                    "lead over the default",
+                    "standard error",
+                    "found, where not the default",
+                ),
                 rows=tuple(rows),
             ),
         ),
@@ -191,7 +204,7 @@ def appendix(evidence: Evidence, found: Findings) -> Section:
         text=tuple(text) or ("There are no nets of two arms in hand to look at.",),
         tables=(_ranks(ordered, shares),) if several else (),
         note="None of this is the answer: it holds for other runs of the settings in hand on the same test images, or for two "
-        "nets. \"Maybe meaningful\" means that an advantage of three wins in four is not ruled out. "
+        'nets. "Maybe meaningful" means that an advantage of three wins in four is not ruled out. '
         "The intervals of P(A > B) and Tango's are each alone at 95 %, also where those of the pairs hold together."
         if text
         else "",

@@ -127,7 +127,8 @@ def price(plan: Plan, *, measured: Luck | None = None, pairs: int | None = None)
             said = takes[0]
         else:
             said = "; ".join(
-                f"{text} (luck of {points(luck.sd)} pt)" for text, luck in dict(zip(takes, kinds, strict=True)).items()
+                f"{text} (luck of {points(luck.sd)} pt)"
+                for text, luck in dict(zip(takes, kinds, strict=True)).items()
             )
         return f"{goal}, in {100 * POWER:.0f} % of studies: {said}."
 

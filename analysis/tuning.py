@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.curves import Crossover, crossover_searches, crossover_slices, search_curve, slice_curve
 from analysis.estimate import Reals, Refused
-from analysis.evidence import Evidence
+from analysis.evidence import Evidence, choices
 from analysis.findings import Findings
 from analysis.section import Section, Table, against_leader, rule, sentence
 from analysis.words import counted, duration, points
@@ -67,7 +67,14 @@ def per_search(evidence: Evidence, arm: str) -> float:
     tuning = evidence.history.tuning
     if tuning is None:
         raise Refused("what a search may spend has not been fixed yet")
-    return (tuning.per_arm - evidence.history.spent(arm, "slice")) / len(pairs_of(evidence, arm))
+    return (tuning.per_arm - evidence.history.spent(arm, "slice")) / evidence.plan.pairs
+
+
+def pairs_of(evidence: Evidence, arm: str) -> set[int]:
+    """The arm's searches, by pair: of every look once they are selected, of the plan before."""
+    return {choice.pair for choice in choices(evidence.history, arm, evidence.look)} or set(
+        range(evidence.plan.pairs)
+    )
 
 
 def curves(evidence: Evidence) -> Curves:

@@ -26,7 +26,7 @@ from analysis.estimate import (
     rope_probabilities,
     welch,
 )
-from analysis.levels import Level
+from analysis.levels import Level, spanned
 from analysis.luck import MOST_IMAGES, POWER
 from analysis.words import listed, percent, points, rough
 from study.plan import CONFIRM_CEILING
@@ -268,9 +268,7 @@ def of_nets(v: Verdict) -> str:
     """The sentence where the two settings are what two searches found: it speaks of two nets."""
     a, b = (v.first, v.second) if v.delta >= 0 else (v.second, v.first)
     low, high = (v.low, v.high) if v.delta >= 0 else (-v.high, -v.low)
-    told = (
-        f"{points(abs(v.delta))} pt ({v.held} interval {points(low, sign=True)} to {points(high, sign=True)})"
-    )
+    told = f"{points(abs(v.delta))} pt ({spanned(v.held, low, high)})"
     match v.word:
         case "better" | "better, size unclear":
             less = (
@@ -292,7 +290,7 @@ def _sentence(word: Word, first: str, second: str, e: Estimate, rope: float, lev
     if e.delta < 0:  # every sentence speaks from the arm that is ahead
         first, second = second, first
         e = Estimate(delta=-e.delta, low=-e.high, high=-e.low, se=e.se, df=e.df, confidence=e.confidence)
-    span = f"({level.told} interval {points(e.low)} to {points(e.high)})"
+    span = f"({level.span(e.low, e.high, sign=False)})"
     margin = points(rope)
     match word:
         case "better":

@@ -104,7 +104,8 @@ def play(family: Family, *, budget: float, seed: int, run_sd: float = RUN_SD) ->
             for arm, own in zip(NAMES, found, strict=True)
         ),
         runs=both(
-            tuple(len(history.confirmed(arm, c.pair)) for c in own) for arm, own in zip(NAMES, found, strict=True)
+            tuple(len(history.confirmed(arm, c.pair)) for c in own)
+            for arm, own in zip(NAMES, found, strict=True)
         ),
         defaults=both(tuple(c.default for c in own) for own in found),
         beat=both(beat_default(history, arm) for arm in NAMES),
@@ -220,7 +221,9 @@ def told(studies: Sequence[Study], family: Family) -> list[str]:
     new = rates(np.array([s.new for s in said]), claims, truth, luck)
     old = rates(np.array([s.old for s in said]), np.ones(len(said), dtype=np.bool_), truth, luck)
     tuned = [
-        (s.finds[arm][s.hand[arm]], s.default[arm], s.defaults[arm][s.hand[arm]]) for s in studies for arm in (0, 1)
+        (s.finds[arm][s.hand[arm]], s.default[arm], s.defaults[arm][s.hand[arm]])
+        for s in studies
+        for arm in (0, 1)
     ]
     worse = float(np.mean([find < default - 1e-9 for find, default, _ in tuned]))
     by_rope = float(np.mean([find < default - ROPE for find, default, _ in tuned]))
@@ -289,7 +292,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("do", choices=("play", "table"))
     parser.add_argument("file", type=Path, help="studies, a line each")
     parser.add_argument("--families", nargs="+", metavar="NAME", help="some of them (default all)")
-    parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS, help="full runs per arm (25 50 100)")
+    parser.add_argument(
+        "--budgets", type=float, nargs="+", default=BUDGETS, help="full runs per arm (25 50 100)"
+    )
     parser.add_argument("--studies", type=int, default=1000, help="of each cell (default 1000)")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after so long")
     parser.add_argument("--data", type=Path, default=FOLDER, help=f"recorded curves (default {FOLDER})")

@@ -138,7 +138,8 @@ class Bowl:
         if config == self._default:
             return self.land.best - self.land.gain
         fall = sum(
-            depth * (x - best) ** 2 for depth, x, best in zip(self.land.depth, place, self.land.at, strict=True)
+            depth * (x - best) ** 2
+            for depth, x, best in zip(self.land.depth, place, self.land.at, strict=True)
         )
         fall += {"a": 0.0, "b": 0.002, "c": 0.005, "d": 0.015}[str(config["augment"])]
         own = np.random.default_rng([abs(hash_of(config)), 7]).standard_normal()
@@ -182,7 +183,11 @@ def question(family: Family, *, budget: float, seed: int) -> Plan:
     """Two arms, the dearer of which has ``budget`` full runs."""
     base = plan(NAMES, images=family.test)
     base = dataclasses.replace(
-        base, seed=seed, epochs=EPOCHS, batch_sizes=(128,), data=dataclasses.replace(base.data, train=family.train)
+        base,
+        seed=seed,
+        epochs=EPOCHS,
+        batch_sizes=(128,),
+        data=dataclasses.replace(base.data, train=family.train),
     )
     audits = {}
     for name, cost in zip(NAMES, family.costs, strict=True):
