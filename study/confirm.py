@@ -47,14 +47,18 @@ def default_of(history: History, arm: str) -> Config:
 
 
 def found_by(plan: Plan, history: History, arm: str, pair: int) -> tuple[Trial | None, str]:
-    """The trial whose setting a search found, and how a tie was broken; None when none but the default lasted.
+    """The trial whose setting a search found, and how a tie was broken; None when it found none beside the default.
 
-    Found means furthest trained, then best validation accuracy. Of settings that are alike in both, the one whose
+    Found means furthest trained, then best validation accuracy; a setting that fell behind the best third at a rung was
+    rejected by its search and is not found. Of settings that are alike in both, the one whose
     epochs are cheaper by more than 2 %, else the one whose three nearest settings scored better at the first rung.
     """
     trials = [t for t in history.of(arm, "search") if t.pair == pair]
     default = default_of(history, arm)
-    best = [t for t in best_first(history, trials, most=len(trials)) if t.config != default]
+    kept = [
+        t for t in trials if t.id in history.outcomes and not history.outcomes[t.id].reason.startswith("asha")
+    ]
+    best = [t for t in best_first(history, kept, most=len(kept)) if t.config != default]
     if not best:
         return None, ""
     tied = [t for t in best if _standing(history, t) == _standing(history, best[0])]
@@ -179,7 +183,7 @@ def choose(plan: Plan, history: History, arm: str, pair: int, correct: Reader) -
 
 
 def _nothing_lasts(history: History, arm: str) -> GivenUpError:
-    ends = [history.outcomes.get(t.id) for phase in ("search", "baseline") for t in history.of(arm, phase)]  # type: ignore[arg-type]
+    ends = [history.outcomes.get(t.id) for phase in ("search", "baseline") for t in history.of(arm, phase)]
     reasons = [o.reason for o in ends if o is not None and o.state == "failed"]
     why = f" The last failure: {reasons[-1]}" if reasons else ""
     return GivenUpError(
@@ -273,6 +277,11 @@ def share(plan: Plan, history: History) -> float:
     return extension.budget_seconds / len(plan.arms) if extension and extension.pairs else plan.share
 
 
+def budget(plan: Plan, history: History) -> Budget:
+    """Of the whole study, all looks together."""
+    return Budget(seconds=share(plan, history) * len(plan.arms), resource=plan.budget.resource)
+
+
 def left(plan: Plan, history: History, arm: str, *, spent: float) -> float:
     """Resource-seconds of the arm's share that are neither spent nor owed to the scoring of trained nets."""
     owed = sum(t.id not in history.scores for phase in SCORED_PHASES for t in history.of(arm, phase))
@@ -309,6 +318,14 @@ def search_runs(plan: Plan, history: History) -> dict[str, list[float]]:
         for arm in plan.arms
         if arm in tuning.full_run
     }
+
+
+def planned_search(plan: Plan, history: History, arm: str) -> float:
+    """Full runs that each search of the arm may have, once that is known; before, as it was planned."""
+    tuning = history.tuning
+    if tuning is None or arm not in tuning.full_run:
+        return plan.tuning_runs / plan.pairs
+    return max(0.0, tuning.per_arm / tuning.full_run[arm] - tuning.slice_runs) / plan.pairs
 
 
 def shrunk(plan: Plan, history: History) -> str:

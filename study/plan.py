@@ -60,9 +60,9 @@ EPOCHS_CEILING = 10_000
 ROPE_CEILING = 0.2
 SCATTER = 1.25
 """The same arms measured twice differ by less: a budget that a refusal names must do then too."""
-AIMS = ((52, 10), (26, 3))
-"""A chosen length leaves room for 52 full runs per arm, which is four pairs of searches; where these would be shorter than
-10 epochs, too short for two rungs, for 26, three pairs."""
+AIMS = ((60, 10), (30, 3))
+"""A chosen length leaves room for 60 full runs per arm, enough for four pairs of searches also where a run costs a fifth more
+than was measured; where these would be shorter than 10 epochs, too short for two rungs, for 30, three pairs."""
 
 
 class PlanError(ValueError):

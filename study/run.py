@@ -27,13 +27,13 @@ from search_spaces import Arm, ArmError, Choice
 from study import ledger as ledgers
 from study import plan as plans
 from study import resume, windows
-from study.confirm import GivenUpError, StudyError, unspent
+from study.confirm import GivenUpError, StudyError, search_runs, shrunk, unspent
 from study.leaving import Leaving, sturdy_output
 from study.ledger import CLAIM, Ledger
 from study.mirror import Mirror
 from study.options import Options
 from study.plan import Audit, Budget, Packed, Plan, PlanError
-from study.records import Cost, Session
+from study.records import Cost, Record, Session, Tuning
 
 if TYPE_CHECKING:
     from study.data import Prepared
@@ -192,7 +192,8 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
     from analysis import report
 
     written = report.write(home)
-    console.print("\n".join(["", *written.told, f"report: {written.path}"]), markup=False)
+    told = [*written.told, *_told_searches(plan, ledger), f"report: {written.path}"]
+    console.print("\n".join(["", *told]), markup=False)
 
 
 @contextmanager
@@ -355,6 +356,11 @@ def _run(
     from study.trials import run_trials
     from study.view import View
 
+    def tell(record: Record) -> None:
+        if isinstance(record, Tuning) and (warning := shrunk(plan, ledger)):
+            console.print(f"note: {warning}", markup=False)
+
+    ledger.watchers.append(tell)
     schedule = Schedule(plan, ledger, arms)
     with View(schedule, console) as view, leaving.gently():
         run_trials(
@@ -442,6 +448,14 @@ def _show(plan: Plan, console: Console) -> None:
         + "\n  ".join([promise, *planner.price(plan), planner.searches(plan)]),
         markup=False,
     )
+
+
+def _told_searches(plan: Plan, history: ledgers.History) -> list[str]:
+    """How many full runs each search really had."""
+    had = search_runs(plan, history)
+    runs = "; ".join(f"{arm} {', '.join(f'{r:.1f}' for r in own)}" for arm, own in had.items())
+    warning = shrunk(plan, history)
+    return [f"full runs that each search had: {runs}", *([f"warning: {warning}"] if warning else [])]
 
 
 def _told_pairs(plan: Plan) -> str:

@@ -117,10 +117,7 @@ class Runner(tune.Callback):
             self._vain = 0
         goes_on = True
         try:
-            if "net" in result:  # before the ledger says that it is there; and Tune would keep it
-                checkpoint.save(checkpoint.path_of(self._home, trial_id), result.pop("net"))
-            if "correct" in result:
-                validation.save(self._home, trial_id, result.pop("correct"))
+            self._keep(trial_id, result)
             if "resumed" in result:
                 self._schedule.resumed(trial_id, **result["resumed"])
             if "epoch" in result:
@@ -137,6 +134,13 @@ class Runner(tune.Callback):
         if result.get("done") or not goes_on:
             self._ended.add(trial_id)
         return trial_id in self._ended or self.leaving()
+
+    def _keep(self, trial_id: str, result: dict[str, Any]) -> None:
+        """What a trial hands over is on disk before the ledger says that it is there; and Tune would keep it."""
+        if "net" in result:
+            checkpoint.save(checkpoint.path_of(self._home, trial_id), result.pop("net"))
+        if "correct" in result:
+            validation.save(self._home, trial_id, result.pop("correct"))
 
     def _tell_unsaved(self, reason: str | None) -> None:
         if reason and self._mirror and not self._told_unsaved:

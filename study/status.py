@@ -18,18 +18,19 @@ from rich.text import Text
 
 from analysis.words import duration, percent
 from study import ledger
+from study.confirm import budget, shrunk
 from study.ledger import History
 from study.plan import FILE, Plan, PlanError
 from study.records import setting
-from study.view import phase, states
+from study.view import phase, searches, states
 
 LIVELY_SECONDS = 60.0
 """A study of another machine whose ledger was written within this time runs: a sign of life is written every
 ten seconds. On this machine the ledger's lock tells."""
 VERDICT = "verdict.json"
 HOLDS = (
-    "A verdict holds for the settings that its own searches found, retrained on new images of the same kind; "
-    "python -m study status RUN says it in full."
+    "A verdict on architectures holds for searches of the budget that it names; python -m study status RUN says it in "
+    "full."
 )
 State = Literal["measuring", "running", "stopped", "finished"]
 
@@ -58,7 +59,8 @@ def look(home: Path) -> Run:
         raise PlanError(f"{home} holds no study (no {ledger.FILE})")
     plan, history = ledger.load(home) if (home / FILE).exists() else (None, ledger.read(path))
     quiet = max(0.0, time.time() - path.stat().st_mtime)
-    done = bool(history.opened) and set(history.opened[-1].trials) <= history.scores.keys()
+    looks = 2 if history.extension else 1
+    done = len(history.opened) == looks and set(history.opened[-1].trials) <= history.scores.keys()
     ours = ledger.holder(path).endswith(f" on {socket.gethostname()}")
     alive = _is_written(path) or (quiet < LIVELY_SECONDS and not done and not ours)
     state: State = "finished" if done else "stopped" if not alive else "running" if plan else "measuring"
@@ -89,20 +91,23 @@ def overview(home: Path, name: str = "") -> Group:
         return Group(*said)
     plan, history = run.plan, run.history
     spent = sum(history.spent(arm) for arm in plan.arms)
-    left = max(0.0, plan.budget.seconds - spent) / (plan.machine.slots * plan.machine.fraction)
+    total = budget(plan, history)
+    left = max(0.0, total.seconds - spent) / (plan.machine.slots * plan.machine.fraction)
     ending = f", about {duration(left)} to go" if run.state == "running" else ""
-    said.append(Text(f"{duration(spent)} of {plan.budget} spent{ending}; data {plan.data.spec}"))
+    said.append(Text(f"{duration(spent)} of {total} spent{ending}; data {plan.data.spec}"))
     table = Table(caption="best so far: validation accuracy, optimistic until confirmed")
     counted = tuple(states(history, plan.arms[0]))
-    for column in ("arm", "phase", "spent", "share", "best so far", *counted):
+    for column in ("arm", "phase", "spent", "share", "best so far", "full runs per search", *counted):
         table.add_column(column, justify="left" if column in ("arm", "phase") else "right")
     for arm in plan.arms:
         accuracy = history.best.get(arm)
         table.add_row(
-            arm, phase(history, arm), duration(history.spent(arm)), duration(plan.share),
-            "-" if accuracy is None else percent(accuracy), *(str(n) for n in states(history, arm).values()),
+            arm, phase(history, arm), duration(history.spent(arm)), duration(total.seconds / len(plan.arms)),
+            "-" if accuracy is None else percent(accuracy), searches(plan, history, arm) or "-", *(str(n) for n in states(history, arm).values()),
         )  # fmt: skip
     said += [Text(line) for line in _running(history)]
+    if warning := shrunk(plan, history):
+        said.append(Text(f"note: {warning}"))
     ends = {
         "finished": "\n".join(filter(None, (run.scope, run.verdict))),
         "stopped": f"go on with: python study/run.py --resume {shlex.quote(name)}",
@@ -138,7 +143,7 @@ def listing(folder: Path) -> Group:
         plan, judged = run.plan, judged or bool(run.scope)
         table.add_row(
             home.name, run.state, ", ".join(plan.arms) if plan else "-", Text(plan.data.spec if plan else "-"),
-            f"{duration(sum(run.history.spent(a) for a in plan.arms))} of {plan.budget}" if plan else "-",
+            f"{duration(sum(run.history.spent(a) for a in plan.arms))} of {budget(plan, run.history)}" if plan else "-",
             Text(run.verdict or "-"),
         )  # fmt: skip
     return Group(table, *([Text(HOLDS)] if judged else []))

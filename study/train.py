@@ -147,7 +147,10 @@ class Training:
 
     def correct(self) -> NDArray[np.bool_]:
         """Whether the net, as it is, is right on each validation image, in the order of the split."""
-        right = predict(self.net, self._data.images, self._data.val).argmax(1) == self._data.labels[self._data.val]
+        right = (
+            predict(self.net, self._data.images, self._data.val).argmax(1)
+            == self._data.labels[self._data.val]
+        )
         return right.cpu().numpy()
 
     def state(self, *, final: bool = False) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from rich.live import Live
 from rich.table import Table
 
 from analysis.words import duration, percent
+from study.confirm import budget, planned_search, search_runs, share
 from study.ledger import History
+from study.plan import Plan
 from study.records import PHASES, State
 
 if TYPE_CHECKING:
@@ -57,11 +59,21 @@ def phase(history: History, arm: str) -> str:
     return next((p for p in reversed(PHASES) if history.of(arm, p)), "-")
 
 
+def searches(plan: Plan, history: History, arm: str) -> str:
+    """Full runs that each search of the arm had so far, and may have: ``1.2, 0.9, 1.0 of 4.1``; empty before."""
+    had = search_runs(plan, history).get(arm, [])
+    if not had:
+        return ""
+    return f"{', '.join(f'{runs:.1f}' for runs in had)} of {planned_search(plan, history, arm):.1f}"
+
+
 def _money(schedule: "Schedule") -> tuple[float, float]:
     """Resource-seconds spent, and the wall seconds that the rest will take."""
     plan = schedule.plan
     spent = sum(schedule.spent_now(arm) for arm in plan.arms)
-    left = max(0.0, plan.budget.seconds - spent) / (plan.machine.slots * plan.machine.fraction)
+    left = max(0.0, share(plan, schedule.ledger) * len(plan.arms) - spent) / (
+        plan.machine.slots * plan.machine.fraction
+    )
     return spent, left
 
 
@@ -75,7 +87,7 @@ def _table(schedule: "Schedule") -> Table:
     plan, ledger = schedule.plan, schedule.ledger
     spent, left = _money(schedule)
     table = Table(
-        title=f"{duration(spent)} of {plan.budget} spent, about {duration(left)} to go",
+        title=f"{duration(spent)} of {budget(plan, ledger)} spent, about {duration(left)} to go",
         caption="best so far: validation accuracy, optimistic until confirmed",
     )
     for column in (
@@ -84,6 +96,7 @@ def _table(schedule: "Schedule") -> Table:
         "spent",
         "share",
         "best so far",
+        "full runs per search",
         "running",
         "finished",
         "stopped",
@@ -98,6 +111,7 @@ def _table(schedule: "Schedule") -> Table:
             duration(schedule.spent_now(arm)),
             duration(plan.share),
             "-" if accuracy is None else percent(accuracy),
+            searches(plan, ledger, arm) or "-",
             *(str(n) for n in states(ledger, arm).values()),
         )
     return table
@@ -110,7 +124,12 @@ def _line(schedule: "Schedule") -> str:
     for arm in plan.arms:
         accuracy = ledger.best.get(arm)
         counts = ", ".join(f"{n} {state}" for state, n in states(ledger, arm).items() if n)
+        had = searches(plan, ledger, arm)
         arms.append(
-            f"{arm}: {phase(ledger, arm)}, {counts}" + (f", best {percent(accuracy)}" if accuracy else "")
+            f"{arm}: {phase(ledger, arm)}, {counts}"
+            + (f", best {percent(accuracy)}" if accuracy else "")
+            + (f", full runs per search {had}" if had else "")
         )
-    return f"{duration(spent)} of {plan.budget} spent, about {duration(left)} to go | " + " | ".join(arms)
+    return f"{duration(spent)} of {budget(plan, ledger)} spent, about {duration(left)} to go | " + " | ".join(
+        arms
+    )

@@ -32,7 +32,6 @@ PLAN = Plan(
     epochs=5,
     rope=0.005,
     seed=0,
-    val_fraction=0.1,
     train_fraction=1.0,
     widen=(),
     spaces={},
@@ -86,7 +85,7 @@ def test_a_damaged_plan_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_the_shares_are_counted_for_the_dearest_arm() -> None:
     assert PLAN.full_run("b") > PLAN.full_run("a")
-    reserved = 3 + 1.1 * (PLAN.select_runs + PLAN.confirm_reserved) + PLAN.tuning_runs
+    reserved = PLAN.folds + 1.1 * (PLAN.select_runs + PLAN.confirm_reserved) + PLAN.tuning_runs
     assert PLAN.overhead + reserved * PLAN.full_run("b") == pytest.approx(PLAN.share)
     assert PLAN.confirm_reserved >= CONFIRM_FLOOR
 
@@ -111,17 +110,48 @@ def test_a_refused_budget_names_one_that_is_accepted(minutes: int) -> None:
             cost = {arm: 1.2 * cost for arm, cost in plan.probe_cost.items()}
             with_length(dataclasses.replace(plan, budget=named, audits=slower, probe_cost=cost), epochs)
         else:
-            assert accepted.tuning_runs >= TUNING_RUNS_FLOOR
+            assert accepted.tuning_runs + accepted.pairs >= TUNING_RUNS_FLOOR  # the restored defaults count
 
 
 def test_a_chosen_length_grows_with_the_budget_up_to_the_posts_fifty_epochs() -> None:
     lengths = [
         with_length(dataclasses.replace(PLAN, budget=Budget(seconds=s, resource="cpu")), None).epochs
-        for s in (300.0, 600.0, 1200.0, 1e6)
+        for s in (300.0, 450.0, 1500.0, 1e6)
     ]
     assert lengths == sorted(lengths)
-    assert lengths[0] < lengths[1]
+    assert lengths[0] < lengths[1] < lengths[2]
     assert lengths[-1] == 50
+    four = dataclasses.replace(PLAN, budget=Budget(seconds=1500.0, resource="cpu"))
+    assert (
+        with_length(four, None).pairs == 4
+    )  # where the runs are not too short for it, the length leaves room
+
+
+@pytest.mark.parametrize(
+    ("full_runs", "pairs"), [(20, 1), (24.9, 1), (25, 3), (49, 3), (50, 4), (110, 6), (220, 8)]
+)
+def test_the_budget_says_how_many_pairs_of_searches_there_are(full_runs: float, pairs: int) -> None:
+    share = PLAN.overhead + (full_runs + 0.01) * PLAN.full_run("b")
+    plan = dataclasses.replace(PLAN, budget=Budget(seconds=2 * share, resource="cpu"))
+    assert plan.pairs == pairs
+    assert plan.folds == max(3, pairs)
+    assert plan.tuning_runs + plan.pairs >= TUNING_RUNS_FLOOR
+    each = plan.confirm_reserved - plan.pairs * plan.confirm_each
+    assert plan.confirm_each + each >= CONFIRM_FLOOR  # the net in hand's
+    for pair in range(2 * pairs):
+        own, *others = plan.search_fold(pair), *plan.select_folds(pair)
+        assert own not in others
+        assert len(set(others)) == 2
+        assert {own, *others} <= set(range(plan.folds))
+
+
+@pytest.mark.parametrize(
+    ("pool", "pairs", "images"),
+    [(300, 1, 60), (1437, 3, 287), (5000, 4, 1000), (9000, 4, 1000), (50_000, 4, 5000), (1437, 8, 179)],
+)
+def test_a_fold_has_a_fifth_of_few_images_and_a_tenth_of_many(pool: int, pairs: int, images: int) -> None:
+    plan = dataclasses.replace(PLAN, data=dataclasses.replace(PLAN.data, train=pool))
+    assert plan._val_images(max(3, pairs)) == images
 
 
 @pytest.mark.parametrize(

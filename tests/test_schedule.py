@@ -14,10 +14,11 @@ import pytest
 from test_plan import PLAN
 
 from search_spaces import Arm, Config, load
-from study.confirm import RUNS_FLOOR, StudyError, unspent
-from study.ledger import Ledger, LedgerError, read
-from study.plan import BASELINE_RUNS, CONFIRM_CEILING, Budget, Plan, slice_runs, with_length
-from study.records import Epoch, Outcome, Phase, Record, Trial
+from study import confirm, validation
+from study.confirm import AHEAD, StudyError, found_by, runs_floor, search_runs, shrunk, unspent
+from study.ledger import History, Ledger, LedgerError, check, read
+from study.plan import Budget, Plan, slice_runs, with_length
+from study.records import Epoch, Outcome, Record, Trial
 from study.schedule import Schedule, Start, derive_seed
 
 ARMS = {"tiny_resnet": load("tiny_resnet"), "tiny_resnext": load("tiny_resnext")}
@@ -137,61 +138,149 @@ def test_the_budget_holds_to_within_one_report_per_running_trial(tmp_path: Path)
 def test_phases_follow_one_another_per_arm(tmp_path: Path) -> None:
     plan = a_plan(minutes=20)
     ledger = play(plan, tmp_path / "ledger.jsonl")
-    assert ledger.manifest is not None
+    check(ledger, plan)
     for arm in plan.arms:
         order = [STAGES[t.phase] for t in all_trials(ledger) if t.arm == arm]
         assert order == sorted(order)
-        assert len(ledger.of(arm, "baseline")) == BASELINE_RUNS
-        assert len(ledger.of(arm, "select")) == plan.select_runs
-        choice = ledger.manifest.choices[arm]
-        confirmed = ledger.of(arm, "confirm")
-        assert RUNS_FLOOR <= len(confirmed) <= choice.runs
-        assert all(t.config == choice.config for t in confirmed)
-        assert ledger.of(arm, "search")[0].config == ledger.of(arm, "baseline")[0].config
+        assert [t.fold for t in ledger.of(arm, "baseline")] == list(range(plan.folds))
+        choices = ledger.choices(arm)
+        assert [c.pair for c in choices] == list(range(plan.pairs))
+        for choice in choices:
+            confirmed = ledger.confirmed(arm, choice.pair)
+            hand = ledger.in_hand(arm) == choice.pair
+            assert runs_floor(plan, hand=hand) <= len(confirmed) <= choice.runs
+            assert all(t.config == choice.config for t in confirmed)
+            assert [t.fold for t in confirmed] == [
+                (choice.pair + run) % plan.folds for run in range(len(confirmed))
+            ]
+        assert max(choices, key=lambda c: c.val_accuracy).pair == ledger.in_hand(arm)
     lines = (tmp_path / "ledger.jsonl").read_text().splitlines()
     manifest = next(i for i, line in enumerate(lines) if '"Manifest"' in line)
     first_confirm = next(i for i, line in enumerate(lines) if '"phase":"confirm"' in line)
     assert manifest < first_confirm
 
 
-def test_an_islands_trials_share_one_split_other_runs_have_their_own(tmp_path: Path) -> None:
+def test_every_search_is_on_its_own_fold_and_selected_on_two_others(tmp_path: Path) -> None:
     plan = a_plan(minutes=20)
     ledger = play(plan, tmp_path / "ledger.jsonl")
-    splits = []
     for arm in ARMS:
-        per_island = [
-            {t.split_seed for t in ledger.of(arm, "search") if t.island == i} for i in range(plan.islands)
-        ]
-        assert all(len(seeds) == 1 for seeds in per_island)
-        assert len(set().union(*per_island)) == plan.islands
-        assert len({t.split_seed for t in ledger.of(arm, "slice")}) == 1
-        splits.append(per_island)
-    assert splits[0] == splits[1]
-    phases: tuple[Phase, ...] = ("baseline", "select", "confirm")
-    for phase in phases:
-        first, second = ([t.split_seed for t in ledger.of(arm, phase)] for arm in ARMS)
-        assert len(set(first)) == len(first) > 2
-        shorter = min(len(first), len(second))
-        assert first[:shorter] == second[:shorter]  # blocked by split
+        assert {t.fold for t in ledger.of(arm, "slice")} <= {0}
+        for pair in range(plan.pairs):
+            assert {t.fold for t in ledger.of(arm, "search") if t.pair == pair} == {pair}
+            found, _ = found_by(plan, ledger, arm, pair)
+            selected = [t for t in ledger.of(arm, "select") if t.pair == pair]
+            assert found is not None
+            assert [t.config for t in selected] == [found.config] * 2
+            assert [t.fold for t in selected] == [(pair + 1) % plan.folds, (pair + 2) % plan.folds]
 
 
-def test_islands_are_independent_and_share_the_search_equally(tmp_path: Path) -> None:
+def test_the_searches_of_a_pair_begin_with_the_same_proposals_and_share_the_budget(tmp_path: Path) -> None:
     plan = a_plan(minutes=30)
-    assert plan.islands == 4
+    assert plan.pairs == 4
     ledger = play(plan, tmp_path / "ledger.jsonl")
-    assert ledger.manifest is not None
+    first, second = ARMS
+    spaces = {arm: set(ARMS[arm].space) for arm in ARMS}
+    common = spaces[first] & spaces[second]
     for arm in ARMS:
-        spends = [ledger.spent(arm, "search", island=i) for i in range(4)]
+        spends = [ledger.spent(arm, "search", pair=i) for i in range(4)]
         assert sum(spends) == pytest.approx(ledger.spent(arm, "search"))
         assert max(spends) - min(spends) <= 4 * (SECONDS[arm] + 0.05)
-        configs = [[t.config for t in ledger.of(arm, "search") if t.island == i] for i in range(4)]
-        assert all(c[0] == configs[0][0] for c in configs)  # each begins with the default
-        assert len({str(c[1:]) for c in configs}) == 4
-        runs = ledger.manifest.choices[arm].islands
-        assert [ledger.trials[r].island for r in runs] == [0, 1, 2, 3]
-        assert {ledger.trials[r].phase for r in runs} == {"select"}
-        for run, island in zip(runs, configs, strict=True):
-            assert ledger.trials[run].config in island
+        own = search_runs(plan, ledger)[arm]
+        assert own == pytest.approx(
+            [s / ledger.tuning.full_run[arm] for s in spends] if ledger.tuning else []
+        )
+    begins = []
+    for pair in range(4):
+        configs = [
+            [{k: t.config[k] for k in common} for t in ledger.of(arm, "search") if t.pair == pair][:7]
+            for arm in ARMS
+        ]
+        assert configs[0] == configs[1]
+        begins.append(str(configs[0][3:]))  # after the known settings, which every search begins with
+    assert len(set(begins)) == 4
+
+
+def test_the_default_is_each_searchs_first_trial_and_is_paid_once(tmp_path: Path) -> None:
+    plan = a_plan(minutes=20)
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        now = [0.0]
+        drive(Schedule(plan, ledger, ARMS, clock=lambda: now[0]), now, diverges)
+        again = Schedule(plan, ledger, ARMS, clock=lambda: now[0])
+        for arm in ARMS:
+            default = ledger.of(arm, "baseline")[0].config
+            assert default not in [t.config for t in ledger.of(arm, "search")]
+            for pair in range(plan.pairs):
+                told = again._searches[arm, pair].told
+                run = ledger.of(arm, "baseline")[pair]
+                assert told[0].params == default
+                assert told[0].value == ledger.val_accuracy(run.id)
+                assert len(told) == 1 + sum(t.pair == pair for t in ledger.of(arm, "search"))
+
+
+def test_a_setting_is_taken_when_it_leads_the_default_by_half_a_standard_error(tmp_path: Path) -> None:
+    plan = a_plan(minutes=20)
+    ledger = play(plan, tmp_path / "ledger.jsonl")
+    for arm in ARMS:
+        default = {t.fold: t for t in ledger.of(arm, "baseline")}
+        for choice in ledger.choices(arm):
+            runs = [t for t in ledger.of(arm, "select") if t.pair == choice.pair]
+            leads = [accuracy(ledger, t) - accuracy(ledger, default[t.fold]) for t in runs]
+            assert choice.lead == pytest.approx(sum(leads) / 2)
+            assert choice.lead is not None
+            assert choice.lead_se is not None
+            assert choice.default == (choice.lead < AHEAD * choice.lead_se or choice.lead <= 0)
+            chosen = [default[t.fold] for t in runs] if choice.default else runs
+            assert choice.trials == tuple(t.id for t in chosen)
+            assert choice.val_accuracy == pytest.approx(sum(accuracy(ledger, t) for t in chosen) / 2)
+    kinds = {c.default for arm in ARMS for c in ledger.choices(arm)}
+    assert False in kinds
+
+
+def test_what_runs_got_right_on_the_same_images_makes_the_lead_sharper(tmp_path: Path) -> None:
+    """Two settings that differ on few images are told apart; taken as independent they would not be."""
+    plan = a_plan(minutes=20)
+    images = plan.val_images
+
+    def correct(trial: str) -> validation.Correct | None:
+        right = np.zeros(images, dtype=np.bool_)
+        right[: round(images * (accuracy(ledger, ledger.trials[trial])))] = True
+        return right
+
+    now = [0.0]
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        drive(Schedule(plan, ledger, ARMS, clock=lambda: now[0], correct=correct), now, diverges)
+    blind = play(plan, tmp_path / "blind.jsonl")
+    for arm in ARMS:
+        for sharp, blurred in zip(ledger.choices(arm), blind.choices(arm), strict=True):
+            assert sharp.lead == blurred.lead
+            assert sharp.lead_se is not None
+            assert blurred.lead_se is not None
+            assert sharp.lead_se < blurred.lead_se
+
+
+def test_a_default_that_nothing_beats_is_confirmed_and_one_that_fails_is_not(tmp_path: Path) -> None:
+    plan = a_plan(minutes=20)
+    default = Schedule(plan, Ledger(tmp_path / "unused.jsonl"), ARMS).defaults["tiny_resnext"]
+
+    def hopeless(trial: Trial, epoch: int) -> str:
+        del epoch
+        return "" if trial.arm == "tiny_resnet" or trial.config == default else "error: boom"
+
+    def poor(trial: Trial, epoch: int) -> str:
+        return "diverged: nan" if trial.config == default and epoch == 2 and trial.index == 1 else ""
+
+    only = play(plan, tmp_path / "default.jsonl", fails=hopeless)
+    assert all(c.default and c.lead is None for c in only.choices("tiny_resnext"))
+    assert all(t.config == default for t in only.of("tiny_resnext", "confirm"))
+    assert not only.of("tiny_resnext", "select")
+    without = play(plan, tmp_path / "poor.jsonl", fails=poor)
+    assert not any(c.default for c in without.choices("tiny_resnext"))
+
+
+def accuracy(history: History, trial: Trial) -> float:
+    found = history.val_accuracy(trial.id)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("minutes", [8, 12, 20])
@@ -214,10 +303,10 @@ def test_arms_that_wait_for_each_other_wait_for_a_part_of_a_run_only(tmp_path: P
 
 
 def test_the_random_slice_is_never_stopped_and_shared_by_the_arms(tmp_path: Path) -> None:
-    plan = a_plan(minutes=30)
+    plan = a_plan(minutes=40)
     ledger = play(plan, tmp_path / "ledger.jsonl")
     assert ledger.tuning is not None
-    assert ledger.tuning.slice_runs >= 3
+    assert ledger.tuning.slice_runs >= 5
     slices = [ledger.of(arm, "slice") for arm in ARMS]
     for trials in slices:
         assert len(trials) == ledger.tuning.slice_runs
@@ -226,24 +315,6 @@ def test_the_random_slice_is_never_stopped_and_shared_by_the_arms(tmp_path: Path
         assert one.config == {k: v for k, v in other.config.items() if k in one.config}
     share = ledger.spent("tiny_resnext", "slice") / ledger.tuning.per_arm
     assert 0.05 < share < 0.2
-
-
-def test_the_headline_setting_won_its_selection_runs(tmp_path: Path) -> None:
-    plan = a_plan(minutes=30)
-    ledger = play(plan, tmp_path / "ledger.jsonl")
-    assert ledger.manifest is not None
-    for arm in ARMS:
-        runs: dict[str, list[float]] = {}
-        for trial in ledger.of(arm, "select"):
-            score = ledger.val_accuracy(trial.id)
-            assert score is not None
-            runs.setdefault(str(trial.config), []).append(score)
-        most = max(len(scores) for scores in runs.values())
-        assert most >= 1 + plan.extra_runs
-        finals = {c: sum(s) / len(s) for c, s in runs.items() if len(s) >= 1 + plan.extra_runs}
-        choice = ledger.manifest.choices[arm]
-        assert str(choice.config) == max(finals, key=lambda c: finals[c])
-        assert choice.val_accuracy == pytest.approx(max(finals.values()))
 
 
 def test_with_one_trial_at_a_time_the_same_seed_proposes_the_same(tmp_path: Path) -> None:
@@ -260,7 +331,7 @@ def test_the_ledger_on_disk_is_the_ledger_in_memory(tmp_path: Path) -> None:
     again = read(tmp_path / "ledger.jsonl")
     assert again.trials == ledger.trials
     assert again.outcomes == ledger.outcomes
-    assert again.manifest == ledger.manifest
+    assert again.manifests == ledger.manifests
     for arm in ARMS:
         assert again.spent(arm) == pytest.approx(ledger.spent(arm))
 
@@ -279,12 +350,13 @@ def test_a_search_that_no_money_is_left_for_confirms_the_default(tmp_path: Path)
     fast = {name: dataclasses.replace(a, images_per_second=20_000.0) for name, a in plan.audits.items()}
     starved = dataclasses.replace(plan, audits=fast, budget=Budget(seconds=150.0, resource="cpu"))
     ledger = play(starved, tmp_path / "ledger.jsonl")
-    assert ledger.manifest is not None
     assert ledger.tuning is not None
     assert ledger.tuning.per_arm == 0
+    assert "the search has shrunk" in shrunk(starved, ledger)
     for arm in starved.arms:
-        assert ledger.manifest.choices[arm].config == ledger.of(arm, "baseline")[0].config
-        assert len(ledger.of(arm, "confirm")) >= RUNS_FLOOR
+        hand = ledger.in_hand(arm)
+        assert len(ledger.confirmed(arm, hand)) >= runs_floor(starved, hand=True)
+        assert sum(search_runs(starved, ledger)[arm]) < 2  # begun before the runs had shown what they cost
 
 
 def test_an_interrupted_study_books_what_was_held_and_goes_on(tmp_path: Path) -> None:
@@ -346,13 +418,12 @@ def test_an_arm_with_a_default_that_works_is_not_given_up(tmp_path: Path) -> Non
 
     default = Schedule(a_plan(), Ledger(tmp_path / "unused.jsonl"), ARMS).defaults["tiny_resnext"]
     ledger = play(a_plan(), tmp_path / "ledger.jsonl", fails=fails)
-    assert ledger.manifest is not None
-    assert ledger.manifest.choices["tiny_resnext"].config == default
+    assert all(c.config == default for c in ledger.choices("tiny_resnext"))
     assert sum(o.state == "failed" for o in ledger.outcomes.values()) > 8
 
 
-@pytest.mark.parametrize(("tuning", "runs"), [(4, 0), (6, 1), (8, 1), (10, 2), (13, 2), (40, 6), (200, 30)])
-def test_the_slice_is_10_to_20_percent_where_whole_runs_allow(tuning: float, runs: int) -> None:
+@pytest.mark.parametrize(("tuning", "runs"), [(4, 0), (13, 0), (26, 0), (27, 5), (40, 6), (200, 30)])
+def test_the_slice_is_15_to_20_percent_or_none_where_that_is_too_few(tuning: float, runs: int) -> None:
     assert slice_runs(tuning) == runs
 
 
@@ -364,7 +435,7 @@ def test_a_study_killed_at_random_decides_as_an_undisturbed_one(tmp_path: Path, 
     killed, deaths = play_killed(plan, tmp_path / "killed.jsonl", seed=seed, rate=0.05)
     assert deaths > 5
     assert all_trials(killed) == all_trials(whole)
-    assert killed.manifest == whole.manifest
+    assert killed.manifests == whole.manifests
     for trial in all_trials(whole):
         ends = [(h.outcomes[trial.id].state, h.outcomes[trial.id].reason) for h in (killed, whole)]
         assert ends[0] == ends[1]
@@ -404,7 +475,7 @@ def test_a_disk_that_fails_at_random_moments_changes_no_decision(
     assert deaths > 5
     broken = read(path)
     assert list(broken.trials.values()) == all_trials(whole)
-    assert broken.manifest == whole.manifest
+    assert broken.manifests == whole.manifests
     for trial in all_trials(whole):
         ends = [(h.outcomes[trial.id].state, h.outcomes[trial.id].reason) for h in (broken, whole)]
         assert ends[0] == ends[1]
@@ -519,12 +590,15 @@ def test_derived_seeds_are_distinct_and_fit_any_generator() -> None:
     assert all(0 <= s < 2**63 for s in seeds)
 
 
-def test_what_is_left_over_is_told_only_of_an_arm_with_the_most_runs(tmp_path: Path) -> None:
-    small, large = a_plan(), a_plan(minutes=45)
+def test_what_is_left_over_is_told_only_of_an_arm_with_the_most_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = a_plan(), a_plan(minutes=30)
     assert unspent(small, play(small, tmp_path / "small.jsonl")) == {}
+    monkeypatch.setattr(confirm, "CONFIRM_CEILING", 3)  # at 20, studies of days
     ledger = play(large, tmp_path / "large.jsonl")
     over = unspent(large, ledger)
     assert over
     for arm, seconds in over.items():
-        assert len(ledger.full_length(arm, "confirm")) == CONFIRM_CEILING
+        assert all(len(ledger.confirmed(arm, c.pair)) == 3 for c in ledger.choices(arm))
         assert 0 < seconds < large.share - ledger.spent(arm)
