@@ -61,7 +61,7 @@ class Evidence:
     open: tuple[str, ...]
     """What is still to come before an answer can be given; empty when all is there."""
     look: int = 1
-    """The latest look at the test whose nets are all scored; with one under way, the one before it."""
+    """The latest look at the test whose nets are all scored; the first while that is still to come."""
     under_way: str = ""
     """What is still to come before the next look; empty when none was asked for."""
     guessing: float = 0.0
@@ -77,7 +77,8 @@ def read(run: Path) -> Evidence:
     except (plan.PlanError, ledger.LedgerError) as error:
         raise EvidenceError(str(error)) from error
     shelf = _Shelf(run / PREDICTIONS, history, len(question.data.classes))
-    look, to_come = _looks(history)
+    done, to_come = _looks(history)
+    look = max(1, done)
 
     def shelved(trials: Callable[[str], list[Trial]]) -> dict[str, Runs]:
         found = {arm: shelf.runs(question, arm, trials(arm)) for arm in question.arms}
@@ -100,9 +101,9 @@ def read(run: Path) -> Evidence:
             )
         },
         slices={arm: _draws(history, arm) for arm in question.arms},
-        open=to_come if not look else (),
-        look=max(1, look),
-        under_way="; ".join(to_come) if look else "",
+        open=() if done else to_come,
+        look=look,
+        under_way="; ".join(to_come) if done else "",
         guessing=shelf.guessing,
     )
 
@@ -271,6 +272,6 @@ def _to_come(history: History, look: int) -> tuple[str, ...]:
         unscored = [t for t in trials if history.finished(t.id) and t.id not in history.scores]
         if unscored:
             told.append(f"{arm}: {counted(len(unscored), 'confirmation run')} not scored on the test images")
-    if all(opened.manifest != manifest.sha256 for opened in history.opened):
+    if len({opened.manifest for opened in history.opened}) < look:
         told.append("the test set has not been opened")
     return tuple(told)
