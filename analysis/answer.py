@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.estimate import Estimate, Reals, Refused, rope_probabilities
-from analysis.levels import Level
+from analysis.levels import FEWEST_PAIRS, Level
 from analysis.luck import Luck
 from analysis.superiority import holm
 from analysis.verdict import Runs, Verdict, of_nets, worded
@@ -27,8 +27,6 @@ SCOPE = (
     "rank otherwise."
 )
 GUARDED = "The search hardly beat the default; nothing is claimed about tuned architectures."
-FEWEST_PAIRS = 3
-"""Pairs of searches from which an interval over them is given."""
 GUARD = 2
 """So many full-length settings of each arm must beat its default on validation before tuned architectures are compared."""
 

@@ -7,10 +7,8 @@ from analysis.evidence import Evidence
 from analysis.luck import POWER, Level, Luck, half_width, images_needed, pairs_needed
 from analysis.planner import known
 from analysis.words import points, rough
+from study.looks import MOST_PAIRS
 from study.plan import PAIRS, Budget, Plan
-
-MOST = 40
-"""Pairs of searches in all that are spoken of as a number; beyond it is said that there would be many."""
 
 
 def told(evidence: Evidence, luck: Luck | None) -> str:
@@ -28,10 +26,10 @@ def told(evidence: Evidence, luck: Luck | None) -> str:
             "This question has had its second look, and a third would err more than it says. A new study on these test "
             "images asks again at half the error (it counts this one); fresh test images ask anew."
         )
-    return within(plan, luck, have, resume=True)
+    return within(plan, luck, have)
 
 
-def within(plan: Plan, luck: Luck, have: int, *, resume: bool) -> str:
+def within(plan: Plan, luck: Luck, have: int) -> str:
     """The pairs that a gap of the margin takes, their cost, or what it takes instead."""
     level = later(plan, have)
     kinds = known(luck, have)
@@ -47,16 +45,25 @@ def within(plan: Plan, luck: Luck, have: int, *, resume: bool) -> str:
                 "test images would; a wider margin, asked beforehand, too."
             )
         return f"More pairs of searches than anybody pays for would show {gap}."
-    ends = [str(n) if n is not None and n <= MOST else f"over {MOST}" for n in (needed[0], needed[2])]
-    about = f"about {needed[1]}" if needed[1] <= MOST else f"over {MOST}"
-    twice = points(half_width(luck, 2 * have, level(2 * have)))
-    budget = budget_for(plan, needed[1])
-    way = f"--resume RUN --budget {budget} goes on with further pairs" if resume else f"--budget {budget}"
+    ends = [
+        str(n) if n is not None and n <= MOST_PAIRS else f"over {MOST_PAIRS}" for n in (needed[0], needed[2])
+    ]
+    roughly = f"{' to '.join(dict.fromkeys(ends))}, since {have} pairs measure their luck roughly"
+    twice = min(2 * have, MOST_PAIRS)
+    reach = points(half_width(luck, twice, level(twice)))
+    if needed[1] > MOST_PAIRS:
+        return (
+            f"To show {gap} takes more than the {MOST_PAIRS} pairs of searches that two looks can have ({roughly}). "
+            f"{_way(plan, twice)} makes them {twice}, with which the interval would reach about {reach} pt either way."
+        )
     return (
-        f"To show {gap} takes {about} pairs of searches in all ({' to '.join(dict.fromkeys(ends))}, since {have} pairs measure "
-        f"their luck roughly), a total of about {budget}: {way}. With twice the pairs the interval would reach {twice} pt "
-        "either way."
+        f"To show {gap} takes about {needed[1]} pairs of searches in all ({roughly}): {_way(plan, needed[1])} makes as many. With "
+        f"{twice} the interval would reach about {reach} pt either way."
     )
+
+
+def _way(plan: Plan, pairs: int) -> str:
+    return f"--resume RUN --budget {budget_for(plan, pairs)}"
 
 
 def later(plan: Plan, have: int) -> Level:

@@ -5,23 +5,15 @@ their share of information, sqrt(k1 / k2) with k pairs of searches, and an image
 that (Jennison and Turnbull 2000, "Group Sequential Methods", chapter 2). Rates are two-sided, fractions.
 """
 
-import functools
-import math
 from dataclasses import dataclass
 
-import numpy as np
-from scipy import optimize, stats
+from scipy import optimize
 
 from analysis.words import level, listed, points
+from study.looks import ADDED, FIRST_DECLARED, LEVEL, TOTAL_UNDECLARED, either, second_level
 
-ONE_LOOK = 0.05
-"""Chance of any wrong word in a study that looks once, or whose second look was declared."""
-TWO_LOOKS = 0.06
-"""The same when the second look was not declared: the first one stands at .05."""
-FIRST_OF_TWO = 0.0270
-"""Spent by the first of two declared looks, when nobody knows yet how much the second will have: .05 at k -> 4k."""
-ADDED = 0.025
-"""Shared by the comparisons of an arm that was added; those before keep their intervals."""
+FEWEST_PAIRS = 3
+"""Pairs of searches from which an interval over them is given: a first look at fewer claims nothing and takes nothing."""
 AGAIN = 0.10
 """Over every study of one pair of arms on the same test images: .05 + .025 + .0125 + ..."""
 
@@ -55,31 +47,7 @@ def spanned(held: str, low: float, high: float, *, sign: bool = True) -> str:
     return f"{held}: {ends}" if " over " in held else f"{held} interval {ends}"
 
 
-def either(a1: float, a2: float, k1: float, k2: float) -> float:
-    """P(|Z1| > z1 or |Z2| > z2): the chance that either look errs, with correlation sqrt(k1 / k2). By quadrature."""
-    z1, z2 = (float(stats.norm.isf(a / 2)) for a in (a1, a2))
-    r = math.sqrt(k1 / k2)
-    if r > 1 - 1e-9:
-        return max(a1, a2)
-    x, weight = np.polynomial.legendre.leggauss(200)
-    x, s = z1 * x, math.sqrt(1 - r**2)
-    second_inside = stats.norm.cdf((z2 - r * x) / s) - stats.norm.cdf((-z2 - r * x) / s)
-    inside = z1 * (weight * stats.norm.pdf(x) * second_inside).sum()
-    return 1 - float(inside)
-
-
-@functools.cache
-def second(a1: float, k1: float, k2: float, *, total: float) -> float:
-    """What the second look may err, so that both together err in ``total``. Raises ValueError when nothing is left."""
-    if not 0 < a1 < total:
-        raise ValueError(f"the first look took {a1:g} of {total:g}: nothing is left for a second")
-    if k1 >= k2:
-        raise ValueError(f"a second look has more than the first: {k2:g} after {k1:g}")
-    excess = lambda a2: either(a1, a2, k1, k2) - total
-    return float(optimize.brentq(excess, 1e-9, total, xtol=1e-8))
-
-
-def even(k1: float, k2: float, *, total: float = ONE_LOOK) -> float:
+def even(k1: float, k2: float, *, total: float = LEVEL) -> float:
     """The rate that both looks may have alike when k1 and k2 are known beforehand."""
     return float(optimize.brentq(lambda a: either(a, a, k1, k2) - total, total / 2, total, xtol=1e-8))
 
@@ -104,15 +72,16 @@ def of(
     over: list[str] = []
     halved = 0.5**earlier
     if new:
-        alpha, total = ADDED * halved / added, ONE_LOOK + ADDED
+        alpha, total = ADDED * halved / added, LEVEL + ADDED
         over.append(f"all {couples + added} pairs of arms, those of the added arm included")
     else:
-        declared = looks > 1
-        total = ONE_LOOK if declared or look == 1 else TWO_LOOKS
-        alpha = (FIRST_OF_TWO if declared else ONE_LOOK) * halved / couples
+        claims, declared = first >= FEWEST_PAIRS, looks > 1
+        total = LEVEL if declared or look == 1 or not claims else TOTAL_UNDECLARED
+        alpha = (FIRST_DECLARED if declared else LEVEL) * halved / couples
         if look > 1:
-            alpha = second(alpha, first, now, total=total * halved / couples)
-        if declared or look > 1:
+            spent = alpha if claims else 0.0
+            alpha = second_level(first, now, spent=spent, total=total * halved / couples)
+        if claims and (declared or look > 1):
             over.append("both looks")
         if added:
             total += ADDED
@@ -134,5 +103,5 @@ def of_nets(answer: Level, *, looks: int = 1, look: int = 1, couples: int = 1, e
     if look == 1:
         return answer
     declared = looks > 1
-    total, spent = (ONE_LOOK, FIRST_OF_TWO) if declared else (TWO_LOOKS, ONE_LOOK)
+    total, spent = (LEVEL, FIRST_DECLARED) if declared else (TOTAL_UNDECLARED, LEVEL)
     return Level(alpha=(total - spent) * 0.5**earlier / couples, total=answer.total, over=answer.over)

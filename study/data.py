@@ -8,7 +8,8 @@ manifest of confirmed settings. Same data, same seed: same images, same fingerpr
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,10 @@ from study.records import Manifest
 
 __all__ = ["DataError", "Images", "Prepared", "names", "prepare", "split", "split_for", "unseal"]
 
+SEALED_SHARE = (0.1, 0.3)
+"""Part of the images that is set apart where a data set brings no test: the first of many images, the second of few."""
+SEALED_IMAGES = 1000
+"""Images that are enough for the smaller share (method.md 6.2.5)."""
 CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 """Our names -> torchvision's classes."""
 FEW = 10
@@ -53,17 +58,22 @@ class Prepared:
         notes: Sequence[str] = (),
         kept: str = "",
         apart: bool = False,
+        source: str = "",
     ) -> None:
-        """``apart``: the study chose the test part, so copies of its images do not stay among the training images.
+        """``source``: SHA-256 over the test's source files, where these are not the images themselves; ``apart``: the study chose the test part, so copies of its images do not stay among the training images.
 
         Raises DataError when the test part is too small to say anything, or a class is nothing but copies.
         """
         if len(test) < SMALLEST_TEST:
             raise DataError(
                 f"{spec} has {len(test)} test images, and fewer than {SMALLEST_TEST} say nothing: add some, or leave "
-                "test/ out, and a tenth of the training images is set apart"
+                "test/ out, and 10 to 30 % of the training images are set apart"
             )
         self._test: Images | None = test
+        self.test_source = source or source_of(
+            hashlib.sha256(image.tobytes()).hexdigest() for block in blocks(test) for image in block
+        )
+        """What other studies of the same test files have too, whatever size they make of the images."""
         self.kept = kept
         """Where the images are kept, and why; another machine may keep them elsewhere."""
         fingerprint, (known, tested) = _read(train, test, classes=classes)
@@ -113,6 +123,17 @@ class Prepared:
         except OSError as error:
             raise DataError(f"the sealed test part cannot be written to {path}: {error}") from error
         self._test = None
+
+
+def source_of(hashes: Iterable[str]) -> str:
+    """One hash for a set of files or images, in whatever order."""
+    return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
+
+
+def sealed_share(images: int) -> float:
+    """Part of so many images that becomes the test."""
+    least, most = SEALED_SHARE
+    return min(most, max(least, SEALED_IMAGES / images))
 
 
 def names() -> list[str]:
@@ -232,7 +253,7 @@ def _digits(seed: int) -> Prepared:
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
     pool = Images(pixels, digits.target.astype(np.int64))
-    return _set_apart("digits", tuple("0123456789"), pool, share=0.2, seed=seed, notes=[])
+    return _set_apart("digits", tuple("0123456789"), pool, seed=seed, notes=[])
 
 
 def _cifar(spec: str, root: Path) -> Prepared:
@@ -260,13 +281,14 @@ def _set_apart(
     classes: tuple[str, ...],
     pool: Images,
     *,
-    share: float,
     seed: int,
     notes: Sequence[str],
     kept: str = "",
+    source: Callable[[NDArray[np.int64]], str] = lambda _: "",
 ) -> Prepared:
-    """Make a test part out of the pool where the data set brings none."""
+    """Make a test part out of the pool where the data set brings none; ``source`` hashes the files of these positions."""
     _check_classes(spec, classes, pool.labels)
+    share = sealed_share(len(pool))
     train, test = split(pool.labels, val=max(len(classes), round(share * len(pool))), seed=seed)
     told = f"no test part of its own: {share:.0%} of each class set apart as the test, by seed {seed}"
     return Prepared(
@@ -277,6 +299,7 @@ def _set_apart(
         notes=[*notes, told],
         kept=kept,
         apart=True,
+        source=source(test),
     )
 
 
@@ -291,8 +314,8 @@ def _folder(spec: str, given: str, seed: int, memory: int) -> Prepared:
         raise DataError(f"{shown(given)} cannot be listed: {error}") from error
     if not test and (path / "test").is_dir():
         raise DataError(
-            f"{shown(path / 'test')} holds no class folders: give it the classes of train/, or remove it and a "
-            "tenth of train/ is set apart"
+            f"{shown(path / 'test')} holds no class folders: give it the classes of train/, or remove it and "
+            "10 to 30 % of train/ are set apart"
         )
     _check_classes(spec, train.classes, train.labels)
     listings = [train, test] if test else [train]
@@ -308,8 +331,28 @@ def _folder(spec: str, given: str, seed: int, memory: int) -> Prepared:
     )
     notes += [note] if note else []
     if not test:
-        return _set_apart(spec, train.classes, images[0], share=0.1, seed=seed, notes=notes, kept=kept)
-    return Prepared(spec=spec, classes=train.classes, train=images[0], test=images[1], notes=notes, kept=kept)
+        return _set_apart(
+            spec, train.classes, images[0], seed=seed, notes=notes, kept=kept,
+            source=lambda chosen: _files_hash(train.part, [train.names[i] for i in chosen]),
+        )  # fmt: skip
+    return Prepared(
+        spec=spec, classes=train.classes, train=images[0], test=images[1], notes=notes, kept=kept,
+        source=_files_hash(test.part, test.names),
+    )  # fmt: skip
+
+
+def _files_hash(part: Path, files: Sequence[bytes]) -> str:
+    """Of what these files hold, whatever they are called."""
+
+    def digest(name: bytes) -> str:
+        with (part / os.fsdecode(name)).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    try:
+        with ThreadPoolExecutor() as pool:
+            return source_of(pool.map(digest, files))
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)

@@ -414,8 +414,11 @@ def check(history: History, plan: Plan) -> None:
             raise LedgerError(f"trial {trial.id} is of another length than the plan's {plan.epochs} epochs")
     if strangers := {cost.arm for cost in history.costs} - arms:
         raise LedgerError(f"a cost of {min(strangers)!r}, which is no arm of the plan")
-    tuning = history.tuning
-    if tuning is not None and (not tuning.full_run.keys() <= arms or min(tuning.full_run.values()) <= 0):
+    tuning, extension = history.tuning, history.extension
+    added = set(extension.arms) if extension and not extension.pairs else set()
+    if tuning is not None and (
+        not arms - added <= tuning.full_run.keys() <= arms or min(tuning.full_run.values()) <= 0
+    ):
         raise LedgerError("the tuning share is not one for each arm of the plan")
     _check_manifests(history, plan)
 

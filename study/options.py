@@ -9,7 +9,7 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import Literal, NoReturn, Self
 
 import search_spaces
 from study import mirror, storage
@@ -31,6 +31,8 @@ examples:
       what a study of your own images (train/<class>/*, test/<class>/*) would do; runs nothing
   python study/run.py --budget 60cpu-minutes --arms tiny_resnet,tiny_resnext,small_resnet
       any arms of search_spaces/, two or more; a new file there is a new arm
+  python study/run.py --resume runs/ID --budget 16gpu-hours
+      a finished study whose answer is open looks again, with further searches, for this much in all
 
 exit codes: 0 done, 2 bad input, 3 could not finish; stopped by a signal and to be resumed: 130 Ctrl-C,
 143 SIGTERM, 129 SIGHUP
@@ -64,6 +66,12 @@ class Options:
     resume: bool
     """Go on with the study in ``out``; the question is then what its plan says."""
     accept_changed_code: bool
+    looks: Literal[1, 2]
+    """How often the test may be looked at, declared before the study begins."""
+    more: Budget | None
+    """With ``resume``: the new total, for a second look."""
+    with_arms: tuple[str, ...]
+    """With ``resume``: the study's arms and one more."""
     notes: tuple[str, ...]
     """What was chosen for the user, to be said."""
     command: str
@@ -121,6 +129,9 @@ class Options:
             wait_for=given.wait_for,
             resume=False,
             accept_changed_code=False,
+            looks=given.looks,
+            more=None,
+            with_arms=(),
             notes=tuple(notes),
             command=_command(budget, arms, given),
         )
@@ -129,11 +140,23 @@ class Options:
     def _going_on(cls, parser: argparse.ArgumentParser, given: argparse.Namespace, argv: list[str]) -> Self:
         """What is asked for, on what, for how much: all that lies in the run's plan."""
         asked = {word.partition("=")[0] for word in argv if word.startswith("--")}
-        if others := sorted(
-            asked - {"--resume", "--accept-changed-code", "--address", "--wait-for", "--log"}
-        ):
+        allowed = {
+            "--resume",
+            "--accept-changed-code",
+            "--address",
+            "--wait-for",
+            "--log",
+            "--budget",
+            "--arms",
+        }
+        if others := sorted(asked - allowed):
             parser.error(
                 f"--resume takes the whole question from {given.resume}/{FILE}: leave out {', '.join(others)}"
+            )
+        if {"--budget", "--arms"} <= asked:
+            parser.error(
+                "--resume with a larger --budget is a second look, and with --arms one arm more: a study is extended once, "
+                "by one of them"
             )
         try:
             run = mirror.local(given.resume)
@@ -143,6 +166,8 @@ class Options:
                     "measured has nothing to go on from: begin it anew"
                 )
             plan = Plan.load(run / FILE)
+            more = Budget.parse(given.budget) if given.budget is not None else None
+            with_arms = _arms(given.arms, plan.budget) if given.arms is not None else ()
         except PlanError as error:
             parser.error(str(error))
         except OSError as error:
@@ -165,6 +190,9 @@ class Options:
             wait_for=given.wait_for,
             resume=True,
             accept_changed_code=given.accept_changed_code,
+            looks=plan.looks,
+            more=more,
+            with_arms=with_arms,
             notes=(),
             command=plan.command,
         )
@@ -221,6 +249,10 @@ def _parser() -> argparse.ArgumentParser:
         "--widen", default="", metavar="X,Y",
         help="numeric parameters to search three times as far, for all arms, when a winner lies on an edge",
     )  # fmt: skip
+    question.add_argument(
+        "--looks", type=int, choices=(1, 2), default=1,
+        help="2 announces that more money may follow if the answer is open: the intervals are 12 to 14 %% wider for it (default 1)",
+    )  # fmt: skip
     question.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default 0)")
     running = parser.add_argument_group("running it")
     running.add_argument(
@@ -238,7 +270,8 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument(
         "--resume",
         metavar="RUN",
-        help="go on with a study that was stopped or killed, in its folder or at its URI; its plan is the question",
+        help="go on with a study that was stopped or killed, in its folder or at its URI; its plan is the question. With a "
+        "larger --budget: a second look at a finished study whose answer is open. With --arms of one arm more: that arm is added",
     )
     running.add_argument(
         "--accept-changed-code", action="store_true",
@@ -351,6 +384,8 @@ def _command(budget: Budget, arms: tuple[str, ...], given: argparse.Namespace) -
         parts += ["--fraction", f"{given.fraction:g}"]
     if given.widen:
         parts += ["--widen", given.widen]
+    if given.looks != 1:
+        parts += ["--looks", str(given.looks)]
     return "python study/run.py " + shlex.join(
         [*parts, "--rope", f"{given.rope:g}", "--seed", str(given.seed)]
     )

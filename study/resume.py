@@ -8,16 +8,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from study.ledger import History, check_question, plan_hash
-from study.plan import FILE, DataCard, Plan, PlanError
+from study.plan import DataCard, Plan, PlanError
 from study.records import Session, asdict
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "scipy")
 ROOT = Path(__file__).parent.parent
+ARMS = "search_spaces/"
 
 
-def session(home: Path) -> Session:
-    """What this process would write the study with."""
-    arms = Plan.load(home / FILE).arms
+def session(home: Path, arms: Iterable[str]) -> Session:
+    """What this process would write the study of these arms with."""
     return Session(plan=plan_hash(home), code=code(arms), versions=versions(), accepted="")
 
 
@@ -43,7 +43,10 @@ def differences(history: History, now: Session) -> str:
     """
     check_question(history, now.plan)
     before = history.sessions[-1]
-    changed = sorted(f for f in before.code.keys() | now.code.keys() if before.code.get(f) != now.code.get(f))
+    there = before.code.keys() | {
+        f for f in now.code if not f.startswith(ARMS)
+    }  # an added arm changes no other
+    changed = sorted(f for f in there if before.code.get(f) != now.code.get(f))
     others = [
         f"{name} {before.versions.get(name, 'unknown')} -> {version}"
         for name, version in now.versions.items()

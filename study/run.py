@@ -25,15 +25,15 @@ import search_spaces
 from analysis.words import duration
 from search_spaces import Arm, ArmError, Choice
 from study import ledger as ledgers
+from study import looks, resume, windows
 from study import plan as plans
-from study import resume, windows
 from study.confirm import GivenUpError, StudyError, search_runs, shrunk, unspent
 from study.leaving import Leaving, sturdy_output
 from study.ledger import CLAIM, Ledger
 from study.mirror import Mirror
 from study.options import Options
 from study.plan import Audit, Budget, Packed, Plan, PlanError
-from study.records import Cost, Record, Session, Tuning
+from study.records import Cost, Extension, Record, Session, Tuning
 
 if TYPE_CHECKING:
     from study.data import Prepared
@@ -146,9 +146,12 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
         ledger = closing.enter_context(_open_ledger(home / ledgers.FILE, old))
         if mirror:
             mirror.follow(ledger)
+        old = old and old.extended(ledger.extension)
         # whether it may go on at all is known before anything that takes time
-        session = _session(ledger, home, options, console) if old else None
+        extension, new = _wanted(old, ledger, home, options) if old else (None, ())
+        session = _session([*old.arms, *new], ledger, home, options, console) if old else None
         arms = {name: search_spaces.load(name) for name in (old.arms if old else options.arms)}
+        more = {name: search_spaces.load(name) for name in new}
         _check_widen(options, arms)
 
         from study import cluster
@@ -176,7 +179,8 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
             cluster.wait_for(options.wait_for, options.budget.resource)
         if old:
             cluster.check(old.machine)
-            plan = old
+            plan = _go_on(old, options, extension, more, prepared, ledger, console)
+            arms |= more
         else:
             plan = _plan(options, arms, prepared, console)
             _show(plan, console)
@@ -196,6 +200,27 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
     console.print("\n".join(["", *told]), markup=False)
 
 
+def _go_on(
+    plan: Plan,
+    options: Options,
+    extension: Extension | None,
+    added: Mapping[str, Arm],
+    prepared: "Prepared",
+    ledger: Ledger,
+    console: Console,
+) -> Plan:
+    """The plan of what goes on: as it was, or with the second look or the arm that is asked for, now in the ledger."""
+    if added:
+        extension = _add_arm(plan, options, added, prepared, console)
+    if extension is None:
+        return plan
+    ledger.add(extension)
+    plan = plan.extended(extension)
+    _book_probe(plan, ledger)
+    console.print(_told_extension(plan, extension), markup=False)
+    return plan
+
+
 @contextmanager
 def _open_ledger(path: Path, plan: Plan | None) -> Iterator[Ledger]:
     """Raises NotOpenedError when another process writes it, or it is damaged or of another plan."""
@@ -203,7 +228,7 @@ def _open_ledger(path: Path, plan: Plan | None) -> Iterator[Ledger]:
         try:
             ledger = closing.enter_context(Ledger(path))
             if plan:
-                ledgers.check(ledger, plan)
+                ledgers.check(ledger, plan.extended(ledger.extension))
         except ledgers.LedgerError as error:
             raise ledgers.NotOpenedError(str(error)) from error
         yield ledger
@@ -271,6 +296,9 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         code=resume.code_hash(options.arms),
         packing=survey.packing,
         packing_notes=survey.notes,
+        looks=options.looks,
+        earlier=looks.earlier_studies(options.out.parent, options.out.name, prepared.test_source),
+        test_source=prepared.test_source,
     )
     plan = plans.with_length(plan, options.epochs)
     split_for(plan, prepared.train.labels, fold=0)  # raises now what would be every trial's end
@@ -290,7 +318,12 @@ def _begin(plan: Plan, ledger: Ledger, prepared: "Prepared", home: Path) -> None
     """Write what a study begins with, as far as it is not there."""
     prepared.seal(home / SEALED)  # also once more: the images are known to be the same
     if not ledger.sessions:
-        ledger.add(resume.session(home))
+        ledger.add(resume.session(home, plan.arms))
+    _book_probe(plan, ledger)
+
+
+def _book_probe(plan: Plan, ledger: Ledger) -> None:
+    """What measuring the arms has cost, where it is not booked."""
     for arm, cost in plan.probe_cost.items():
         if not ledger.spent(arm, "probe"):
             ledger.add(Cost(arm=arm, phase="probe", what="speed and memory", cost=cost))
@@ -311,11 +344,107 @@ def _open_windows(
     return opened
 
 
-def _session(ledger: Ledger, home: Path, options: Options, console: Console) -> Session:
+def _wanted(
+    plan: Plan, ledger: Ledger, home: Path, options: Options
+) -> tuple[Extension | None, tuple[str, ...]]:
+    """The second look that ``--budget`` asks for, or the arm that ``--arms`` adds. Raises PlanError."""
+    known = ledger.extension
+    if options.more is not None:
+        if (
+            known
+            and known.pairs
+            and known.budget_seconds == options.more.seconds
+            and not looks.finished(ledger)
+        ):
+            return None, ()  # it was asked for and interrupted
+        return looks.second_look(plan, ledger, home, options.more), ()
+    if options.with_arms:
+        if (
+            known
+            and not known.pairs
+            and set(options.with_arms) == set(plan.arms)
+            and not looks.finished(ledger)
+        ):
+            return None, ()
+        return None, (looks.one_arm_more(plan, ledger, options.with_arms),)
+    return None, ()
+
+
+def _add_arm(
+    plan: Plan, options: Options, added: Mapping[str, Arm], prepared: "Prepared", console: Console
+) -> Extension:
+    """Measure the arm as it will train: as the others do. Raises PlanError when the study's protocol does not fit it."""
+    from study import probe
+    from study.search import describe, searched
+
+    (name,) = added
+    instead = f"Instead: a new study of all of them, --arms {','.join((*plan.arms, name))} --budget " + str(
+        Budget(seconds=plan.share * (len(plan.arms) + 1), resource=plan.budget.resource)
+    )
+    console.print(f"measuring {name} ...", markup=False)
+    share = Budget(seconds=plan.share, resource=plan.budget.resource)
+    survey = probe.survey(added, prepared.card, share, fraction=plan.machine.fraction, pool=prepared.train)
+    _show_audit({**plan.audits, **survey.audits}, console)
+    one, other = (
+        (m.resource, m.fraction, m.threads, m.kind) for m in (plan.machine, survey.machine)
+    )  # fmt: skip
+    if one != other:
+        raise PlanError(
+            f"{name} would run on {survey.machine.name}, and the others ran on {plan.machine.name}: what they cost would not "
+            f"compare. {instead}"
+        )
+    if missing := sorted(set(plan.batch_sizes) - set(survey.batch_sizes)):
+        raise PlanError(
+            f"{name} cannot train with batches of {missing[-1]}, which the others' searches had. {instead}"
+        )
+    extension = Extension(
+        look=2,
+        budget_seconds=plan.share * (len(plan.arms) + 1),
+        arms=(name,),
+        pairs=0,
+        level=looks.ADDED,
+        declared=False,
+        reason=f"--arms {','.join(options.with_arms)} after {','.join(plan.arms)}",
+        plan={
+            "audits": {arm: dataclasses.asdict(audit) for arm, audit in survey.audits.items()},
+            "spaces": {
+                arm: describe(searched(it.space, plan.batch_sizes, plan.widen)) for arm, it in added.items()
+            },
+            "probe_cost": survey.cost,
+        },
+    )
+    try:
+        extended = plan.extended(extension)
+    except PlanError as error:
+        raise PlanError(
+            f"{name} cannot be added: a full run of it costs so much more that the share of {duration(plan.share)} which the "
+            f"others had is divided otherwise ({error}). {instead}"
+        ) from error
+    if extended.tuning_runs + extended.pairs < plans.TUNING_RUNS_FLOOR:
+        raise PlanError(
+            f"{name} cannot be added: the share of {duration(plan.share)} that the others had leaves it "
+            f"{max(0.0, extended.tuning_runs):.1f} full runs of search, and fewer than {plans.TUNING_RUNS_FLOOR} say little. "
+            f"{instead}"
+        )
+    return extension
+
+
+def _told_extension(plan: Plan, extension: Extension) -> str:
+    if extension.pairs:
+        return looks.told_second(plan, extension)
+    others = [arm for arm in plan.arms if arm not in extension.arms]
+    return (
+        f"{extension.arms[0]} is added: {plan.pairs} searches on the folds and with the share of {duration(plan.share)} that "
+        f"{', '.join(others)} had. Its pairs of arms share an error of {100 * extension.level:g} %; all pairs together have "
+        f"{100 * (looks.LEVEL + extension.level):g} %"
+    )
+
+
+def _session(arms: Sequence[str], ledger: Ledger, home: Path, options: Options, console: Console) -> Session:
     """What goes on with the study. Raises PlanError when plan or code are not what they were."""
     if ledger.torn:
         console.print(f"note: {ledger.torn}", markup=False)
-    now = resume.session(home)
+    now = resume.session(home, arms)
     differs = resume.differences(ledger, now) if ledger.sessions else ""
     if differs and not options.accept_changed_code:
         raise PlanError(
@@ -378,7 +507,10 @@ def _run(
             f"note: {duration(seconds)} of {arm}'s share is left over: it made {plans.CONFIRM_CEILING} confirmation "
             "runs, the most of any study"
         )
-    console.print("opening the test set, once, for all arms together ...")
+    if ledger.extension is None:
+        console.print("opening the test set, once, for all arms together ...")
+    else:
+        console.print("opening the test set for the new nets ...")
     open_test(plan, ledger, prepared.train, home / SEALED, home)
 
 
@@ -448,6 +580,8 @@ def _show(plan: Plan, console: Console) -> None:
         + "\n  ".join([promise, *planner.price(plan), planner.searches(plan)]),
         markup=False,
     )
+    if told := looks.told_earlier(plan):
+        console.print(f"note: {told}", markup=False)
 
 
 def _told_searches(plan: Plan, history: ledgers.History) -> list[str]:

@@ -71,11 +71,11 @@ def look(home: Path) -> Run:
 
 
 def _verdict(path: Path) -> tuple[str, str]:
-    """The headline, and what it holds for when there is a verdict in it."""
+    """The headline, and what is said beside it: what it holds for, and which of the nets in hand is better."""
     try:
         body = json.loads(path.read_text())
-        told = [body["scope"], *body["search_against_search"]["told"]] if body["verdicts"] else []
-        return str(body["headline"]), "\n".join(told)
+        told = [body["scope"], *(net["sentence"] for net in body["nets"])] if body["answer"] else []
+        return str(body["headline"]), "\n".join(map(str, told))
     except (OSError, ValueError, TypeError, KeyError):  # not written yet, or not by us
         return "", ""
 

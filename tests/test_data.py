@@ -11,14 +11,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_plan import PLAN
 from torchvision import datasets
 
-from study.data import DataError, Images, Prepared, names, prepare, split, unseal
+from study.data import (
+    DataError,
+    Images,
+    Prepared,
+    folds,
+    names,
+    prepare,
+    sealed_share,
+    split,
+    split_for,
+    unseal,
+)
 from study.records import Choice, Manifest
 
-MANIFEST = Manifest.of(
-    {"a": Choice(config={"lr": 0.1}, trials=("t1",), val_accuracy=0.5, runs=3, islands=())}
-)
+CHOICE = Choice(
+    pair=0, config={"lr": 0.1}, default=False, trials=("t1",), val_accuracy=0.5, lead=0.01, lead_se=0.01,
+    run_variance=0.0, runs=3, ties="",
+)  # fmt: skip
+MANIFEST = Manifest.of({"a": (CHOICE,)}, {"a": 0})
 
 
 def fill(path: Path, classes: dict[str, int], *, size: tuple[int, int] = (12, 12), mode: str = "RGB") -> None:
@@ -58,12 +72,36 @@ def test_same_folder_same_fingerprint_and_any_change_another(tmp_path: Path) -> 
     assert folder(tmp_path).card.fingerprint != before
 
 
-def test_without_a_test_part_a_tenth_is_set_apart_by_seed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("images", "share"), [(400, 0.3), (1797, 0.3), (5000, 0.2), (10_000, 0.1), (60_000, 0.1)]
+)
+def test_few_images_give_more_of_them_to_the_test(images: int, share: float) -> None:
+    assert sealed_share(images) == pytest.approx(share)
+
+
+def test_studies_of_the_same_test_files_know_each_other(tmp_path: Path) -> None:
+    """By what the files hold: neither their names nor the size that is made of them matters, nor the training images."""
+    fill(tmp_path / "a" / "train", {"x": 6, "y": 6})
+    fill(tmp_path / "a" / "test", {"x": 3, "y": 3})
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    fill(tmp_path / "b" / "train", {"x": 8, "y": 8}, size=(30, 30))  # decides the size
+    (tmp_path / "b" / "test" / "x" / "000.png").rename(tmp_path / "b" / "test" / "x" / "other.png")
+    shutil.copytree(tmp_path / "a", tmp_path / "c")
+    Image.new("RGB", (12, 12), (1, 2, 3)).save(tmp_path / "c" / "test" / "x" / "000.png")
+    one, same, other = (folder(tmp_path / name) for name in "abc")
+    assert one.card.size != same.card.size
+    assert one.test_source == same.test_source != other.test_source
+    apart = tmp_path / "apart"
+    fill(apart / "train", {"x": 20, "y": 20})
+    assert folder(apart).test_source == folder(apart).test_source != folder(apart, seed=1).test_source
+
+
+def test_without_a_test_part_a_share_is_set_apart_by_seed(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"a": 40, "b": 20})
     first, again, other = folder(tmp_path), folder(tmp_path), folder(tmp_path, seed=1)
-    assert (first.card.train, first.card.test) == (54, 6)
-    assert np.bincount(first.train.labels).tolist() == [36, 18]
-    assert "10% of each class set apart as the test, by seed 0" in first.card.note
+    assert (first.card.train, first.card.test) == (42, 18)
+    assert np.bincount(first.train.labels).tolist() == [28, 14]
+    assert "30% of each class set apart as the test, by seed 0" in first.card.note
     np.testing.assert_array_equal(first.train.pixels, again.train.pixels)
     assert not np.array_equal(first.train.pixels, other.train.pixels)
 
@@ -192,11 +230,11 @@ def test_unknown_names_list_what_there_is(tmp_path: Path) -> None:
         prepare("folder:~nobody-of-this-name/x", seed=0, root=tmp_path)
 
 
-def test_digits_set_a_fifth_apart() -> None:
+def test_digits_set_three_tenths_apart() -> None:
     prepared = prepare("digits", seed=3, root=Path("unused"))
     card = prepared.card
-    assert (card.train, card.test, card.size, card.channels) == (1438, 359, 8, 1)
-    assert "20% of each class set apart as the test, by seed 3" in card.note
+    assert (card.train, card.test, card.size, card.channels) == (1258, 539, 8, 1)
+    assert "30% of each class set apart as the test, by seed 3" in card.note
     assert (prepared.train.pixels.min(), prepared.train.pixels.max()) == (0, 255)
 
 
@@ -209,7 +247,10 @@ def test_sealed_part_needs_the_manifest(tmp_path: Path) -> None:
     assert test.labels.tolist() == [0, 1, 1]
     with Image.open(tmp_path / "test" / "b" / "001.png") as image:
         np.testing.assert_array_equal(test.pixels[2], np.asarray(image).transpose(2, 0, 1))
-    for manifest in (None, Manifest(choices=MANIFEST.choices, sha256="0" * 64)):
+    for manifest in (
+        None,
+        Manifest(look=1, choices=MANIFEST.choices, in_hand=MANIFEST.in_hand, sha256="0" * 64),
+    ):
         with pytest.raises(DataError, match="stays sealed"):
             unseal(sealed, manifest)  # type: ignore[arg-type]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["test", "test.npz", "train"]
@@ -260,6 +301,38 @@ def test_split_is_exact_and_stratified(seed: int) -> None:
     fair = np.clip(val * counts / len(labels), 1, counts - 1)
     slack = 1 + np.abs(fair - val * counts / len(labels)).sum()  # what the bounds push to other classes
     assert (np.abs(taken - fair) <= slack).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_folds_are_disjoint_stratified_and_leave_a_class_to_train_on(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(2, 60, rng.integers(2, 12))
+    labels = rng.permutation(np.repeat(np.arange(len(counts)), counts)).astype(np.int64)
+    count = int(rng.integers(3, 9))
+    val = int(rng.integers(1, len(labels) // count + 1))
+    found = folds(labels, count=count, val=val, seed=seed)
+    assert [len(fold) for fold in found] == [val] * count
+    assert len(np.unique(np.concatenate(found))) == count * val
+    for fold in found:
+        taken = np.bincount(labels[fold], minlength=len(counts))
+        assert (np.abs(taken - val * counts / len(labels)) < 2).all()
+        assert (taken < counts).all()
+        assert (np.diff(fold) > 0).all()
+    again = folds(labels, count=count, val=val, seed=seed)
+    assert all(np.array_equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+def test_a_run_trains_on_all_but_its_fold() -> None:
+    labels = np.repeat(np.arange(2), 500).astype(np.int64)
+    held = []
+    for fold in range(PLAN.folds):
+        train, val = split_for(PLAN, labels, fold=fold)
+        assert (len(train), len(val)) == (PLAN.train_images, PLAN.val_images)
+        assert not set(train) & set(val)
+        held += val.tolist()
+    assert len(set(held)) == len(held)
+    with pytest.raises(DataError, match="cannot be divided into 4 folds"):
+        split_for(PLAN, labels[498:502], fold=0)
 
 
 def test_split_goes_by_seed() -> None:
@@ -338,8 +411,8 @@ def test_a_test_part_that_is_set_apart_has_no_copy_among_the_training_images(tmp
     )
     assert not trained & tested
     left_out = 90 - card.train - card.test
-    assert (card.test, card.copies) == (9, 0)
-    assert 0 < left_out <= 6
+    assert (card.test, card.copies) == (27, 0)
+    assert 0 < left_out <= 18
     assert f"; {left_out} training images left out, as copies of test images" in card.note
 
 

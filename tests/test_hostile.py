@@ -71,8 +71,8 @@ def test_a_trial_names_no_file_elsewhere(run: Path, name: str) -> None:
 
 
 EDITS: dict[str, Callable[[Trial], Record]] = {
-    "no arm or island": lambda trial: dataclasses.replace(trial, id="x", arm="other"),
-    "is of no arm or island": lambda trial: dataclasses.replace(trial, id="x", island=99),
+    "no arm or pair": lambda trial: dataclasses.replace(trial, id="x", arm="other"),
+    "is of no arm or pair": lambda trial: dataclasses.replace(trial, id="x", pair=99),
     "another length": lambda trial: dataclasses.replace(trial, id="x", epochs=10**9),
     "a cost of 'other'": lambda _: Cost(arm="other", phase="test", what="scoring", cost=1.0),
     "the tuning share": lambda _: Tuning(per_arm=1.0, slice_runs=1, full_run={"resnet8": 1.0}),
@@ -224,7 +224,7 @@ def test_weights_of_something_else_are_no_traceback(run: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    "why", ["is being written by process", "line 2: not a record", "of no arm or island", "other code"]
+    "why", ["is being written by process", "line 2: not a record", "of no arm or pair", "other code"]
 )
 def test_what_cannot_go_on_is_said_before_anything_is_read(
     run: Path, unhandled: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
@@ -237,7 +237,7 @@ def test_what_cannot_go_on_is_said_before_anything_is_read(
         ledger.write_text(chained([session]))
     if why == "line 2: not a record":
         ledger.write_text(chained([next(iter(known.trials.values()))]) + "rubbish\n")
-    if why == "of no arm or island":
+    if why == "of no arm or pair":
         trial = dataclasses.replace(next(iter(known.trials.values())), arm="other")
         ledger.write_text(chained([trial]))
     with Ledger(ledger) if "written" in why else nullcontext():

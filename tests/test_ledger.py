@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from edited import chained
 
-from study.ledger import Ledger, LedgerError, read
+from study.ledger import History, Ledger, LedgerError, read
 from study.records import (
     Choice,
     Cost,
     Epoch,
+    Extension,
     Manifest,
     Outcome,
     Record,
@@ -31,10 +32,10 @@ def a_trial(number: int = 0) -> Trial:
         arm="tiny_resnet",
         phase="search",
         index=number,
-        island=0,
+        pair=0,
         config={"lr": 0.1, "augment": "none"},
         seed=1,
-        split_seed=2,
+        fold=2,
         epochs=3,
     )
 
@@ -58,11 +59,27 @@ def an_outcome(trial: Trial, cost: float) -> Outcome:
 
 
 CHOICE = Choice(
+    pair=0,
     config={"lr": 0.1},
+    default=False,
     trials=("a-select-0000", "a-select-0001"),
     val_accuracy=0.9,
+    lead=0.02,
+    lead_se=None,
+    run_variance=0.0,
     runs=5,
-    islands=("a-select-0000",),
+    ties="",
+)
+MANIFEST = Manifest.of({"a": (CHOICE,)}, {"a": 0})
+MORE = Extension(
+    look=2,
+    budget_seconds=900.0,
+    arms=("a",),
+    pairs=1,
+    level=0.019,
+    declared=False,
+    reason="--budget 15cpu-minutes after 10cpu-minutes",
+    plan={},
 )
 EVERY_KIND: list[Record] = [
     a_trial(),
@@ -70,7 +87,8 @@ EVERY_KIND: list[Record] = [
     an_outcome(a_trial(), 3.0),
     Cost(arm="a", phase="probe", what="speed", cost=1.0),
     Tuning(per_arm=100.0, slice_runs=2, full_run={"a": 5.0}),
-    Manifest.of({"a": CHOICE}),
+    MANIFEST,
+    MORE,
     TestOpened(manifest="ff", trials=("a-confirm-0000",)),
     Scored(trial="a-confirm-0000", test_accuracy=0.8),
 ]
@@ -144,7 +162,9 @@ def test_any_other_damage_stops_with_its_line(tmp_path: Path, bad: bytes) -> Non
         ),
         ([a_trial(), an_outcome(a_trial(), 1.0), an_epoch(a_trial(), 1, 1.0)], "ended already"),
         ([a_trial(), an_epoch(a_trial(), 1, 5.0), an_epoch(a_trial(), 2, 4.0)], "gives back"),
-        ([Manifest.of({"a": CHOICE}), Manifest.of({"a": CHOICE})], "second manifest"),
+        ([MANIFEST, MANIFEST], "a manifest of look 1 after 1: each is final"),
+        ([MANIFEST, dataclasses.replace(MANIFEST, look=2)], "for which nobody has asked"),
+        ([MORE, MORE], "a study is extended once"),
     ],
 )
 def test_a_contradiction_is_refused_and_not_written(tmp_path: Path, records: list[Record], why: str) -> None:
@@ -164,11 +184,27 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_manifest_is_named_by_its_content() -> None:
-    other = Choice(
-        config={"lr": 0.2}, trials=CHOICE.trials, val_accuracy=0.9, runs=5, islands=("a-select-0000",)
-    )
-    assert Manifest.of({"a": CHOICE}).sha256 == Manifest.of({"a": CHOICE}).sha256
-    assert Manifest.of({"a": CHOICE}).sha256 != Manifest.of({"a": other}).sha256
+    other = dataclasses.replace(CHOICE, config={"lr": 0.2})
+    assert Manifest.of({"a": (CHOICE,)}, {"a": 0}) == MANIFEST
+    for changed in (
+        Manifest.of({"a": (other,)}, {"a": 0}),
+        Manifest.of({"a": (CHOICE,)}, {"a": 1}),
+        Manifest.of({"a": (CHOICE,)}, {"a": 0}, look=2),
+    ):
+        assert changed.sha256 != MANIFEST.sha256
+
+
+def test_the_choices_of_two_looks_are_one_list_and_the_latest_says_what_is_in_hand() -> None:
+    history = History()
+    for record in (
+        MANIFEST,
+        MORE,
+        Manifest.of({"a": (dataclasses.replace(CHOICE, pair=1),)}, {"a": 1}, look=2),
+    ):
+        history.add(record)
+    assert [choice.pair for choice in history.choices("a")] == [0, 1]
+    assert history.in_hand("a") == 1
+    assert [m.look for m in history.manifests] == [1, 2]
 
 
 def test_a_write_that_fails_leaves_the_file_whole_also_when_it_cannot_be_cut_at_once(

@@ -24,18 +24,18 @@ ASKED = dataclasses.replace(
 def a_history(home: Path) -> History:
     ASKED.save(home / "plan.json")
     history = History()
-    history.add(resume.session(home))
+    history.add(resume.session(home, ARMS))
     return history
 
 
 def test_nothing_differs_in_the_same_checkout(tmp_path: Path) -> None:
     history = a_history(tmp_path)
-    assert resume.differences(history, resume.session(tmp_path)) == ""
+    assert resume.differences(history, resume.session(tmp_path, ARMS)) == ""
 
 
 def test_changed_code_and_versions_are_named(tmp_path: Path) -> None:
     history = a_history(tmp_path)
-    now = resume.session(tmp_path)
+    now = resume.session(tmp_path, ARMS)
     other = dataclasses.replace(
         now,
         code={**now.code, "search_spaces/tiny_resnet.py": "0" * 64},
@@ -53,18 +53,18 @@ def test_an_arm_of_another_study_is_no_change(tmp_path: Path, monkeypatch: pytes
     history = a_history(tmp_path)
     (spaces / "my_net.py").write_text("ARM = None\n")
     (spaces / "small_resnet.py").unlink()
-    assert resume.differences(history, resume.session(tmp_path)) == ""
+    assert resume.differences(history, resume.session(tmp_path, ARMS)) == ""
     for used in ("__init__", "_shared", "tiny_resnet", "resnet50"):
         with (spaces / f"{used}.py").open("a") as file:
             file.write("# edited\n")
-        assert f"search_spaces/{used}.py" in resume.differences(history, resume.session(tmp_path))
+        assert f"search_spaces/{used}.py" in resume.differences(history, resume.session(tmp_path, ARMS))
 
 
 def test_another_plan_is_refused(tmp_path: Path) -> None:
     history = a_history(tmp_path)
     dataclasses.replace(ASKED, rope=0.01).save(tmp_path / "plan.json")
     with pytest.raises(PlanError, match="not the one that the study began with"):
-        resume.differences(history, resume.session(tmp_path))
+        resume.differences(history, resume.session(tmp_path, ARMS))
 
 
 def test_other_images_are_refused_with_what_differs() -> None:
@@ -78,8 +78,11 @@ def test_other_images_are_refused_with_what_differs() -> None:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--resume", "RUN", "--budget", "1cpu-hours"], "leave out --budget"),
-        (["--resume", "RUN", "--arms=a,b"], "leave out --arms"),
+        (["--resume", "RUN", "--epochs", "9"], "leave out --epochs"),
+        (["--resume", "RUN", "--looks=2"], "leave out --looks"),
+        (["--resume", "RUN", "--budget", "1cpu-hours", "--arms", "a,b"], "extended once"),
+        (["--resume", "RUN", "--budget", "1cpu-days"], "is not understood"),
+        (["--resume", "RUN", "--arms", "tiny_resnet,nothing"], "no arm 'nothing'"),
         (["--resume", "nowhere"], "no study in it"),
         (["--resume", "n" * 5000], "too long"),
         (["--accept-changed-code", "--budget", "1cpu-hours"], "goes with --resume"),

@@ -48,8 +48,8 @@ def test_a_study_that_is_written_runs_and_one_that_is_left_can_go_on(
 ) -> None:
     diary = Diary(tmp_path / "run", plan())
     config: Config = {"learning_rate": 0.03162, "augmentation": "flip"}
-    trial = Trial(id="resnet8-search-0000", arm="resnet8", phase="search", index=0, island=0, config=config,
-                  seed=0, split_seed=0, epochs=9)  # fmt: skip
+    trial = Trial(id="resnet8-search-0000", arm="resnet8", phase="search", index=0, pair=0, config=config,
+                  seed=0, fold=0, epochs=9)  # fmt: skip
     diary.ledger.add(trial)
     said = text(status.overview(diary.folder))
     assert "running" in said.splitlines()[0]

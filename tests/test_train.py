@@ -10,11 +10,11 @@ from test_plan import AUDIT, PLAN
 
 from search_spaces import ImageSpec, load
 from study import probe
-from study.data import Images, Prepared, prepare, split
+from study.data import Images, Prepared, prepare, split_for
 from study.plan import Machine, Plan
 from study.records import Epoch, Trial
 from study.train import EVAL_PIXELS, DivergedError, build, predict
-from study.worker import image_spec, start
+from study.worker import image_spec, start, training
 
 CPU = torch.device("cpu")
 ONE_CORE = Machine(resource="cpu", slots=1, fraction=1.0, threads=1, name="one core")
@@ -28,13 +28,20 @@ def digits() -> Prepared:
 
 @pytest.fixture(scope="module")
 def plan(digits: Prepared) -> Plan:
-    return dataclasses.replace(PLAN, data=digits.card, machine=ONE_CORE, audits={"tiny_resnet": AUDIT})
+    return dataclasses.replace(
+        PLAN,
+        arms=("tiny_resnet",),
+        data=digits.card,
+        machine=ONE_CORE,
+        audits={"tiny_resnet": AUDIT},
+        probe_cost={"tiny_resnet": 1.0},
+    )
 
 
 def a_trial(*, seed: int = 1, epochs: int = 2, **changes: float | str) -> Trial:
     config = {**load("tiny_resnet").default(), "batch_size": 64, "lr": 0.1, "augment": "none", **changes}
     return Trial(
-        id="t", arm="tiny_resnet", phase="search", index=0, island=0, config=config, seed=seed, split_seed=5,
+        id="t", arm="tiny_resnet", phase="search", index=0, pair=0, config=config, seed=seed, fold=0,
         epochs=epochs,
     )  # fmt: skip
 
@@ -73,7 +80,7 @@ def test_the_callers_randomness_is_left_alone(plan: Plan, digits: Prepared) -> N
 def test_validation_images_are_not_trained_on(plan: Plan, digits: Prepared) -> None:
     """Blacking out the held-out images leaves the training measures exactly as they were."""
     trial = a_trial()
-    _, val = split(digits.train.labels, val=plan.val_images, seed=trial.split_seed)
+    _, val = split_for(plan, digits.train.labels, fold=trial.fold)
     pixels = digits.train.pixels.copy()
     pixels[val] = 0
     curves = []
@@ -83,6 +90,14 @@ def test_validation_images_are_not_trained_on(plan: Plan, digits: Prepared) -> N
     whole, blacked = curves
     assert [e.train_loss for e in whole] == [e.train_loss for e in blacked]
     assert whole[-1].val_accuracy > blacked[-1].val_accuracy
+
+
+def test_what_it_is_right_on_is_known_image_by_image(plan: Plan, digits: Prepared) -> None:
+    run = training(plan, a_trial(epochs=1), digits.train, CPU)
+    (epoch,) = run.epochs()
+    correct = run.correct()
+    assert correct.shape == (plan.val_images,)
+    assert correct.mean() == epoch.val_accuracy
 
 
 @pytest.mark.parametrize("lr", [1e6, 1e30])

@@ -205,7 +205,7 @@ def test_an_epoch_that_comes_again_after_an_interruption_is_taken(tmp_path: Path
     folder = diary.folder
     diary.ledger.__exit__(None, None, None)
     with Ledger(folder / "ledger.jsonl") as ledger:
-        trial = Trial(id="a", arm="resnet8", phase="search", index=0, island=0, config={}, seed=0, split_seed=0,
+        trial = Trial(id="a", arm="resnet8", phase="search", index=0, pair=0, config={}, seed=0, fold=0,
                       epochs=9)  # fmt: skip
         source = read(write_run(tmp_path / "other") / "ledger.jsonl")
         epoch = next(iter(source.epochs.values()))[0]

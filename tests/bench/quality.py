@@ -43,7 +43,7 @@ def core(arm: str, images: Images, seed: int, epochs: int, given: Config, device
     torch.set_num_threads(1)
     data = whole(images, seed, device)
     trial = Trial(
-        id="core", arm=arm, phase="search", index=0, island=0, config=given, seed=seed, split_seed=seed, epochs=epochs
+        id="core", arm=arm, phase="search", index=0, pair=0, config=given, seed=seed, fold=0, epochs=epochs
     )  # fmt: skip
     net = build(load(arm), given, spec(images), seed=seed, device=device)
     *_, last = fit(net, trial, data, classes=spec(images).classes)

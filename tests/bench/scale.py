@@ -34,7 +34,7 @@ from bench.timing import parser, save, table
 from study import cluster  # sets Ray's environment, so it comes before Ray
 from study.images import Images
 from study.ledger import FILE, Ledger
-from study.plan import BASELINE_RUNS, Budget, Machine, Plan
+from study.plan import Budget, Machine, Plan
 from study.records import Cost, Epoch, Outcome, Record, Trial
 from study.schedule import Schedule, derive_seed
 from study.search import describe
@@ -208,10 +208,10 @@ def a_plan(slots: int, epoch: float) -> Plan:
 def add_baselines(plan: Plan, ledger: Ledger, schedule: Schedule) -> None:
     for arm in plan.arms:
         ledger.add(Cost(arm=arm, phase="probe", what="speed and memory", cost=plan.probe_cost[arm]))
-        for index in range(BASELINE_RUNS):
+        for index in range(plan.folds):
             trial = Trial(
-                id=f"{arm}-baseline-{index:04d}", arm=arm, phase="baseline", index=index, island=0, epochs=plan.epochs,
-                config=schedule.defaults[arm], seed=derive_seed(arm, index), split_seed=index,
+                id=f"{arm}-baseline-{index:04d}", arm=arm, phase="baseline", index=index, pair=0, epochs=plan.epochs,
+                config=schedule.defaults[arm], seed=derive_seed(arm, index), fold=index,
             )  # fmt: skip
             ledger.add(trial)
             seconds = plan.epoch_cost(arm)

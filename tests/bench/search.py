@@ -137,8 +137,8 @@ def train(config: dict[str, Any], plan: dict[str, Any], pool: Images) -> None:
         if axis.active(own):
             own[name] = config[name]
     trial = Trial(
-        id=tune.get_context().get_trial_id(), arm=config["arm"], phase="search", index=0, island=0, config=own,
-        seed=zlib.crc32(repr(sorted(config.items())).encode()), split_seed=asked.seed, epochs=asked.epochs,
+        id=tune.get_context().get_trial_id(), arm=config["arm"], phase="search", index=0, pair=0, config=own,
+        seed=zlib.crc32(repr(sorted(config.items())).encode()), fold=0, epochs=asked.epochs,
     )  # fmt: skip
     net, epochs = start(asked, trial, pool, device_of(asked.machine))
     trained = 0.0

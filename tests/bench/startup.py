@@ -42,8 +42,8 @@ def measured(prepared: Prepared, plan: Plan, arm: str, turns: int, home: Path) -
         actor: Any = None
         for index in range(3):
             trial = Trial(
-                id=f"t{turn}-{index}", arm=arm, phase="search", index=index, island=0, config=load(arm).default(),
-                seed=index, split_seed=0, epochs=3,
+                id=f"t{turn}-{index}", arm=arm, phase="search", index=index, pair=0, config=load(arm).default(),
+                seed=index, fold=0, epochs=3,
             )  # fmt: skip
             config = {
                 "trial": asdict(trial), "epochs": 0, "again": False, "fraction": plan.machine.fraction
@@ -98,7 +98,7 @@ def a_plan(prepared: Prepared, budget: Budget, machine: Any, arm: str) -> Plan:
         params=0, macs=0, images_per_second=1.0, eval_images_per_second=1.0, peak_bytes=0, startup_seconds=0.0
     )
     return Plan(
-        arms=(arm,), data=prepared.card, budget=budget, epochs=3, rope=0.005, seed=0, val_fraction=0.1,
+        arms=(arm,), data=prepared.card, budget=budget, epochs=3, rope=0.005, seed=0,
         train_fraction=1.0, widen=(), spaces={}, batch_sizes=(32,), audits={arm: audit}, machine=machine,
         probe_cost={arm: 0.0}, command="", versions={}, code="",
     )  # fmt: skip

@@ -282,7 +282,7 @@ def compiled(
     data = Split(images=pixels, labels=everything % 10, train=everything, val=everything[:batch])
     calm: Config = {**config(arm, batch), "lr": 1e-4}
     trial = Trial(
-        id="compiled", arm=arm, phase="probe", index=0, island=0, config=calm, seed=0, split_seed=0, epochs=1000
+        id="compiled", arm=arm, phase="probe", index=0, pair=0, config=calm, seed=0, fold=0, epochs=1000
     )  # fmt: skip
     epochs = fit(fast, trial, data, classes=CIFAR.classes)
     began = time.perf_counter()

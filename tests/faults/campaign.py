@@ -139,7 +139,6 @@ def a_plan(repo: Path, *, slots: int, budget: float) -> Plan:
         epochs=3,
         rope=0.02,
         seed=0,
-        val_fraction=0.1,
         train_fraction=1.0,
         widen=(),
         spaces={arm: describe(space) for arm, space in spaces.items()},
@@ -393,7 +392,7 @@ def check_same(home: Path, undisturbed: Path) -> None:
         ends = [(h.outcomes[trial_id].state, h.outcomes[trial_id].reason) for h in (ours, theirs)]
         if ends[0] != ends[1]:
             raise Survived(f"{trial_id} ended {ends[0]}, undisturbed {ends[1]}")
-    if ours.manifest != theirs.manifest or ours.scores != theirs.scores:
+    if ours.manifests != theirs.manifests or ours.scores != theirs.scores:
         raise Survived("other settings were chosen, or other test scores came out")
     verdicts = [json.loads((run / "verdict.json").read_text())["verdicts"] for run in (home, undisturbed)]
     if verdicts[0] != verdicts[1]:
