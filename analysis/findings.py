@@ -69,8 +69,8 @@ def find(evidence: Evidence) -> Findings:
         except Refused as refusal:
             answers, nets, lucks = [], [], []
             told = f"No answer: {refusal}."
-    found = {arm: in_hand(evidence.history, arm, evidence.look) for arm in evidence.plan.arms}
-    unchanged = tuple(arm for arm, choice in found.items() if choice is not None and choice.default)
+    hands = {arm: in_hand(evidence.history, arm, evidence.look) for arm in evidence.plan.arms}
+    unchanged = tuple(arm for arm, choice in hands.items() if choice is not None and choice.default)
     return Findings(
         headline=told
         + (f" A further look is under way: {evidence.under_way}." if evidence.under_way else ""),
@@ -118,7 +118,7 @@ def headline(answers: list[Answer], nets: list[Verdict]) -> str:
     if all(a.guard for a in against):
         beat = {arm: n for a in answers for arm, n in zip((a.first, a.second), a.beat, strict=True)}
         why = listed([f"{counted(n, 'setting')} of {arm}" for arm, n in beat.items() if n is not None])
-        few = against[0].guard if against[0].pairs < answer.FEWEST_PAIRS else ""
+        few = against[0].guard if against[0].pairs < levels.FEWEST_PAIRS else ""
         return " ".join(
             [
                 few or f"{answer.GUARDED} At full length and on validation, {why} beat the default.",
@@ -203,7 +203,7 @@ def _answer(
 ) -> Answer:
     plan, level = evidence.plan, level_of(evidence, first.arm, second.arm)
     luck = None
-    if len(first.runs.keys() & second.runs.keys()) >= answer.FEWEST_PAIRS:
+    if len(first.runs.keys() & second.runs.keys()) >= levels.FEWEST_PAIRS:
         _, luck = answer.over_pairs(first.runs, second.runs, confidence=level.confidence)
         lucks.append(luck)
     share = search_share(evidence)

@@ -269,20 +269,14 @@ def of_nets(v: Verdict) -> str:
     a, b = (v.first, v.second) if v.delta >= 0 else (v.second, v.first)
     low, high = (v.low, v.high) if v.delta >= 0 else (-v.high, -v.low)
     told = f"{points(abs(v.delta))} pt ({spanned(v.held, low, high)})"
-    match v.word:
-        case "better" | "better, size unclear":
-            less = (
-                ""
-                if v.word == "better"
-                else f"; whether that is more than the {points(v.rope)} pt you said matters is open"
-            )
-            said = f"Of the two nets tuned here, {a}'s is better than {b}'s by {told}{less}."
-        case "practical tie":
-            said = (
-                f"The two nets tuned here are equal within {points(v.rope)} pt: {a}'s minus {b}'s is {told}."
-            )
-        case "inconclusive":
-            said = f"Which of the two nets tuned here is better is open too: {a}'s minus {b}'s is {told}."
+    if v.word.startswith("better"):
+        open_still = f"; whether that is more than the {points(v.rope)} pt you said matters is open"
+        less = "" if v.word == "better" else open_still
+        said = f"Of the two nets tuned here, {a}'s is better than {b}'s by {told}{less}."
+    elif v.word == "practical tie":
+        said = f"The two nets tuned here are equal within {points(v.rope)} pt: {a}'s minus {b}'s is {told}."
+    else:
+        said = f"Which of the two nets tuned here is better is open: {a}'s minus {b}'s is {told}."
     return said + (f" {v.doubt}" if v.doubt else "")
 
 

@@ -1,6 +1,7 @@
 """The headline over pairs of searches: its interval, its words, its guard. Through the whole procedure: bench/aa.py."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,10 +40,10 @@ def finds(
     )
 
 
-def said(a: list[float], b: list[float], *, level: Level = ALONE, **more: object) -> Answer:
+def said(a: list[float], b: list[float], *, level: Level = ALONE, **more: Any) -> Answer:
     return answer.judge(
         finds("alpha", a), finds("beta", b), rope=ROPE, level=level, search="1.2 gpu-hours", **more
-    )  # type: ignore[arg-type]
+    )
 
 
 def tables(
@@ -196,7 +197,7 @@ def test_copies_and_idle_nets_keep_the_word_down() -> None:
 def test_the_level_is_said_and_widens() -> None:
     a, b = [0.93, 0.925, 0.935, 0.94], [0.90, 0.905, 0.895, 0.90]
     wide = said(a, b, level=levels.of(look=2, first=3, now=4), look=2)
-    assert "(94 % over both looks interval" in wide.sentence
+    assert "(94 % over both looks: " in wide.sentence
     assert wide.held == "94 % over both looks"
     assert wide.low is not None
     assert wide.low < (said(a, b).low or 0)

@@ -272,7 +272,7 @@ def table(studies: Sequence[Study], known: dict[str, Family]) -> str:
     """Every cell."""
     cells: dict[tuple[str, float], list[Study]] = {}
     for study in studies:
-        if len(study.finds[0]) >= answer.FEWEST_PAIRS:
+        if len(study.finds[0]) >= levels.FEWEST_PAIRS:
             cells.setdefault((study.family, study.budget), []).append(study)
     lines = [HEAD]
     for name in known:
