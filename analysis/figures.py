@@ -170,11 +170,8 @@ def forest(
     top, bottom = parts
     _title(top, "Test accuracy, default and net in hand: runs, mean, 95 %")
     draw_forest(accuracies, top.subplots(), palette)
-    several = any(len(marks) for marks in differences["marks"])
-    _title(
-        bottom,
-        f"Difference{'; a dot is a pair of searches' if several else ''}; grey: ±{100 * rope:g} pt, called equal",
-    )
+    dots = "; dots: pairs" if any(len(marks) for marks in differences["marks"]) else ""
+    _title(bottom, f"Difference{dots}; grey: the ±{100 * rope:g} pt called equal")
     draw_differences(differences, rope, bottom.subplots(), palette)
     return _laid_out(figure)
 

