@@ -185,8 +185,8 @@ class Manifest:
 
     @staticmethod
     def of(choices: dict[str, tuple[Choice, ...]], in_hand: dict[str, int], *, look: int = 1) -> "Manifest":
-        plain = {arm: [asdict(c) for c in found] for arm, found in choices.items()}
-        return Manifest(look=look, choices=choices, in_hand=in_hand, sha256=_sha256([look, plain, in_hand]))
+        body = {arm: [asdict(c) for c in found] for arm, found in choices.items()}
+        return Manifest(look=look, choices=choices, in_hand=in_hand, sha256=_sha256([look, body, in_hand]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,8 +256,13 @@ def setting(config: Config) -> str:
 
 def asdict(record: Any) -> dict[str, Any]:
     """The record as plain JSON values."""
-    plain = dataclasses.asdict(record)
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in plain.items()}
+    body = dataclasses.asdict(record)
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in body.items()}
+
+
+def plain(value: Any) -> Any:
+    """The value as it comes back from JSON: lists for tuples."""
+    return json.loads(json.dumps(value))
 
 
 def encode(record: Record, after: str = "") -> str:

@@ -33,7 +33,7 @@ from study.ledger import CLAIM, Ledger
 from study.mirror import Mirror
 from study.options import Options
 from study.plan import Audit, Budget, Packed, Plan, PlanError
-from study.records import Cost, Extension, Record, Session, Tuning
+from study.records import Cost, Extension, Record, Session, Tuning, plain
 
 if TYPE_CHECKING:
     from study.data import Prepared
@@ -405,13 +405,16 @@ def _add_arm(
         level=looks.ADDED,
         declared=False,
         reason=f"--arms {','.join(options.with_arms)} after {','.join(plan.arms)}",
-        plan={
-            "audits": {arm: dataclasses.asdict(audit) for arm, audit in survey.audits.items()},
-            "spaces": {
-                arm: describe(searched(it.space, plan.batch_sizes, plan.widen)) for arm, it in added.items()
-            },
-            "probe_cost": survey.cost,
-        },
+        plan=plain(
+            {
+                "audits": {arm: dataclasses.asdict(audit) for arm, audit in survey.audits.items()},
+                "spaces": {
+                    arm: describe(searched(it.space, plan.batch_sizes, plan.widen))
+                    for arm, it in added.items()
+                },
+                "probe_cost": survey.cost,
+            }
+        ),
     )
     try:
         extended = plan.extended(extension)

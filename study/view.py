@@ -55,8 +55,9 @@ class View:
 
 
 def phase(history: History, arm: str) -> str:
-    """The latest phase that the arm has a trial of."""
-    return next((p for p in reversed(PHASES) if history.of(arm, p)), "-")
+    """The latest phase that the arm has an open trial of, or had its last trial in."""
+    running = next((p for p in reversed(PHASES) if history.running(arm, p)), None)
+    return running or next((t.phase for t in reversed(history.trials.values()) if t.arm == arm), "-")
 
 
 def searches(plan: Plan, history: History, arm: str) -> str:
