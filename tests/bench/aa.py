@@ -2,6 +2,7 @@
 
 Commands:  python -m tests.bench.aa play FILE.jsonl [--families NAME ...] [--budgets 25 50 100] [--studies N]
            python -m tests.bench.aa table FILE.jsonl
+           python -m tests.bench.aa looks FILE.jsonl
 Needs:     the recorded curves of ../shared/data/taskset (made-up tables stand in where they are absent).
 Cost:      0.1 to 1.6 s a study, by budget and table, on one core; ``play`` appends and goes on where the file ends.
 
@@ -10,13 +11,21 @@ down what every search found, how good that truly is, and how often it was confi
 images drawn anew for each study and judges them with ``analysis.answer`` and, as the old rule, the nets in hand with
 ``analysis.verdict``. A gap between the arms is added to the first arm's scores: the searches would have been the same.
 
+``looks`` puts two studies of one cell together, the second's pairs as the further ones of a second look, and counts any
+arm named over both looks where there is no difference, declared and not.
+
 Families: each recorded table under two names, two pairs of different tables, and made-up landscapes, among them arms of
 unequal cost, few images, and tuning that gains 2, 0 and -0.5 pt. ``luck`` is the sd of what one search finds, over all
-studies of a cell. The truth of different arms is the mean difference over all studies of their cell.
+studies of a cell. The truth of different arms is the mean difference over all studies of their cell. ``--families gain``
+takes nine more: what tuning gains (-0.5, 0, 2 pt) by validation images of a fold (36, 300, 5,000), for how often the net in
+hand is worse than the default. Beside it an imitation of the first version's rule on the same finds: each trained again on
+a split of its own, the best two twice more, the default no candidate.
 """
 # ruff: noqa: T201 - a command speaks to its user
 
 import argparse
+import dataclasses
+import itertools
 import json
 import math
 import time
@@ -36,7 +45,10 @@ from analysis.estimate import Correct
 from analysis.evidence import beat_default
 from analysis.verdict import Runs, Verdict, judge
 from bench.taskset import FOLDER, load
-from bench.worlds import NAMES, RUN_SD, Family, Landscape, Play, question, worlds
+from bench.worlds import NAMES, RUN_SD, Family, Landscape, Play, World, question, worlds
+from study.confirm import found_by
+from study.ledger import History
+from study.plan import Plan
 from study.schedule import derive_seed
 
 BUDGETS = (25, 50, 100)
@@ -65,6 +77,18 @@ def families(data: Path = FOLDER) -> dict[str, Family]:
     return {family.name: family for family in found}
 
 
+def gains() -> dict[str, Family]:
+    """What tuning gains, by validation images."""
+    found = {}
+    for gain, (train, images) in itertools.product(
+        (-0.005, 0.0, 0.02), ((180, 36), (1500, 300), (50_000, 5000))
+    ):
+        land = Landscape(gain=gain)
+        name = f"gain {100 * gain:g} pt, {images} val"
+        found[name] = Family(name=name, worlds=(land, land), same=True, train=train)
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """What the searches of one study found; accuracies are fractions, without noise."""
@@ -83,6 +107,9 @@ class Study:
     default: tuple[float, float]
     """True test accuracy of the default."""
     trials: int
+    found: tuple[tuple[float, ...], ...] = ()
+    """Per arm and pair, the true test accuracy of what the search found, the default where that was nothing."""
+    val_images: int = 0
 
 
 def play(family: Family, *, budget: float, seed: int, run_sd: float = RUN_SD) -> Study:
@@ -112,7 +139,34 @@ def play(family: Family, *, budget: float, seed: int, run_sd: float = RUN_SD) ->
         hand=both(history.in_hand(arm) for arm in NAMES),
         default=both(made[arm].truth(history.of(arm, "baseline")[0]) for arm in NAMES),
         trials=len(history.trials),
+        found=both(
+            tuple(_found(plan, history, made[arm], arm, pair) for pair in range(plan.pairs)) for arm in NAMES
+        ),
+        val_images=plan.val_images,
     )
+
+
+def _found(plan: Plan, history: History, world: World, arm: str, pair: int) -> float:
+    trial, _ = found_by(plan, history, arm, pair)
+    return world.truth(trial or history.of(arm, "baseline")[0])
+
+
+def first_version(study: Study, arm: int, *, run_sd: float = RUN_SD) -> float:
+    """What the first version's selection would have taken of these finds, truly."""
+    rng = np.random.default_rng([study.seed, arm, 5])
+    finds = np.array(study.found[arm])
+
+    def scores(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        truths = finds[rows]
+        sampling = np.sqrt(truths * (1 - truths) / study.val_images)
+        error: NDArray[np.float64] = np.hypot(run_sd, sampling) * rng.standard_normal(len(rows))
+        return np.asarray(truths + error, dtype=np.float64)
+
+    every = np.arange(len(finds))
+    first = scores(every)
+    best = every[np.argsort(-first)[:2]]
+    mean = (first[best] + scores(best) + scores(best)) / 3
+    return float(finds[best[int(mean.argmax())]])
 
 
 def seeds(family: str, budget: float, count: int) -> list[int]:
@@ -238,6 +292,12 @@ def told(studies: Sequence[Study], family: Family) -> list[str]:
         )
         head = " " * len(head)
     lines[0] += f"{100 * worse:8.1f}{100 * by_rope:8.1f}{100 * regret:8.2f}"
+    with_finds = [s for s in studies if s.found]
+    if with_finds:
+        first = [first_version(s, arm) - s.default[arm] for s in with_finds for arm in (0, 1)]
+        lines[1] += (
+            f"{100 * np.mean(np.array(first) < -1e-9):8.1f}{100 * np.mean(np.array(first) < -ROPE):8.1f}"
+        )
     return lines
 
 
@@ -250,7 +310,7 @@ NOTE = (
     "luck: sd of what a search finds, pt. cover: of 95 % intervals. named: % in which an arm is named without a difference "
     "(between different arms: at one made 0). wrong: % naming the worse arm at half a sd of luck. @g: % naming the better arm "
     "at a gap of g sds. half: mean half-width in sds. guard: % in which nothing is claimed. worse: % of nets in hand truly "
-    "below their default, by more than 0.5 pt; regret: in hand below the best find of its arm, pt."
+    "below their default, by more than 0.5 pt, and under the old rule those of an imitation of the first version's selection; regret: in hand below the best find of its arm, pt."
 )
 
 
@@ -262,7 +322,7 @@ def read(path: Path) -> list[Study]:
             body = json.loads(line)
         except json.JSONDecodeError:
             continue
-        pairs = {k: tuple(map(tuple, body[k])) for k in ("finds", "runs", "defaults")}
+        pairs = {k: tuple(map(tuple, body[k])) for k in ("finds", "runs", "defaults", "found") if k in body}
         ends = {k: tuple(body[k]) for k in ("beat", "hand", "default")}
         found.append(Study(**(body | pairs | ends)))
     return found
@@ -275,11 +335,62 @@ def table(studies: Sequence[Study], known: dict[str, Family]) -> str:
         if len(study.finds[0]) >= levels.FEWEST_PAIRS:
             cells.setdefault((study.family, study.budget), []).append(study)
     lines = [HEAD]
-    for name in known:
-        for (family, _), own in sorted(cells.items()):
-            if family == name:
-                lines += told(own, known[name])
+    for name, family in known.items():
+        for (cell, _), own in sorted(cells.items()):
+            if cell == name:
+                lines += told(own, family)
     return "\n".join([*lines, NOTE])
+
+
+def together(first: Study, second: Study) -> Study:
+    """One study whose second look has the other's pairs; its hand and guard are of no use here."""
+    return dataclasses.replace(
+        first,
+        finds=(first.finds[0] + second.finds[0], first.finds[1] + second.finds[1]),
+        runs=(first.runs[0] + second.runs[0], first.runs[1] + second.runs[1]),
+    )
+
+
+def looks(studies: Sequence[Study], known: dict[str, Family]) -> str:
+    """How often an arm is named at either look, without and with the guard, declared and not."""
+    lines = [
+        f"{'family':26}{'B':>5}{'looks':>7}{'n':>6}{'declared, %':>13}{'not, %':>8}{'guarded:':>10}{'':3}{'declared':>8}{'not':>6}"
+    ]
+    sums = np.zeros((2, 2))
+    repeats = 0
+    cells: dict[tuple[str, float], list[Study]] = {}
+    for study in studies:
+        if study.family in known and known[study.family].same and len(study.finds[0]) >= levels.FEWEST_PAIRS:
+            cells.setdefault((study.family, study.budget), []).append(study)
+    for (name, budget), own in cells.items():
+        wrong = np.zeros((2, 2))
+        count = len(own) // 2
+        pairs = len(own[0].finds[0])
+        for first, second in zip(own[:count], own[count : 2 * count], strict=True):
+            arms, _ = scored(together(first, second), known[name].test)
+            claims = [
+                min(first.beat) >= answer.GUARD,
+                min(a + b for a, b in zip(first.beat, second.beat, strict=True)) >= answer.GUARD,
+            ]
+            for row, declared in enumerate((2, 1)):
+                named = []
+                for look, have in ((1, pairs), (2, 2 * pairs)):
+                    level = levels.of(looks=declared, look=look, first=pairs, now=have)
+                    first_arm, second_arm = ({p: runs for p, runs in arm.items() if p < have} for arm in arms)
+                    found, _ = answer.over_pairs(first_arm, second_arm, confidence=level.confidence)
+                    named.append(found.low > 0 or found.high < 0)
+                wrong[row, 0] += any(named)
+                wrong[row, 1] += any(n and c for n, c in zip(named, claims, strict=True))
+        sums, repeats = sums + wrong, repeats + count
+        lines.append(_looks_line(name, budget, f"{pairs}, {2 * pairs}", wrong, count))
+    if repeats:
+        lines.append(_looks_line("all", math.nan, "", sums, repeats))
+    return "\n".join(lines)
+
+
+def _looks_line(name: str, budget: float, pairs: str, wrong: NDArray[np.float64], count: int) -> str:
+    rate = 100 * wrong / max(1, count)
+    return f"{name:26}{budget:5.0f}{pairs:>7}{count:6}{rate[0, 0]:13.1f}{rate[1, 0]:8.1f}{'':10}{'':3}{rate[0, 1]:8.1f}{rate[1, 1]:6.1f}"
 
 
 def allowed(repeats: int) -> int:
@@ -289,7 +400,7 @@ def allowed(repeats: int) -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.aa", description=__doc__.split("\n")[0])
-    parser.add_argument("do", choices=("play", "table"))
+    parser.add_argument("do", choices=("play", "table", "looks"))
     parser.add_argument("file", type=Path, help="studies, a line each")
     parser.add_argument("--families", nargs="+", metavar="NAME", help="some of them (default all)")
     parser.add_argument(
@@ -300,9 +411,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=FOLDER, help=f"recorded curves (default {FOLDER})")
     given = parser.parse_args(arguments)
     known = families(given.data)
+    if given.families == ["gain"]:
+        known, given.families = gains(), None
     chosen = given.families or list(known)
-    if given.do == "table":
-        print(table([s for s in read(given.file) if s.family in chosen], {n: known[n] for n in chosen}))
+    if given.do != "play":
+        made = [s for s in read(given.file) if s.family in chosen]
+        print((table if given.do == "table" else looks)(made, {n: known[n] for n in chosen}))
         return
     began, done = time.monotonic(), set[tuple[str, float, int]]()
     if given.file.exists():

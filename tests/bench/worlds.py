@@ -10,6 +10,7 @@ vector of that accuracy, in which what is hard for one run is hard for the other
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -163,7 +164,7 @@ class Bowl:
 def hash_of(config: Config) -> int:
     """The same in every process."""
     text = json.dumps(config, sort_keys=True).encode()
-    return int.from_bytes(__import__("hashlib").sha256(text).digest()[:6], "big")
+    return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,7 @@ class Family:
     """Two worlds that are compared, and how many images a study has."""
 
     name: str
-    worlds: tuple["Recorded | Landscape | Curves", "Recorded | Landscape | Curves"]
+    worlds: tuple[Landscape | Curves, Landscape | Curves]
     same: bool
     """One arm under two names."""
     costs: tuple[float, float] = (1.0, 1.0)
@@ -209,10 +210,11 @@ def question(family: Family, *, budget: float, seed: int) -> Plan:
 
 
 def worlds(family: Family) -> dict[str, World]:
-    made: dict[str, World] = {}
-    for name, kind in zip(NAMES, family.worlds, strict=True):
-        made[name] = Recorded(kind) if isinstance(kind, Curves) else kind.world()  # type: ignore[union-attr]
-    return made
+    """Of a study of its own: what its searches have drawn is theirs."""
+    return {
+        name: Recorded(kind) if isinstance(kind, Curves) else kind.world()
+        for name, kind in zip(NAMES, family.worlds, strict=True)
+    }
 
 
 @dataclass
@@ -252,7 +254,7 @@ class Play:
         noise = math.sqrt(0.5) * self._fold[trial.fold] + 0.5 * own + 0.5 * now
         return min(1.0, max(0.0, clean + shift + sampling * float(noise)))
 
-    def run(self, *, until: float = math.inf) -> InMemory:
+    def run(self) -> InMemory:
         """Drive the schedule to its end."""
         now = [0.0]
         arms = {name: Arm(_never_built, space=world.space) for name, world in self.worlds.items()}
