@@ -47,9 +47,16 @@ def drawn(evidence: Evidence, arm: str) -> tuple[Reals, Reals, Reals | None]:
 def steps(evidence: Evidence, arm: str) -> pd.DataFrame:
     """One row per full-length run of the arm's searches: pair, cost (the search's spend then), val_accuracy.
 
-    In the order in which trials ended; what a trial still running has spent counts when it ends.
+    The default's run on the search's fold comes first, at no cost: it is the search's first trial and paid already. Then in
+    the order in which trials ended; what a trial still running has spent counts when it ends.
     """
-    history, rows = evidence.history, []
+    history, plan = evidence.history, evidence.plan
+    default = {t.fold: history.val_accuracy(t.id) for t in history.full_length(arm, "baseline")}
+    rows = [
+        {"pair": pair, "cost": 0.0, "val_accuracy": value}
+        for pair in sorted({t.pair for t in history.of(arm, "search")})
+        if (value := default.get(plan.search_fold(pair))) is not None
+    ]
     spent: dict[int, float] = {}
     for name, outcome in history.outcomes.items():
         trial = history.trials[name]
@@ -134,7 +141,7 @@ NOTE = (
     "Random settings: expected best of so many settings drawn at random, none stopped early, to the slice's own "
     "budget; the band is for the median, holds for all budgets at once and assumes nothing: where it is open, "
     "these runs set no upper end. Test is the expected test accuracy of the setting that validation chose. "
-    "Searches: mean over the independent searches of the best full run so far, to the budget of one search, with a "
+    "Searches: mean over the independent searches of the best full run so far, the default's included, to the budget of one search, with a "
     "t band for each point by itself, at 95 % by its formula; of four searches it covers about 90 %, since the best of a few runs is skewed. Validation accuracies of chosen runs are optimistic. A failed run counts as "
     "guessing. Beyond the last point nothing was seen, so nothing is drawn."
 )
