@@ -113,7 +113,7 @@ class Comparison:
             return [f"Refused: these runs cannot tell whether {which} is better when trained again."]
         margin = points(v.rope)
         chances = (
-            f"Probabilities: {v.first} better by more than {margin} pt {chance(v.p_first)}, within {margin} pt "
+            f"By the t posterior with a flat prior: {v.first} better by more than {margin} pt {chance(v.p_first)}, within {margin} pt "
             f"{chance(v.p_tie)}, {v.second} better by more than {margin} pt {chance(v.p_second)}."
         )
         wins = (

@@ -1,7 +1,7 @@
 """Curves "expected best after so much tuning", from the two sources that can give them (method.md 3).
 
 The random slice: i.i.d. settings, never stopped early, so "the best of n" has an unbiased estimate and a
-band that assumes nothing. The islands: independent searches, each a step curve of its own incumbent.
+band that assumes nothing. The searches of the pairs: each a step curve of its own incumbent.
 Trials of one TPE or ASHA search are neither: they depend on each other, drift, and end early, and a
 curve read off them is far too good at small budgets. No function here takes them.
 
@@ -25,8 +25,8 @@ from analysis.estimate import Reals, Refused
 from analysis.words import counted, duration, level, percent
 
 RESAMPLES = 1000
-ISLANDS_FLOOR = 3
-"""Islands per arm under which resampling them says nothing about a crossing."""
+SEARCHES_FLOOR = 3
+"""Searches per arm under which resampling them says nothing about a crossing."""
 
 
 def expected_best(values: Reals, draws: int) -> float:
@@ -115,27 +115,27 @@ def slice_curve(
     return table
 
 
-def island_curve(steps: pd.DataFrame, *, per_island: float, confidence: float = 0.95) -> pd.DataFrame:
-    """Mean incumbent of an arm's islands after each spend, with a pointwise t band over islands.
+def search_curve(steps: pd.DataFrame, *, per_search: float, confidence: float = 0.95) -> pd.DataFrame:
+    """Mean incumbent of an arm's searches after each spend, with a pointwise t band over searches.
 
-    ``steps``: one row per full-length run that an island's search finished; columns island, cost (the
-    island's spend when that run ended), val_accuracy. ``per_island``: B/R, where the curve stops; a run
-    that ended past it does not count. Columns: cost, mean, low, high (NaN for one island, and where all are level:
-    that shows no spread, which is not a spread of 0), islands. It
-    begins where every island has an incumbent. Validation of a chosen trial: optimistic. The band of
-    four islands covers about .9 (simulated), since the best of a few runs is skewed.
-    Raises Refused when an island has no run within ``per_island``.
+    ``steps``: one row per full-length run that a search finished; columns pair (its number), cost (the
+    search's spend when that run ended), val_accuracy. ``per_search``: B/R, where the curve stops; a run
+    that ended past it does not count. Columns: cost, mean, low, high (NaN for one search, and where all are level:
+    that shows no spread, which is not a spread of 0), searches. It
+    begins where every search has an incumbent. Validation of a chosen trial: optimistic. The band of
+    four searches covers about .9 (simulated), since the best of a few runs is skewed.
+    Raises Refused when a search has no run within ``per_search``.
     """
-    costs, best = _incumbents([steps], per_island)
+    costs, best = _incumbents([steps], per_search)
     table = pd.DataFrame({"cost": costs, "mean": best[0].mean(axis=0), "low": math.nan, "high": math.nan})
-    islands = len(best[0])
-    if islands > 1:
-        t = float(stats.t.ppf((1 + confidence) / 2, islands - 1))
+    searches = len(best[0])
+    if searches > 1:
+        t = float(stats.t.ppf((1 + confidence) / 2, searches - 1))
         spread = best[0].std(axis=0, ddof=1)
-        half = t * np.where(spread > 1e-12, spread, math.nan) / math.sqrt(islands)
+        half = t * np.where(spread > 1e-12, spread, math.nan) / math.sqrt(searches)
         table["low"] = (table["mean"] - half).clip(lower=0)
         table["high"] = (table["mean"] + half).clip(upper=1)
-    return table.assign(islands=islands)
+    return table.assign(searches=searches)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,29 +177,29 @@ class Crossover:
         return f"No crossing established {seen}: the curves change places, but within their noise."
 
 
-def crossover_islands(
+def crossover_searches(
     first: pd.DataFrame,
     second: pd.DataFrame,
     *,
-    per_island: float,
+    per_search: float,
     resamples: int = RESAMPLES,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Crossover:
-    """Where the mean incumbents of two arms' islands cross; the interval resamples islands.
+    """Where the mean incumbents of two arms' searches cross; the interval resamples searches.
 
-    ``first``, ``second``: steps as for ``island_curve``. Raises Refused below ISLANDS_FLOOR islands per
-    arm, and as ``island_curve``.
+    ``first``, ``second``: steps as for ``search_curve``. Raises Refused below SEARCHES_FLOOR searches per
+    arm, and as ``search_curve``.
     """
-    grid, (a, b) = _incumbents([first, second], per_island)
-    if min(len(a), len(b)) < ISLANDS_FLOOR:
-        few = counted(min(len(a), len(b)), "island")
+    grid, (a, b) = _incumbents([first, second], per_search)
+    if min(len(a), len(b)) < SEARCHES_FLOOR:
+        few = counted(min(len(a), len(b)), "search", "searches")
         raise Refused(
-            f"{few} of an arm cannot show where curves cross: at least {ISLANDS_FLOOR} per arm are needed"
+            f"{few} of an arm cannot show where curves cross: at least {SEARCHES_FLOOR} per arm are needed"
         )
     rng = np.random.default_rng(seed)
     means = [x[rng.integers(len(x), size=(resamples, len(x)))].mean(axis=1) for x in (a, b)]
-    return _crossover(a.mean(axis=0) - b.mean(axis=0), means[0] - means[1], grid, per_island, confidence)
+    return _crossover(a.mean(axis=0) - b.mean(axis=0), means[0] - means[1], grid, per_search, confidence)
 
 
 def crossover_slices(
@@ -291,26 +291,26 @@ def _since(gaps: Reals, grid: Reals, sign: float) -> Reals:
     return found
 
 
-def _incumbents(arms: Sequence[pd.DataFrame], per_island: float) -> tuple[Reals, list[Reals]]:
-    """The common grid (G,) of spends and, per arm, each island's best so far on it (R, G)."""
-    islands: list[list[tuple[Reals, Reals]]] = []
+def _incumbents(arms: Sequence[pd.DataFrame], per_search: float) -> tuple[Reals, list[Reals]]:
+    """The common grid (G,) of spends and, per arm, each search's best so far on it (R, G)."""
+    searches: list[list[tuple[Reals, Reals]]] = []
     for steps in arms:
         found = []
-        for name, own in steps.sort_values("cost", kind="stable").groupby("island"):
-            own = own[own["cost"] <= per_island]  # BUD-3
+        for name, own in steps.sort_values("cost", kind="stable").groupby("pair"):
+            own = own[own["cost"] <= per_search]  # BUD-3
             if own.empty:
-                raise Refused(f"island {name} finished no full run within its budget, so it has no curve")
+                raise Refused(f"search {name} finished no full run within its budget, so it has no curve")
             best = np.maximum.accumulate(_finite(own["val_accuracy"].to_numpy(dtype=np.float64)))
             found.append((own["cost"].to_numpy(dtype=np.float64), best))
         if not found:
-            raise Refused("an arm without islands has no curve")
-        islands.append(found)
-    start = max(costs[0] for found in islands for costs, _ in found)
-    stops = np.concatenate([costs for found in islands for costs, _ in found])
-    grid = np.unique(np.concatenate([stops[stops >= start], [per_island]]))
+            raise Refused("an arm without searches has no curve")
+        searches.append(found)
+    start = max(costs[0] for found in searches for costs, _ in found)
+    stops = np.concatenate([costs for found in searches for costs, _ in found])
+    grid = np.unique(np.concatenate([stops[stops >= start], [per_search]]))
     return grid, [
         np.stack([best[np.searchsorted(costs, grid, side="right") - 1] for costs, best in found])
-        for found in islands
+        for found in searches
     ]
 
 

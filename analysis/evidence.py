@@ -19,7 +19,7 @@ from study import ledger, plan
 from study.confirm import trained
 from study.ledger import History
 from study.plan import Plan
-from study.records import Config, Trial
+from study.records import Choice, Config, Trial
 
 PREDICTIONS = "predictions"
 
@@ -53,13 +53,17 @@ class Evidence:
     default: dict[str, Runs]
     """Baseline runs: the arm's fixed setting."""
     tuned: dict[str, Runs]
-    """Confirmation runs: the setting that the search found."""
-    islands: dict[str, Runs]
-    """One fresh run of what each independent search of the arm found: the procedure's own runs."""
+    """Confirmation runs of the net in hand: the find with the best validation mean."""
+    finds: dict[str, dict[int, Runs]]
+    """Per arm and pair, the confirmation runs of what that search found."""
     slices: dict[str, tuple[Draw, ...]]
     """The random slice: i.i.d. configs that were never stopped."""
     open: tuple[str, ...]
-    """What is still to come before a verdict can be given; empty when all is there."""
+    """What is still to come before an answer can be given; empty when all is there."""
+    look: int = 1
+    """The latest look at the test whose nets are all scored; the first while that is still to come."""
+    under_way: str = ""
+    """What is still to come before the next look; empty when none was asked for."""
     guessing: float = 0.0
     """Share of the most frequent class among the test images: what always naming it would reach."""
 
@@ -73,6 +77,8 @@ def read(run: Path) -> Evidence:
     except (plan.PlanError, ledger.LedgerError) as error:
         raise EvidenceError(str(error)) from error
     shelf = _Shelf(run / PREDICTIONS, history, len(question.data.classes))
+    done, to_come = _looks(history)
+    look = max(1, done)
 
     def shelved(trials: Callable[[str], list[Trial]]) -> dict[str, Runs]:
         found = {arm: shelf.runs(question, arm, trials(arm)) for arm in question.arms}
@@ -82,19 +88,62 @@ def read(run: Path) -> Evidence:
         plan=question,
         history=history,
         default=shelved(lambda arm: history.of(arm, "baseline")),
-        tuned=shelved(lambda arm: history.of(arm, "confirm")),
-        islands=shelved(lambda arm: island_runs(history, arm)),
+        tuned=shelved(lambda arm: in_hand_runs(history, arm, look)),
+        finds={
+            arm: found
+            for arm in question.arms
+            if (
+                found := {
+                    choice.pair: runs
+                    for choice in choices(history, arm, look)
+                    if (runs := shelf.runs(question, arm, history.confirmed(arm, choice.pair)))
+                }
+            )
+        },
         slices={arm: _draws(history, arm) for arm in question.arms},
-        open=_still_open(question, history),
+        open=() if done else to_come,
+        look=look,
+        under_way="; ".join(to_come) if done else "",
         guessing=shelf.guessing,
     )
 
 
-def island_runs(history: History, arm: str) -> list[Trial]:
-    """The trials that the manifest names as the islands' own runs."""
-    if history.manifest is None or arm not in history.manifest.choices:
-        return []
-    return [history.trials[t] for t in history.manifest.choices[arm].islands if t in history.trials]
+def choices(history: History, arm: str, look: int) -> list[Choice]:
+    """What the arm's searches found, of all looks up to this one."""
+    found = [c for m in history.manifests if m.look <= look for c in m.choices.get(arm, ())]
+    return sorted(found, key=lambda choice: choice.pair)
+
+
+def in_hand(history: History, arm: str, look: int) -> Choice | None:
+    """The find with the best validation mean, as the latest manifest up to this look says; None before the first."""
+    named = [m.in_hand[arm] for m in history.manifests if m.look <= look and arm in m.in_hand]
+    return next((c for c in choices(history, arm, look) if named and c.pair == named[-1]), None)
+
+
+def in_hand_runs(history: History, arm: str, look: int) -> list[Trial]:
+    """The confirmation runs of the net in hand."""
+    choice = in_hand(history, arm, look)
+    return [] if choice is None else history.confirmed(arm, choice.pair)
+
+
+def beat_default(history: History, arm: str) -> int:
+    """Settings of the arm that at full length, in a search or at random, beat the default's run on the same fold.
+
+    A fold on which the default failed counts as beaten.
+    """
+    default: dict[int, float] = {}
+    for trial in history.of(arm, "baseline"):
+        accuracy = history.val_accuracy(trial.id)
+        default[trial.fold] = -1.0 if accuracy is None or not history.finished(trial.id) else accuracy
+    usual = [t.config for t in history.of(arm, "baseline")[:1]]
+    ahead: list[Config] = []
+    for trial in (*history.full_length(arm, "search"), *history.full_length(arm, "slice")):
+        accuracy = history.val_accuracy(trial.id)
+        if accuracy is None or trial.config in usual or trial.config in ahead:
+            continue
+        if accuracy > default.get(trial.fold, -1.0):
+            ahead.append(trial.config)
+    return len(ahead)
 
 
 def _draws(history: History, arm: str) -> tuple[Draw, ...]:
@@ -197,19 +246,32 @@ def _load(path: Path, classes: int) -> tuple[Labels, Labels]:
     return labels.astype(np.int64), predictions.astype(np.int64)
 
 
-def _still_open(question: Plan, history: History) -> tuple[str, ...]:
+def _looks(history: History) -> tuple[int, tuple[str, ...]]:
+    """The latest look that is complete, 0 for none, and what is to come before the next one that was asked for."""
+    asked = history.extension.look if history.extension else 1
+    done = 0
+    for look in range(1, asked + 1):
+        if to_come := _to_come(history, look):
+            return done, to_come
+        done = look
+    return done, ()
+
+
+def _to_come(history: History, look: int) -> tuple[str, ...]:
+    manifest = next((m for m in history.manifests if m.look == look), None)
+    if manifest is None:
+        what = "no setting has been frozen" if look == 1 else f"no setting of look {look} has been frozen"
+        return (f"{what} for confirmation", "the test set has not been opened")
     told: list[str] = []
-    if history.manifest is None:
-        told.append("no setting has been frozen for confirmation")
-    for arm in question.arms:
-        trials = history.of(arm, "confirm")
-        if history.manifest is not None and not trials:
+    for arm, found in manifest.choices.items():
+        trials = [t for choice in found for t in history.confirmed(arm, choice.pair)]
+        if not trials:
             told.append(f"{arm} has no confirmation run")
-        if running := history.running(arm, "confirm"):
+        if running := [t for t in trials if t.id not in history.outcomes]:
             told.append(f"{arm}: {counted(len(running), 'confirmation run')} not ended")
         unscored = [t for t in trials if history.finished(t.id) and t.id not in history.scores]
         if unscored:
             told.append(f"{arm}: {counted(len(unscored), 'confirmation run')} not scored on the test images")
-    if not history.opened:
+    if len({opened.manifest for opened in history.opened}) < look:
         told.append("the test set has not been opened")
     return tuple(told)

@@ -72,7 +72,7 @@ def draw_forest(table: pd.DataFrame, ax: Axes, palette: Mapping[str, str]) -> No
 def draw_differences(table: pd.DataFrame, rope: float, ax: Axes, palette: Mapping[str, str]) -> None:
     """Differences with their intervals against the band that was called equal before the run.
 
-    Columns: label, arm (its colour), filled, delta, low, high (fractions).
+    Columns: label, arm (its colour), filled, delta, low, high, and marks: what each pair of searches gave (fractions).
     """
     ax.axvspan(-100 * rope, 100 * rope, color="#DDDDDD", lw=0, zorder=0)
     ax.axvline(0, color=_GREY, lw=1)
@@ -81,6 +81,17 @@ def draw_differences(table: pd.DataFrame, rope: float, ax: Axes, palette: Mappin
         ax.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, lw=2.2, solid_capstyle="butt")
         face = colour if row["filled"] else "white"
         ax.plot(100 * row["delta"], y, marker="D", ms=7, color=colour, mfc=face, mew=1.6, ls="")
+        heights = [y + 0.24 + 0.06 * (i % 3 - 1) for i in range(len(row["marks"]))]
+        ax.plot(
+            [100 * d for d in row["marks"]],
+            heights,
+            ls="",
+            marker="o",
+            ms=4.4,
+            color=colour,
+            alpha=0.75,
+            mew=0,
+        )
     _rows(ax, list(table["label"]))
     ax.set_xlabel("points of test accuracy")
 
@@ -157,9 +168,10 @@ def forest(
     figure = _figure(sum(heights) + 1.8)
     parts: Any = figure.subfigures(2, 1, height_ratios=[h + 0.9 for h in heights])
     top, bottom = parts
-    _title(top, "Test accuracy: every run, mean, 95 % interval")
+    _title(top, "Test accuracy, default and net in hand: runs, mean, 95 %")
     draw_forest(accuracies, top.subplots(), palette)
-    _title(bottom, f"Difference; grey: the ±{100 * rope:g} pt called equal")
+    dots = "; dots: pairs" if any(len(marks) for marks in differences["marks"]) else ""
+    _title(bottom, f"Difference{dots}; grey: the ±{100 * rope:g} pt called equal")
     draw_differences(differences, rope, bottom.subplots(), palette)
     return _laid_out(figure)
 

@@ -31,7 +31,7 @@ def draw_slices(curves: Mapping[str, pd.DataFrame], ax: Axes, palette: Mapping[s
     _zoom(ax, [100 * c[name] for c in curves.values() for name in ("mean", "test") if name in c])
 
 
-def draw_islands(curves: Mapping[str, pd.DataFrame], ax: Axes, palette: Mapping[str, str]) -> None:
+def draw_searches(curves: Mapping[str, pd.DataFrame], ax: Axes, palette: Mapping[str, str]) -> None:
     """Mean best so far of the searches by what one of them had spent. Columns cost, mean, low, high."""
     for i, (arm, curve) in enumerate(curves.items()):
         colour, minutes = palette[arm], curve["cost"] / 60
@@ -118,14 +118,14 @@ def levels(table: pd.DataFrame, palette: Mapping[str, str]) -> Figure:
 
 @mpl.rc_context(STYLE)  # type: ignore[arg-type]
 def tuning(
-    slices: Mapping[str, pd.DataFrame], islands: Mapping[str, pd.DataFrame], palette: Mapping[str, str]
+    slices: Mapping[str, pd.DataFrame], searches: Mapping[str, pd.DataFrame], palette: Mapping[str, str]
 ) -> Figure:
     """Random settings above, searches below; what there is none of is left out."""
     panels = [
         (curves, draw, title)
         for curves, draw, title in (
             (slices, draw_slices, "random settings: expected best, median's 95 % band"),
-            (islands, draw_islands, "searches: mean of the best so far, 95 % per point"),
+            (searches, draw_searches, "searches: mean of the best so far, band of about 90 %"),
         )
         if curves
     ]
@@ -138,7 +138,7 @@ def tuning(
         ax.set_xlim(left=0)
         ax.grid(axis="y")
         ax.set_xlabel("resource-minutes")
-    arms = [arm for arm in palette if arm in slices or arm in islands]
+    arms = [arm for arm in palette if arm in slices or arm in searches]
     handles = [
         Line2D([], [], color=palette[arm], lw=1.8, marker=_MARKS[i % 4], ms=4, label=arm)
         for i, arm in enumerate(arms)

@@ -1,20 +1,27 @@
 """Everything a report says, as plain values: what the evidence gives by the estimators, before any layout."""
 
+import itertools
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from analysis.estimate import Estimate, Refused, crossed, mean_accuracy, vary, welch
-from analysis.evidence import Evidence
+from analysis import answer, further, levels
+from analysis.answer import Answer, Finds
+from analysis.estimate import Estimate, Refused, crossed, mean_accuracy
+from analysis.evidence import Evidence, beat_default, choices, in_hand
+from analysis.levels import Level
+from analysis.luck import Luck
 from analysis.tunability import Interval, binomial
-from analysis.verdict import Runs, Verdict, headline, judge_all, scope
+from analysis.verdict import Runs, Verdict, judge, of_nets
+from analysis.words import amount, counted, listed
 from study.records import Config
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """A difference that is told beside the verdict: first minus second, fractions."""
+    """A difference that is told beside the answer: first minus second, fractions."""
 
     label: str
     arm: str
@@ -25,57 +32,59 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """``verdicts`` is empty when there is none; ``headline`` then says why."""
+    """``answers`` is empty when there is none; ``headline`` then says why."""
 
     headline: str
     scope: str
-    """What the verdicts hold for; agrees with whether the searches could be compared."""
-    verdicts: tuple[Verdict, ...]
+    """What the answers hold for."""
+    answers: tuple[Answer, ...]
+    """One per pair of arms; the leader, by its finds' mean, against each other arm comes first."""
+    nets: tuple[Verdict, ...]
+    """The nets in hand, in the pairs and signs of the answers; without a pair whose runs are too few."""
+    lucks: tuple[Luck, ...]
+    """What the pairs of searches differ by, of each answer that has an interval."""
     gains: tuple[Contrast, ...]
-    """Tuned minus default, per arm."""
+    """Net in hand minus default, per arm whose search found something better."""
     defaults: tuple[Contrast, ...]
-    """Default against default, in the pairs and signs of the verdicts."""
-    procedures: tuple[Contrast, ...]
-    """Search against search (Q3), in the pairs and signs of the verdicts; empty when it was not repeated."""
+    """Default against default, in the pairs and signs of the answers."""
     unchanged: tuple[str, ...]
-    """Arms whose confirmed setting is their default: both rows are then runs of one setting."""
+    """Arms whose net in hand is of their default setting: nothing that was found beat it."""
 
 
 def find(evidence: Evidence) -> Findings:
     """The answer as far as the evidence carries it; a question it cannot answer is left out, not NaN."""
-    verdicts: tuple[Verdict, ...] = ()
+    answers: list[Answer] = []
+    nets: list[Verdict] = []
+    lucks: list[Luck] = []
     if evidence.open:
-        told = f"No verdict yet: {'; '.join(evidence.open)}."
+        told = f"No answer yet: {'; '.join(evidence.open)}."
     else:
         try:
-            runs = [_counted(evidence, arm) for arm in evidence.plan.arms]
-            plan, guessing = evidence.plan, evidence.guessing
-            verdicts = tuple(
-                judge_all(runs, rope=plan.rope, islands=plan.islands, guessing=guessing, plan=plan)
-            )
-            told = headline(list(verdicts))
+            for first, second in _couples(evidence):
+                net = _nets(evidence, first.arm, second.arm)
+                answers.append(_answer(evidence, first, second, net, lucks))
+                nets += [net] if net else []
+            answers = answer.with_holm(answers)
+            told = headline(answers, nets)
         except Refused as refusal:
-            told = f"No verdict: {refusal}."
-    procedures = tuple(
-        found for v in verdicts if (found := _procedure(evidence, v.first, v.second, v.confidence))
-    )
-    manifest = evidence.history.manifest
-    unchanged = tuple(
-        arm
-        for arm, choice in (manifest.choices.items() if manifest else ())
-        if choice.config == default_setting(evidence, arm)
-    )
-    holds = scope(evidence.plan.islands, estimated=len(procedures) == len(verdicts))
+            answers, nets, lucks = [], [], []
+            told = f"No answer: {refusal}."
+    hands = {arm: in_hand(evidence.history, arm, evidence.look) for arm in evidence.plan.arms}
+    unchanged = tuple(arm for arm, choice in hands.items() if choice is not None and choice.default)
     return Findings(
-        headline=told,
-        scope=holds,
-        verdicts=tuple(replace(v, scope=holds) for v in verdicts),
+        headline=told
+        + (f" A further look is under way: {evidence.under_way}." if evidence.under_way else ""),
+        scope=answer.SCOPE,
+        answers=tuple(answers),
+        nets=tuple(nets),
+        lucks=tuple(lucks),
         gains=tuple(
             found
             for arm in evidence.plan.arms
-            if (
+            if arm not in unchanged
+            and (
                 found := _contrast(
-                    f"{arm}:\ndefault again" if arm in unchanged else f"{arm}:\ntuned minus default",
+                    f"{arm}:\nnet in hand − default",
                     arm,
                     evidence.tuned.get(arm),
                     evidence.default.get(arm),
@@ -85,20 +94,161 @@ def find(evidence: Evidence) -> Findings:
         ),
         defaults=tuple(
             found
-            for v in verdicts
+            for a in answers
             if (
                 found := _contrast(
-                    f"default: {v.first}\n− {v.second}",
+                    f"default: {a.first}\n− {a.second}",
                     "",
-                    evidence.default.get(v.first),
-                    evidence.default.get(v.second),
+                    evidence.default.get(a.first),
+                    evidence.default.get(a.second),
                     tuned=False,
                 )
             )
         ),
-        procedures=procedures,
         unchanged=unchanged,
     )
+
+
+def headline(answers: list[Answer], nets: list[Verdict]) -> str:
+    """The one sentence for the terminal: the answer, or the leader against each other arm."""
+    if len(answers) == 1:
+        return answers[0].sentence
+    leader = answers[0].first
+    against = [a for a in answers if a.first == leader]
+    if all(a.guard for a in against):
+        beat = {arm: n for a in answers for arm, n in zip((a.first, a.second), a.beat, strict=True)}
+        why = listed([f"{counted(n, 'setting')} of {arm}" for arm, n in beat.items() if n is not None])
+        few = against[0].guard if against[0].pairs < levels.FEWEST_PAIRS else ""
+        return " ".join(
+            [
+                few or f"{answer.GUARDED} At full length and on validation, {why} beat the default.",
+                *(of_nets(v) for v in nets if v.first == leader),
+            ]
+        )
+    groups: dict[str, list[str]] = {}
+    for a in against:
+        groups.setdefault(_SHORT[a.word], []).append(a.second)
+    told = "; ".join(f"{word} {listed(names)}" for word, names in groups.items())
+    doubts = "".join(f" {d}" for d in dict.fromkeys(a.doubt for a in against) if d)
+    return (
+        f"Of {len(against) + 1} arms, each tuned with searches of the same share, {leader} has the highest mean: {told} "
+        f"({against[0].held}).{doubts}"
+    )
+
+
+_SHORT = {
+    "better": "better by more than the margin than",
+    "better, size unclear": "better, by an open margin, than",
+    "practical tie": "equal within the margin to",
+    "open": "open against",
+    "nothing claimed": "nothing claimed against",
+}
+
+
+def level_of(evidence: Evidence, first: str, second: str) -> Level:
+    """At which level the answer on two arms is read: arms, looks, an added arm, earlier studies (method.md 6.4)."""
+    plan, extension = evidence.plan, evidence.history.extension
+    if extension is not None and extension.look > evidence.look:
+        extension = None
+    arms = [arm for arm in plan.arms if arm in evidence.finds or arm in evidence.tuned] or list(plan.arms)
+    earlier = sum(first in e.arms and second in e.arms for e in plan.earlier)
+    couples = math.comb(len(arms), 2)
+    if extension is not None and not extension.pairs:
+        old = math.comb(len(arms) - len(extension.arms), 2)
+        new = first in extension.arms or second in extension.arms
+        return levels.of(couples=old, looks=plan.looks, earlier=earlier, added=couples - old, new=new)
+    return levels.of(
+        couples=couples,
+        looks=plan.looks,
+        look=evidence.look,
+        first=plan.pairs,
+        now=plan.pairs + (extension.pairs if extension else 0),
+        earlier=earlier,
+    )
+
+
+def _couples(evidence: Evidence) -> list[tuple[Finds, Finds]]:
+    """Every pair of arms, the one with the highest mean over its finds first. Raises Refused where an arm has none."""
+    found = [_finds(evidence, arm) for arm in _arms(evidence)]
+    leader = max(found, key=lambda f: float(np.mean([r.mean for r in f.runs.values()])))
+    ordered = [leader, *(f for f in found if f is not leader)]
+    return list(itertools.combinations(ordered, 2))
+
+
+def _arms(evidence: Evidence) -> list[str]:
+    """Of this look: an arm that is being added has none yet."""
+    asked = {arm for m in evidence.history.manifests if m.look <= evidence.look for arm in m.choices}
+    return [arm for arm in evidence.plan.arms if arm in asked]
+
+
+def _finds(evidence: Evidence, arm: str) -> Finds:
+    runs = evidence.finds.get(arm)
+    if not runs:
+        raise Refused(f"no confirmation run of {arm} left a score")
+    if not any(r.trained for r in runs.values()):
+        number = sum(len(r.correct) for r in runs.values())
+        told = f"all {number} confirmation runs" if number > 1 else "the only confirmation run"
+        raise Refused(f"{told} of {arm} failed, so there is no trained net to compare")
+    found = choices(evidence.history, arm, evidence.look)
+    return Finds(
+        arm=arm,
+        runs=runs,
+        beat=beat_default(evidence.history, arm),
+        defaults=sum(choice.default for choice in found),
+    )
+
+
+def _answer(
+    evidence: Evidence, first: Finds, second: Finds, net: Verdict | None, lucks: list[Luck]
+) -> Answer:
+    plan, level = evidence.plan, level_of(evidence, first.arm, second.arm)
+    luck = None
+    if len(first.runs.keys() & second.runs.keys()) >= levels.FEWEST_PAIRS:
+        _, luck = answer.over_pairs(first.runs, second.runs, confidence=level.confidence)
+        lucks.append(luck)
+    share = search_share(evidence)
+    return answer.judge(
+        first,
+        second,
+        rope=plan.rope,
+        level=level,
+        search=amount(share, plan.budget.resource),
+        nets=net,
+        budget_per_search=share,
+        look=evidence.look,
+        guessing=evidence.guessing,
+        copies=plan.data.copies,
+        more=further.told(evidence, luck),
+    )
+
+
+def search_share(evidence: Evidence) -> float:
+    """b: resource-seconds that one search of an arm could spend, random settings left out."""
+    tuning, plan = evidence.history.tuning, evidence.plan
+    if tuning is None:
+        return 0.0
+    slices = tuning.slice_runs * max(tuning.full_run.values())
+    return max(0.0, tuning.per_arm - slices) / plan.pairs
+
+
+def _nets(evidence: Evidence, first: str, second: str) -> Verdict | None:
+    """The nets in hand of two arms; None where an arm has none that trained, or too few runs of it."""
+    a, b = evidence.tuned.get(first), evidence.tuned.get(second)
+    if a is None or b is None or not (a.trained and b.trained):
+        return None
+    plan, couples = evidence.plan, math.comb(len(_arms(evidence)), 2)
+    earlier = sum(first in e.arms and second in e.arms for e in plan.earlier)
+    level = level_of(evidence, first, second)
+    extension = evidence.history.extension
+    if evidence.look > 1 and extension is not None and extension.pairs:
+        level = levels.of_nets(level, looks=plan.looks, look=evidence.look, couples=couples, earlier=earlier)
+    try:
+        verdict = judge(
+            a, b, rope=plan.rope, level=level, guessing=evidence.guessing, copies=plan.data.copies
+        )
+    except Refused:
+        return None
+    return replace(verdict, sentence=of_nets(verdict))
 
 
 def default_setting(evidence: Evidence, arm: str) -> Config | None:
@@ -109,13 +259,20 @@ def default_setting(evidence: Evidence, arm: str) -> Config | None:
 
 def failure_rates(evidence: Evidence) -> dict[str, Interval]:
     """Per arm the share of its confirmation runs that failed; empty when none of any arm did."""
-    if not any(runs.guessed for runs in evidence.tuned.values()):
+    counts = {
+        arm: (sum(r.guessed for r in found.values()), sum(len(r.correct) for r in found.values()))
+        for arm, found in evidence.finds.items()
+    }
+    if not any(failed for failed, _ in counts.values()):
         return {}
-    return {arm: binomial(r.guessed, len(r.correct), 0.95) for arm, r in evidence.tuned.items()}
+    return {arm: binomial(failed, runs, 0.95) for arm, (failed, runs) in counts.items()}
 
 
 def accuracies(evidence: Evidence) -> pd.DataFrame:
-    """One row per arm and setting with scored runs, as ``figures.draw_forest`` wants it, and the sd."""
+    """One row per arm and setting with scored runs, as ``figures.draw_forest`` wants it, and the sd.
+
+    ``tuned`` is the net in hand.
+    """
     rows = []
     for arm in evidence.plan.arms:
         for kind, shelf in (("default", evidence.default), ("tuned", evidence.tuned)):
@@ -146,65 +303,23 @@ def accuracies(evidence: Evidence) -> pd.DataFrame:
 
 
 def differences(found: Findings) -> pd.DataFrame:
-    """One row per difference, tuned pairs first, as ``figures.draw_differences`` wants it."""
+    """One row per difference, answers first, as ``figures.draw_differences`` wants it; ``marks``: one per pair."""
     rows = [
-        {"label": f"tuned: {v.first}\n− {v.second}", "arm": "", "filled": True, "delta": v.delta}
-        | {"low": v.low, "high": v.high}
-        for v in found.verdicts
+        {"label": f"searches: {a.first}\n− {a.second}", "arm": "", "filled": True, "delta": a.delta}
+        | {"low": a.low, "high": a.high, "marks": list(a.differences)}
+        for a in found.answers
+        if a.delta is not None
     ] + [
+        {"label": f"nets: {v.first}\n− {v.second}", "arm": "", "filled": True, "delta": v.delta}
+        | {"low": v.low, "high": v.high, "marks": []}
+        for v in found.nets
+    ]
+    rows += [
         {"label": c.label, "arm": c.arm, "filled": c.tuned, "delta": c.estimate.delta}
-        | {"low": c.estimate.low, "high": c.estimate.high}
-        for c in (*found.procedures, *found.defaults, *found.gains)
+        | {"low": c.estimate.low, "high": c.estimate.high, "marks": []}
+        for c in (*found.defaults, *found.gains)
     ]
     return pd.DataFrame(rows)
-
-
-def _counted(evidence: Evidence, arm: str) -> Runs:
-    if (runs := evidence.tuned.get(arm)) is None:
-        raise Refused(f"no confirmation run of {arm} left a score")
-    if not runs.trained:
-        raise Refused(_none_trained(runs, "confirmation run"))
-    return runs
-
-
-def _none_trained(runs: Runs, what: str) -> str:
-    number = len(runs.correct)
-    told = f"all {number} {what}s" if number > 1 else f"the only {what}"
-    return f"{told} of {runs.arm} failed, so there is no trained net to compare"
-
-
-def procedure(evidence: Evidence, first: str, second: str, confidence: float) -> Estimate:
-    """Q3: Welch's interval over the independent searches of each arm, one fresh run of each one's find.
-
-    Raises Refused when an arm was searched once, when fewer than two of its searches left a scored run or all of
-    these failed, and when no search differs from another of its arm.
-    """
-    if evidence.plan.islands < 2:
-        raise Refused("one search per arm")
-    own = []
-    for arm in (first, second):
-        runs = evidence.islands.get(arm)
-        if runs is None or len(runs.correct) < 2:
-            left = "none" if runs is None else "only one"
-            raise Refused(
-                f"{left} of the {evidence.plan.islands} searches of {arm} has a scored run of its own"
-            )
-        if not runs.trained:
-            raise Refused(_none_trained(runs, "search run"))
-        own.append(np.array(runs.accuracies))
-    if not vary(*own):
-        raise Refused(
-            "the searches of each arm came out level with each other, so nothing shows how searches vary"
-        )
-    return welch(*own, confidence=confidence)
-
-
-def _procedure(evidence: Evidence, first: str, second: str, confidence: float) -> Contrast | None:
-    try:
-        estimate = procedure(evidence, first, second, confidence)
-    except Refused:
-        return None
-    return Contrast(label=f"search: {first}\n− {second}", arm="", tuned=True, estimate=estimate)
 
 
 def _contrast(

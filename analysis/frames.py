@@ -16,7 +16,7 @@ ENDS = ("finished", "stopped by ASHA", "stopped by the budget", "failed", "not e
 def trials(history: History) -> pd.DataFrame:
     """One row per trial in the order of decision; settings in columns ``config.<name>``.
 
-    Columns: trial, arm, phase, island, state (``open`` before the end), reason, end (one of ENDS),
+    Columns: trial, arm, phase, pair, state (``open`` before the end), reason, end (one of ENDS),
     epochs, cost, seed, val_accuracy and test_accuracy (NaN when there is none).
     """
     rows = []
@@ -28,7 +28,7 @@ def trials(history: History) -> pd.DataFrame:
                 "trial": trial.id,
                 "arm": trial.arm,
                 "phase": trial.phase,
-                "island": trial.island,
+                "pair": trial.pair,
                 "state": outcome.state if outcome else "open",
                 "reason": outcome.reason if outcome else "",
                 "end": how_it_ended(outcome),
@@ -144,7 +144,7 @@ _SECONDS = {
 _OUTSIDE_TRIALS: dict[Phase, str] = {"probe": "measuring", "test": "scoring", "lost": "lost"}
 ACTIVITIES = (*_SECONDS, "waiting", "draining", *_OUTSIDE_TRIALS.values())
 _TRIAL_COLUMNS = [
-    "trial", "arm", "phase", "island", "state", "reason", "end", "epochs", "cost", "seed",
+    "trial", "arm", "phase", "pair", "state", "reason", "end", "epochs", "cost", "seed",
     "val_accuracy", "test_accuracy",
 ]  # fmt: skip
 _EPOCH_COLUMNS = [

@@ -7,12 +7,12 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from analysis.evidence import Evidence
-from analysis.findings import default_setting
+from analysis.estimate import Refused, crossed
+from analysis.evidence import Evidence, in_hand
 from analysis.frames import how_it_ended
 from analysis.section import again
 from analysis.words import counted, duration, listed, percent, points
-from study.confirm import trained
+from study.confirm import best_first, search_runs, share, trained
 from study.ledger import History
 from study.plan import (
     CONFIRM_FLOOR,
@@ -26,6 +26,10 @@ from study.records import PHASES
 
 EQUAL_SPEND = 0.02
 EDGE = 0.05
+GOOD = 5
+"""Of an arm's best settings, furthest trained and best on validation."""
+AT_EDGE = 3
+"""So many of these at one end of a range make an edge."""
 OVERSHOOT = 0.02
 LOST = 0.02
 TRIALS_FLOOR = 9
@@ -58,7 +62,7 @@ def copies(data: DataCard) -> str:
 
 
 def _unlearnt(evidence: Evidence) -> list[str]:
-    """Arms whose nets guess, and arms that their search made worse."""
+    """Arms whose nets guess, and arms that their search is shown to have made worse."""
     guessing, told = evidence.guessing, []
     for arm, tuned in evidence.tuned.items():
         if tuned.trained and not tuned.learnt(guessing):
@@ -66,14 +70,17 @@ def _unlearnt(evidence: Evidence) -> list[str]:
                 f"{arm}: its confirmation runs, {percent(float(tuned.whole.mean()))} on average, are not shown to be above "
                 f"guessing the most frequent class ({percent(guessing)}): it learnt nothing that could be compared."
             )
-        default = evidence.default.get(arm)
-        chosen = evidence.history.of(arm, "confirm")[0].config
-        if chosen == default_setting(evidence, arm) or default is None or not default.trained:
+        default, chosen = evidence.default.get(arm), in_hand(evidence.history, arm, evidence.look)
+        if chosen is None or chosen.default or default is None or not (default.trained and tuned.trained):
             continue
-        if tuned.mean < default.mean:
+        try:
+            gain = crossed(tuned.correct, default.correct)
+        except Refused:
+            continue
+        if gain.high < 0:
             told.append(
-                f"{arm}: the tuned setting is {points(default.mean - tuned.mean)} pt below the default on the test images: the "
-                "search was no help, or the difference is noise."
+                f"{arm}: the net in hand is below the default on the test images, by {points(-gain.delta)} pt "
+                f"(95 %: {points(-gain.high)} to {points(-gain.low)}): the search lost what the default had."
             )
     return told
 
@@ -89,19 +96,30 @@ def position(axis: Mapping[str, Any], value: object) -> float | None:
 
 
 def edges(evidence: Evidence) -> list[tuple[str, str, float]]:
-    """(arm, parameter, value) of every confirmed setting that lies in the outer twentieth of its range.
+    """(arm, parameter, value) of every setting in hand in the outer twentieth of its range, with other good ones there.
 
-    An optimum at the edge may lie beyond it (Cooper et al. 2021). A lower end of 0 is no edge.
+    An optimum at the edge may lie beyond it (Cooper et al. 2021). By itself a setting lies there by chance in a quarter of
+    the arms, so at least ``AT_EDGE`` of the arm's best ``GOOD`` must lie at the same end. A lower end of 0 is no edge.
     """
-    manifest, spaces = evidence.history.manifest, evidence.plan.spaces
-    found = []
-    for arm, choice in manifest.choices.items() if manifest else ():
-        for name, value in choice.config.items():
+    history, spaces, found = evidence.history, evidence.plan.spaces, []
+    for arm in evidence.plan.arms:
+        choice = in_hand(history, arm, evidence.look)
+        tried = [*history.of(arm, "search"), *history.of(arm, "slice")]
+        good = [t.config for t in best_first(history, tried, most=GOOD)]
+        for name, value in choice.config.items() if choice else ():
             axis = spaces.get(arm, {}).get(name, {})
-            where = position(axis, value)
-            if where is not None and (where > 1 - EDGE or (where < EDGE and axis["low"] != 0)):
+            end = _end(axis, value)
+            if end and sum(_end(axis, c.get(name)) == end for c in good) >= AT_EDGE:
                 found.append((arm, name, float(value)))
     return found
+
+
+def _end(axis: Mapping[str, Any], value: object) -> str:
+    """``high`` or ``low`` for a value in the outer twentieth of its range, else empty."""
+    where = position(axis, value)
+    if where is None or EDGE <= where <= 1 - EDGE or (where < EDGE and axis["low"] == 0):
+        return ""
+    return "high" if where > 1 - EDGE else "low"
 
 
 def _edges(evidence: Evidence) -> list[str]:
@@ -110,8 +128,8 @@ def _edges(evidence: Evidence) -> list[str]:
         return []
     told = [
         f"{arm}: the chosen {name} of {value:.4g} lies at the edge of what was searched "
-        f"({evidence.plan.spaces[arm][name]['low']:g} to {evidence.plan.spaces[arm][name]['high']:g}), so a better "
-        "one may lie beyond."
+        f"({evidence.plan.spaces[arm][name]['low']:g} to {evidence.plan.spaces[arm][name]['high']:g}), as do others of the arm's "
+        f"best {GOOD}, so a better one may lie beyond."
         for arm, name, value in found
     ]
     wider = ",".join(sorted({name for _, name, _ in found} | set(evidence.plan.widen)))
@@ -119,12 +137,18 @@ def _edges(evidence: Evidence) -> list[str]:
 
 
 def _records(evidence: Evidence) -> list[str]:
-    history = evidence.history
+    history, plan = evidence.history, evidence.plan
     told = [f"{history.torn[0].upper()}{history.torn[1:]}."] if history.torn else []
-    if len(history.opened) > 1:
+    looks = [opened.manifest for opened in history.opened]
+    if len(looks) > len(set(looks)):
         told.append(
-            f"The test set was opened {len(history.opened)} times. A result that was seen before the last "
+            f"The test set was opened {len(looks)} times, more than once in a look. A result that was seen before the last "
             "runs were chosen is no sealed result."
+        )
+    if plan.earlier:
+        told.append(
+            f"The same test images were opened before, by {listed([e.run for e in plan.earlier])}. Where a study asked about the same "
+            "arms, this one takes half of what that took of the error."
         )
     for accepted in filter(None, (session.accepted for session in history.sessions)):
         told.append(
@@ -137,28 +161,29 @@ def _records(evidence: Evidence) -> list[str]:
             f"Interruptions cost {duration(lost)}, {percent(lost / evidence.plan.budget.seconds)} of the budget, for what they "
             "undid and for starting again: fewer confirmation runs were left for it, for every arm alike."
         )
-    manifest = history.manifest.sha256 if history.manifest else None
-    if any(opened.manifest != manifest for opened in history.opened):
-        told.append("The test set was opened for another manifest than the one that is recorded.")
+    manifests = {m.sha256 for m in history.manifests}
+    if any(opened.manifest not in manifests for opened in history.opened):
+        told.append("The test set was opened for another manifest than one that is recorded.")
     return told
 
 
 def _runs(evidence: Evidence) -> list[str]:
     history, plan, told = evidence.history, evidence.plan, []
     for arm in plan.arms:
-        for runs, name in (
-            (evidence.default.get(arm), "baseline"),
-            (evidence.tuned.get(arm), "confirmation"),
+        confirmed = list(evidence.finds.get(arm, {}).values())
+        for group, name in (
+            ([r for r in [evidence.default.get(arm)] if r], "baseline"),
+            (confirmed, "confirmation"),
         ):
-            if runs is not None and runs.guessed:
+            if failed_runs := sum(r.guessed for r in group):
                 told.append(
-                    f"{arm}: {runs.guessed} of {len(runs.correct)} {name} runs failed. A failed run counted as "
+                    f"{arm}: {failed_runs} of {sum(len(r.correct) for r in group)} {name} runs failed. A failed run counted as "
                     "guessing the most frequent class; leaving it out would flatter the arm."
                 )
         tuned, default = evidence.tuned.get(arm), evidence.default.get(arm)
         if tuned is not None and len(tuned.correct) < CONFIRM_FLOOR:
             told.append(
-                f"{arm}: only {counted(len(tuned.correct), 'confirmation run')}; under {CONFIRM_FLOOR} is thin."
+                f"{arm}: only {counted(len(tuned.correct), 'confirmation run')} of the net in hand; under {CONFIRM_FLOOR} is thin."
             )
         if not evidence.open and (default is None or len(default.correct) < evidence.plan.folds):
             count = 0 if default is None else len(default.correct)
@@ -196,10 +221,9 @@ def _fairness(evidence: Evidence) -> list[str]:
     told = [warning] if (warning := unmatched(plan.audits)) else []
     for arm in plan.arms:
         seconds, last = history.spent(arm), plan.machine.slots * plan.epoch_cost(arm)
-        if seconds > plan.share + max(OVERSHOOT * plan.share, last):
-            told.append(
-                f"{arm} spent {duration(seconds)}, {percent(seconds / plan.share - 1, 1)} over its share."
-            )
+        own = share(plan, history)
+        if seconds > own + max(OVERSHOOT * own, last):
+            told.append(f"{arm} spent {duration(seconds)}, {percent(seconds / own - 1, 1)} over its share.")
     searched = {arm: history.spent(arm, "search", "slice") for arm in plan.arms}
     last = plan.machine.slots * max((_dearest_report(history, arm) for arm in plan.arms), default=0.0)
     gap = max(searched.values()) - min(searched.values())
@@ -209,12 +233,17 @@ def _fairness(evidence: Evidence) -> list[str]:
     tuning = history.tuning
     for arm in plan.arms:
         told += _uneven(evidence, arm)
-        full = tuning.full_run.get(arm, 0.0) if tuning else plan.full_run(arm)
-        share = tuning.per_arm if tuning else 0.0
-        if tuning and full and share < TUNING_RUNS_FLOOR * full / MARGIN:
+        full = tuning.full_run.get(arm, 0.0) if tuning else 0.0
+        # the defaults that the searches begin with are paid by the baseline
+        if tuning and full and (runs := tuning.per_arm / full + plan.pairs) < TUNING_RUNS_FLOOR / MARGIN:
             told.append(
-                f"{arm}: its search was worth {share / full:.1f} full runs, under {TUNING_RUNS_FLOOR} no search "
-                "deserves the name."
+                f"{arm}: its searches were worth {runs:.1f} full runs together, the default's included; under {TUNING_RUNS_FLOOR} "
+                "no search deserves the name."
+            )
+        if not evidence.open and (bare := [r for r in search_runs(plan, history).get(arm, []) if r < 1]):
+            told.append(
+                f"{arm}: {len(bare)} of its searches had less than one full run beside the default ({', '.join(f'{r:.1f}' for r in bare)}): "
+                "they tried hardly anything."
             )
     return told
 

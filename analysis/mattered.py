@@ -7,24 +7,24 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from analysis.answer import Answer
 from analysis.estimate import Refused
-from analysis.evidence import Evidence
+from analysis.evidence import Evidence, in_hand
 from analysis.findings import Findings
 from analysis.isolated import FLOOR, adjusted
 from analysis.section import Section, Table
 from analysis.tunability import Interval, fixed_setting_trap, sensitivity, tunability
 from analysis.tuning import drawn
-from analysis.verdict import Verdict
 from analysis.words import counted, listed, percent, points
 
 
 def section(evidence: Evidence, found: Findings, levels: pd.DataFrame) -> Section:
-    """All of it from the random slice; the gain over the default is told with the verdict.
+    """All of it from the random slice; the gain over the default is told with the answer.
 
     ``levels``: as from ``isolated.table``.
     """
     plan = evidence.plan
-    missing = [arm for arm in plan.arms if arm not in {c.arm for c in found.gains}]
+    missing = [arm for arm in plan.arms if arm not in {c.arm for c in found.gains} | {*found.unchanged}]
     unknown: list[Unknown] = [
         ("what tuning gained over the default for", arm, "it takes scored runs of both") for arm in missing
     ]
@@ -37,12 +37,12 @@ def section(evidence: Evidence, found: Findings, levels: pd.DataFrame) -> Sectio
         facts |= own
         unknown += open_
     traps: list[dict[str, Any]] = []
-    for v in found.verdicts:
+    for v in found.answers:
         told_trap, trap, untrapped = _trap(evidence, v)
         text += told_trap
         traps += trap
         unknown += untrapped
-    if not found.verdicts:
+    if not found.answers:
         unknown.append((TRAP, listed(list(plan.arms)), "no arm is called better yet"))
     if unknown:
         text.append(_not_known(unknown))
@@ -81,12 +81,12 @@ def _asks(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, Any], l
     rows, facts = [], {}
     unknown: list[Unknown] = []
     horizon = min((len(d) // 2 for d in evidence.slices.values() if len(d) > 1), default=0)
-    manifest = evidence.history.manifest
     for arm in evidence.plan.arms:
         val, _, _ = drawn(evidence, arm)
         try:
             asks = tunability(val, horizon=horizon)
-            best = manifest.choices[arm].val_accuracy if manifest and arm in manifest.choices else None
+            chosen = in_hand(evidence.history, arm, evidence.look)
+            best = chosen.val_accuracy if chosen else None
             fates = sensitivity(val, [d.val is None for d in evidence.slices[arm]], best=best)
         except Refused as refusal:
             unknown.append(("how much tuning is asked by", arm, str(refusal)))
@@ -176,10 +176,10 @@ def _mean_of(row: dict[Any, Any], kind: str) -> str:
     return f"{points(mean)} ({points(low)} to {points(high)})"
 
 
-def _trap(evidence: Evidence, v: Verdict) -> tuple[list[str], list[dict[str, Any]], list[Unknown]]:
+def _trap(evidence: Evidence, v: Answer) -> tuple[list[str], list[dict[str, Any]], list[Unknown]]:
     both = f"{v.first} against {v.second}"
     if v.ahead is None:
-        return [], [], [(TRAP, both, "the verdict names no better arm, so there is no wrong one")]
+        return [], [], [(TRAP, both, "the answer names no better arm, so there is no wrong one")]
     (a, _, _), (b, _, _) = drawn(evidence, v.first), drawn(evidence, v.second)
     better: Literal["first", "second"] = "first" if v.ahead == v.first else "second"
     settings = [[str(d.index) for d in evidence.slices[arm]] for arm in (v.first, v.second)]

@@ -1,245 +1,161 @@
-"""What a plan can promise before it runs: the smallest gap it can show, and whether it can prove a tie.
+"""What a plan can promise before it runs, in pairs of searches and budget: the smallest gap that shows, the price of one.
 
-Rests on two assumptions: how often two nets of this accuracy disagree, and how much luck a run has. The luck is
-measured by the study, and what is told after it rests on that. Accuracies, gaps and sds are fractions. Of the
+It rests on how much luck a search has, which nobody knows before one has run: until then everything is told for a range,
+after it for what was measured, which with few pairs is a range too. Accuracies, gaps and sds are fractions. Of the
 libraries scipy only.
 """
 
-import bisect
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from scipy import optimize, stats
+from analysis import levels
+from analysis.luck import (
+    POWER,
+    Level,
+    Luck,
+    half_width,
+    images_needed,
+    lasting_interval,
+    pairs_needed,
+    sd_interval,
+)
+from analysis.words import amount, points, rough
+from study.plan import PAIRS, Plan
 
-from analysis.words import points, rough
-from study.plan import CONFIRM_CEILING, Budget, Plan
-
-
-@dataclass(frozen=True, kw_only=True)
-class Nets:
-    """What is assumed, or was measured, of the nets that are compared."""
-
-    accuracy: float
-    run_sd: float
-    """Distribution-wise sd of one run: what a run keeps of its luck on endless images."""
-
-    def __str__(self) -> str:
-        return f"nets near {100 * self.accuracy:.0f} % whose runs differ by {points(self.run_sd)} pt (sd)"
-
-
-RUN_SD = 0.001
-"""Jordan 2023 (arXiv 2304.01910) finds the distribution-wise sd several times below the 0.15-0.25 pt that runs differ
-by on a test set; 0.1 pt is the middle case of method.md's simulations, and no measured sd is taken for less."""
-STRONG = Nets(accuracy=0.93, run_sd=RUN_SD)
-"""The post's nets."""
-UNKNOWN = (STRONG, Nets(accuracy=0.6, run_sd=0.005))
-"""What a promise is given for before any net is trained. Small nets trained briefly: 0.2-1.2 pt were measured."""
-LASTING = 0.3
-"""Part of the disagreement that stays when each arm is averaged over endless runs. Set so that 5 runs
-per arm on 10,000 images at 93 % give the standard error of 0.17 pt of method.md 2.3."""
-POWER = 0.8
-ENDLESS = 10**9
-"""Runs per arm, where only the images' sampling is left."""
+LUCK = (0.003, 0.014)
+"""sd of the difference of two searches' finds, before one is measured: .31 and .65 pt on the CIFAR tables, .6 to 1.4 pt
+on the MLP tables of method.md 2.3."""
+LASTING = (0.01, 0.3)
+"""Part of the images on which two nets disagree that stays however many are averaged: .002 and .005 were measured for
+sibling arms, .3 is what published nets of different families show (method.md 6.5)."""
+ACCURACY = (0.93, 0.6)
+"""The post's nets, and small ones trained briefly."""
+MANY_CLASSES = 10
+GOAL = {"gap": POWER, "tie": (1 + POWER) / 2}
+"""A tie must keep its interval within the margin on both sides, hence the larger quantile."""
 
 
-def disagreement(accuracy: float) -> float:
+def disagreement(accuracy: float, shares: Sequence[float] = ()) -> float:
     """Share of images on which just one of two nets of this accuracy is right.
 
-    p (1 - p), half of what independent errors would give: 6.5 % at 93 %, 4.1 % at 95.75 %, against
-    6.5 % and 3.6 % among published CIFAR-10 nets (method.md 2.3).
+    p (1 - p), half of what independent errors would give: 6.5 % at 93 %, 4.1 % at 95.75 %, against 6.5 % and 3.6 % among
+    published CIFAR-10 nets (method.md 2.3). With few classes wrong nets are wrong together: on two equal classes p (1 - p)
+    is a third too large (method.md 6.5), so it is scaled by the root of 1 - sum of squared class ``shares`` against that of
+    ten equal ones, which gives that third.
     """
-    return accuracy * (1 - accuracy)
+    spread = 1 - sum(s * s for s in shares) if shares else 1.0
+    return accuracy * (1 - accuracy) * min(1.0, math.sqrt(spread / (1 - 1 / MANY_CLASSES)))
 
 
-def standard_error(*, runs: int, images: int, nets: Nets = STRONG) -> tuple[float, float]:
-    """Expected se of the difference (a fraction) and its degrees of freedom, for ``runs`` per arm.
+def assumed(plan: Plan, shares: Sequence[float] = ()) -> tuple[Luck, Luck]:
+    """The least and the most luck that is reckoned with before a search has run. ``shares``: of the classes, else equal."""
+    classes = len(plan.data.classes)
+    shares, runs = shares or [1 / classes] * classes, plan.confirm_each
 
-    Raises ValueError below two runs or two images, or for an accuracy outside (0, 1).
-    """
-    if runs < 2 or images < 2 or not 0 < nets.accuracy < 1:
-        raise ValueError("the crossed interval needs 2 runs per arm, 2 images, an accuracy between 0 and 1")
-    image = disagreement(nets.accuracy) * (LASTING + (1 - LASTING) / runs) / images
-    run = 2 * nets.run_sd**2 / runs
-    wobble = run + disagreement(nets.accuracy) * (1 - LASTING) / runs / images  # the runs' s2/k, both arms
-    df = (image + run) ** 2 / (image**2 / (images - 1) + wobble**2 / (2 * (runs - 1)))
-    return math.sqrt(image + run), df
-
-
-def smallest_gap(*, runs: int, images: int, nets: Nets = STRONG, pairs: int = 1) -> float:
-    """Smallest true difference whose interval excludes 0 in 80 % of studies. Raises ValueError as above.
-
-    ``pairs``: intervals that hold together (Bonferroni).
-    """
-    se, df = standard_error(runs=runs, images=images, nets=nets)
-    return se * (float(stats.t.ppf(1 - 0.025 / pairs, df)) + float(stats.t.ppf(POWER, df)))
-
-
-def smallest_tie(*, runs: int, images: int, nets: Nets = STRONG, pairs: int = 1) -> float:
-    """Smallest ROPE within which two equal arms are called a practical tie in 80 % of studies.
-
-    The whole interval must fit, on both sides: t(.975) + t(.9) standard errors. That is method.md's
-    3.2 se with many degrees of freedom, and 3.5 at 3 runs per arm. Raises ValueError as above.
-    """
-    se, df = standard_error(runs=runs, images=images, nets=nets)
-    return se * (float(stats.t.ppf(1 - 0.025 / pairs, df)) + float(stats.t.ppf((1 + POWER) / 2, df)))
-
-
-def tie_provable(rope: float, *, runs: int, images: int, nets: Nets = STRONG, pairs: int = 1) -> bool:
-    """Whether this ROPE is wide enough for a tie to be proved with 80 % power. Raises ValueError as above."""
-    return rope >= smallest_tie(runs=runs, images=images, nets=nets, pairs=pairs)
-
-
-Reaches = Callable[..., float]
-"""``smallest_gap`` or ``smallest_tie``."""
-
-
-def runs_needed(
-    size: float,
-    reaches: Reaches,
-    *,
-    images: int,
-    nets: Nets = STRONG,
-    pairs: int = 1,
-) -> int | None:
-    """Fewest confirmation runs per arm at which ``reaches`` is no larger than ``size``; None if no number would do.
-
-    More runs cannot help where the images' sampling alone is too coarse. Raises ValueError as ``standard_error``.
-    """
-
-    def enough(runs: int) -> bool:
-        return reaches(runs=runs, images=images, nets=nets, pairs=pairs) <= size
-
-    if not enough(ENDLESS):
-        return None
-    high = 2
-    while not enough(high):
-        high *= 2
-    return bisect.bisect_left(range(high + 1), True, lo=2, key=enough)
-
-
-def images_needed(
-    size: float,
-    reaches: Reaches,
-    *,
-    runs: int,
-    nets: Nets = STRONG,
-    pairs: int = 1,
-) -> int | None:
-    """Test images from which ``reaches`` is no larger than ``size`` with ``runs`` per arm; None if never."""
-
-    def lacking(log_images: float) -> float:
-        images = round(math.exp(log_images))
-        return reaches(runs=runs, images=images, nets=nets, pairs=pairs) - size
-
-    low, high = math.log(2), math.log(1e8)
-    if lacking(high) > 0:
-        return None
-    return 2 if lacking(low) < 0 else math.ceil(math.exp(optimize.brentq(lacking, low, high, xtol=1e-4)))
-
-
-def price(plan: Plan, *, measured: Nets | None = None) -> tuple[str, str]:
-    """What a study that decides at the plan's margin and run length would cost, each in 80 % of studies: to name an arm
-    that is ahead by the margin, and to prove equal arms equal. A gap between these two takes more.
-
-    Before anything is ``measured`` it is told for two assumptions. Budgets are by the plan's own
-    arithmetic of shares (``Plan.budget_for``). Raises ValueError as ``standard_error``.
-    """
-    kinds = UNKNOWN if measured is None else (measured,)
-
-    def told(goal: str, reaches: Reaches) -> str:
-        takes = [_takes(plan, reaches, nets) for nets in kinds]
-        if len(set(takes)) > 1:
-            takes = [
-                f"{text} (nets near {100 * n.accuracy:.0f} %)" for n, text in zip(kinds, takes, strict=True)
-            ]
-        return f"{goal}, in {100 * POWER:.0f} % of studies: {'; '.join(dict.fromkeys(takes))}."
-
-    margin = f"{100 * plan.rope:g} pt"
-    return (
-        told(f"To name an arm that is {margin} ahead", smallest_gap),
-        told(f"To prove equal arms equal within {margin}", smallest_tie),
-    )
-
-
-def _takes(plan: Plan, reaches: Reaches, nets: Nets) -> str:
-    """The runs per arm and the budget, or that no number of runs would do and how many test images would."""
-    pairs, test = math.comb(len(plan.arms), 2), plan.data.test
-    runs = runs_needed(plan.rope, reaches, images=test, nets=nets, pairs=pairs)
-    if runs is not None and runs <= plan.confirm_reserved:
-        return f"{runs} confirmation runs per arm, which this budget pays for"
-    if runs is not None and runs <= CONFIRM_CEILING:
-        budget = plan.budget_for(runs)
-        return (
-            f"{runs} confirmation runs per arm, a study of about {_hours(budget)} "
-            f"(--budget {budget} --epochs {plan.epochs})"
+    def of(sd: float, lasting: float, accuracy: float) -> Luck:
+        apart = disagreement(accuracy, shares)
+        images = (1 - lasting) * apart / runs / plan.data.test
+        return Luck(
+            differences=(), sd=math.sqrt(sd**2 + images), lasting=lasting * apart, images=plan.data.test
         )
-    images = images_needed(plan.rope, reaches, runs=CONFIRM_CEILING, nets=nets, pairs=pairs)
-    if images is None:
-        instead = f", and {CONFIRM_CEILING} on no number of test images: the runs differ too much"
+
+    low, high = (of(*kind) for kind in zip(LUCK, LASTING, ACCURACY, strict=True))
+    return low, high
+
+
+def known(luck: Luck, pairs: int) -> tuple[Luck, Luck, Luck]:
+    """What was measured, and both ends of its 80 % interval."""
+    (low, high), (least, most) = sd_interval(luck.sd, pairs), lasting_interval(luck)
+
+    def of(sd: float, lasting: float) -> Luck:
+        return Luck(differences=luck.differences, sd=sd, lasting=lasting, images=luck.images)
+
+    return of(low, least), luck, of(high, most)
+
+
+def rate(plan: Plan) -> Level:
+    """Error rate of a new study of this plan, over however many pairs."""
+    earlier = sum(set(plan.arms) <= set(e.arms) for e in plan.earlier)
+    alpha = levels.of(couples=math.comb(len(plan.arms), 2), looks=plan.looks, earlier=earlier).alpha
+    return lambda _pairs: alpha
+
+
+def promise(plan: Plan, *, measured: Luck | None = None, pairs: int | None = None) -> str:
+    """What the plan's pairs of searches can show; ``measured`` over ``pairs`` of them once they have run."""
+    have = pairs or plan.pairs
+    if have < min(PAIRS):
+        fewest = min(PAIRS)
+        return (
+            f"One search per arm: the nets in hand are compared, and nothing is said about architectures. {fewest} pairs of "
+            f"searches, which say something, are made from --budget {plan.budget_for_pairs(fewest)} --epochs {plan.epochs} on."
+        )
+    alpha = rate(plan)(have)
+    kinds = assumed(plan) if measured is None else known(measured, have)
+    gaps = [points(half_width(luck, have, alpha, power=POWER)) for luck in kinds]
+    ties = [half_width(luck, have, alpha, power=GOAL["tie"]) for luck in kinds]
+    shown = f"With {have} pairs of searches on {plan.data.test} test images, the smallest true gap that shows in {100 * POWER:.0f} % of studies is about "
+    if measured is None:
+        shown += (
+            f"{_range(gaps)} pt, for a luck of one pair (sd) of {_range([points(luck.sd) for luck in kinds])} pt, "
+            "assumed before any run."
+        )
     else:
-        instead = f", but {CONFIRM_CEILING} on about {rough(images)} test images"
-    if runs is None:
-        return f"no number of runs on these {test} test images{instead}"
-    alone = Budget(seconds=sum(runs * plan.full_run(arm) for arm in plan.arms), resource=plan.budget.resource)
-    return (
-        f"{runs} confirmation runs per arm, about {_hours(alone)} for these alone and more than the {CONFIRM_CEILING} "
-        f"a study makes{instead}"
-    )
-
-
-def _hours(budget: Budget) -> str:
-    hours = budget.seconds / 3600
-    return f"{hours:.2f} {budget.resource}-hours" if hours < 10 else f"{hours:.0f} {budget.resource}-hours"
-
-
-def promise(*, runs: int, images: int, rope: float, measured: Nets | None = None, arms: int = 2) -> str:
-    """What these runs can show, in two sentences. Raises ValueError as ``standard_error``.
-
-    Before anything is ``measured``, the gap is given for two assumptions, and the tie is judged at the
-    one under which it is harder to prove.
-    """
-    pairs = math.comb(arms, 2)
-    kinds = UNKNOWN if measured is None else (measured,)
-    gaps = [
-        f"{points(smallest_gap(runs=runs, images=images, nets=n, pairs=pairs))} pt"
-        + (f" for {n}" if measured is None else "")
-        for n in kinds
-    ]
-    ground = (
-        ", both assumed before any run"
-        if measured is None
-        else f" for nets near {100 * measured.accuracy:.0f} %, at the run-to-run spread measured here "
-        f"({'at most ' if measured.run_sd <= RUN_SD else ''}{points(measured.run_sd)} pt)"
-    )
-    shown = (
-        f"With {runs} confirmation runs per arm on {images} test images, the smallest true gap that shows in "
-        f"{100 * POWER:.0f} % of studies is about {' and '.join(gaps)}{ground}."
-    )
-    margin = max(smallest_tie(runs=runs, images=images, nets=n, pairs=pairs) for n in kinds)
-    if rope >= margin:
-        return f"{shown} If the arms are equal, a practical tie within {100 * rope:g} pt can be proved."
-    return (
-        f"{shown} If the arms are equal, a practical tie within {100 * rope:g} pt will often stay unproved: "
-        f"that takes a margin of {points(margin)} pt, more runs or more test images."
-    )
-
-
-def searches(plan: Plan) -> str:
-    """How often each arm is searched, and what an interval over the searches (Q3) can therefore show."""
-    if plan.pairs > 1:
-        return (
-            f"{plan.pairs} pairs of searches: an interval over searches reaches {_reach(plan, plan.pairs)} "
-            "either way."
+        shown += (
+            f"{gaps[1]} pt ({_range(gaps[::2])}), at the luck of one pair (sd) measured here, {points(measured.sd)} pt "
+            f"({_range([points(luck.sd) for luck in kinds[::2]])}, 80 % intervals)."
         )
+    margin = 100 * plan.rope
+    if plan.rope >= max(ties):
+        return f"{shown} If the arms are equal, a practical tie within {margin:g} pt can be proved."
+    often = "will often" if plan.rope < min(ties) else "may"
     return (
-        "One search per arm cannot say what another search would find; 3 pairs of searches, from --budget "
-        f"{plan.budget_for_pairs(3)} --epochs {plan.epochs} on, reach {_reach(plan, 3)}."
+        f"{shown} If the arms are equal, a practical tie within {margin:g} pt {often} stay unproved: that takes a margin of "
+        f"{points(ties[0]) if measured is None else points(ties[1])} pt{' or more' if measured is None else ''}, more pairs, or more test images."
     )
 
 
-def _reach(plan: Plan, pairs: int) -> str:
-    """Half-width of Welch's interval over this many searches per arm, in sds of what one search finds."""
-    df = 2 * (pairs - 1)
-    t = float(stats.t.ppf(1 - 0.025 / math.comb(len(plan.arms), 2), df))
-    return f"{t * math.sqrt(2 / pairs):.1f} times the spread (sd) between searches (t = {t:.1f}, about {df} degrees of freedom)"
+def price(plan: Plan, *, measured: Luck | None = None, pairs: int | None = None) -> tuple[str, str]:
+    """What a study that decides at the plan's margin and run length would take, each in 80 % of studies: to name an arm
+    that is ahead by the margin, and to prove equal arms equal. A gap between these two takes more."""
+    have = pairs or plan.pairs
+    kinds = assumed(plan) if measured is None else known(measured, have)
+    level, margin = rate(plan), f"{100 * plan.rope:g} pt"
+
+    def told(goal: str, power: float) -> str:
+        takes = [takes_pairs(plan, luck, plan.rope, level, power) for luck in kinds]
+        if len(set(takes)) == 1:
+            said = takes[0]
+        else:
+            said = "; ".join(
+                f"{text} (luck of {points(luck.sd)} pt)"
+                for text, luck in dict(zip(takes, kinds, strict=True)).items()
+            )
+        return f"{goal}, in {100 * POWER:.0f} % of studies: {said}."
+
+    return (
+        told(f"To name an arm that is {margin} ahead", GOAL["gap"]),
+        told(f"To prove equal arms equal within {margin}", GOAL["tie"]),
+    )
+
+
+def takes_pairs(plan: Plan, luck: Luck, gap: float, level: Level, power: float) -> str:
+    """The pairs and the budget of a new study, or that no number of pairs would do and how many test images would."""
+    needed = pairs_needed(luck, gap, level, power=power)
+    if needed is None:
+        images = images_needed(luck, gap, level(max(PAIRS)), power=power)
+        if images is not None and images <= luck.images:
+            return "more pairs of searches than anybody pays for"
+        more = "on no number of them" if images is None else f"endless pairs on about {rough(images)} would"
+        return f"no number of pairs on these {luck.images} test images: {more}"
+    fits = [pairs for pairs in PAIRS if pairs >= needed]
+    if fits and plan.pairs >= min(fits):
+        return f"{min(fits)} pairs of searches, which this budget pays for"
+    if fits:
+        return f"{min(fits)} pairs of searches, --budget {plan.budget_for_pairs(min(fits))} --epochs {plan.epochs}"
+    most = max(PAIRS)
+    seconds = plan.budget_for_pairs(most).seconds * needed / most
+    return f"{needed} pairs of searches, about {amount(seconds, plan.budget.resource)}: more than the {most} of one plan, so with a second look"
+
+
+def _range(values: Sequence[str]) -> str:
+    return " to ".join(dict.fromkeys(values))

@@ -7,7 +7,7 @@ Writes into the run's own folder: ``report.html`` (one self-contained file), ``r
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,39 +33,43 @@ from analysis import (
     whys,
     words,
 )
-from analysis.estimate import run_sd
-from analysis.evidence import Evidence, EvidenceError, read
+from analysis.answer import Answer
+from analysis.evidence import Evidence, EvidenceError, in_hand, read
 from analysis.findings import Findings
-from analysis.planner import RUN_SD, Nets, disagreement, price, promise, searches
+from analysis.planner import price, promise
 from analysis.section import Section, again, plain
 from analysis.verdict import Verdict
 from study.records import PHASES, Config
 
 HTML, MARKDOWN, JSON, FIGURES = "report.html", "report.md", "verdict.json", "figures"
-FORMAT = 2
+FORMAT = 3
 """Of verdict.json: raised when a key changes its meaning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was written and what it says; ``verdicts`` is empty when there is none yet."""
+    """What was written and what it says; ``answers`` is empty when there is none yet."""
 
     path: Path
     headline: str
     scope: str
-    """What the verdicts hold for."""
-    searches: tuple[str, ...]
-    """What another search would give (Q3), or why that is not known: a sentence or more."""
+    """What the answers hold for."""
     arms: tuple[str, ...]
-    verdicts: tuple[Verdict, ...]
+    answers: tuple[Answer, ...]
+    nets: tuple[Verdict, ...]
+    advice: tuple[str, ...]
+    """What would decide what is open."""
     copies: str
     """That test images are training images too; empty when none is."""
 
     @property
     def told(self) -> tuple[str, ...]:
-        """For a terminal: never a verdict without what it holds for, and the headline last, where it stays in sight."""
+        """For a terminal: never an answer without what it holds for, and the headline last, where it stays in sight."""
+        if not self.answers:
+            return (self.headline,)
         known = [self.copies] if self.copies else []
-        return (self.scope, *self.searches, *known, self.headline) if self.verdicts else (self.headline,)
+        nets = [v.sentence for v in self.nets if v.sentence not in self.headline]
+        return (self.scope, *nets, *self.advice, *known, self.headline)
 
 
 def write(run: Path) -> Report:
@@ -99,16 +103,34 @@ def write(run: Path) -> Report:
         path=run / HTML,
         headline=found.headline,
         scope=found.scope,
-        searches=sections["search_against_search"].text,
         arms=evidence.plan.arms,
-        verdicts=found.verdicts,
+        answers=found.answers,
+        nets=found.nets,
+        advice=_advice(found),
         copies=health.copies(evidence.plan.data),
     )
 
 
+def _advice(found: Findings) -> tuple[str, ...]:
+    """What would decide the leader's answers that are open; with several arms each with its name."""
+    own = [a for a in found.answers if a.first == found.answers[0].first and a.advice]
+    if len(found.answers) == 1 or len({a.advice for a in own}) == 1:
+        return tuple(dict.fromkeys(a.advice for a in own))
+    return tuple(f"{a.first} against {a.second}: {a.advice}" for a in own)
+
+
 def gate(report: Report, arm: str) -> int:
-    """Exit code of ``--expect``: 0 the arm is better than every other, 1 it is not, 4 that is undecided."""
-    own = [v for v in report.verdicts if arm in (v.first, v.second)]
+    """Exit code of ``--expect``: 0 the architecture is better than every other, 1 it is not, 4 that is undecided."""
+    return _gate(report.answers, arm)
+
+
+def gate_nets(report: Report, arm: str) -> int:
+    """Exit code of ``--expect-net``: 0 the arm's net in hand is better than every other's, 1 it is not, 4 that is undecided."""
+    return _gate(report.nets, arm)
+
+
+def _gate(said: Sequence[Answer] | Sequence[Verdict], arm: str) -> int:
+    own = [v for v in said if arm in (v.first, v.second)]
     if any(v.word == "practical tie" or v.ahead not in (None, arm) for v in own):
         return 1
     return 0 if own and all(v.ahead == arm for v in own) else 4
@@ -125,8 +147,8 @@ def _draw(
     epochs = frames.epochs(evidence.history)
     if not epochs.empty:
         drawn["curves"] = figures.curves(epochs, palette)
-    if tuned.slices or tuned.islands:
-        drawn["tuning"] = figures_tuning.tuning(tuned.slices, tuned.islands, palette)
+    if tuned.slices or tuned.searches:
+        drawn["tuning"] = figures_tuning.tuning(tuned.slices, tuned.searches, palette)
     if not (against := costs.table(evidence)).empty:
         drawn["costs"] = figures_tuning.costs(against, palette)
     shown = levels[levels["own"] & levels["isolated"]]
@@ -144,6 +166,7 @@ def _sections(
     """By the key that each has in verdict.json."""
     return {
         "search_against_search": pairs.searches(evidence, found),
+        "selection": pairs.selection(evidence),
         "tuning_curves": tuning.section(evidence, found, tuned),
         "what_changes_the_answer": robustness.section(evidence),
         "accuracy_against_cost": costs.section(evidence, costs.table(evidence)),
@@ -158,13 +181,17 @@ def _facts(evidence: Evidence, found: Findings) -> dict[str, Any]:
     """What both templates show, numbers still as fractions and seconds."""
     plan, history = evidence.plan, evidence.history
     accuracies, activities = findings.accuracies(evidence), frames.activities(history, plan)
-    leader = found.verdicts[0].first if found.verdicts else ""
+    leader = found.answers[0].first if found.answers else ""
     return {
         "plan": plan,
         "again": again(plan),
         "headline": found.headline,
-        "against": [v for v in found.verdicts if v.first == leader],
-        "others": [v for v in found.verdicts if v.first != leader],
+        "against": [a for a in found.answers if a.first == leader],
+        "others": [a for a in found.answers if a.first != leader],
+        "nets": found.nets,
+        "chances_alone": ""
+        if len(found.answers) < 2 and evidence.look == 1
+        else ", each by itself: they do not share the intervals' error",
         "failure_rates": _failure_rates(evidence),
         "scope": found.scope,
         "palette": figures.colours(plan.arms),
@@ -181,8 +208,8 @@ def _facts(evidence: Evidence, found: Findings) -> dict[str, Any]:
         "work": _spend(activities, "phase", "activity"),
         "total": sum(history.spent(arm) for arm in plan.arms),
         "warnings": health.warnings(evidence),
-        "promise": _promise(evidence),
-        "manifest": history.manifest.sha256 if history.manifest else "",
+        "promise": _promise(evidence, found),
+        "manifest": ", ".join(m.sha256 for m in history.manifests),
         "opened": len(history.opened),
     }
 
@@ -190,7 +217,7 @@ def _facts(evidence: Evidence, found: Findings) -> dict[str, Any]:
 def _failure_rates(evidence: Evidence) -> str:
     """One line, empty when no confirmation run failed."""
     rates = [
-        f"{arm} {evidence.tuned[arm].guessed} of {len(evidence.tuned[arm].correct)} "
+        f"{arm} {round(rate.value * _confirmed(evidence, arm))} of {_confirmed(evidence, arm)} "
         f"({100 * rate.low:.0f} to {words.percent(rate.high, 0)})"
         for arm, rate in findings.failure_rates(evidence).items()
     ]
@@ -200,6 +227,10 @@ def _failure_rates(evidence: Evidence) -> str:
         f"Failure rate of the confirmation runs, with its exact binomial 95 % interval: {words.listed(rates)}. A failed "
         "run counts as guessing, so accuracies fall into two groups: no probabilities are given; see the medians too."
     )
+
+
+def _confirmed(evidence: Evidence, arm: str) -> int:
+    return sum(len(runs.correct) for runs in evidence.finds[arm].values())
 
 
 def _searches(evidence: Evidence) -> list[dict[str, Any]]:
@@ -214,13 +245,13 @@ def _searches(evidence: Evidence) -> list[dict[str, Any]]:
 
 
 def _settings(evidence: Evidence) -> list[tuple[str, list[str]]]:
-    """One row per parameter: its confirmed value per arm, a dash where the arm has no such parameter."""
-    manifest = evidence.history.manifest
-    if manifest is None:
-        return []
+    """One row per parameter: its value in hand per arm, a dash where the arm has no such parameter."""
     chosen: list[Config] = [
-        manifest.choices[arm].config if arm in manifest.choices else {} for arm in evidence.plan.arms
+        choice.config if (choice := in_hand(evidence.history, arm, evidence.look)) else {}
+        for arm in evidence.plan.arms
     ]
+    if not any(chosen):
+        return []
     names = dict.fromkeys(name for config in chosen for name in config)
     spaces = [evidence.plan.spaces.get(arm, {}) for arm in evidence.plan.arms]
     return [
@@ -253,45 +284,33 @@ def _spend(table: pd.DataFrame, *kinds: str) -> list[tuple[str, list[tuple[float
     return rows
 
 
-def _promise(evidence: Evidence) -> str:
-    """What the planner says of this study, from the spread of its own runs once there are any."""
+def _promise(evidence: Evidence, found: Findings) -> str:
+    """What the planner says of this study, from the luck of its own pairs once there are any: the largest, of several."""
     plan = evidence.plan
-    runs = min((len(r.correct) for r in evidence.tuned.values()), default=plan.confirm_reserved)
-    try:
-        nets = _nets(evidence)
-        shown = promise(runs=runs, images=plan.data.test, rope=plan.rope, measured=nets, arms=len(plan.arms))
-        cost = ["What a new study would cost that decides, by estimate.", *price(plan, measured=nets)]
-        return " ".join([shown, *cost, searches(plan)])
-    except ValueError:
-        return searches(plan)
-
-
-def _nets(evidence: Evidence) -> Nets | None:
-    """As confirmed: the accuracy of the arm whose nets disagree most, and the run sd pooled over the arms.
-
-    A baseline run that failed says nothing of how trained nets differ, a failed confirmation run counts as
-    in the verdict. None before any confirmation run; raises Refused (a ValueError) when no setting has two.
-    """
-    tuned = [r for r in evidence.tuned.values() if r.trained]
-    if not tuned:
-        return None
-    level = max((r.mean for r in tuned), key=disagreement)
-    whole = [r for r in evidence.default.values() if not r.guessed]
-    tables = [r.correct for r in (*tuned, *whole)]
-    return Nets(accuracy=min(max(level, 0.001), 0.999), run_sd=max(RUN_SD, run_sd(tables)))
+    luck = max(found.lucks, key=lambda luck: luck.sd, default=None)
+    pairs_had = len(luck.differences) if luck else None
+    shown = promise(plan, measured=luck, pairs=pairs_had)
+    cost = [
+        "What a new study that decides would take, by estimate.",
+        *price(plan, measured=luck, pairs=pairs_had),
+    ]
+    return " ".join([shown, *cost])
 
 
 def _verdict_json(evidence: Evidence, found: Findings, sections: Mapping[str, Section]) -> dict[str, Any]:
     plan, history = evidence.plan, evidence.history
-    verdicts = [
+    nets = [
         asdict(v) | ({} if v.has_chances else dict.fromkeys(("p_first", "p_tie", "p_second")))
-        for v in found.verdicts
+        for v in found.nets
     ]
+    hands = {arm: in_hand(history, arm, evidence.look) for arm in plan.arms}
     return {
         "format": FORMAT,
         "headline": found.headline,
-        "verdict": verdicts[0]["word"] if len(verdicts) == 1 else None,
-        "verdicts": verdicts,
+        "verdict": found.answers[0].word if len(found.answers) == 1 else None,
+        "answer": [plain(asdict(a)) for a in found.answers],
+        "nets": plain(nets),
+        "look": evidence.look,
         "scope": found.scope,
         "rope": plan.rope,
         "arms": list(plan.arms),
@@ -303,13 +322,13 @@ def _verdict_json(evidence: Evidence, found: Findings, sections: Mapping[str, Se
             for c in found.defaults
         ],
         "default_confirmed": list(found.unchanged),
-        "settings": {a: c.config for a, c in history.manifest.choices.items()} if history.manifest else {},
+        "settings": {arm: choice.config for arm, choice in hands.items() if choice},
         "spend_seconds": {
             arm: {str(phase): history.spent(arm, phase) for phase in PHASES if history.spent(arm, phase) > 0}
             for arm in plan.arms
         },
         "budget_seconds": plan.budget.seconds,
-        "manifest": history.manifest.sha256 if history.manifest else None,
+        "manifests": [m.sha256 for m in history.manifests],
         "test_opened": len(history.opened),
         "warnings": health.warnings(evidence),
         "command": plan.command,

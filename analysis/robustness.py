@@ -2,14 +2,14 @@
 
 A study gives its arms equal resource-time, so the cheaper one gets more epochs and more trials for it.
 Here each arm's slice and search are cut, in the order in which trials were decided, at the largest
-amount that every arm reached; then the study's own rule (``study.confirm.candidates``) says which settings would
-have entered selection. Nothing is trained, so what selection would have said of a new one is not known.
+amount that every arm reached; then the study's own rule (``study.confirm.find``) says what each search would have
+found. Nothing is trained, so what selection would have said of a new find is not known.
 """
 
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from analysis.evidence import Evidence
+from analysis.evidence import Evidence, in_hand
 from analysis.section import Section, Table
 from analysis.words import counted, duration, listed, points
 from study.confirm import best_first, find
@@ -19,8 +19,8 @@ from study.records import Config, Outcome, Trial
 
 Currency = Literal["resource-time", "epochs", "trials"]
 CURRENCIES: tuple[Currency, ...] = ("resource-time", "epochs", "trials")
-Standing = Literal["same candidates", "still a candidate", "not found"]
-"""Of the confirmed setting, in a cut search."""
+Standing = Literal["same finds", "still found", "not found"]
+"""Of an arm's finds and of the setting in hand, when its searches are cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Found:
     """What the study spent."""
     standing: Standing
     setting: Config | None
-    """What the search found: the confirmed setting while it is a candidate, else the best by validation."""
+    """The setting in hand while a search still finds it, else the best by validation."""
     test: float | None
     """Its mean test accuracy; None when no net of it was scored."""
     nets: int
@@ -50,7 +50,7 @@ class Equal:
 
 def replay(evidence: Evidence) -> list[Equal]:
     """One entry per currency; none before the settings are frozen, when the searches may go on."""
-    if evidence.history.manifest is None:
+    if not evidence.history.manifests:
         return []
     return [_equal(evidence, currency) for currency in CURRENCIES]
 
@@ -77,7 +77,7 @@ def section(evidence: Evidence) -> Section:
     head = (
         "accuracy, %",
         "search used",
-        "confirmed setting",
+        "setting in hand",
         "test of the setting found",
     )
     return Section(
@@ -86,9 +86,9 @@ def section(evidence: Evidence) -> Section:
         tables=(Table(head=head, rows=rows),),
         note="Replayed from the ledger, without training: every arm's random slice and search cut at what the arm with the "
         "least got, in the order of its trials, the last one stopped where the amount is used up. Validation accuracies are "
-        "not shown: the best of many is the luckiest and compares no arms. A candidate is a setting that would have been trained again in "
-        "selection; with the same candidates selection would have been the same. Where the confirmed setting is not "
-        "found, the test accuracy is that of the best by validation, if a net of it was scored.",
+        "not shown: the best of many is the luckiest and compares no arms. A find is what would have been trained again in selection, and "
+        "been held against the default, which needs no search; with the same finds the answer would have been the same. Where the "
+        "setting in hand is not found, the test accuracy is that of the best by validation, if a net of it was scored.",
         facts={"currencies": [asdict(equal) for equal in replayed], "told": told},
     )
 
@@ -109,14 +109,16 @@ def _found(evidence: Evidence, arm: str, currency: Currency, *, amount: float, s
     plan, history = evidence.plan, evidence.history
     cut, used = _cut(history, arm, currency, amount)
     best = next(iter(best_first(cut, _tuning(cut, arm))), None)
-    assert history.manifest is not None
-    confirmed = history.manifest.choices[arm].config
+    held = in_hand(history, arm, evidence.look)
+    assert held is not None
+    confirmed = held.config
     entered, studied = _finds(plan, cut, arm), _finds(plan, history, arm)
     standing: Standing = "not found"
-    if confirmed in entered:
-        same = all(c in entered for c in studied) and all(c in studied for c in entered)
-        standing = "same candidates" if same else "still a candidate"
-    config = confirmed if confirmed in entered else best.config if best else None
+    if entered == studied:
+        standing = "same finds"
+    elif held.default or confirmed in entered:
+        standing = "still found"
+    config = best.config if standing == "not found" and best else confirmed
     own = evidence.tuned.get(arm)
     test: float | None
     if config == confirmed and own is not None:  # a failed run counts there
@@ -206,8 +208,8 @@ def _amount(currency: Currency, used: float) -> str:
 def _standings(replayed: list[Equal]) -> list[str]:
     """What that means for the verdict on the test images."""
     standings = [f.standing for e in replayed for f in e.found]
-    if set(standings) == {"same candidates"}:
-        return ["Under all three the same settings would have entered selection: the test verdict stands."]
+    if set(standings) == {"same finds"}:
+        return ["Under all three every search would have found the same: the answer stands."]
     if "not found" not in standings:
         return [_IN_PART]
     lost: dict[str, list[str]] = {}
@@ -215,15 +217,15 @@ def _standings(replayed: list[Equal]) -> list[str]:
         if missing := listed([f.arm for f in e.found if f.standing == "not found"]):
             lost.setdefault(missing, []).append(f"equal {e.currency}")
     return [
-        f"At {listed(currencies)} the search would not have come to the confirmed setting of {missing}: the test "
-        "verdict is not about what would have been found then."
+        f"At {listed(currencies)} no search would have come to the setting in hand of {missing}: the answer is not about what "
+        "would have been found then."
         for missing, currencies in lost.items()
     ]
 
 
 _IN_PART = (
-    "Under all three every arm's confirmed setting would have entered selection, in part against other candidates: "
-    "the test verdict stands wherever selection would have chosen it again."
+    "Under all three a search of every arm would still have come to its setting in hand, but other searches to other settings: "
+    "the answer stands only in part."
 )
 
 

@@ -37,17 +37,17 @@ class Section:
 
 
 def pairs(evidence: Evidence, found: Findings) -> list[tuple[str, str, float]]:
-    """(first, second, confidence) of every pair, in the order and signs of the verdicts when there are any."""
-    if found.verdicts:
-        return [(v.first, v.second, v.confidence) for v in found.verdicts]
+    """(first, second, confidence) of every pair of arms, in the order and signs of the answers when there are any."""
+    if found.answers:
+        return [(a.first, a.second, a.level) for a in found.answers]
     couples = list(itertools.combinations(evidence.plan.arms, 2))
     return [(a, b, 1 - 0.05 / len(couples)) for a, b in couples]
 
 
 def against_leader(evidence: Evidence, found: Findings) -> list[tuple[str, str, float]]:
-    """The leader against each other arm, in the order of the verdicts; two arms are their one pair.
+    """The leader against each other arm, in the order of the answers; two arms are their one pair.
 
-    The other pairs are left out where a pair takes a paragraph or a table; before there is a verdict the
+    The other pairs are left out where a pair takes a paragraph or a table; before there is an answer the
     arm named first stands in for the leader. Levels are those of ``pairs``: together over all pairs.
     """
     couples = pairs(evidence, found)
@@ -59,7 +59,7 @@ def rule(evidence: Evidence, found: Findings) -> tuple[str, ...]:
     couples = pairs(evidence, found)
     if len(couples) == 1:
         return ()
-    who = "the arm with the highest mean" if found.verdicts else "the arm named first, since none leads yet"
+    who = "the arm with the highest mean" if found.answers else "the arm named first, since none leads yet"
     told = (
         f"Shown: {couples[0][0]}, {who}, against each other arm; a pair's intervals are at "
         f"{level(couples[0][2])}, so that those of all {len(couples)} pairs hold together."

@@ -17,7 +17,7 @@ from analysis.words import counted
 MEANINGFUL = 0.75
 """Bouthillier 2021 (arXiv 2103.03098): below this chance of winning, an advantage is of little use."""
 
-Standing = Literal["not detectable", "detectable, not meaningful", "detectable and meaningful"]
+Standing = Literal["not detectable", "detectable, not meaningful", "detectable, maybe meaningful"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +32,12 @@ class Superiority:
     @property
     def standing(self) -> Standing:
         """Of the arm that wins more often: detectable if its lower end is above one half, meaningful if
-        its upper end is above 0.75 too (Bouthillier 2021). The latter means "not ruled out"."""
+        its upper end is above 0.75 too (Bouthillier 2021 says "detectable and meaningful"; it is only not ruled out)."""
         ahead = self.probability >= 0.5
         low, high = (self.low, self.high) if ahead else (1 - self.high, 1 - self.low)
         if low <= 0.5:
             return "not detectable"
-        return "detectable and meaningful" if high > MEANINGFUL else "detectable, not meaningful"
+        return "detectable, maybe meaningful" if high > MEANINGFUL else "detectable, not meaningful"
 
     def told(self, first: str, second: str) -> str:
         """From the arm that wins more often."""

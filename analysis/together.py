@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from analysis import arrays
 from analysis.ensembles import Labels, Probabilities, compare, mixing_helps
 from analysis.estimate import Refused
-from analysis.evidence import PREDICTIONS, Evidence
+from analysis.evidence import PREDICTIONS, Evidence, in_hand_runs
 from analysis.findings import Findings
 from analysis.section import Section, Table, against_leader, rule, sentence
 from analysis.words import counted, level, listed, percent, points
@@ -34,7 +34,7 @@ def section(run: Path, evidence: Evidence, found: Findings) -> Section:
         title="Ensembles",
         text=tuple(text),
         tables=tuple(tables),
-        note="An ensemble names the class with the highest mean probability of its members, the confirmation runs; "
+        note="An ensemble names the class with the highest mean probability of its members, the runs of the setting in hand; "
         "each number is a mean over the ensembles that they can form. Training cost in full runs of the cheaper arm; equal compute is by it. "
         "Intervals are for new images and new runs; a dash where one ensemble needs all runs, so that "
         "nothing shows how runs vary. A failed run cannot be a member."
@@ -104,12 +104,12 @@ def _pair(
 
 
 def _load(run: Path, evidence: Evidence, arm: str) -> tuple[Probabilities, Labels]:
-    """(runs, images, classes) of the arm's scored confirmation runs, and the labels.
+    """(runs, images, classes) of the arm's scored runs of its net in hand, and the labels.
 
     Raises Refused when there are fewer than two, or a file has no probabilities of the right kind.
     """
     scores = evidence.history.scores
-    names = [t.id for t in evidence.history.of(arm, "confirm") if t.id in scores]
+    names = [t.id for t in in_hand_runs(evidence.history, arm, evidence.look) if t.id in scores]
     if len(names) < 2:
         raise Refused(f"it takes two scored confirmation runs of {arm}")
     nets: NDArray[np.floating[Any]] = np.zeros(0, dtype=np.float16)

@@ -1,4 +1,4 @@
-"""Expected best after so much tuning: the curves of slice and islands from a study's records, and their section.
+"""Expected best after so much tuning: the curves of slice and searches from a study's records, and their section.
 
 A failed run has the accuracy of guessing, one in so many classes. Costs are resource-seconds.
 """
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.curves import Crossover, crossover_islands, crossover_slices, island_curve, slice_curve
+from analysis.curves import Crossover, crossover_searches, crossover_slices, search_curve, slice_curve
 from analysis.estimate import Reals, Refused
-from analysis.evidence import Evidence
+from analysis.evidence import Evidence, choices
 from analysis.findings import Findings
 from analysis.section import Section, Table, against_leader, rule, sentence
 from analysis.words import counted, duration, points
@@ -28,8 +28,8 @@ class Curves:
 
     slices: dict[str, pd.DataFrame]
     """As from ``curves.slice_curve``."""
-    islands: dict[str, pd.DataFrame]
-    """As from ``curves.island_curve``."""
+    searches: dict[str, pd.DataFrame]
+    """As from ``curves.search_curve``."""
     told: tuple[str, ...]
     """Why a curve is not there."""
 
@@ -45,34 +45,48 @@ def drawn(evidence: Evidence, arm: str) -> tuple[Reals, Reals, Reals | None]:
 
 
 def steps(evidence: Evidence, arm: str) -> pd.DataFrame:
-    """One row per full-length run of the arm's searches: island, cost (the island's spend then), val_accuracy.
+    """One row per full-length run of the arm's searches: pair, cost (the search's spend then), val_accuracy.
 
-    In the order in which trials ended; what a trial still running has spent counts when it ends.
+    The default's run on the search's fold comes first, at no cost: it is the search's first trial and paid already. Then in
+    the order in which trials ended; what a trial still running has spent counts when it ends.
     """
-    history, rows = evidence.history, []
+    history, plan = evidence.history, evidence.plan
+    default = {t.fold: history.val_accuracy(t.id) for t in history.full_length(arm, "baseline")}
+    rows = [
+        {"pair": pair, "cost": 0.0, "val_accuracy": value}
+        for pair in sorted({t.pair for t in history.of(arm, "search")})
+        if (value := default.get(plan.search_fold(pair))) is not None
+    ]
     spent: dict[int, float] = {}
     for name, outcome in history.outcomes.items():
         trial = history.trials[name]
         if trial.arm != arm or trial.phase != "search":
             continue
-        spent[trial.island] = spent.get(trial.island, 0.0) + outcome.cost
+        spent[trial.pair] = spent.get(trial.pair, 0.0) + outcome.cost
         val = history.val_accuracy(name)
         if history.finished(name) and val is not None:
-            rows.append({"island": trial.island, "cost": spent[trial.island], "val_accuracy": val})
-    return pd.DataFrame(rows, columns=["island", "cost", "val_accuracy"])
+            rows.append({"pair": trial.pair, "cost": spent[trial.pair], "val_accuracy": val})
+    return pd.DataFrame(rows, columns=["pair", "cost", "val_accuracy"])
 
 
-def per_island(evidence: Evidence, arm: str) -> float:
+def per_search(evidence: Evidence, arm: str) -> float:
     """B/R: what one search of the arm could spend. Raises Refused before that was fixed."""
     tuning = evidence.history.tuning
     if tuning is None:
         raise Refused("what a search may spend has not been fixed yet")
-    return (tuning.per_arm - evidence.history.spent(arm, "slice")) / evidence.plan.islands
+    return (tuning.per_arm - evidence.history.spent(arm, "slice")) / evidence.plan.pairs
+
+
+def pairs_of(evidence: Evidence, arm: str) -> set[int]:
+    """The arm's searches, by pair: of every look once they are selected, of the plan before."""
+    return {choice.pair for choice in choices(evidence.history, arm, evidence.look)} or set(
+        range(evidence.plan.pairs)
+    )
 
 
 def curves(evidence: Evidence) -> Curves:
     """Every curve that the study's records carry."""
-    slices, islands, told = {}, {}, []
+    slices, searches, told = {}, {}, []
     for arm in evidence.plan.arms:
         val, cost, test = drawn(evidence, arm)
         if len(val) < SLICE_FLOOR:
@@ -81,17 +95,17 @@ def curves(evidence: Evidence) -> Curves:
         else:
             slices[arm] = slice_curve(val, cost, test=test)
         try:
-            islands[arm] = island_curve(_searched(evidence, arm), per_island=per_island(evidence, arm))
+            searches[arm] = search_curve(_searched(evidence, arm), per_search=per_search(evidence, arm))
         except Refused as refusal:
             told.append(f"No curve of the searches of {arm}: {refusal}.")
-    return Curves(slices=slices, islands=islands, told=tuple(told))
+    return Curves(slices=slices, searches=searches, told=tuple(told))
 
 
 def section(evidence: Evidence, found: Findings, made: Curves) -> Section:
     """The curves in words and numbers, and where they cross."""
     text, crossings = [*made.told, *rule(evidence, found)], []
     for first, second, confidence in against_leader(evidence, found):
-        for source, name in (("slice", "Random settings"), ("islands", "The searches")):
+        for source, name in (("slice", "Random settings"), ("searches", "The searches")):
             try:
                 crossing = _crossing(evidence, source, first, second, confidence)
             except Refused as refusal:
@@ -105,9 +119,9 @@ def section(evidence: Evidence, found: Findings, made: Curves) -> Section:
     rows = [
         row
         for arm in evidence.plan.arms
-        for row in (*_slice_rows(made.slices.get(arm), arm), *_island_rows(made.islands.get(arm), arm))
+        for row in (*_slice_rows(made.slices.get(arm), arm), *_search_rows(made.searches.get(arm), arm))
     ]
-    columns = ("best so far, %", "tuning", "validation", "95 % band", "test")
+    columns = ("best so far, %", "tuning", "validation", "band", "test")
     return Section(
         title="What more tuning buys",
         text=tuple(dict.fromkeys(text)),
@@ -115,8 +129,8 @@ def section(evidence: Evidence, found: Findings, made: Curves) -> Section:
         note=NOTE if rows else "",
         facts={
             "slices": {arm: curve.to_dict("records") for arm, curve in made.slices.items()},
-            "islands": {arm: curve.to_dict("records") for arm, curve in made.islands.items()},
-            "per_island_seconds": _budgets(evidence),
+            "searches": {arm: curve.to_dict("records") for arm, curve in made.searches.items()},
+            "per_search_seconds": _budgets(evidence),
             "crossovers": crossings,
             "told": text,
         },
@@ -127,33 +141,33 @@ NOTE = (
     "Random settings: expected best of so many settings drawn at random, none stopped early, to the slice's own "
     "budget; the band is for the median, holds for all budgets at once and assumes nothing: where it is open, "
     "these runs set no upper end. Test is the expected test accuracy of the setting that validation chose. "
-    "Searches: mean over the independent searches of the best full run so far, to the budget of one search, with a "
-    "t band for each point by itself. Validation accuracies of chosen runs are optimistic. A failed run counts as "
+    "Searches: mean over the independent searches of the best full run so far, the default's included, to the budget of one search, with a "
+    "t band for each point by itself, at 95 % by its formula; of four searches it covers about 90 %, since the best of a few runs is skewed. Validation accuracies of chosen runs are optimistic. A failed run counts as "
     "guessing. Beyond the last point nothing was seen, so nothing is drawn."
 )
 
 
 def _crossing(evidence: Evidence, source: str, first: str, second: str, confidence: float) -> Crossover:
-    if source == "islands":
-        budget = min(per_island(evidence, arm) for arm in (first, second))
+    if source == "searches":
+        budget = min(per_search(evidence, arm) for arm in (first, second))
         a_steps, b_steps = _searched(evidence, first), _searched(evidence, second)
-        return crossover_islands(a_steps, b_steps, per_island=budget, confidence=confidence)
+        return crossover_searches(a_steps, b_steps, per_search=budget, confidence=confidence)
     (a, a_cost, _), (b, b_cost, _) = drawn(evidence, first), drawn(evidence, second)
     return crossover_slices(a, a_cost, b, b_cost, confidence=confidence)
 
 
 def _searched(evidence: Evidence, arm: str) -> pd.DataFrame:
     """``steps``; Raises Refused when a search is not among them: the others alone would flatter the arm."""
-    found, budget = steps(evidence, arm), per_island(evidence, arm)
-    there = set(found.loc[found["cost"] <= budget, "island"])
-    if missing := set(range(evidence.plan.islands)) - there:
+    found, budget = steps(evidence, arm), per_search(evidence, arm)
+    there = set(found.loc[found["cost"] <= budget, "pair"])
+    if missing := pairs_of(evidence, arm) - there:
         raise Refused(f"search {min(missing) + 1} of {arm} finished no full run within its budget")
     return found
 
 
 def _budgets(evidence: Evidence) -> dict[str, float]:
     try:
-        return {arm: per_island(evidence, arm) for arm in evidence.plan.arms}
+        return {arm: per_search(evidence, arm) for arm in evidence.plan.arms}
     except Refused:
         return {}
 
@@ -178,10 +192,10 @@ def _slice_rows(curve: pd.DataFrame | None, arm: str) -> list[tuple[str, ...]]:
     return rows
 
 
-def _island_rows(curve: pd.DataFrame | None, arm: str) -> list[tuple[str, ...]]:
+def _search_rows(curve: pd.DataFrame | None, arm: str) -> list[tuple[str, ...]]:
     if curve is None:
         return []
     at: dict[str, Any] = {str(k): v for k, v in curve.iloc[-1].items()}
     band = "–" if math.isnan(at["low"]) else f"{points(at['low'])} to {points(at['high'])}"
-    name = f"{arm}, {counted(int(at['islands']), 'search')}".replace("searchs", "searches")
+    name = f"{arm}, {counted(int(at['searches']), 'search', 'searches')}"
     return [(name, duration(at["cost"]), points(at["mean"]), band, "–")]

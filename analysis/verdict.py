@@ -1,8 +1,9 @@
-"""From two arms' confirmation runs to one of four words, and what it means for whoever asked.
+"""From two settings' fresh runs to one of four words: the nets in hand, and predictions that came from elsewhere.
 
-The table of ``method.md`` section 3: better / better, size unclear / practical tie / inconclusive,
-judged by the crossed interval against a region of practical equivalence (ROPE) fixed before the run.
-Accuracies and differences are fractions; only sentences speak in points (pt).
+The table of ``method.md`` section 3: better / better, size unclear / practical tie / inconclusive, judged by the
+crossed interval (Q2) against a region of practical equivalence (ROPE) fixed before the run. It holds for two settings
+and never names an architecture: that is ``answer``'s. Accuracies and differences are fractions; only sentences speak
+in points (pt).
 """
 
 import bisect
@@ -14,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from analysis import levels
 from analysis.estimate import (
     Correct,
     Estimate,
@@ -24,36 +26,19 @@ from analysis.estimate import (
     rope_probabilities,
     welch,
 )
-from analysis.planner import POWER
+from analysis.levels import Level, spanned
+from analysis.luck import MOST_IMAGES, POWER
 from analysis.words import listed, percent, points, rough
-from study.plan import CONFIRM_CEILING, Plan
+from study.plan import CONFIRM_CEILING
 
 Word = Literal["better", "better, size unclear", "practical tie", "inconclusive"]
 
 
-def scope(islands: int, *, estimated: bool = True) -> str:
-    """What a verdict holds for, when each arm had this many independent searches.
-
-    ``estimated``: whether these searches left enough to be compared with each other.
-    """
-    if islands == 1:
-        return (
-            "Holds for the settings found by one search per arm, retrained with fresh seeds, on new images of the "
-            "same kind. It is no answer for the search itself: another search may find other settings."
-        )
-    again = (
-        "What another search would give is reported separately below, over the searches."
-        if estimated
-        else "It is no answer for the search itself: what another search would give could not be estimated."
-    )
-    return (
-        f"Holds for the settings found, the best of {islands} independent searches per arm, retrained with fresh "
-        f"seeds, on new images of the same kind. {again}"
-    )
-
-
-MOST_IMAGES = 10**8
-"""Test images beyond which nobody has any."""
+SCOPE = (
+    "Holds for the settings of these nets, retrained with fresh seeds, on new images of the same kind. It is no answer for "
+    "the architectures: another search finds other settings."
+)
+ALONE = levels.of()
 SAME_COST = 0.02
 """Full runs whose costs differ by less than this are called equally dear."""
 
@@ -116,12 +101,14 @@ class Verdict:
     low: float
     high: float
     confidence: float
-    """Of this interval alone; above 0.95 when several pairs share the 95 %."""
+    """Of this interval alone; above what ``held`` says when it is read with others."""
+    held: str
+    """``95 %``, ``94 % over both looks``: what is promised of all that is read together."""
     se: float
     df: float
     rope: float
     p_first: float
-    """P(first is better by more than the ROPE) from the t posterior; with p_tie, p_second it sums to 1."""
+    """P(first is better by more than the ROPE), t posterior with a flat prior; with p_tie, p_second it sums to 1."""
     p_tie: float
     p_second: float
     k_first: int
@@ -137,10 +124,10 @@ class Verdict:
     """Welch on run accuracies: other runs, this test set only."""
     permutation_p: float
     more_runs: int | None
-    """Inconclusive only: runs per arm to add, if the difference stays (estimate). None: no number would do."""
+    """Inconclusive only: runs per arm to add until a gap of the margin shows (estimate). None: no number would do."""
     images_needed: int | None
-    """Inconclusive only: test images on which CONFIRM_CEILING runs per arm, or as many as there are, could decide.
-    None: a study makes the runs that it takes, or no number of images would do."""
+    """Inconclusive only: test images on which CONFIRM_CEILING runs per arm, or as many as there are, would show it.
+    None: that many runs or fewer do on these, or no number of images would."""
     cheaper: str | None
     """The arm whose full run costs less, None when they cost the same or it is not known."""
     doubt: str
@@ -157,31 +144,28 @@ def judge(
     second: Runs,
     *,
     rope: float,
-    pairs: int = 1,
-    islands: int = 1,
+    level: Level = ALONE,
     guessing: float = 0.0,
-    plan: Plan | None = None,
+    copies: int = 0,
 ) -> Verdict:
-    """The verdict on two arms; with ``pairs`` > 1 the intervals hold together (Bonferroni).
+    """The verdict on two settings.
 
-    ``islands``: independent searches per arm that the settings were chosen from. ``guessing``: share of the most
-    frequent class, which a net that learnt nothing can reach too. ``plan``: of the study that the runs are from, if any.
-
-    Raises Refused below two runs per arm: one run cannot show how runs vary.
+    ``guessing``: share of the most frequent class, which a net that learnt nothing can reach too. ``copies``: test images
+    that are training images too. Raises Refused below two runs per arm: one run cannot show how runs vary.
     """
-    confidence = 1 - 0.05 / pairs
+    confidence = level.confidence
     interval = crossed(first.correct, second.correct, confidence=confidence)
     local = welch(first.correct.mean(axis=1), second.correct.mean(axis=1), confidence=confidence)
     low, high = interval.low, interval.high
-    word, doubt, remedy = _word(low, high, rope), "", ""
-    if plan and plan.data.copies:
-        share = plan.data.copies / first.correct.shape[1]
+    word, doubt, remedy = worded(low, high, rope), "", ""
+    if copies:
+        share = copies / first.correct.shape[1]
         # Nets may know these by heart, one arm's better than the other's: that can shift the difference by their share.
-        careful = _word(low - share, high + share, rope)
+        careful = worded(low - share, high + share, rope)
         if careful != word:
             word, remedy = careful, "Take the copies out of test/, or out of train/, and ask again."
             doubt = (
-                f"{plan.data.copies} of the {plan.data.test} test images are training images too, which alone can "
+                f"{copies} of the {first.correct.shape[1]} test images are training images too, which alone can "
                 f"make up {points(share)} pt."
             )
     idle = [runs.arm for runs in (first, second) if not runs.learnt(guessing)]
@@ -192,22 +176,22 @@ def judge(
         remedy = "A net that learnt nothing says nothing of its architecture: train longer (--epochs), or look at the images and labels."
     ahead = (first.arm if interval.delta > 0 else second.arm) if word.startswith("better") else None
     more_runs, images_needed = (
-        _as_measured(first, second, interval, rope) if word == "inconclusive" and not doubt else (None, None)
+        _takes(first, second, interval, rope, POWER) if word == "inconclusive" and not doubt else (None, None)
     )
     cheaper = _cheaper(first, second)
     p_second, p_tie, p_first = rope_probabilities(interval, rope)
     return Verdict(
         word=word,
-        sentence=_sentence(word, first.arm, second.arm, interval, rope, pairs)
+        sentence=_sentence(word, first.arm, second.arm, interval, rope, level)
         + (f" {doubt}" if doubt else "")
         + _failures(first, second, interval),
         advice=remedy
         or (
-            _what_would_decide(first, second, interval, rope, plan)
+            _what_would_decide(first, second, interval, rope)
             if word == "inconclusive"
             else _advice(word, first, second, cheaper)
         ),
-        scope=scope(islands),
+        scope=SCOPE,
         first=first.arm,
         second=second.arm,
         ahead=ahead,
@@ -215,6 +199,7 @@ def judge(
         low=low,
         high=high,
         confidence=confidence,
+        held=level.told,
         se=interval.se,
         df=interval.df,
         rope=rope,
@@ -237,7 +222,8 @@ def judge(
     )
 
 
-def _word(low: float, high: float, rope: float) -> Word:
+def worded(low: float, high: float, rope: float) -> Word:
+    """The table's word for an interval."""
     if low > rope or high < -rope:
         return "better"
     if (low > 0 and high > rope) or (high < 0 and low < -rope):
@@ -246,59 +232,59 @@ def _word(low: float, high: float, rope: float) -> Word:
 
 
 def judge_all(
-    arms: list[Runs], *, rope: float, islands: int = 1, guessing: float = 0.0, plan: Plan | None = None
+    arms: list[Runs],
+    *,
+    rope: float,
+    level: Callable[[str, str], Level] | None = None,
+    guessing: float = 0.0,
+    copies: int = 0,
 ) -> list[Verdict]:
-    """Every pair, simultaneously at 95 %; the leader (highest mean) against each other arm comes first.
+    """Every pair of arms; the leader (highest mean) against each other arm comes first.
 
-    Raises Refused below two arms or below two runs of an arm.
+    ``level`` of two arms, by default simultaneously at 95 % (Bonferroni). Raises Refused below two arms or below two runs of an arm.
     """
     leader = max(arms, key=lambda runs: runs.mean, default=None)
     arms = [runs for runs in arms if runs is leader] + [runs for runs in arms if runs is not leader]
     couples = list(itertools.combinations(arms, 2))
+    together = levels.of(couples=len(couples))
     return [
-        judge(a, b, rope=rope, pairs=len(couples), islands=islands, guessing=guessing, plan=plan)
+        judge(
+            a,
+            b,
+            rope=rope,
+            level=level(a.arm, b.arm) if level else together,
+            guessing=guessing,
+            copies=copies,
+        )
         for a, b in couples
     ]
-
-
-def headline(verdicts: list[Verdict]) -> str:
-    """The one sentence for the terminal: the verdict, or the leader against each other arm."""
-    leader = verdicts[0].first
-    against = [v for v in verdicts if v.first == leader]
-    if len(against) == 1:
-        return verdicts[0].sentence
-    groups: dict[str, list[str]] = {}
-    for v in against:
-        groups.setdefault(_SHORT[v.word], []).append(v.second)
-    told = "; ".join(f"{word} {listed(names)}" for word, names in groups.items())
-    failed = [(leader, against[0].failed_first, against[0].k_first)]
-    failed += [(v.second, v.failed_second, v.k_second) for v in against]
-    return (
-        f"{leader} has the highest mean accuracy of {len(against) + 1} arms: {told} "
-        f"(intervals that hold together at 95 % over {len(verdicts)} pairs)."
-        + "".join(f" {doubt}" for doubt in dict.fromkeys(v.doubt for v in against) if doubt)
-        + "".join(f" {_of_runs(arm, count, k)} failed." for arm, count, k in failed if count)
-    )
 
 
 def _of_runs(arm: str, failed: int, runs: int) -> str:
     return f"{failed} of {runs} {arm} runs"
 
 
-_SHORT: dict[Word, str] = {
-    "better": "better by more than the margin than",
-    "better, size unclear": "ahead, by an open margin, of",
-    "practical tie": "a practical tie with",
-    "inconclusive": "inconclusive against",
-}
+def of_nets(v: Verdict) -> str:
+    """The sentence where the two settings are what two searches found: it speaks of two nets."""
+    a, b = (v.first, v.second) if v.delta >= 0 else (v.second, v.first)
+    low, high = (v.low, v.high) if v.delta >= 0 else (-v.high, -v.low)
+    told = f"{points(abs(v.delta))} pt ({spanned(v.held, low, high)})"
+    if v.word.startswith("better"):
+        open_still = f"; whether that is more than the {points(v.rope)} pt you said matters is open"
+        less = "" if v.word == "better" else open_still
+        said = f"Of the two nets tuned here, {a}'s is better than {b}'s by {told}{less}."
+    elif v.word == "practical tie":
+        said = f"The two nets tuned here are equal within {points(v.rope)} pt: {a}'s minus {b}'s is {told}."
+    else:
+        said = f"Which of the two nets tuned here is better is open: {a}'s minus {b}'s is {told}."
+    return said + (f" {v.doubt}" if v.doubt else "")
 
 
-def _sentence(word: Word, first: str, second: str, e: Estimate, rope: float, pairs: int) -> str:
+def _sentence(word: Word, first: str, second: str, e: Estimate, rope: float, level: Level) -> str:
     if e.delta < 0:  # every sentence speaks from the arm that is ahead
         first, second = second, first
         e = Estimate(delta=-e.delta, low=-e.high, high=-e.low, se=e.se, df=e.df, confidence=e.confidence)
-    kind = "95 %" if pairs == 1 else f"simultaneous 95 % over {pairs} pairs"
-    span = f"({kind} interval {points(e.low)} to {points(e.high)})"
+    span = f"({level.span(e.low, e.high, sign=False)})"
     margin = points(rope)
     match word:
         case "better":
@@ -348,44 +334,26 @@ def _advice(word: Word, first: Runs, second: Runs, cheaper: str | None) -> str:
     return f"{cheaper} is the cheaper one: {saving}."
 
 
-def _what_would_decide(first: Runs, second: Runs, e: Estimate, rope: float, plan: Plan | None) -> str:
-    """One sentence for two true differences: the measured one, and the margin. A finished study takes no more runs."""
+def _what_would_decide(first: Runs, second: Runs, e: Estimate, rope: float) -> str:
+    """One sentence, for a true difference of the margin: what was measured is no size to plan for (post-hoc power)."""
     have = min(len(first.correct), len(second.correct))
-
-    def told(more: int | None, images: int | None) -> str:
-        if more == 0:
-            return "these would do"
-        if more is None:
-            runs = "no number of runs on this test set would do"
-        else:
-            runs = f"about {rough(have + more)} runs per arm would do"
-            if have + more <= CONFIRM_CEILING and plan:
-                again = f"--budget {plan.budget_for(have + more)} --epochs {plan.epochs}"
-                return f"{runs} (a new study with {again})"
-            if have + more <= CONFIRM_CEILING:
-                return runs
-            runs += f", and a study makes at most {CONFIRM_CEILING}" if plan else ""
-        with_these = f"with {max(have, CONFIRM_CEILING)} runs per arm"
-        if images is None:
-            return f"{runs}; {with_these}, no number of test images would"
-        return f"{runs}; {with_these}, about {rough(images)} test images would"
-
-    measured, margin = _as_measured(first, second, e, rope), _takes(first, second, e, rope, POWER)
+    more, images = _takes(first, second, e, rope, POWER)
+    if more == 0:
+        told = "these runs would do"
+    elif more is None:
+        told = "no number of runs on this test set would do"
+    else:
+        told = f"about {rough(have + more)} runs per arm would do"
+    if more is None or have + more > CONFIRM_CEILING:
+        most = f"with {max(have, CONFIRM_CEILING)} runs per arm"
+        told += (
+            f"; {most}, no number of test images would"
+            if images is None
+            else f"; {most}, about {rough(images)} test images would"
+        )
     return (
-        f"With {100 * POWER:.0f} % power: for the measured {points(abs(e.delta))} pt {told(*measured)}; "
-        f"for the margin of {points(rope)} pt {told(*margin)} (estimates)."
+        f"With {100 * POWER:.0f} % power for a true gap of the margin, {points(rope)} pt: {told} (estimates)."
     )
-
-
-def _as_measured(first: Runs, second: Runs, e: Estimate, rope: float) -> tuple[int | None, int | None]:
-    """If the true difference is d: whichever is easier, to leave 0 (|d| away) or to lie within the ROPE (r - |d|).
-
-    An interval may leave the ROPE on either side, hence the tie's larger quantile.
-    """
-    lead, room = abs(e.delta), rope - abs(e.delta)
-    if lead >= room:
-        return _takes(first, second, e, lead, POWER)
-    return _takes(first, second, e, room, (1 + POWER) / 2)
 
 
 def _takes(

@@ -42,11 +42,19 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.2f} h"
 
 
+def amount(seconds: float, resource: str) -> str:
+    """Resource-seconds as a budget is said: ``1.25 gpu-hours``, ``3.4 cpu-minutes``."""
+    hours = seconds / 3600
+    if hours >= 2:
+        return f"{hours:.0f} {resource}-hours" if hours >= 10 else f"{hours:.3g} {resource}-hours"
+    return f"{seconds / 60:.3g} {resource}-minutes"
+
+
 def listed(names: list[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 run``, ``2 runs``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, noun: str, several: str = "") -> str:
+    """``1 run``, ``2 runs``; ``several``: the plural that is no ``s`` more."""
+    return f"{number} {noun if number == 1 else several or noun + 's'}"

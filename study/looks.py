@@ -5,11 +5,13 @@ new study that asks the same question of the same test files: each has its level
 scipy only.
 """
 
+import functools
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from scipy import optimize, stats
 
 from study import confirm
@@ -33,26 +35,37 @@ FINAL = ("better", "practical tie")
 """Words that no second look may take back."""
 
 
+def either(a1: float, a2: float, first: float, second: float) -> float:
+    """P(|Z1| > z1 or |Z2| > z2): the chance that either look errs, with correlation sqrt(k1 / k2).
+
+    By quadrature, since a report must be the same each time: scipy's law of two normals draws random numbers.
+    """
+    z1, z2 = (float(stats.norm.isf(a / 2)) for a in (a1, a2))
+    correlation = math.sqrt(first / second)
+    if correlation > 1 - 1e-9:
+        return max(a1, a2)
+    x, weight = np.polynomial.legendre.leggauss(200)
+    x, rest = z1 * x, math.sqrt(1 - correlation**2)
+    inside = stats.norm.cdf((z2 - correlation * x) / rest) - stats.norm.cdf((-z2 - correlation * x) / rest)
+    return 1 - float(z1 * (weight * stats.norm.pdf(x) * inside).sum())
+
+
+@functools.cache
 def second_level(first: int, second: int, *, spent: float, total: float) -> float:
-    """Error of the second look, so that both make ``total``: P(|Z1| > z1 or |Z2| > z2) = total at correlation sqrt(k1/k2).
+    """Error of the second look, so that both make ``total``.
 
     ``first``, ``second``: pairs of searches, or runs, at the two looks; ``spent``: error of the first, 0 where it could claim
-    nothing. Exact for k1 < k2 in normal theory.
+    nothing. Exact for k1 < k2 in normal theory. Raises ValueError where nothing is new, or nothing is left.
     """
     if not 0 < first < second:
         raise ValueError(f"a second look at {second} after {first} has nothing new")
     if not spent:
         return total
-    correlation = math.sqrt(first / second)
-    z1 = float(stats.norm.isf(spent / 2))
-
-    def excess(level: float) -> float:
-        z2 = float(stats.norm.isf(level / 2))
-        both = stats.multivariate_normal(cov=[[1, correlation], [correlation, 1]])
-        inside = float(both.cdf([z1, z2], lower_limit=[-z1, -z2]))
-        return 1 - inside - total
-
-    return float(optimize.brentq(excess, 1e-6, total, xtol=1e-7))
+    if spent >= total:
+        raise ValueError(f"the first look took {spent:g} of {total:g}: nothing is left for a second")
+    return float(
+        optimize.brentq(lambda level: either(spent, level, first, second) - total, 1e-9, total, xtol=1e-8)
+    )
 
 
 def asked_before(plan: Plan, first: str, second: str) -> int:

@@ -5,6 +5,7 @@ A Plan is written to ``plan.json`` before the first trial. The arithmetic of sha
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -363,7 +364,7 @@ class Plan:
         """Epochs at which ASHA decides, ascending; the full length is not among them."""
         return rungs(self.epochs)
 
-    @property
+    @functools.cached_property
     def pairs(self) -> int:
         """Paired searches per arm, R: 8, 6, 4 or 3 by the full runs that a share buys; 1 where these are under 25."""
         for pairs, runs in PAIRS.items():

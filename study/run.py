@@ -576,9 +576,6 @@ def _show(plan: Plan, console: Console) -> None:
     wall = plan.budget.seconds / (plan.machine.slots * plan.machine.fraction)
     runs = ", ".join(f"{arm} {duration(plan.full_run(arm))}" for arm in plan.arms)
     rungs = ", ".join(map(str, plan.rungs)) or "none"
-    promise = planner.promise(
-        runs=plan.confirm_reserved, images=plan.data.test, rope=plan.rope, arms=len(plan.arms)
-    )
     console.print(
         f"plan: {' against '.join(plan.arms)} for {plan.budget}, about {duration(wall)} of wall time, "
         f"{plan.machine.slots} trials side by side ({plan.machine.name})\n"
@@ -587,7 +584,7 @@ def _show(plan: Plan, console: Console) -> None:
         f"  {_told_pairs(plan)} (ASHA decides at epochs {rungs}), {plan.folds} for the default setting on "
         f"{plan.folds} folds of {plan.val_images} images to validate on, {plan.select_runs} for selection, "
         f"{plan.confirm_reserved} or more for confirmation, if costs hold\n  "
-        + "\n  ".join([promise, *planner.price(plan), planner.searches(plan)]),
+        + "\n  ".join([planner.promise(plan), *planner.price(plan)]),
         markup=False,
     )
     if told := looks.told_earlier(plan):

@@ -1,4 +1,4 @@
-"""Small made-up cases that the statistics are held against: two arms, two nets, a slice, islands."""
+"""Small made-up cases that the statistics are held against: two arms, two nets, a slice, searches."""
 
 from pathlib import Path
 
@@ -55,10 +55,10 @@ def accuracies(rng: np.random.Generator, *shape: int) -> Reals:
     return rng.beta(8, 3, size=shape)
 
 
-def steps(*islands: list[tuple[float, float]]) -> pd.DataFrame:
-    """What ``island_curve`` takes, from each island's (cost, accuracy) pairs."""
-    rows = [(i, cost, value) for i, own in enumerate(islands) for cost, value in own]
-    return pd.DataFrame(rows, columns=["island", "cost", "val_accuracy"])
+def steps(*searches: list[tuple[float, float]]) -> pd.DataFrame:
+    """What ``search_curve`` takes, from each search's (cost, accuracy) pairs."""
+    rows = [(i, cost, value) for i, own in enumerate(searches) for cost, value in own]
+    return pd.DataFrame(rows, columns=["pair", "cost", "val_accuracy"])
 
 
 def recorded() -> tuple[Reals, Reals]:

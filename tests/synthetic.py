@@ -299,7 +299,8 @@ class Diary:
     def search(self, arm: str, trials: int = 18) -> None:
         for i in range(trials):
             pair = i % self.plan.pairs
-            level = self.rng.uniform(0.6, 0.92)
+            # every search finds a setting that beats the default, right after the one that lasts
+            level = self.rng.uniform(0.6, 0.92) if i // self.plan.pairs != 1 else self.rng.uniform(0.92, 0.94)
             if i % 9 == 5:
                 end: tuple[State, str, int] = ("failed", "diverged: loss nan", 1)
                 level = 0.2

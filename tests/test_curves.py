@@ -8,17 +8,17 @@ import pytest
 from simulate import accuracies, steps
 
 from analysis.curves import (
-    crossover_islands,
+    crossover_searches,
     crossover_slices,
     evp_selected,
-    island_curve,
+    search_curve,
 )
 from analysis.estimate import Refused
 
 
-def searched(rng: np.random.Generator, islands: int, low: float, high: float, power: float) -> pd.DataFrame:
-    """Islands of 16 runs of cost 1, each an accuracy from ``low`` to ``high``."""
-    found = low + (high - low) * rng.random((islands, 16)) ** power
+def searched(rng: np.random.Generator, searches: int, low: float, high: float, power: float) -> pd.DataFrame:
+    """Searches of 16 runs of cost 1, each an accuracy from ``low`` to ``high``."""
+    found = low + (high - low) * rng.random((searches, 16)) ** power
     return steps(*([(float(t + 1), float(v)) for t, v in enumerate(own)] for own in found))
 
 
@@ -30,13 +30,13 @@ def test_evp_selected_is_fast_on_a_large_table() -> None:
 
 
 def test_one_island_has_a_curve_but_no_band() -> None:
-    table = island_curve(steps([(10, 0.5), (30, 0.6)]), per_island=40)
+    table = search_curve(steps([(10, 0.5), (30, 0.6)]), per_search=40)
     assert list(table["mean"]) == [0.5, 0.6, 0.6]
     assert table[["low", "high"]].isna().all(axis=None)
 
 
 def test_islands_that_are_level_have_no_band_there() -> None:
-    table = island_curve(steps([(10, 0.75), (30, 0.75)], [(20, 0.75), (40, 0.8)]), per_island=50)
+    table = search_curve(steps([(10, 0.75), (30, 0.75)], [(20, 0.75), (40, 0.8)]), per_search=50)
     assert list(table["mean"]) == pytest.approx([0.75, 0.75, 0.775, 0.775])
     assert list(table["low"].isna()) == list(table["high"].isna()) == [True, True, False, False]
 
@@ -44,13 +44,13 @@ def test_islands_that_are_level_have_no_band_there() -> None:
 def test_crossing_of_islands_is_found_with_an_interval_that_holds_it() -> None:
     rng = np.random.default_rng(7)
     early, late = searched(rng, 8, 0.85, 0.87, 1), searched(rng, 8, 0.5, 0.95, 1)
-    found = crossover_islands(late, early, per_island=16)
+    found = crossover_searches(late, early, per_search=16)
     assert (found.word, found.leader) == ("crossing", "first")
     # the mean of the best of t uniform draws: 0.85 + 0.02 t/(t+1) against 0.5 + 0.45 t/(t+1)
     true = next(t for t in range(1, 17) if 0.5 + 0.45 * t / (t + 1) > 0.85 + 0.02 * t / (t + 1))
     assert found.low <= true <= found.high
     assert found.told("late", "early").startswith("late leads from")
-    other = crossover_islands(early, late, per_island=16)
+    other = crossover_searches(early, late, per_search=16)
     assert (other.leader, other.at) == ("second", found.at)
     assert other.told("early", "late").startswith("late leads from")
 
@@ -58,15 +58,15 @@ def test_crossing_of_islands_is_found_with_an_interval_that_holds_it() -> None:
 def test_no_crossing_is_an_answer() -> None:
     rng = np.random.default_rng(8)
     low, high = searched(rng, 4, 0.5, 0.6, 1), searched(rng, 4, 0.8, 0.9, 1)
-    found = crossover_islands(low, high, per_island=16)
+    found = crossover_searches(low, high, per_search=16)
     assert (found.word, found.leader, found.at, found.end) == ("no crossing seen", "second", found.start, 16)
     assert found.told("low", "high").endswith("high's curve is the higher one throughout.")
     assert found.kept == 1
-    level = crossover_islands(low, low, per_island=16)
+    level = crossover_searches(low, low, per_search=16)
     assert (level.word, level.leader, level.at) == ("no crossing seen", None, math.inf)
     assert "end level" in level.told("a", "b")
-    with pytest.raises(Refused, match="2 islands"):
-        crossover_islands(searched(rng, 2, 0, 1, 1), high, per_island=16)
+    with pytest.raises(Refused, match="2 searches"):
+        crossover_searches(searched(rng, 2, 0, 1, 1), high, per_search=16)
 
 
 @pytest.mark.slow
@@ -78,8 +78,8 @@ def test_equal_arms_seldom_show_a_crossing() -> None:
         ).word
         for _ in range(200)
     ] + [
-        crossover_islands(
-            searched(rng, 4, 0.7, 0.95, 0.7), searched(rng, 4, 0.7, 0.95, 0.7), per_island=16, resamples=300
+        crossover_searches(
+            searched(rng, 4, 0.7, 0.95, 0.7), searched(rng, 4, 0.7, 0.95, 0.7), per_search=16, resamples=300
         ).word
         for _ in range(100)
     ]

@@ -35,7 +35,7 @@ def evidence(
     }
     question = replace(plan(tuple(draws)), spaces=spaces)
     return Evidence(
-        plan=question, history=History(), default={}, tuned={}, islands={}, slices=slices, open=("all",)
+        plan=question, history=History(), default={}, tuned={}, finds={}, slices=slices, open=("all",)
     )
 
 

@@ -1,6 +1,5 @@
-"""The planner's sentences and limits. What it promises is kept: test_method.py."""
+"""The planner's sentences and limits, in pairs of searches and budget. What it promises is kept: test_method.py."""
 
-import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,117 +8,101 @@ import pytest
 from synthetic import plan
 
 from analysis import planner
-from analysis.planner import Nets
-from study.plan import CONFIRM_CEILING, TUNING_RUNS_FLOOR, Budget, PlanError
+from analysis.luck import POWER, Luck, half_width, images_needed, lasting_interval, pairs_needed
+from study.plan import PAIRS, Budget, Plan
 
-SMALL = planner.UNKNOWN[1]
-
-
-def test_five_runs_on_ten_thousand_images_give_the_published_standard_error() -> None:
-    se, _ = planner.standard_error(runs=5, images=10_000, nets=Nets(accuracy=0.93, run_sd=0.0))
-    assert se == pytest.approx(0.0017, abs=0.00005)  # method.md 2.3
+MEASURED = Luck(differences=(0.01, 0.0, 0.02, 0.01), sd=0.008, lasting=0.0004, lasting_se=0.0002, images=2000)
 
 
-def test_the_price_is_the_smallest_budget_that_sets_the_runs_apart() -> None:
-    question = replace(plan(images=10_000), budget=Budget(seconds=5000, resource="gpu"))
-    for runs in (4, 6, 16, CONFIRM_CEILING):
-        budget = question.budget_for(runs)
-        assert replace(question, budget=budget).confirm_reserved == runs
-        less = replace(question, budget=Budget(seconds=0.95 * budget.seconds, resource="gpu"))
-        assert less.confirm_reserved < runs or less.tuning_runs < TUNING_RUNS_FLOOR
-    assert question.budget_for(2) == question.smallest_budget
-    with pytest.raises(PlanError, match="more than the 20"):
-        question.budget_for(CONFIRM_CEILING + 1)
+def with_pairs(pairs: int) -> Plan:
+    question = plan()
+    return replace(question, budget=question.budget_for_pairs(pairs))
 
-    gap, tie = planner.price(question, measured=planner.STRONG)
-    assert question.confirm_reserved < 6
+
+@pytest.mark.parametrize("pairs", sorted(PAIRS))
+def test_the_budget_for_pairs_is_the_smallest_that_has_them(pairs: int) -> None:
+    question = with_pairs(pairs)
+    assert question.pairs == pairs
+    less = Budget(seconds=0.95 * question.budget.seconds, resource="cpu")
+    assert replace(question, budget=less).pairs < pairs
+
+
+def test_before_a_study_everything_is_a_range_and_after_it_what_was_measured() -> None:
+    question = with_pairs(4)
+    before, after = planner.promise(question), planner.promise(question, measured=MEASURED, pairs=4)
+    low, high = (half_width(luck, 4, 0.05, power=POWER) for luck in planner.assumed(question))
+    assert f"is about {100 * low:.2f} to {100 * high:.2f} pt, for a luck of one pair (sd) of" in before
+    assert before.endswith("more pairs, or more test images.")
+    assert "assumed before any run" in before
+    assert "at the luck of one pair (sd) measured here, 0.80 pt (0.55 to 1.81, 80 % intervals)" in after
+    assert f"is about {100 * half_width(MEASURED, 4, 0.05, power=POWER):.2f} pt (" in after
+    assert "assumed" not in after
+
+
+def test_one_search_per_arm_promises_nothing_about_architectures() -> None:
+    question = replace(plan(), budget=Budget(seconds=0.5 * with_pairs(3).budget.seconds, resource="cpu"))
+    assert question.pairs == 1
+    told = planner.promise(question)
+    assert "nothing is said about architectures" in told
     assert (
-        f"6 confirmation runs per arm, a study of about {question.budget_for(6).seconds / 3600:.2f} gpu-h"
-        in gap
+        f"3 pairs of searches, which say something, are made from --budget {question.budget_for_pairs(3)}"
+        in told
     )
-    assert f"(--budget {question.budget_for(16)} --epochs 9)" in tie
-    rich = replace(question, budget=question.budget_for(6))
-    assert (
-        "6 confirmation runs per arm, which this budget pays for."
-        in planner.price(rich, measured=planner.STRONG)[0]
-    )
-    before = planner.price(question)
-    assert "(nets near 93 %); no number of runs on these 10000 test images, but 20 on about" in before[0]
-    assert (
-        "no number of runs on these 2000 test images"
-        in planner.price(plan(images=2000), measured=planner.STRONG)[0]
-    )
-    dear = planner.price(plan(images=2000, rope=0.02), measured=SMALL)[1]
-    runs_alone = planner.runs_needed(0.02, planner.smallest_tie, images=2000, nets=SMALL)
-    assert f"{runs_alone} confirmation runs per arm, about" in dear
-    assert "more than the 20 a study makes, but 20 on about" in dear
 
 
-def test_where_runs_differ_too_much_no_number_of_images_helps() -> None:
-    erratic = Nets(accuracy=0.6, run_sd=0.01)
-    for reaches in (planner.smallest_gap, planner.smallest_tie):
-        assert planner.images_needed(0.005, reaches, runs=CONFIRM_CEILING, nets=erratic) is None
-    for told in planner.price(plan(images=2000), measured=erratic):
-        assert "no number of runs on these 2000 test images, and 20 on no number of test images" in told
-    for told in planner.price(plan(images=10**7), measured=erratic):
-        assert "more than the 20 a study makes, and 20 on no number of test images" in told
+def test_the_price_names_pairs_and_a_budget_that_has_them() -> None:
+    question = replace(with_pairs(3), rope=0.02)
+    luck = replace(MEASURED, sd=0.01)
+    needed = pairs_needed(luck, question.rope, planner.rate(question))
+    assert needed is not None
+    enough = min(pairs for pairs in PAIRS if pairs >= needed)
+    told = planner.takes_pairs(question, luck, question.rope, planner.rate(question), POWER)
+    assert (
+        told
+        == f"{enough} pairs of searches, --budget {question.budget_for_pairs(enough)} --epochs {question.epochs}"
+    )
+    rich = with_pairs(8)
+    assert "which this budget pays for" in planner.takes_pairs(rich, luck, 0.02, planner.rate(rich), POWER)
+    dear = planner.takes_pairs(question, luck, 0.004, planner.rate(question), POWER)
+    assert "more than the 8 of one plan, so with a second look" in dear
+    gap, tie = planner.price(question, measured=luck, pairs=3)
+    assert gap.startswith("To name an arm that is 2 pt ahead, in 80 % of studies: ")
+    assert tie.startswith("To prove equal arms equal within 2 pt, in 80 % of studies: ")
+    assert "(luck of " in gap
+
+
+def test_where_images_limit_no_pairs_help_and_the_images_that_would_are_told() -> None:
+    question = with_pairs(4)
+    coarse = replace(MEASURED, lasting=0.06)
+    told = planner.takes_pairs(question, coarse, 0.005, planner.rate(question), POWER)
+    images = images_needed(coarse, 0.005, 0.05)
+    assert images is not None
+    assert images > coarse.images
+    assert told.startswith("no number of pairs on these 2000 test images: endless pairs on about ")
+    assert half_width(replace(coarse, images=round(1.3 * images)), 200, 0.05, power=POWER) < 0.005
 
 
 def test_more_of_anything_resolves_more() -> None:
-    gap = planner.smallest_gap(runs=5, images=10_000)
-    assert planner.smallest_gap(runs=10, images=10_000) < gap
-    assert planner.smallest_gap(runs=5, images=40_000) < gap
-    assert planner.smallest_gap(runs=5, images=10_000, pairs=3) > gap
-    images = planner.images_needed(0.005, planner.smallest_tie, runs=5)
-    assert images is not None
-    assert planner.tie_provable(0.005, runs=5, images=round(images * 1.01))
-    assert not planner.tie_provable(0.005, runs=5, images=round(images * 0.99))
-    assert planner.images_needed(0.0001, planner.smallest_tie, runs=3) is None
+    gap = half_width(MEASURED, 4, 0.05, power=POWER)
+    assert half_width(MEASURED, 8, 0.05, power=POWER) < gap
+    assert half_width(MEASURED, 4, 0.05, power=POWER, images=8000) < gap
+    assert half_width(MEASURED, 4, 0.05 / 3, power=POWER) > gap
+    low, high = lasting_interval(MEASURED)
+    assert 0 <= low < MEASURED.lasting < high
 
 
-def test_the_sentence_says_the_gap_and_whether_a_tie_can_be_proved() -> None:
-    told = planner.promise(runs=5, images=10_000, rope=0.01, measured=planner.STRONG)
-    assert "smallest true gap" in told
-    assert "at the run-to-run spread measured here (at most 0.10 pt)" in told
-    assert "measured here (0.85 pt)" in planner.promise(
-        runs=5, images=10_000, rope=0.01, measured=Nets(accuracy=0.6, run_sd=0.0085)
-    )
-    assert "can be proved" in told
-    before = planner.promise(runs=5, images=10_000, rope=0.01)
-    assert "nets near 93 % whose runs differ by 0.10 pt (sd) and" in before
-    assert "nets near 60 % whose runs differ by 0.50 pt (sd), both assumed" in before
-    assert "unproved" in before
-    assert "unproved" in planner.promise(runs=3, images=1000, rope=0.005, arms=3)
+def test_several_arms_and_earlier_studies_make_the_promise_smaller() -> None:
+    two, three = plan(), plan(("a", "b", "c"))
+    assert planner.rate(three)(4) == pytest.approx(planner.rate(two)(4) / 3)
+    assert planner.rate(replace(two, looks=2))(4) == pytest.approx(0.027)
 
 
-@pytest.mark.parametrize("islands", [2, 4])
-def test_the_searches_per_arm_and_what_an_interval_over_them_reaches(islands: int) -> None:
-    question = replace(plan(), budget=plan().budget_for_islands(islands))
-    assert question.islands == islands
-    less = Budget(seconds=0.95 * question.budget.seconds, resource="cpu")
-    assert replace(question, budget=less).islands < islands
-    told = planner.searches(question)
-    # Welch over R and R values with one sd: t(.975, 2 (R - 1)) sqrt(2 / R), t from a table.
-    assert (
-        f"{4.303 * math.sqrt(2 / 2):.1f} times the spread (sd) between searches (t = 4.3" in told
-        or islands == 4
-    )
-    assert f"{2.447 * math.sqrt(2 / 4):.1f} times the spread (sd) between searches (t = 2.4" in told
-    assert told.startswith(f"{islands} independent searches per arm")
-    assert ("seldom" in told) == (islands == 2)
-    alone = planner.searches(
-        replace(question, budget=Budget(seconds=0.4 * question.budget.seconds / islands, resource="cpu"))
-    )
-    assert alone.startswith("One search per arm cannot say")
-    assert f"from --budget {question.budget_for_islands(4)} --epochs 9 on" in alone
-
-
-@pytest.mark.parametrize(
-    ("runs", "images", "accuracy"), [(1, 1000, 0.9), (3, 1, 0.9), (3, 100, 0.0), (3, 100, 1.0)]
-)
-def test_impossible_plans_are_refused(runs: int, images: int, accuracy: float) -> None:
-    with pytest.raises(ValueError, match="2 runs per arm"):
-        planner.smallest_gap(runs=runs, images=images, nets=Nets(accuracy=accuracy, run_sd=0.001))
+def test_nets_of_two_classes_disagree_on_fewer_images() -> None:
+    many = planner.disagreement(0.93)
+    assert many == pytest.approx(0.0651)
+    assert planner.disagreement(0.93, [0.1] * 10) == pytest.approx(many)
+    assert planner.disagreement(0.93, [0.5, 0.5]) == pytest.approx(0.75 * many, rel=0.01)
+    assert planner.disagreement(0.93, [0.9, 0.1]) < planner.disagreement(0.93, [0.5, 0.5])
 
 
 def test_the_planner_is_cheap_to_import() -> None:

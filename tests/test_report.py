@@ -70,15 +70,22 @@ def test_the_report_is_whole_and_says_the_verdict_first(copied: Path) -> None:
         for kind in ("svg", "png")
     }
     body = json.loads((copied / "verdict.json").read_text())
-    assert body["verdict"] == report.verdicts[0].word
-    assert body["headline"] == report.headline == report.verdicts[0].sentence
-    assert 0 <= body["verdicts"][0]["mean_first"] <= 1
+    (answer,) = body["answer"]
+    assert body["verdict"] == report.answers[0].word == answer["word"]
+    assert body["headline"] == report.headline == report.answers[0].sentence
+    assert answer["pairs"] == len(answer["differences"]) == 4
+    assert answer["low"] < answer["delta"] < answer["high"]
+    assert answer["budget_per_search"] == pytest.approx(1000 / 4)
+    assert 0 <= body["nets"][0]["mean_first"] <= 1
     text = (copied / "report.html").read_text()
     for needed in (
         report.headline,
-        "the best of 2 independent searches per arm",
+        "4 searches, in pairs, per arm",
         "opened 1 time",
-        body["manifest"],
+        body["manifests"][0],
+        "when each is tuned with a search of 4.17 cpu-minutes",
+        "What selection decided",
+        "The nets in hand",
     ):
         assert needed in text
     assert text.index(report.headline) < text.index("Default against tuned") < text.index("Learning curves")
@@ -162,17 +169,24 @@ def test_three_arms_are_compared_pair_by_pair(tmp_path: Path) -> None:
         tmp_path / "run", arms=("a", "b", "c"), default=(0.9, 0.9, 0.9), tuned=(0.90, 0.93, 0.91), images=5000
     )
     report = write(run)
-    assert report.headline.startswith("b has the highest mean accuracy of 3 arms")
+    assert report.headline.startswith(
+        "Of 3 arms, each tuned with searches of the same share, b has the highest mean"
+    )
     body = json.loads((run / "verdict.json").read_text())
-    assert (len(body["verdicts"]), body["verdict"]) == (3, None)
-    assert "simultaneous 95 % over 3 pairs" in (run / "report.html").read_text()
+    assert (len(body["answer"]), body["verdict"]) == (3, None)
+    assert all(a["level"] == pytest.approx(1 - 0.05 / 3) for a in body["answer"])
+    assert all(a["p"] <= a["holm_p"] <= 3 * a["p"] + 1e-12 for a in body["answer"])
+    text = (run / "report.html").read_text()
+    assert "95 % over 3 pairs of arms: " in text
+    assert "by Holm" in text
+    assert "each by itself: they do not share the intervals" in text
 
 
 def test_an_unfinished_study_says_what_stands(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", confirmed=False)
     report = write(run)
-    assert report.verdicts == ()
-    assert report.headline.startswith("No verdict yet: no setting has been frozen")
+    assert report.answers == ()
+    assert report.headline.startswith("No answer yet: no setting has been frozen")
     text = (run / "report.html").read_text()
     assert "Learning curves" in text
     assert json.loads((run / "verdict.json").read_text())["verdict"] is None
@@ -181,22 +195,22 @@ def test_an_unfinished_study_says_what_stands(tmp_path: Path) -> None:
 def test_a_study_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
     diary = Diary(tmp_path / "run", plan())
     diary.ledger.__exit__(None, None, None)
-    assert write(tmp_path / "run").verdicts == ()
+    assert write(tmp_path / "run").answers == ()
 
 
 def test_scores_that_are_still_to_come_hold_the_verdict_back(copied: Path) -> None:
     *_, last = read(copied).history.scores.values()
     edit(copied / "ledger.jsonl", lambda record: None if record == last else record)
     report = write(copied)
-    assert report.verdicts == ()
+    assert report.answers == ()
     assert "resnext8: 1 confirmation run not scored" in report.headline
 
 
-def test_one_confirmation_run_gives_no_verdict_but_a_reason(tmp_path: Path) -> None:
+def test_one_confirmation_run_of_each_find_still_answers_but_not_for_the_nets(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", runs=1)
     report = write(run)
-    assert report.verdicts == ()
-    assert "at least two per arm" in report.headline
+    assert (len(report.answers), report.nets) == (1, ())
+    assert report.answers[0].low is not None
     assert "nan" not in (run / "report.html").read_text().lower().replace("finance", "")
 
 
@@ -230,10 +244,13 @@ def nastier(record: Record) -> Record:
         case Cost():
             return dataclasses.replace(record, what=NASTY)
         case Manifest():
-            choices = record.choices.items()
-            return Manifest.of(
-                {a: dataclasses.replace(c, config={**c.config, NASTY: NASTY}) for a, c in choices}
-            )
+            nasty = {
+                arm: tuple(
+                    dataclasses.replace(c, config={**c.config, NASTY: NASTY}, ties=NASTY) for c in found
+                )
+                for arm, found in record.choices.items()
+            }
+            return Manifest.of(nasty, record.in_hand, look=record.look)
         case _:
             pass
     return record
@@ -256,23 +273,22 @@ def test_an_interruption_is_told_with_what_it_cost_and_what_was_accepted(tmp_pat
     body = json.loads((tmp_path / "run" / "verdict.json").read_text())
     assert "torch 2.11 -> 2.15" in " ".join(body["warnings"])
     assert "Interruptions cost 8.3 min" in " ".join(body["warnings"])
-    assert "confirmation run not ended" in (tmp_path / "run" / "report.md").read_text()
+    assert "no setting has been frozen for confirmation" in (tmp_path / "run" / "report.md").read_text()
     assert "| lost | 500.0 |" in (tmp_path / "run" / "report.md").read_text()
 
 
 def test_health_warnings_name_what_is_wrong(copied: Path) -> None:
     body = json.loads((copied / "plan.json").read_text())
     body["audits"]["resnext8"]["macs"] *= 2
-    body["budget"]["seconds"] = 3400.0  # still two islands
     (copied / "plan.json").write_text(json.dumps(body))
     append(copied / "ledger.jsonl", TestOpened(manifest="other", trials=()))
+    append(copied / "ledger.jsonl", Cost(arm="resnext8", phase="probe", what="measured", cost=3000.0))
     with (copied / "ledger.jsonl").open("a") as file:
         file.write('{"record":"Outc')
     write(copied)
     told = " ".join(json.loads((copied / "verdict.json").read_text())["warnings"])
     for needed in (
         "torn",
-        "opened 2 times",
         "another manifest",
         "not matched",
         "over its share",
@@ -303,10 +319,10 @@ def test_copies_of_training_images_hold_the_verdict_back_as_far_as_they_reach(
 ) -> None:
     """resnext8 is ahead by some 4 pt: 2 of 2000 copies cannot make that up, 180 can."""
     copied = write_run(tmp_path / "run", tuned=(0.90, 0.94))
-    plain = find(read(copied)).verdicts[0]
+    plain = find(read(copied)).answers[0]
     assert plain.ahead == "resnext8"
     body = json.loads((copied / "plan.json").read_text())
-    for count, word, code in ((2, plain.word, 0), (180, "inconclusive", 4)):
+    for count, word, code in ((2, plain.word, 0), (180, "open", 4)):
         body["data"]["copies"] = count
         (copied / "plan.json").write_text(json.dumps(body))
         assert main([str(copied), "--expect", "resnext8"]) == code
@@ -316,7 +332,7 @@ def test_copies_of_training_images_hold_the_verdict_back_as_far_as_they_reach(
         verdict = json.loads((copied / "verdict.json").read_text())
         assert verdict["warnings"][0].startswith(told)
         assert verdict["verdict"] == word
-        assert (verdict["verdicts"][0]["p_tie"] is None) == (count == 180)
+        assert (verdict["answer"][0]["p_tie"] is None) == (count == 180)
         assert ("which alone can make up 9.00 pt" in verdict["headline"]) == (count == 180)
         text = (copied / "report.html").read_text()
         assert told in text[text.index("Before you rely on it") :]
@@ -327,15 +343,15 @@ def test_nets_that_learnt_nothing_get_no_verdict_and_no_recommendation(tmp_path:
     run = write_run(tmp_path / "run", default=(0.3, 0.3), tuned=(0.1, 0.1), images=5000, rope=0.1)
     report = write(run)
     body = json.loads((run / "verdict.json").read_text())
-    assert body["verdict"] == "inconclusive"
+    assert body["verdict"] == "open"
     assert "Neither of them is shown to be above guessing the most frequent class" in report.headline
-    assert "says nothing of its architecture" in report.verdicts[0].advice
+    assert "says nothing of its architecture" in report.answers[0].advice
     first, second, third, fourth = body["warnings"][:4]
     assert "resnet8: its confirmation runs" in first
     assert "it learnt nothing" in first
-    assert "resnet8: the tuned setting is" in second
+    assert "resnet8: the net in hand is below the default on the test images, by" in second
     assert "resnext8" in third
-    assert "pt below the default" in fourth
+    assert "the search lost what the default had" in fourth
     for page in ("report.html", "report.md"):
         text = (run / page).read_text()
         assert "Tuning lost: resnet8 −" in text
@@ -345,7 +361,7 @@ def test_nets_that_learnt_nothing_get_no_verdict_and_no_recommendation(tmp_path:
 
 def test_an_arm_that_learnt_is_better_than_one_that_did_not(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tuned=(0.9, 0.1))
-    verdict = write(run).verdicts[0]
+    verdict = write(run).answers[0]
     assert (verdict.word, verdict.ahead, verdict.doubt) == ("better", "resnet8", "")
     assert "resnext8: its confirmation runs" in " ".join(
         json.loads((run / "verdict.json").read_text())["warnings"]
@@ -411,10 +427,10 @@ def test_a_ledger_changed_by_hand_is_refused(copied: Path, capsys: pytest.Captur
 def test_a_failed_run_cannot_be_taken_out_of_the_ledger(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without it the verdict would be another."""
+    """Without it the answer would be another."""
     run = write_run(tmp_path / "run", failed=1)
     lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
-    own = [i for i, line in enumerate(lines) if '"arm1-confirm-5"' in line and "TestOpened" not in line]
+    own = [i for i, line in enumerate(lines) if '"arm1-confirm-20"' in line and "TestOpened" not in line]
     assert len(own) == 4  # the trial, two epochs, its end
     (run / "ledger.jsonl").write_text("".join(line for i, line in enumerate(lines) if i not in own))
     assert main([str(run)]) == 2
@@ -438,10 +454,11 @@ def test_the_command_says_the_scope_and_ends_with_the_verdict_and_the_path(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(copied)]) == 0
-    scope, searches, sentence, path = capsys.readouterr().out.splitlines()
+    scope, *between, sentence, path = capsys.readouterr().out.splitlines()
     body = json.loads((copied / "verdict.json").read_text())
     assert (scope, sentence) == (body["scope"], body["headline"])
-    assert [searches] == body["search_against_search"]["told"]
+    nets = [v["sentence"] for v in body["nets"] if v["sentence"] not in body["headline"]]
+    assert between == [*nets, *(a["advice"] for a in body["answer"] if a["advice"])]
     assert path == str(copied / "report.html")
 
 
@@ -486,9 +503,7 @@ def test_both_tables_of_what_it_cost_agree_after_an_interruption(tmp_path: Path)
 
     with Ledger(tmp_path / "ledger.jsonl") as ledger:
         ledger.add(
-            Trial(
-                id="t", arm="a", phase="search", index=0, island=0, config={}, seed=0, split_seed=0, epochs=3
-            )
+            Trial(id="t", arm="a", phase="search", index=0, pair=0, config={}, seed=0, fold=0, epochs=3)
         )
         ledger.add(epoch(1, 9.0, 2.0))
         ledger.add(Beat(held={"t": 12.0}))
@@ -508,7 +523,7 @@ def test_what_a_trial_holds_after_its_last_report_is_draining(tmp_path: Path) ->
     question = plan(("a", "b"))
     with Ledger(tmp_path / "ledger.jsonl") as ledger:
         trial = Trial(
-            id="t", arm="a", phase="search", index=0, island=0, config={}, seed=0, split_seed=0, epochs=1
+            id="t", arm="a", phase="search", index=0, pair=0, config={}, seed=0, fold=0, epochs=1
         )  # fmt: skip
         ledger.add(trial)
         ledger.add(
@@ -544,7 +559,7 @@ def test_tables_add_up_to_the_ledger(finished: Path) -> None:
         assert spend.loc[spend["arm"] == arm, "share"].sum() == pytest.approx(1)
     assert len(frames.epochs(evidence.history)) == sum(map(len, evidence.history.epochs.values()))
     table = findings.accuracies(evidence)
-    assert list(table["runs"]) == [3, 5, 3, 5]
+    assert list(table["runs"]) == [4, 5, 4, 5]
     assert (table["low"] < table["mean"]).all()
 
 
@@ -567,9 +582,9 @@ def test_figures_draw_the_table_and_nothing_else(finished: Path) -> None:
 
 def test_the_manifest_of_the_made_up_study_is_its_own(finished: Path) -> None:
     history = read(finished).history
-    assert isinstance(history.manifest, Manifest)
+    (manifest,) = history.manifests
     assert [type(o) for o in history.opened] == [TestOpened]
-    assert history.opened[0].manifest == history.manifest.sha256
+    assert history.opened[0].manifest == manifest.sha256
 
 
 def slowed(run: Path, prefix: str, factor: float) -> None:

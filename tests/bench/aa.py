@@ -1,231 +1,396 @@
-"""The pipeline's own A/A (AA-2): one architecture under two names through the whole schedule, replayed.
+"""The whole procedure under truths that are known: paired searches, selection, the interval, through the deciding code.
 
-Command:   python -m tests.bench.aa [--repeats N] [--data DIR] [--out FILE.json]
-Needs:     the recorded curves of ../shared/data/taskset (a made-up table stands in where they are absent).
-Cost:      100 repeats of each of the four architectures (the default) in 6 minutes on one core. The test
-           test_aa_2_... runs the same function, 10 of each.
-Expected:  Q3 excludes 0 in 3.0 % [1.7, 5.2] of the 400 studies; Q2 in 46 %, 7.8 % [4.6, 12.9] where both names
-           ended with the same row.
+Commands:  python -m tests.bench.aa play FILE.jsonl [--families NAME ...] [--budgets 25 50 100] [--studies N]
+           python -m tests.bench.aa table FILE.jsonl
+           python -m tests.bench.aa looks FILE.jsonl
+Needs:     the recorded curves of ../shared/data/taskset (made-up tables stand in where they are absent).
+Cost:      0.1 to 1.6 s a study, by budget and table, on one core; ``play`` appends and goes on where the file ends.
 
-The study's own ``Schedule`` decides everything (baseline, random slice, islands, selection, confirmation) in
-simulated time on two slots. A trial plays a recorded row: the nearest to its config that this search (an
-island, or the slice) has not had; later runs of a setting play the row that it had. Islands may meet the
-same row, as independent studies do.
+``play`` runs whole studies of two arms through the study's own ``Schedule`` in simulated time (see ``worlds``) and writes
+down what every search found, how good that truly is, and how often it was confirmed. ``table`` scores the finds on test
+images drawn anew for each study and judges them with ``analysis.answer`` and, as the old rule, the nets in hand with
+``analysis.verdict``. A gap between the arms is added to the first arm's scores: the searches would have been the same.
 
-Stated noise. A loss becomes an accuracy as exp(-loss), which is 50 % at chance (two classes). The rows are
-means over five seeds, so every run gets its own shift, normal with sd 0.3 points (``RUN_SD``), and every
-validation accuracy an error of its own with the binomial sd of 5000 images (``VAL_IMAGES``), 0.7 points.
-Test rows come from ``tests/synthetic.py`` at the row's test accuracy: 2000 images, run sd 0.3 points.
+``looks`` puts two studies of one cell together, the second's pairs as the further ones of a second look, and counts any
+arm named over both looks where there is no difference, declared and not.
 
-Judged by the report's own estimators: Q2 by ``analysis.verdict.judge``, whose "better" is right when the
-two searches found unequal settings, so its scope is part of the verdict; Q3 by Welch's interval over the
-islands, which must exclude 0 in no more than 5 % of the studies.
+Families: each recorded table under two names, two pairs of different tables, and made-up landscapes, among them arms of
+unequal cost, few images, and tuning that gains 2, 0 and -0.5 pt. ``luck`` is the sd of what one search finds, over all
+studies of a cell. The truth of different arms is the mean difference over all studies of their cell. ``--families gain``
+takes nine more: what tuning gains (-0.5, 0, 2 pt) by validation images of a fold (36, 300, 5,000), for how often the net in
+hand is worse than the default. Beside it an imitation of the first version's rule on the same finds: each trained again on
+a split of its own, the best two twice more, the default no candidate.
 """
 # ruff: noqa: T201 - a command speaks to its user
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
-import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
-from synthetic import plan, right_wrong
+from synthetic import right_wrong
 
-from analysis.estimate import Correct, welch
-from analysis.verdict import Runs, judge
-from bench.taskset import FOLDER, Curves, Rows, load
-from search_spaces import Arm, Choice, Config, ImageSpec
-from study.ledger import Ledger
-from study.plan import Budget, Plan, with_length
-from study.records import Epoch, Trial
-from study.schedule import Schedule, derive_seed
+from analysis import answer, levels
+from analysis.answer import Answer, Finds
+from analysis.estimate import Correct
+from analysis.evidence import beat_default
+from analysis.verdict import Runs, Verdict, judge
+from bench.taskset import FOLDER, load
+from bench.worlds import NAMES, RUN_SD, Family, Landscape, Play, World, question, worlds
+from study.confirm import found_by
+from study.ledger import History
+from study.plan import Plan
+from study.schedule import derive_seed
 
-if TYPE_CHECKING:
-    from torch import nn
-
-NAMES = ("one_name", "another_name")
-RUN_SD = 0.003
-VAL_IMAGES = 5000
-TEST_IMAGES = 2000
+BUDGETS = (25, 50, 100)
 STATED = 0.05
-"""How often the 95 % interval of Q3 may exclude 0 when there is no difference."""
-EPOCHS = 10
-"""Reports of a full run: every fifth checkpoint of the 50."""
-FULL_RUNS = 44
-"""Full runs that an arm's share buys: enough for four islands."""
-SECONDS = 10.0
-"""Simulated wall seconds of one report."""
+GAPS = (0.5, 1.0, 2.0, 4.0)
+"""True gaps that are tried, in sds of the luck."""
+ROPE = 0.005
+
+
+def families(data: Path = FOLDER) -> dict[str, Family]:
+    """All of them by name."""
+    tables = load(data)
+    easy, even, worse = Landscape(), Landscape(gain=0.0), Landscape(gain=-0.005)
+    other = Landscape(best=0.925, at=(0.7, 0.3, 0.6), rough=0.002)
+    found = [
+        *(Family(name=f"recorded {name}", worlds=(t, t), same=True) for name, t in tables.items()),
+        Family(name="recorded GRU64, GRU128", worlds=(tables["GRU64"], tables["GRU128"]), same=False),
+        Family(name="recorded LSTM128, VRNN64", worlds=(tables["LSTM128"], tables["VRNN64"]), same=False),
+        Family(name="tuning gains 2 pt", worlds=(easy, easy), same=True),
+        Family(name="tuning gains 0 pt", worlds=(even, even), same=True),
+        Family(name="tuning gains -0.5 pt", worlds=(worse, worse), same=True),
+        Family(name="few images", worlds=(easy, easy), same=True, train=1500, test=360),
+        Family(name="rough", worlds=(Landscape(gain=0.01, rough=0.008),) * 2, same=True),
+        Family(name="different, unequal costs", worlds=(easy, other), same=False, costs=(1.0, 1.5)),
+    ]
+    return {family.name: family for family in found}
+
+
+def gains() -> dict[str, Family]:
+    """What tuning gains, by validation images."""
+    found = {}
+    for gain, (train, images) in itertools.product(
+        (-0.005, 0.0, 0.02), ((180, 36), (1500, 300), (50_000, 5000))
+    ):
+        land = Landscape(gain=gain)
+        name = f"gain {100 * gain:g} pt, {images} val"
+        found[name] = Family(name=name, worlds=(land, land), same=True, train=train)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What one whole A/A study said. Differences are first minus second, as fractions of accuracy."""
+    """What the searches of one study found; accuracies are fractions, without noise."""
 
+    family: str
+    budget: float
     seed: int
-    islands: int
+    finds: tuple[tuple[float, ...], tuple[float, ...]]
+    """Per arm and pair, the true test accuracy of what is confirmed."""
+    runs: tuple[tuple[int, ...], tuple[int, ...]]
+    defaults: tuple[tuple[bool, ...], tuple[bool, ...]]
+    """Whether the default is confirmed."""
+    beat: tuple[int, int]
+    """Full-length settings that beat the default on validation."""
+    hand: tuple[int, int]
+    default: tuple[float, float]
+    """True test accuracy of the default."""
     trials: int
-    word: str
-    scope: str
-    q2: tuple[float, float, float]
-    """Difference, low, high."""
-    same_row: bool
-    """Whether both names ended with the same recorded row."""
-    truth: float
-    """Difference of the two chosen rows' test accuracies, without any noise."""
-    q3: tuple[float, float, float]
-
-    @property
-    def q2_excludes_0(self) -> bool:
-        return self.q2[1] > 0 or self.q2[2] < 0
-
-    @property
-    def q3_excludes_0(self) -> bool:
-        return self.q3[1] > 0 or self.q3[2] < 0
+    found: tuple[tuple[float, ...], ...] = ()
+    """Per arm and pair, the true test accuracy of what the search found, the default where that was nothing."""
+    val_images: int = 0
 
 
-class Tape:
-    """Plays recorded rows for the trials of one study: which row a config is, and what it scores."""
+def play(family: Family, *, budget: float, seed: int, run_sd: float = RUN_SD) -> Study:
+    """One whole study of two arms."""
+    plan, made = question(family, budget=budget, seed=seed), worlds(family)
+    history = Play(plan, made, dict(zip(NAMES, family.costs, strict=True)), run_sd).run()
+    found = [history.choices(arm) for arm in NAMES]
 
-    def __init__(self, curves: Curves) -> None:
-        self.curves = curves
-        self._rows: dict[tuple[str, str, int], Rows] = {}
-        self._known: dict[tuple[str, str], int] = {}
+    def both(values: Iterable[Any]) -> Any:
+        first, second = values
+        return first, second
 
-    def row(self, trial: Trial) -> int:
-        """The trial's row. One search never gets a row twice; a run of a known setting gets its row again."""
-        setting = trial.arm, json.dumps(trial.config, sort_keys=True)
-        if trial.phase in ("search", "slice") or setting not in self._known:
-            search = trial.arm, trial.phase, trial.island
-            self._known[setting] = self._rows.setdefault(search, Rows(self.curves)).draw(trial.config)
-        return self._known[setting]
-
-    def accuracy(self, trial: Trial, row: int, epoch: int) -> float | None:
-        """Validation accuracy after this report, noise included; None where the recorded run has diverged."""
-        loss = float(self.curves.valid[row, epoch * self.curves.checkpoints // EPOCHS])
-        if math.isnan(loss):
-            return None
-        clean = math.exp(-loss)
-        shift = RUN_SD * float(np.random.default_rng(trial.seed).standard_normal())
-        sampling = math.sqrt(clean * (1 - clean) / VAL_IMAGES)
-        error = sampling * float(np.random.default_rng([trial.seed, epoch]).standard_normal())
-        return min(1.0, max(0.0, clean + shift + error))
-
-    def test_accuracy(self, row: int) -> float:
-        """Without noise."""
-        return math.exp(-float(self.curves.final_test[row]))
-
-
-def one_study(curves: Curves, *, seed: int, folder: Path) -> Study:
-    """The whole study of ``curves`` under two names, from the plan to both intervals. Writes a ledger."""
-    space = {**curves.space, "batch_size": Choice(options=(128,), default=128)}
-    question = _question(seed)
-    tape, rows = Tape(curves), dict[str, int]()
-    with Ledger(folder / f"{seed}.jsonl") as ledger:
-        _play(question, ledger, {name: Arm(_never_built, space=space) for name in NAMES}, tape, rows)
-    assert ledger.manifest is not None
-    rng = np.random.default_rng(derive_seed(seed, "test images"))
-    confirmed, own = [], []
-    for arm in NAMES:
-        confirmed.append([rows[t.id] for t in ledger.of(arm, "confirm")])
-        own.append([rows[t] for t in ledger.manifest.choices[arm].islands])
-    levels = [tape.test_accuracy(group[0]) for group in confirmed]
-    tables = right_wrong(
-        rng, runs=tuple(map(len, confirmed)), accuracies=tuple(levels), images=TEST_IMAGES, run_sd=RUN_SD
-    )
-    first, second = (_runs(arm, table) for arm, table in zip(NAMES, tables, strict=True))
-    verdict = judge(first, second, rope=question.rope, islands=question.islands)
-    nets = [row for group in own for row in group]
-    scored = right_wrong(
-        rng,
-        runs=(1,) * len(nets),
-        accuracies=tuple(tape.test_accuracy(row) for row in nets),
-        images=TEST_IMAGES,
-        run_sd=RUN_SD,
-    )
-    scores = np.array([float(table.mean()) for table in scored])
-    procedure = welch(scores[: len(own[0])], scores[len(own[0]) :])
     return Study(
+        family=family.name,
+        budget=budget,
         seed=seed,
-        islands=question.islands,
-        trials=len(ledger.trials),
-        word=verdict.word,
-        scope=verdict.scope,
-        q2=(verdict.delta, verdict.low, verdict.high),
-        same_row=confirmed[0][0] == confirmed[1][0],
-        truth=levels[0] - levels[1],
-        q3=(procedure.delta, procedure.low, procedure.high),
+        finds=both(
+            tuple(made[arm].truth(history.confirmed(arm, c.pair)[0]) for c in own)
+            for arm, own in zip(NAMES, found, strict=True)
+        ),
+        runs=both(
+            tuple(len(history.confirmed(arm, c.pair)) for c in own)
+            for arm, own in zip(NAMES, found, strict=True)
+        ),
+        defaults=both(tuple(c.default for c in own) for own in found),
+        beat=both(beat_default(history, arm) for arm in NAMES),
+        hand=both(history.in_hand(arm) for arm in NAMES),
+        default=both(made[arm].truth(history.of(arm, "baseline")[0]) for arm in NAMES),
+        trials=len(history.trials),
+        found=both(
+            tuple(_found(plan, history, made[arm], arm, pair) for pair in range(plan.pairs)) for arm in NAMES
+        ),
+        val_images=plan.val_images,
     )
 
 
-def _question(seed: int) -> Plan:
-    """Two arms of equal speed, with FULL_RUNS full runs each."""
-    base = plan(NAMES, images=TEST_IMAGES)
-    speed = dataclasses.replace(
-        base.audits[NAMES[0]],
-        images_per_second=base.train_images / (SECONDS - 0.4),
-        eval_images_per_second=base.val_images / 0.4,
-        startup_seconds=1.0,
+def _found(plan: Plan, history: History, world: World, arm: str, pair: int) -> float:
+    trial, _ = found_by(plan, history, arm, pair)
+    return world.truth(trial or history.of(arm, "baseline")[0])
+
+
+def first_version(study: Study, arm: int, *, run_sd: float = RUN_SD) -> float:
+    """What the first version's selection would have taken of these finds, truly."""
+    rng = np.random.default_rng([study.seed, arm, 5])
+    finds = np.array(study.found[arm])
+
+    def scores(rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        truths = finds[rows]
+        sampling = np.sqrt(truths * (1 - truths) / study.val_images)
+        error: NDArray[np.float64] = np.hypot(run_sd, sampling) * rng.standard_normal(len(rows))
+        return np.asarray(truths + error, dtype=np.float64)
+
+    every = np.arange(len(finds))
+    first = scores(every)
+    best = every[np.argsort(-first)[:2]]
+    mean = (first[best] + scores(best) + scores(best)) / 3
+    return float(finds[best[int(mean.argmax())]])
+
+
+def seeds(family: str, budget: float, count: int) -> list[int]:
+    """No two studies share a seed, nor do those of another family: their luck would be one."""
+    return [derive_seed("aa", family, budget, s) % 2**31 for s in range(count)]
+
+
+def scored(study: Study, images: int, *, run_sd: float = RUN_SD) -> tuple[list[dict[int, Runs]], list[Runs]]:
+    """The confirmation runs of every find on test images of this study's own, and those of the nets in hand."""
+    rng = np.random.default_rng(derive_seed(study.seed, "test images"))
+    tables: list[Correct] = right_wrong(
+        rng,
+        runs=tuple(k for own in study.runs for k in own),
+        accuracies=tuple(round(min(0.999, a), 4) for own in study.finds for a in own),
+        images=images,
+        run_sd=run_sd,
     )
-    base = dataclasses.replace(
-        base,
-        seed=seed,
-        audits=dict.fromkeys(NAMES, speed),
-        batch_sizes=(128,),
-        epochs=EPOCHS,
-    )
-    share = FULL_RUNS * base.full_run(NAMES[0]) + base.overhead
-    return with_length(
-        dataclasses.replace(base, budget=Budget(seconds=len(NAMES) * share, resource="cpu")), EPOCHS
+    pairs = len(study.finds[0])
+    arms = [
+        {pair: Runs(arm=name, correct=tables[place * pairs + pair], full_run=100.0) for pair in range(pairs)}
+        for place, name in enumerate(NAMES)
+    ]
+    return arms, [runs[hand] for runs, hand in zip(arms, study.hand, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """Old and new interval of one study, first minus second, and whether the guard let through."""
+
+    new: tuple[float, float, float]
+    old: tuple[float, float, float]
+    claims: bool
+    truth: float
+    """Mean true difference of the finds of this study."""
+    hand: tuple[float, float]
+    regret: tuple[float, float]
+
+
+def say(study: Study, family: Family) -> Said:
+    """Through ``analysis.answer`` and ``analysis.verdict``."""
+    arms, held = scored(study, family.test)
+    finds = [
+        Finds(arm=name, runs=runs, beat=beat)
+        for name, runs, beat in zip(NAMES, arms, study.beat, strict=True)
+    ]
+    new: Answer = answer.judge(finds[0], finds[1], rope=ROPE, level=levels.of(), search="1 cpu-minute")
+    old: Verdict = judge(held[0], held[1], rope=ROPE)
+    assert new.delta is not None
+    assert new.low is not None
+    assert new.high is not None
+    first, second = (np.array(f) for f in study.finds)
+    return Said(
+        new=(new.delta, new.low, new.high),
+        old=(old.delta, old.low, old.high),
+        claims=not new.guard,
+        truth=float((first - second).mean()),
+        hand=(float(first[study.hand[0]]), float(second[study.hand[1]])),
+        regret=(float(first.max()), float(second.max())),
     )
 
 
-def _play(question: Plan, ledger: Ledger, arms: dict[str, Arm], tape: Tape, rows: dict[str, int]) -> None:
-    """Drive the schedule in simulated time; ``rows`` is filled with the row of every trial."""
-    now = [0.0]
-    schedule = Schedule(question, ledger, arms, clock=lambda: now[0])
-    running: list[tuple[float, Trial, int]] = []
-    while True:
-        while (start := schedule.next()) is not None:
-            trial = start.trial
-            rows[trial.id] = tape.row(trial)
-            running.append((now[0] + SECONDS, trial, 1))
-        if not running:
-            assert schedule.done
-            return
-        running.sort(key=lambda item: item[0])
-        now[0], trial, epoch = running.pop(0)
-        accuracy = tape.accuracy(trial, rows[trial.id], epoch)
-        if accuracy is None:
-            schedule.end(trial.id, "diverged: nan")
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Of one rule in one cell."""
+
+    coverage: float
+    named: float
+    """Any arm named where there is no difference; of different arms, none."""
+    wrong: float
+    """The wrong arm named at half a sd of the luck."""
+    power: tuple[float, ...]
+    half: float
+    """Mean half-width in sds of the luck."""
+
+
+def rates(intervals: NDArray[np.float64], claims: NDArray[np.bool_], truth: float, luck: float) -> Rates:
+    """``intervals`` (studies, 3): difference, low, high at the true difference ``truth``; every gap shifts them.
+
+    A gap in luck's sds is set to be the true one, in both directions: the arms of a cell may differ.
+    """
+    low, high = intervals[:, 1] - truth, intervals[:, 2] - truth
+
+    def named(gap: float) -> tuple[float, float]:
+        """How often the better arm and the worse one is named at this true gap, over both directions."""
+        right = [((low + gap > 0) & claims).mean(), ((high - gap < 0) & claims).mean()]
+        wrong = [((high + gap < 0) & claims).mean(), ((low - gap > 0) & claims).mean()]
+        return float(np.mean(right)), float(np.mean(wrong))
+
+    return Rates(
+        coverage=float(((low <= 0) & (high >= 0)).mean()),
+        named=float((((low > 0) | (high < 0)) & claims).mean()),
+        wrong=named(0.5 * luck)[1],
+        power=tuple(named(gap * luck)[0] for gap in GAPS),
+        half=float((high - low).mean() / 2 / luck) if luck else math.nan,
+    )
+
+
+def told(studies: Sequence[Study], family: Family) -> list[str]:
+    """Two lines of a cell: the new rule and the old one."""
+    said = [say(study, family) for study in studies]
+    truth = 0.0 if family.same else float(np.mean([s.truth for s in said]))
+    finds = [np.concatenate([np.array(s.finds[arm]) for s in studies]) for arm in (0, 1)]
+    luck = float(np.sqrt(np.mean([f.var(ddof=1) for f in finds])))
+    pairs = len(studies[0].finds[0])
+    claims = np.array([s.claims for s in said])
+    new = rates(np.array([s.new for s in said]), claims, truth, luck)
+    old = rates(np.array([s.old for s in said]), np.ones(len(said), dtype=np.bool_), truth, luck)
+    tuned = [
+        (s.finds[arm][s.hand[arm]], s.default[arm], s.defaults[arm][s.hand[arm]])
+        for s in studies
+        for arm in (0, 1)
+    ]
+    worse = float(np.mean([find < default - 1e-9 for find, default, _ in tuned]))
+    by_rope = float(np.mean([find < default - ROPE for find, default, _ in tuned]))
+    regret = float(np.mean([r - h for s in said for r, h in zip(s.regret, s.hand, strict=True)]))
+    head = f"{family.name:26}{studies[0].budget:5.0f}{pairs:3}{len(studies):6}{100 * luck:7.2f}"
+    lines = []
+    for name, rule, guard in (("pairs", new, 1 - claims.mean()), ("nets (old)", old, 0.0)):
+        lines.append(
+            f"{head}  {name:11}{rule.coverage:6.3f}{100 * rule.named:7.1f}{100 * rule.wrong:7.1f}"
+            + "".join(f"{100 * p:6.0f}" for p in rule.power)
+            + f"{rule.half:7.2f}{100 * guard:7.1f}"
+        )
+        head = " " * len(head)
+    lines[0] += f"{100 * worse:8.1f}{100 * by_rope:8.1f}{100 * regret:8.2f}"
+    with_finds = [s for s in studies if s.found]
+    if with_finds:
+        first = [first_version(s, arm) - s.default[arm] for s in with_finds for arm in (0, 1)]
+        lines[1] += (
+            f"{100 * np.mean(np.array(first) < -1e-9):8.1f}{100 * np.mean(np.array(first) < -ROPE):8.1f}"
+        )
+    return lines
+
+
+HEAD = (
+    f"{'family':26}{'B':>5}{'R':>3}{'n':>6}{'luck':>7}  {'rule':11}{'cover':>6}{'named':>7}{'wrong':>7}"
+    + "".join(f"{f'@{g:g}':>6}" for g in GAPS)
+    + f"{'half':>7}{'guard':>7}{'worse':>8}{'by .5':>8}{'regret':>8}"
+)
+NOTE = (
+    "luck: sd of what a search finds, pt. cover: of 95 % intervals. named: % in which an arm is named without a difference "
+    "(between different arms: at one made 0). wrong: % naming the worse arm at half a sd of luck. @g: % naming the better arm "
+    "at a gap of g sds. half: mean half-width in sds. guard: % in which nothing is claimed. worse: % of nets in hand truly "
+    "below their default, by more than 0.5 pt, and under the old rule those of an imitation of the first version's selection; regret: in hand below the best find of its arm, pt."
+)
+
+
+def read(path: Path) -> list[Study]:
+    """Every whole line."""
+    found = []
+    for line in path.read_text().splitlines():
+        try:
+            body = json.loads(line)
+        except json.JSONDecodeError:
             continue
-        report = Epoch(
-            trial=trial.id, epoch=epoch, train_loss=1.0, train_accuracy=accuracy, val_loss=1.0,
-            val_accuracy=accuracy, train_seconds=SECONDS - 0.4, eval_seconds=0.4,
-        )  # fmt: skip
-        if schedule.report(report) and epoch < trial.epochs:
-            running.append((now[0] + SECONDS, trial, epoch + 1))
-        else:
-            schedule.end(trial.id)
+        pairs = {k: tuple(map(tuple, body[k])) for k in ("finds", "runs", "defaults", "found") if k in body}
+        ends = {k: tuple(body[k]) for k in ("beat", "hand", "default")}
+        found.append(Study(**(body | pairs | ends)))
+    return found
 
 
-def _never_built(_config: Config, _images: ImageSpec) -> "nn.Module":
-    raise AssertionError("a replay trains nothing")
+def table(studies: Sequence[Study], known: dict[str, Family]) -> str:
+    """Every cell."""
+    cells: dict[tuple[str, float], list[Study]] = {}
+    for study in studies:
+        if len(study.finds[0]) >= levels.FEWEST_PAIRS:
+            cells.setdefault((study.family, study.budget), []).append(study)
+    lines = [HEAD]
+    for name, family in known.items():
+        for (cell, _), own in sorted(cells.items()):
+            if cell == name:
+                lines += told(own, family)
+    return "\n".join([*lines, NOTE])
 
 
-def _runs(arm: str, correct: Correct) -> Runs:
-    return Runs(arm=arm, correct=correct, full_run=EPOCHS * SECONDS)
+def together(first: Study, second: Study) -> Study:
+    """One study whose second look has the other's pairs; its hand and guard are of no use here."""
+    return dataclasses.replace(
+        first,
+        finds=(first.finds[0] + second.finds[0], first.finds[1] + second.finds[1]),
+        runs=(first.runs[0] + second.runs[0], first.runs[1] + second.runs[1]),
+    )
 
 
-def repeat(curves: Curves, *, repeats: int, folder: Path, first_seed: int = 0) -> list[Study]:
-    """As many whole studies. No two share a seed, nor do those of another architecture: their luck would be one."""
-    seeds = [derive_seed("aa", curves.name, s) for s in range(first_seed, first_seed + repeats)]
-    return [one_study(curves, seed=s, folder=folder) for s in seeds]
+def looks(studies: Sequence[Study], known: dict[str, Family]) -> str:
+    """How often an arm is named at either look, without and with the guard, declared and not."""
+    lines = [
+        f"{'family':26}{'B':>5}{'looks':>7}{'n':>6}{'declared, %':>13}{'not, %':>8}{'guarded:':>10}{'':3}{'declared':>8}{'not':>6}"
+    ]
+    sums = np.zeros((2, 2))
+    repeats = 0
+    cells: dict[tuple[str, float], list[Study]] = {}
+    for study in studies:
+        if study.family in known and known[study.family].same and len(study.finds[0]) >= levels.FEWEST_PAIRS:
+            cells.setdefault((study.family, study.budget), []).append(study)
+    for (name, budget), own in cells.items():
+        wrong = np.zeros((2, 2))
+        count = len(own) // 2
+        pairs = len(own[0].finds[0])
+        for first, second in zip(own[:count], own[count : 2 * count], strict=True):
+            arms, _ = scored(together(first, second), known[name].test)
+            claims = [
+                min(first.beat) >= answer.GUARD,
+                min(a + b for a, b in zip(first.beat, second.beat, strict=True)) >= answer.GUARD,
+            ]
+            for row, declared in enumerate((2, 1)):
+                named = []
+                for look, have in ((1, pairs), (2, 2 * pairs)):
+                    level = levels.of(looks=declared, look=look, first=pairs, now=have)
+                    first_arm, second_arm = ({p: runs for p, runs in arm.items() if p < have} for arm in arms)
+                    found, _ = answer.over_pairs(first_arm, second_arm, confidence=level.confidence)
+                    named.append(found.low > 0 or found.high < 0)
+                wrong[row, 0] += any(named)
+                wrong[row, 1] += any(n and c for n, c in zip(named, claims, strict=True))
+        sums, repeats = sums + wrong, repeats + count
+        lines.append(_looks_line(name, budget, f"{pairs}, {2 * pairs}", wrong, count))
+    if repeats:
+        lines.append(_looks_line("all", math.nan, "", sums, repeats))
+    return "\n".join(lines)
+
+
+def _looks_line(name: str, budget: float, pairs: str, wrong: NDArray[np.float64], count: int) -> str:
+    rate = 100 * wrong / max(1, count)
+    return f"{name:26}{budget:5.0f}{pairs:>7}{count:6}{rate[0, 0]:13.1f}{rate[1, 0]:8.1f}{'':10}{'':3}{rate[0, 1]:8.1f}{rate[1, 1]:6.1f}"
 
 
 def allowed(repeats: int) -> int:
@@ -233,50 +398,40 @@ def allowed(repeats: int) -> int:
     return int(stats.binom.ppf(0.98, repeats, STATED))
 
 
-def told(studies: list[Study]) -> str:
-    """Both rates, Q3's last."""
-    unequal = [s for s in studies if s.truth != 0]
-    lines = [
-        _rate("Q2, for the settings found, excludes 0", studies, sum(s.q2_excludes_0 for s in studies)),
-        _rate("of those with the same row twice", [s for s in studies if s.truth == 0],
-              sum(s.q2_excludes_0 for s in studies if s.truth == 0)),
-        _rate("of those with unequal rows", unequal, sum(s.q2_excludes_0 for s in unequal)),
-        _rate("Q3, for the search, excludes 0", studies, sum(s.q3_excludes_0 for s in studies)),
-    ]  # fmt: skip
-    return "\n".join(lines) + f"; {allowed(len(studies))} would still agree with {100 * STATED:g} %"
-
-
-def _rate(name: str, studies: list[Study], hits: int) -> str:
-    if not studies:
-        return f"  {name:40} none"
-    interval = stats.binomtest(hits, len(studies)).proportion_ci(method="wilson")
-    return (
-        f"  {name:40}{hits:4} of {len(studies)}: {100 * hits / len(studies):.1f} % "
-        f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-    )
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.aa", description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=100, help="studies of each architecture (default 100)")
+    parser.add_argument("do", choices=("play", "table", "looks"))
+    parser.add_argument("file", type=Path, help="studies, a line each")
+    parser.add_argument("--families", nargs="+", metavar="NAME", help="some of them (default all)")
+    parser.add_argument(
+        "--budgets", type=float, nargs="+", default=BUDGETS, help="full runs per arm (25 50 100)"
+    )
+    parser.add_argument("--studies", type=int, default=1000, help="of each cell (default 1000)")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="stop after so long")
     parser.add_argument("--data", type=Path, default=FOLDER, help=f"recorded curves (default {FOLDER})")
-    parser.add_argument("--seed", type=int, default=0, help="of the first study (default 0)")
-    parser.add_argument("--out", type=Path, help="write every study's intervals here, as JSON")
     given = parser.parse_args(arguments)
-    if not given.data.is_dir():
-        print(f"{given.data} is absent: made-up tables stand in")
-    began = time.perf_counter()
-    studies: list[Study] = []
-    for curves in load(given.data).values():
-        with tempfile.TemporaryDirectory() as folder:
-            mine = repeat(curves, repeats=given.repeats, folder=Path(folder), first_seed=given.seed)
-        print(f"{curves.name} under two names\n{told(mine)}\n")
-        studies += mine
-    if given.out is not None:
-        given.out.write_text(json.dumps([asdict(s) for s in studies], indent=1) + "\n")
-    trials = np.mean([s.trials for s in studies])
-    seconds = time.perf_counter() - began
-    print(f"all {len(studies)} studies, {trials:.0f} trials each, in {seconds:.0f} s\n{told(studies)}")
+    known = families(given.data)
+    if given.families == ["gain"]:
+        known, given.families = gains(), None
+    chosen = given.families or list(known)
+    if given.do != "play":
+        made = [s for s in read(given.file) if s.family in chosen]
+        print((table if given.do == "table" else looks)(made, {n: known[n] for n in chosen}))
+        return
+    began, done = time.monotonic(), set[tuple[str, float, int]]()
+    if given.file.exists():
+        done = {(s.family, s.budget, s.seed) for s in read(given.file)}
+    for chunk in range(0, given.studies, 100):  # every cell a hundred at a time
+        for budget in given.budgets:
+            for name in chosen:
+                for seed in seeds(name, budget, given.studies)[chunk : chunk + 100]:
+                    if (name, budget, seed) in done:
+                        continue
+                    if time.monotonic() - began > given.seconds:
+                        return
+                    line = json.dumps(vars(play(known[name], budget=budget, seed=seed)))
+                    with given.file.open("a") as file:
+                        file.write(line + "\n")
 
 
 if __name__ == "__main__":

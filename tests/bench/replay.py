@@ -47,7 +47,7 @@ from analysis.figures import OKABE_ITO, STYLE, WIDTH
 from bench.taskset import FOLDER, WORST, Curves, Rows, load, with_arm
 from search_spaces import Config, default
 from study.plan import rungs
-from study.records import Epoch, Outcome, State
+from study.records import Epoch, Outcome, State, Trial
 from study.schedule import derive_seed
 from study.search import ArmSearch
 
@@ -137,22 +137,24 @@ def search(
     names = tuple(arms)
     one = arms[names[0]]
     space = with_arm(one.space, names) if len(names) > 1 else one.space
-    finder = ArmSearch(space, default(space) | (start or {}), rungs(one.checkpoints), seed=seed)
+    finder = ArmSearch(space, rungs(one.checkpoints), seed=seed)
+    begin: Config = default(space) | (start or {})
     rows = {name: Rows(curves) for name, curves in arms.items()}
     runs: list[Run] = []
     spent = 0.0
     while budget - spent >= min(costs[name] for name in names) - 1e-9:
         trial = f"t{len(runs)}"
-        config = finder.ask(trial)
+        config = finder.ask(trial) if runs else begin
         arm = str(config.get("arm", names[0]))
         row = rows[arm].draw(config)
         run, why = _train(finder, trial, arms[arm], row, room=budget - spent, cost=costs[arm])
         spent += run.checkpoints * costs[arm]
         state: State = "failed" if run.failed else "stopped" if why else "finished"
-        finder.tell(
-            Outcome(trial=trial, state=state, reason=why or "full length", epochs=run.checkpoints, cost=0.0),
-            -run.loss,
-        )
+        end = Outcome(trial=trial, state=state, reason=why or "full length", epochs=run.checkpoints, cost=0.0)
+        if runs:
+            finder.tell(end, -run.loss)
+        else:  # as a study restores its default's run
+            finder.restore(_trial(trial, arm, begin, one.checkpoints), [_epoch(trial, 1, run.loss)], end)
         runs.append(run)
     return runs
 
@@ -177,6 +179,12 @@ def _train(
             why = "budget: spent"
             break
     return Run(arm=curves.name, row=row, checkpoints=checkpoint, loss=loss, failed=failed), why
+
+
+def _trial(name: str, arm: str, config: Config, length: int) -> Trial:
+    return Trial(
+        id=name, arm=arm, phase="search", index=0, pair=0, config=config, seed=0, fold=0, epochs=length
+    )  # fmt: skip
 
 
 def _epoch(trial: str, checkpoint: int, loss: float) -> Epoch:

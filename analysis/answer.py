@@ -1,0 +1,296 @@
+"""The headline: which architecture is better when each is tuned, read off paired searches (method.md 6.0).
+
+Search i of every arm is pair i: same first proposals, same fold, same share. What each search found was selected and
+confirmed by itself, so d_i, the difference of the two finds' mean test scores, is one independent draw of the whole
+procedure, and the interval runs over pairs. Differences are first minus second, as fractions; ``verdict`` judges the
+two nets in hand beside it and never names an architecture.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from analysis.estimate import Estimate, Reals, Refused, rope_probabilities
+from analysis.levels import FEWEST_PAIRS, Level
+from analysis.luck import Luck
+from analysis.superiority import holm
+from analysis.verdict import Runs, Verdict, of_nets, worded
+from analysis.words import counted, listed, percent, points
+
+Word = Literal["better", "better, size unclear", "practical tie", "open", "nothing claimed"]
+SCOPE = (
+    "Holds for new searches of the same share, new runs, and new images of the same kind. With a larger share the arms can "
+    "rank otherwise."
+)
+GUARDED = "The search hardly beat the default; nothing is claimed about tuned architectures."
+GUARD = 2
+"""So many full-length settings of each arm must beat its default on validation before tuned architectures are compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finds:
+    """What the searches of one arm found, and whether they found anything."""
+
+    arm: str
+    runs: Mapping[int, Runs]
+    """Per pair, the fresh runs of that search's find on the test images."""
+    beat: int | None = None
+    """Full-length settings that beat the default on validation; None where it is not known."""
+    defaults: int = 0
+    """Searches that found nothing better than the default, which was confirmed instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """``first`` against ``second``, each tuned."""
+
+    word: Word
+    sentence: str
+    advice: str
+    first: str
+    second: str
+    ahead: str | None
+    """The arm that the word speaks for; None for anything but ``better``."""
+    delta: float | None
+    low: float | None
+    high: float | None
+    se: float | None
+    df: int
+    level: float
+    """Confidence of this interval by itself; above what ``held`` says when it is read with others."""
+    held: str
+    """``95 %``, ``94 % over both looks``: what is promised of all that is read together."""
+    rope: float
+    pairs: int
+    differences: tuple[float, ...]
+    luck_sd: float | None
+    p: float | None
+    """Two-sided, of the t statistic over the pairs."""
+    holm_p: float | None
+    """The same adjusted over the comparisons of the study; None with two arms."""
+    p_first: float | None
+    """P(first better by more than the ROPE), t posterior with a flat prior; with p_tie and p_second it sums to 1. None
+    where a run failed or a doubt stands: the posterior says little then."""
+    p_tie: float | None
+    p_second: float | None
+    beat: tuple[int | None, int | None]
+    """Of each arm, full-length settings that beat the default on validation."""
+    guard: str
+    """Why nothing is claimed; empty when the guard lets through."""
+    budget_per_search: float
+    """Resource-seconds that one search could spend."""
+    look: int
+    doubt: str
+    """What keeps the word below what the interval alone would say; empty when nothing does."""
+
+    @property
+    def decided(self) -> bool:
+        """Whether a second look would find nothing open."""
+        return self.word in ("better", "practical tie")
+
+
+def over_pairs(
+    first: Mapping[int, Runs], second: Mapping[int, Runs], *, confidence: float = 0.95
+) -> tuple[Estimate, Luck]:
+    """Mean of d_i with its t interval for new searches, new runs and new images.
+
+    V = sd(d_i)^2 / R + max(0, Var_image(mean difference) - MSE / R) / n, with MSE the interaction of pairs and images
+    (two-way layout without replication: what of an image's difference is one pair's alone), t with R - 1 degrees of
+    freedom for all of it. sd^2 is never taken below MSE / n, what the test images alone make pairs differ by: two or three
+    pairs that agree by chance prove no more. Raises Refused below two common pairs.
+    """
+    common = sorted(first.keys() & second.keys())
+    pairs = len(common)
+    if pairs < 2:
+        raise Refused(
+            f"{counted(pairs, 'pair')} of searches cannot show how searches differ: at least two are needed"
+        )
+    table = np.stack([first[i].correct.mean(axis=0) - second[i].correct.mean(axis=0) for i in common])
+    return _over(table, confidence)
+
+
+def _over(table: Reals, confidence: float) -> tuple[Estimate, Luck]:
+    """``table``: the difference of every pair on every image, shape (R, n)."""
+    pairs, images = table.shape
+    d, image = table.mean(axis=1), table.mean(axis=0)
+    delta = float(d.mean())
+    rest = table - d[:, None] - image + delta
+    interaction = float((rest**2).sum()) / ((pairs - 1) * max(1, images - 1))
+    spread = max(float(d.var(ddof=1)), interaction / images, 1 / images**2)
+    lasting = max(0.0, float(image.var(ddof=1)) - interaction / pairs) if images > 1 else 0.0
+    luck = Luck(differences=tuple(map(float, d)), sd=math.sqrt(spread), lasting=lasting, images=images)
+    se = math.sqrt(luck.variance(pairs))
+    half = float(stats.t.ppf((1 + confidence) / 2, pairs - 1)) * se
+    return (
+        Estimate(
+            delta=delta,
+            low=delta - half,
+            high=delta + half,
+            se=se,
+            df=float(pairs - 1),
+            confidence=confidence,
+        ),
+        luck,
+    )
+
+
+def judge(
+    first: Finds,
+    second: Finds,
+    *,
+    rope: float,
+    level: Level,
+    search: str,
+    nets: Verdict | None = None,
+    budget_per_search: float = 0.0,
+    look: int = 1,
+    guessing: float = 0.0,
+    copies: int = 0,
+    more: str = "",
+) -> Answer:
+    """The answer for two arms.
+
+    ``search``: one search's share in words (``1.2 gpu-hours``). ``guessing``: share of the most frequent class. ``copies``:
+    test images that are training images too. ``more``: sentence on what more pairs would do and cost.
+    """
+    common = sorted(first.runs.keys() & second.runs.keys())
+    base = Answer(
+        word="nothing claimed", sentence="", advice=more, first=first.arm, second=second.arm, ahead=None, delta=None,
+        low=None, high=None, se=None, df=max(0, len(common) - 1), level=level.confidence, held=level.told, rope=rope,
+        pairs=len(common), differences=(), luck_sd=None, p=None, holm_p=None, p_first=None, p_tie=None, p_second=None,
+        beat=(first.beat, second.beat), guard="", budget_per_search=budget_per_search, look=look, doubt="",
+    )  # fmt: skip
+    if len(common) < FEWEST_PAIRS:
+        few = "One search per arm says" if len(common) == 1 else f"{len(common)} searches per arm say"
+        guard = f"{few} nothing about which architecture is better when each is tuned: another search may find other settings."
+        return replace(base, guard=guard, sentence=" ".join(filter(None, (guard, _nets(nets)))))
+    interval, luck = over_pairs(first.runs, second.runs, confidence=level.confidence)
+    statistic = abs(interval.delta) / interval.se
+    found = replace(
+        base,
+        delta=interval.delta,
+        low=interval.low,
+        high=interval.high,
+        se=interval.se,
+        differences=luck.differences,
+        luck_sd=luck.sd,
+        p=float(2 * stats.t.sf(statistic, interval.df)),
+    )
+    idle = [f.arm for f in (first, second) if f.beat is not None and f.beat < GUARD]
+    if idle:
+        told = listed(
+            [f"{counted(f.beat or 0, 'setting')} of {f.arm}" for f in (first, second) if f.arm in idle]
+        )
+        why = f"At full length and on validation, only {told} beat the default, where {GUARD} must."
+        return replace(
+            found,
+            guard=f"{GUARDED} {why}",
+            advice=(
+                "Searches that have more would beat it, or show that nothing does: a new study with a larger --budget or shorter "
+                "--epochs, or with wider ranges (--widen)."
+            ),
+            sentence=" ".join(filter(None, (GUARDED, why, _nets(nets)))),
+        )
+    word: Word = _word(interval.low, interval.high, rope)
+    doubt = remedy = ""
+    if copies:
+        share = copies / luck.images
+        careful = _word(interval.low - share, interval.high + share, rope)
+        if careful != word:
+            word, remedy = careful, "Take the copies out of test/, or out of train/, and ask again."
+            doubt = f"{copies} of the {luck.images} test images are training images too, which alone can make up {points(share)} pt."
+    dull = [f.arm for f in (first, second) if not _learnt(f, guessing)]
+    if len(dull) == 2 or (dull and not word.startswith("better")):
+        who = "Neither of them is" if len(dull) == 2 else f"{dull[0]} is not"
+        word, doubt = (
+            "open",
+            f"{who} shown to be above guessing the most frequent class ({percent(guessing)}).",
+        )
+        remedy = "A net that learnt nothing says nothing of its architecture: train longer (--epochs), or look at the images and labels."
+    p_second, p_tie, p_first = rope_probabilities(interval, rope)
+    failed = " ".join(
+        f"{_failed(f)} failed." for f in (first, second) if any(r.guessed for r in f.runs.values())
+    )
+    ahead = (first.arm if interval.delta > 0 else second.arm) if word.startswith("better") else None
+    told = _sentence(word, first.arm, second.arm, interval, rope, level, search, luck)
+    beside = _nets(nets) if word == "open" else ""
+    return replace(
+        found,
+        word=word,
+        ahead=ahead,
+        sentence=" ".join(filter(None, (told, doubt, failed, beside))),
+        advice=remedy or ("" if word in ("better", "practical tie") else more),
+        p_first=None if doubt or failed else p_first,
+        p_tie=None if doubt or failed else p_tie,
+        p_second=None if doubt or failed else p_second,
+        doubt=doubt,
+    )
+
+
+def with_holm(answers: Sequence[Answer]) -> list[Answer]:
+    """Holm's p beside each, over the comparisons that have one; untouched with two arms."""
+    known = [a.p for a in answers if a.p is not None]
+    if len(answers) < 2 or not known:
+        return list(answers)
+    adjusted = iter(holm(known))
+    return [replace(a, holm_p=next(adjusted) if a.p is not None else None) for a in answers]
+
+
+def _word(low: float, high: float, rope: float) -> Word:
+    word = worded(low, high, rope)
+    return "open" if word == "inconclusive" else word
+
+
+def _failed(finds: Finds) -> str:
+    runs = finds.runs.values()
+    return f"{sum(r.guessed for r in runs)} of {sum(len(r.correct) for r in runs)} {finds.arm} runs"
+
+
+def _learnt(finds: Finds, guessing: float) -> bool:
+    """Whether the finds that trained are above guessing, as surely as the pairs can show."""
+    whole = np.array([r.whole.mean() for r in finds.runs.values() if r.trained])
+    if len(whole) < 2:
+        return bool(len(whole)) and float(whole.mean()) > guessing
+    half = float(stats.t.ppf(0.975, len(whole) - 1)) * float(whole.std(ddof=1)) / math.sqrt(len(whole))
+    return float(whole.mean()) - half > guessing
+
+
+def _sentence(
+    word: Word, first: str, second: str, e: Estimate, rope: float, level: Level, search: str, luck: Luck
+) -> str:
+    if e.delta < 0:  # every sentence speaks from the arm that is ahead
+        first, second = second, first
+        e = replace(e, delta=-e.delta, low=-e.high, high=-e.low)
+    told = f"({level.span(e.low, e.high)}, {len(luck.differences)} pairs of searches)"
+    tuned = f"when each is tuned with a search of {search}"
+    match word:
+        case "better":
+            return (
+                f"{first} is better than {second} {tuned}: by {points(e.delta)} pt {told}, more than the "
+                f"{points(rope)} pt you said matters."
+            )
+        case "better, size unclear":
+            return (
+                f"{first} is better than {second} {tuned}: by {points(e.delta)} pt {told}; whether that is more than the "
+                f"{points(rope)} pt you said matters is open."
+            )
+        case "practical tie":
+            less = f", {first} ahead by less than that" if e.low > 0 else ""
+            return (
+                f"{first} and {second} are equal within {points(rope)} pt {tuned}{less}: the difference is "
+                f"{points(e.delta, sign=True)} pt {told}."
+            )
+        case _:
+            return (
+                f"Which architecture is better is open: {tuned}, {first} minus {second} is "
+                f"{points(e.delta, sign=True)} pt {told}."
+            )
+
+
+def _nets(nets: Verdict | None) -> str:
+    """What may be said of the two nets in hand where nothing is said of the architectures."""
+    return "" if nets is None else of_nets(nets)

@@ -1,0 +1,83 @@
+"""Whether more money would decide an open question, how much, and what would where money cannot (method.md 6.4)."""
+
+import math
+
+from analysis import levels
+from analysis.evidence import Evidence
+from analysis.luck import POWER, Level, Luck, half_width, images_needed, pairs_needed
+from analysis.planner import known
+from analysis.words import points, rough
+from study.looks import MOST_PAIRS
+from study.plan import PAIRS, Budget, Plan
+
+
+def told(evidence: Evidence, luck: Luck | None) -> str:
+    """What would decide, for a true gap of the margin: never for the measured one, which is no size to plan for."""
+    plan = evidence.plan
+    if luck is None:
+        fewest = min(PAIRS)
+        return (
+            f"{fewest} pairs of searches or more, which say something about architectures, are made from "
+            f"--budget {plan.budget_for_pairs(fewest)} --epochs {plan.epochs} on."
+        )
+    have = len(luck.differences)
+    if evidence.look > 1 or evidence.history.extension is not None:
+        return (
+            "This question has had its second look, and a third would err more than it says. A new study on these test "
+            "images asks again at half the error (it counts this one); fresh test images ask anew."
+        )
+    return within(plan, luck, have)
+
+
+def within(plan: Plan, luck: Luck, have: int) -> str:
+    """The pairs that a gap of the margin takes, their cost, or what it takes instead."""
+    level = later(plan, have)
+    kinds = known(luck, have)
+    needed = [pairs_needed(kind, plan.rope, level, at_least=have + 1) for kind in kinds]
+    gap = f"a true gap of the margin, {points(plan.rope)} pt, with {100 * POWER:.0f} % power"
+    if needed[1] is None:
+        alpha = level(2 * have)
+        images = images_needed(luck, plan.rope, alpha)
+        if images is None or images > luck.images:
+            size = "a number that nobody has" if images is None else f"about {rough(images)}"
+            return (
+                f"More pairs of searches cannot show {gap}: the {luck.images} test images limit. Endless pairs on {size} of "
+                "test images would; a wider margin, asked beforehand, too."
+            )
+        return f"More pairs of searches than anybody pays for would show {gap}."
+    ends = [
+        str(n) if n is not None and n <= MOST_PAIRS else f"over {MOST_PAIRS}" for n in (needed[0], needed[2])
+    ]
+    roughly = f"{' to '.join(dict.fromkeys(ends))}, since {have} pairs measure their luck roughly"
+    twice = min(2 * have, MOST_PAIRS)
+    reach = points(half_width(luck, twice, level(twice)))
+    if needed[1] > MOST_PAIRS:
+        return (
+            f"To show {gap} takes more than the {MOST_PAIRS} pairs of searches that two looks can have ({roughly}). "
+            f"{_way(plan, twice)} makes them {twice}, with which the interval would reach about {reach} pt either way."
+        )
+    return (
+        f"To show {gap} takes about {needed[1]} pairs of searches in all ({roughly}): {_way(plan, needed[1])} makes as many. With "
+        f"{twice} the interval would reach about {reach} pt either way."
+    )
+
+
+def _way(plan: Plan, pairs: int) -> str:
+    return f"--resume RUN --budget {budget_for(plan, pairs)}"
+
+
+def later(plan: Plan, have: int) -> Level:
+    """Error rate of a second look over so many pairs, after this one over ``have``."""
+    couples = math.comb(len(plan.arms), 2)
+
+    return lambda pairs: (
+        levels.of(couples=couples, looks=plan.looks, look=2, first=have, now=max(pairs, have + 1)).alpha
+    )
+
+
+def budget_for(plan: Plan, pairs: int) -> Budget:
+    """The total with which a finished study of the plan has so many pairs, in whole minutes."""
+    fixed = plan.overhead + plan.folds * max(plan.full_run(arm) for arm in plan.arms)
+    each = max(0.0, plan.share - fixed) / plan.pairs
+    seconds = plan.budget.seconds + len(plan.arms) * each * max(0, pairs - plan.pairs)
+    return Budget(seconds=60.0 * math.ceil(seconds / 60), resource=plan.budget.resource)
