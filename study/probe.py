@@ -160,13 +160,19 @@ class _Rounds:
 
     def try_graphs(self, way: Way) -> None:
         """Capture every arm's step in a process of its own: one that failed leaves its process useless."""
-        for arm in self._arms:
+        untried = list(self._arms)
+        while untried:
             with self._meters.apart() as one:
-                asked = (self._config(arm), self._images, way.machine, self._channels_last[arm])
-                (fault,) = self._timed(arm, [one], "graph_fault", *asked)
-            self._graphed[arm] = not fault
-            if fault:
-                self.notes.append(f"{arm} trains step by step, its step cannot be one CUDA graph: {fault}.")
+                fault = ""
+                while untried and not fault:
+                    arm = untried.pop(0)
+                    asked = (self._config(arm), self._images, way.machine, self._channels_last[arm])
+                    (fault,) = self._timed(arm, [one], "graph_fault", *asked)
+                    self._graphed[arm] = not fault
+                    if fault:
+                        self.notes.append(
+                            f"{arm} trains step by step, its step cannot be a CUDA graph: {fault}."
+                        )
 
     def described(self, ways: Sequence[Way]) -> list[Way]:
         """The ways with what the GPU is, and what CUDA takes of it; asked of the only process that is on it."""
