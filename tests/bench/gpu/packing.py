@@ -22,11 +22,10 @@ from bench.packing import as_table, measured
 from study.packing import Way
 from study.plan import Machine
 
-TRIALS = (1, 2, 4, 8)
 CONTEXT_BYTES = 2**30
 
 
-def ways(trials: tuple[int, ...] = TRIALS) -> list[Way]:
+def ways(trials: tuple[int, ...]) -> list[Way]:
     kind = "gpu" if torch.cuda.is_available() else "cpu"
     return [
         Way(
@@ -47,7 +46,7 @@ def ways(trials: tuple[int, ...] = TRIALS) -> list[Way]:
 @contextlib.contextmanager
 def multi_process_service() -> Iterator[str]:
     """MPS for the processes that are started meanwhile; what is wrong with it, empty when it runs."""
-    control = shutil.which("nvidia-cuda-mps-control")
+    control = shutil.which("nvidia-cuda-mps-control", path=f"{os.environ['PATH']}:/usr/local/nvidia/bin")
     if control is None:
         yield "nvidia-cuda-mps-control is not installed"
         return
@@ -73,7 +72,10 @@ def multi_process_service() -> Iterator[str]:
 
 
 def main() -> None:
-    given = options(__doc__, "packing").parse_args()
+    parser = options(__doc__, "packing")
+    parser.add_argument("--trials", default="1,2,4,8", help="side by side (%(default)s)")
+    given = parser.parse_args()
+    trials = tuple(int(count) for count in given.trials.split(","))
     arms, batches = given.arms.split(","), [int(b) for b in given.batches.split(",")][:1]
     cuda = torch.cuda.is_available()
     found: dict[str, Any] = {"rows": [], "left out": []}
@@ -87,7 +89,6 @@ def main() -> None:
                 found["MPS"] = fault
                 print(f"no MPS: {fault}")
                 break
-            trials = TRIALS if cuda else (1, 2)
             for row in measured(some, batches, ways(trials), 1.5 if cuda else 0.2, 1, graphed):
                 if not math.isfinite(row["images_per_second"]):
                     row["images_per_second"] = math.nan
