@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from study.records import Extension, Scalar, from_plain, parse
+from study.records import Config, Extension, Scalar, from_plain, parse
 
 FILE = "plan.json"
 FOLDS_FLOOR = 3
@@ -46,6 +46,8 @@ VAL_IMAGES = 1000
 """Images of a fold that are enough for the smaller share (method.md 6.2.5)."""
 FEWEST_RUNS = FOLDS_FLOOR + TUNING_RUNS_FLOOR - 1 + MARGIN * (SELECT_ROUNDS + CONFIRM_FLOOR)
 """Full runs per arm from which a plan is made: one search, whose first trial is a default that is paid already."""
+LAYOUT_AXIS = "cardinality"
+"""The axis that decides which layout is faster: grouped convolutions have kernels of their own."""
 REDUCTION = 3
 """ASHA's reduction factor: the best third of a rung goes on."""
 MATCHED = 0.05
@@ -140,9 +142,15 @@ class Audit:
     startup_seconds: float
     """From the grant of the resource to the first training step on a fresh worker."""
     channels_last: bool = True
-    """The faster layout of this arm's tensors, in which all its trials train."""
+    """The faster layout of this arm's tensors at its default setting."""
+    layouts: dict[str, bool] = dataclasses.field(default_factory=dict)
+    """Whether channels_last is faster at the other options of ``LAYOUT_AXIS``, as far as they were measured."""
     graphed: bool = False
     """Whether its training step is replayed as one CUDA graph: tried, and found to give the digits of eager steps."""
+
+    def layout(self, config: Config) -> bool:
+        """Whether a net of this setting trains in channels_last."""
+        return self.layouts.get(str(config.get(LAYOUT_AXIS)), self.channels_last)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -474,7 +482,9 @@ class Plan:
         ]
         for arm, audit in self.audits.items():
             for name, value in vars(audit).items():
-                limits.append((f"audits: {arm}: {name}", value, small if "per_second" in name else 0, large))
+                if isinstance(value, int | float):
+                    low = small if "per_second" in name else 0
+                    limits.append((f"audits: {arm}: {name}", value, low, large))
         return limits
 
 

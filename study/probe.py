@@ -20,7 +20,7 @@ from study import cluster, packing
 from study.images import DataError, Images, Streamed
 from study.meter import Meter, Speed
 from study.packing import Way
-from study.plan import Audit, Budget, DataCard, Machine, Packed, PlanError
+from study.plan import LAYOUT_AXIS, Audit, Budget, DataCard, Machine, Packed, PlanError
 from study.search import restrict
 from study.worker import image_spec
 
@@ -135,6 +135,7 @@ class _Rounds:
         self.notes: list[str] = []
         self._meters, self._arms, self._images = meters, arms, images
         self._channels_last = dict.fromkeys(arms, True)
+        self._layouts: dict[str, dict[str, bool]] = {arm: {} for arm in arms}
         self._graphed = dict.fromkeys(arms, False)
         self._measured: dict[tuple[str, Way, int, bool], list[Speed]] = {}
 
@@ -192,6 +193,7 @@ class _Rounds:
         step = before - left()  # what one way at one batch size takes for all arms
         if left() > 3 * step:
             self._choose_layouts(usual)
+            self._choose_by_option(usual, left, 2 * step / len(self._arms))
         else:
             self.notes.append("Layouts were not compared, the budget is small: all train in channels_last.")
         if len(ways) == 1:
@@ -230,6 +232,7 @@ class _Rounds:
                 peak_bytes=max(s.peak_bytes for s in speeds),
                 startup_seconds=startup,
                 channels_last=self._channels_last[name],
+                layouts=self._layouts[name],
                 graphed=self._graphed[name],
             )
         return found
@@ -246,6 +249,35 @@ class _Rounds:
             )
             if first > packing.GAIN * last:
                 self._channels_last[arm] = not self._measure_one(arm, way, self._batch, channels_last=False)
+
+    def _choose_by_option(self, way: Way, left: Callable[[], float], needed: float) -> None:
+        """The layout at the other options of an arm's cardinality, while the budget pays for measuring both."""
+        for arm in self._arms:
+            axis, config = self._arms[arm].space.get(LAYOUT_AXIS), self._config(arm)
+            if not isinstance(axis, Choice):
+                continue
+            for option in axis.options:
+                if option == config[LAYOUT_AXIS] or left() < needed:
+                    continue
+                setting = {**config, LAYOUT_AXIS: option, "batch_size": max(self.batch_sizes)}
+                last, first = (self._images_per_second(arm, way, setting, layout) for layout in (True, False))
+                if last and first:
+                    self._layouts[arm][str(option)] = first <= packing.GAIN * last
+            if contiguous := [option for option, last in self._layouts[arm].items() if not last]:
+                self.notes.append(f"{arm} trains contiguously at {LAYOUT_AXIS} {', '.join(contiguous)}.")
+
+    def _images_per_second(self, arm: str, way: Way, config: Config, channels_last: bool) -> float:
+        """Of all the way's trials together; 0 when the memory is too small."""
+        speeds = self._speeds(arm, way, config, channels_last)
+        return sum(s.images_per_second for s in speeds) if speeds else 0.0
+
+    def _speeds(self, arm: str, way: Way, config: Config, channels_last: bool) -> list[Speed] | None:
+        meters = self._meters.first(way.trials)
+        asked = (config, self._images, way.machine, channels_last, self._graphed[arm])
+        if not all(self._timed(arm, meters, "prepare", *asked)):
+            return None
+        speeds = self._timed(arm, meters, "speed")  # all of them in the same seconds
+        return speeds if all(speeds) else None
 
     def _speed(self, way: Way, batches: tuple[int, ...]) -> float:
         return packing.speed(
@@ -268,18 +300,8 @@ class _Rounds:
     def _measure_one(self, arm: str, way: Way, batch: int, *, channels_last: bool) -> bool:
         if (arm, way, batch, channels_last) in self._measured:
             return True
-        asked = (
-            {**self._config(arm), "batch_size": batch},
-            self._images,
-            way.machine,
-            channels_last,
-            self._graphed[arm],
-        )
-        meters = self._meters.first(way.trials)
-        if not all(self._timed(arm, meters, "prepare", *asked)):
-            return False
-        speeds = self._timed(arm, meters, "speed")  # all of them in the same seconds
-        if not all(speeds):
+        speeds = self._speeds(arm, way, {**self._config(arm), "batch_size": batch}, channels_last)
+        if speeds is None:
             return False
         self._measured[arm, way, batch, channels_last] = speeds
         self.rows.append(

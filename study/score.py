@@ -22,7 +22,7 @@ from study.ledger import Ledger
 from study.plan import Plan
 from study.records import Config, Cost, Scored, TestOpened, Trial, asdict
 from study.train import build, predict
-from study.worker import device_of, image_spec, placed, training
+from study.worker import device_of, give_back, image_spec, placed, training
 
 PREDICTIONS = "predictions"
 
@@ -81,9 +81,13 @@ def _replace(plan: Plan, ledger: Ledger, pool: Images, out: Path, gone: Sequence
 
 def train_again(plan: Plan, trial: Trial, pool: Images, fraction: float) -> bytes:
     """The checkpoint of a finished trial that holds ``fraction``, as it did at last."""
-    run = training(plan, trial, pool, device_of(plan.machine, fraction))
+    device = device_of(plan.machine, fraction)
+    run = training(plan, trial, pool, device)
     measures = [asdict(epoch) for epoch in run.epochs()]
-    return pack({"measures": measures, **run.state(final=True)})
+    packed = pack({"measures": measures, **run.state(final=True)})
+    del run
+    give_back(device)
+    return packed
 
 
 def probabilities_of(
@@ -91,12 +95,15 @@ def probabilities_of(
 ) -> "np.ndarray[Any, Any]":
     """Class probabilities, float32 (images, classes), of the net whose checkpoint is ``weights``."""
     device = device_of(plan.machine)
-    layout = plan.audits[arm].channels_last
+    layout = plan.audits[arm].layout(config)
     net = build(
         search_spaces.load(arm), config, image_spec(plan.data), seed=0, device=device, channels_last=layout
     )
     net.load_state_dict(torch.load(io.BytesIO(weights), map_location=device, weights_only=True)["net"])
-    return predict(net, placed(test, device), torch.arange(len(test), device=device)).cpu().numpy()
+    found = predict(net, placed(test, device), torch.arange(len(test), device=device)).cpu().numpy()
+    del net
+    give_back(device)
+    return found
 
 
 def _write(path: Path, labels: Any, predictions: Any, probabilities: Any) -> None:

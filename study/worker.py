@@ -69,6 +69,15 @@ def described(device: torch.device) -> str:
     )
 
 
+def give_back(device: torch.device) -> None:
+    """Give freed memory back to the others that share the device: this process may be idle for long."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()  # raises where the device is lost to this process, which must then not go on
+        torch.cuda.empty_cache()
+    else:
+        keep_freed()
+
+
 def slice_seconds(slots: int) -> float:
     """Training between two reports of one of so many trials at a time."""
     return max(SLICE_SECONDS, min(LONGEST_SLICE, slots / REPORTS_PER_SECOND))
@@ -107,7 +116,7 @@ def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Tr
         image_spec(plan.data),
         seed=trial.seed,
         device=device,
-        channels_last=audit.channels_last,
+        channels_last=audit.layout(trial.config),
     )
     train, val = split_for(plan, pool.labels, fold=trial.fold)
     data = Split(
@@ -279,11 +288,7 @@ class StudyTrial(tune.Trainable):
     def _let_go(self) -> None:
         """Give back the memory; when the error is gone, which holds the net and what it had computed."""
         self.cleanup()
-        if self._device is not None and self._device.type == "cuda":
-            torch.cuda.synchronize()  # raises where the device is lost to this process, which must then not go on
-            torch.cuda.empty_cache()
-        else:
-            keep_freed()
+        give_back(self._device or torch.device("cpu"))
 
 
 class OtherGpuError(StudyError):

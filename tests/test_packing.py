@@ -1,5 +1,6 @@
 """Packing: the ways there are on given hardware, and the fastest of what was measured."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +8,7 @@ import psutil
 import pytest
 import torch
 from bench.timing import processes
+from test_plan import AUDIT
 
 from search_spaces import Config, ImageSpec, load
 from study import meter, probe, worker
@@ -239,6 +241,34 @@ def test_layouts_are_told_apart_by_the_largest_batch(monkeypatch: pytest.MonkeyP
     assert rounds.choose([usual], lambda: 1e9) is usual
     assert rounds._channels_last == {"one": False}
     assert ("one", usual, rounds._batch, False) in rounds._measured  # what the audit is of
+
+
+def test_every_cardinality_trains_in_its_own_faster_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    now: list[bool] = []
+
+    def measured(_: object, arm: str, meters: object, method: str, *asked: Any) -> list[Any]:
+        del arm, meters
+        if method == "prepare":
+            config, _images, _machine, channels_last, _graphed = asked
+            now.append(config["cardinality"] == 2 and not channels_last)
+            return [True]
+        return [Speed(images_per_second=200 if now[-1] else 100, eval_images_per_second=100, peak_bytes=1)]
+
+    monkeypatch.setattr(probe._Rounds, "_timed", measured)
+    arm = load("tiny_resnext")
+    rounds = probe._Rounds(some_meters(), {"one": arm}, IMAGES, (32, 256))
+    (usual, *_) = ways(CARDS, None)
+    rounds.choose([usual], lambda: 1e9)
+    assert rounds._channels_last == {"one": True}
+    assert rounds._layouts == {"one": {"2": False}}
+    assert "contiguously at cardinality 2" in rounds.notes[-1]
+    kept = dataclasses.replace(AUDIT, layouts={"2": False})
+    assert not kept.layout({**arm.default(), "cardinality": 2})
+    assert kept.layout({**arm.default(), "cardinality": 4})
+    poor = probe._Rounds(some_meters(), {"one": arm}, IMAGES, (32, 256))
+    times = iter([10.0, 9.0, 9.0])  # enough for the arm's own layouts, not for every option's
+    poor.choose([usual], lambda: next(times, 0.0))
+    assert poor._layouts == {"one": {}}
 
 
 def test_the_walls_around_packed_trials_leave_room_for_what_cuda_takes(
