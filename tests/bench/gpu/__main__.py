@@ -23,7 +23,7 @@ import torch
 
 ROOT = Path(__file__).parents[3]
 SECONDS = {
-    "facts": 15, "check": 60, "kernels": 40, "train": 150, "quality": 45, "study": 230, "rerun": 30, "packing": 90
+    "facts": 15, "check": 60, "kernels": 40, "train": 150, "quality": 45, "study": 270, "rerun": 30, "packing": 90
 }  # fmt: skip
 HALVES = {"first": ("facts", "kernels", "check", "train", "quality"), "second": ("study", "rerun", "packing")}
 GRACE = 10.0
