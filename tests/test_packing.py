@@ -1,6 +1,8 @@
 """Packing: the ways there are on given hardware, and the fastest of what was measured."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -241,6 +243,37 @@ def test_layouts_are_told_apart_by_the_largest_batch(monkeypatch: pytest.MonkeyP
     assert rounds.choose([usual], lambda: 1e9) is usual
     assert rounds._channels_last == {"one": False}
     assert ("one", usual, rounds._batch, False) in rounds._measured  # what the audit is of
+
+
+def test_a_batch_size_needs_enough_steps_of_the_images_that_a_run_trains_on() -> None:
+    arms = {"one": load("tiny_resnet")}
+    assert probe._batch_sizes(arms, 256 * probe.STEPS_FLOOR) == (32, 64, 128, 256)
+    assert probe._batch_sizes(arms, 256 * probe.STEPS_FLOOR - 1) == (32, 64, 128)
+    assert probe._batch_sizes(arms, 1) == (32,)
+
+
+def test_an_arm_whose_graph_would_lie_trains_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process tries the arms until one fails, which leaves it useless; the next has a new one."""
+    started: list[list[str]] = []
+
+    @contextlib.contextmanager
+    def apart() -> Iterator[object]:
+        started.append([])
+        yield None
+
+    def tried(_: object, arm: str, meters: object, method: str, *asked: Any) -> list[str]:
+        del meters, asked
+        assert method == "graph_fault"
+        started[-1].append(arm)
+        return ["it gives other digits than step by step" if arm == "b" else ""]
+
+    monkeypatch.setattr(probe._Rounds, "_timed", tried)
+    meters: Any = SimpleNamespace(first=lambda count: [None] * count, apart=apart)
+    rounds = probe._Rounds(meters, {name: load("tiny_resnet") for name in "abc"}, IMAGES, (32,))
+    rounds.try_graphs(ways(CARDS, None)[0])
+    assert started == [["a", "b"], ["c"]]
+    assert rounds._graphed == {"a": True, "b": False, "c": True}
+    assert "b trains step by step" in rounds.notes[-1]
 
 
 def test_every_cardinality_trains_in_its_own_faster_layout(monkeypatch: pytest.MonkeyPatch) -> None:

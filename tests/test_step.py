@@ -14,6 +14,7 @@ from search_spaces import Arm, ImageSpec, load
 from study import train
 from study.augment import POLICIES
 from study.checkpoint import pack, unpack
+from study.images import Images
 from study.records import Config, Epoch, Trial
 from study.train import Split, Training
 
@@ -86,6 +87,23 @@ def test_the_static_step_gives_the_digits_of_the_core_before_it(policy: str, sch
     old, new = a_run(old_core, arm, asked), a_run(train, arm, asked)
     assert [timeless(e) for e in old.epochs()] == [timeless(e) for e in new.epochs()]
     assert all(map(torch.equal, weights(old), weights(new)))
+
+
+def test_images_that_are_fetched_go_through_the_steps_own_place_with_the_same_digits() -> None:
+    """Stopped and taken up again too: what was fetched ahead is fetched anew."""
+    asked = trial(load("tiny_resnet"), epochs=2)
+    expected = [timeless(e) for e in a_run(old_core, load("tiny_resnet"), asked).epochs()]
+    runs = []
+    for _ in range(2):
+        resident = data()
+        fetched = Images(resident.images.numpy(), resident.labels.numpy())
+        net = train.build(load("tiny_resnet"), asked.config, SPEC, seed=asked.seed, device=CPU)
+        split = dataclasses.replace(resident, images=fetched)
+        runs.append(Training(net, asked, split, classes=SPEC.classes))
+    assert runs[0].advance(0.0) is None
+    runs[1].load(unpack(pack(runs[0].state()), CPU) or {})
+    for run in runs:
+        assert [timeless(e) for e in run.epochs()] == expected
 
 
 @pytest.mark.parametrize("policy", ["none", "trivial"])

@@ -1,6 +1,7 @@
 """What a worker tells of a trial that it takes up again or that cannot go on, and what is booked of it (no Ray needed)."""
 
 import ctypes
+import dataclasses
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from study.plan import Plan
 from study.records import asdict
 from study.runner import LEAVE_SECONDS, Runner
 from study.schedule import Schedule
-from study.worker import StudyTrial, slice_seconds, start
+from study.worker import StudyTrial, described, slice_seconds, start
 
 
 def a_worker(plan: Plan, data: Prepared, home: Path, *, epochs: int, again: bool) -> StudyTrial:  # noqa: F811
@@ -103,6 +104,7 @@ def test_memory_that_ran_out_is_told_from_an_arms_own_fault() -> None:
         "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
         "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "GET was unable to find an engine to execute this computation",
     ):
         assert out_of_memory(RuntimeError(said))
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
@@ -178,6 +180,30 @@ def test_no_end_is_written_of_an_epoch_that_could_not_be(
     history = read(path)
     assert [t.id for t in history.open] == [trial.id]
     assert len(history.epochs[trial.id]) == trial.epochs - 1
+
+
+def test_a_node_with_another_model_of_the_same_kind_of_gpu_trains_nothing(
+    plan: Plan,  # noqa: F811
+    digits: Prepared,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray calls an A100 of 40 GB, one of 80 GB and a slice of either by one name; their run times do not compare."""
+    known = SimpleNamespace(name="NVIDIA A100", multi_processor_count=108, total_memory=80 * 2**30)
+    here = SimpleNamespace(name="NVIDIA A100", multi_processor_count=108, total_memory=40 * 2**30)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: known)
+    gpu = described(torch.device("cuda", 0))
+    assert gpu == "NVIDIA A100, 108 multiprocessors, 80.0 GiB"
+    machine = dataclasses.replace(plan.machine, resource="gpu", gpu=gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: here)
+    worker = a_worker(dataclasses.replace(plan, machine=machine), digits, tmp_path, epochs=0, again=False)
+    result = worker.step()
+    assert (
+        result["blocked"]
+        == f"this node has NVIDIA A100, 108 multiprocessors, 40.0 GiB, and the study was measured on {gpu}"
+    )
+    assert "done" not in result  # no fault of the trial: it waits for a node of the study's kind
 
 
 def test_a_failed_trial_is_gone_before_its_memory_is_given_back(
