@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import search_spaces
 from search_spaces import Arm, ArmError, Choice, Config, ImageSpec, default
-from study import cluster, packing
+from study import cluster, packing, quick
 from study.images import DataError, Images, Streamed
 from study.memory import all_memory, free_memory, out_of_memory
 from study.packing import Way
@@ -40,6 +40,8 @@ Result = TypeVar("Result")
 SHARE = 0.03
 """Part of the budget that measuring may take, past what no study can do without."""
 MEASURE_SECONDS = 2.0
+LEAST_SECONDS = 0.5
+"""Of measuring one arm in one way, at least, however small the budget."""
 EPOCHS_MEASURED = 4
 MOST_IMAGES = 2**16
 KILLED = 0.05
@@ -79,6 +81,13 @@ class Meter:
 
     def complexity(self, name: str, config: Config, images: ImageSpec) -> tuple[int, int]:
         return _named(lambda arm: complexity(arm, config, images), name)
+
+    def quick(self, name: str, images: ImageSpec) -> tuple[float, int]:
+        """On the GPU, or one core."""
+        device = torch.device("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        return _named(lambda arm: quick.images_per_second(arm, images, device), name)
 
     def speed(
         self,
@@ -187,11 +196,13 @@ def survey(
     *,
     fraction: float | None = None,
     pool: Images | None = None,
+    check: Callable[..., None] | None = None,
 ) -> Survey:
     """Measure all arms on one GPU, or on one node's cores, and choose the packing that is fastest in all.
 
     ``fraction`` of a GPU, or cores, per trial is the user's choice instead. A ``pool`` that is streamed is trained
-    on, so that what its batches take is measured too. Raises ArmError when an arm
+    on, so that what its batches take is measured too. ``check`` is called with what tells an arm's speed after a second of
+    measuring, ``measure``, and raises PlanError when the budget cannot do. Raises ArmError when an arm
     cannot be built and trained at its default setting, DataError when one of the pool's images cannot be used where
     the arms are measured, PlanError when no trial can hold ``fraction``.
     """
@@ -207,6 +218,9 @@ def survey(
         _all(meters, "begin", pool if isinstance(pool, Streamed) else None)
         startup = time.monotonic() - began
         rounds = _Rounds(meters, arms, image_spec(card), _batch_sizes(arms, card.train))
+        rounds.measure_seconds = min(MEASURE_SECONDS, max(LEAST_SECONDS, left() / (4 * len(arms))))
+        if check is not None:
+            check(measure=rounds.quick)
         if have.resource == "gpu":
             rounds.note_mps()
         # Ray's store gets a copy of images that are in memory
@@ -240,9 +254,15 @@ class _Rounds:
         self.seconds = dict.fromkeys(arms, 0.0)
         self.rows: list[Packed] = []
         self.notes: list[str] = []
+        self.measure_seconds = MEASURE_SECONDS
         self._meters, self._arms, self._images = meters, arms, images
         self._channels_last = dict.fromkeys(arms, True)
         self._measured: dict[tuple[str, Way, int, bool], list[Speed]] = {}
+
+    def quick(self, arm: str) -> tuple[float, int]:
+        """``quick.images_per_second`` where the arms are measured."""
+        found: tuple[float, int] = self._timed(arm, self._meters[:1], "quick", self._images)[0]
+        return found
 
     def fitting(self, ways: Sequence[Way], to_come: int = 0) -> list[Way]:
         """The ways that hold all arms' largest peak, and the roomiest; batch sizes that this cannot hold are dropped."""
@@ -348,7 +368,9 @@ class _Rounds:
         if (arm, way, batch, channels_last) in self._measured:
             return True
         asked = ({**self._config(arm), "batch_size": batch}, self._images, way.machine, channels_last)
-        speeds = self._timed(arm, self._meters[: way.trials], "speed", *asked)
+        speeds = self._timed(
+            arm, self._meters[: way.trials], "speed", *asked, seconds=self.measure_seconds
+        )  # fmt: skip
         if not all(speeds):
             return False
         self._measured[arm, way, batch, channels_last] = speeds
@@ -366,10 +388,10 @@ class _Rounds:
         )
         return True
 
-    def _timed(self, arm: str, meters: list[Any], method: str, *arguments: Any) -> list[Any]:
+    def _timed(self, arm: str, meters: list[Any], method: str, *arguments: Any, **named: Any) -> list[Any]:
         began = time.monotonic()
         try:
-            return _all(meters, method, arm, *arguments)
+            return _all(meters, method, arm, *arguments, **named)
         finally:
             self.seconds[arm] += time.monotonic() - began
 
@@ -426,10 +448,10 @@ def _told(way: Way) -> str:
     return f"{slots} trials of {each} each" if slots > 1 else f"1 trial of {each}"
 
 
-def _all(meters: Sequence[Any], method: str, *arguments: Any) -> list[Any]:
+def _all(meters: Sequence[Any], method: str, *arguments: Any, **named: Any) -> list[Any]:
     """The method's results in all these processes, called at the same time; its errors name the arm."""
     try:
-        return list(ray.get([getattr(meter, method).remote(*arguments) for meter in meters]))
+        return list(ray.get([getattr(meter, method).remote(*arguments, **named) for meter in meters]))
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, ArmError | DataError | PlanError) else error) from None
     except ray.exceptions.RayError as error:  # killed, by the system for want of memory for example

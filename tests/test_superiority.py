@@ -13,10 +13,12 @@ from analysis.superiority import superiority
 def test_bouthilliers_words() -> None:
     assert superiority(run_accuracies(1, 5, 1.0), run_accuracies(2, 5)).standing == "not detectable"
     assert (
-        superiority(run_accuracies(1, 6, 1.0), run_accuracies(2, 6)).standing == "detectable, maybe meaningful"
+        superiority(run_accuracies(1, 6, 1.0), run_accuracies(2, 6)).standing
+        == "detectable, maybe meaningful"
     )
     assert (
-        superiority(run_accuracies(2, 6), run_accuracies(1, 6, 1.0)).standing == "detectable, maybe meaningful"
+        superiority(run_accuracies(2, 6), run_accuracies(1, 6, 1.0)).standing
+        == "detectable, maybe meaningful"
     )
     assert (
         superiority(run_accuracies(1, 400, 0.001), run_accuracies(2, 400)).standing
