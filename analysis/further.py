@@ -18,7 +18,7 @@ def told(evidence: Evidence, luck: Luck | None) -> str:
         fewest = min(PAIRS)
         return (
             f"{fewest} pairs of searches or more, which say something about architectures, are made from "
-            f"--budget {plan.budget_for_pairs(fewest)} --epochs {plan.epochs} on."
+            f"--budget {plan.budget_for_pairs(fewest)} --epochs {plan.epochs} on, or by --resume RUN with a larger --budget."
         )
     have = len(luck.differences)
     if evidence.look > 1 or evidence.history.extension is not None:
