@@ -98,10 +98,14 @@ def of_nets(answer: Level, *, looks: int = 1, look: int = 1, couples: int = 1, e
     """The level for the nets in hand beside it.
 
     A second look may have other nets in hand, whose difference need not correlate with the first's: what the first look
-    took is then left out of the total (Bonferroni), whatever the correlation.
+    took is then left out of the total (Bonferroni), whatever the correlation. Nets are judged at every first look, also
+    where one search per arm says nothing about architectures.
     """
     if look == 1:
         return answer
-    declared = looks > 1
-    total, spent = (LEVEL, FIRST_DECLARED) if declared else (TOTAL_UNDECLARED, LEVEL)
-    return Level(alpha=(total - spent) * 0.5**earlier / couples, total=answer.total, over=answer.over)
+    total, spent = (LEVEL, FIRST_DECLARED) if looks > 1 else (TOTAL_UNDECLARED, LEVEL)
+    return Level(
+        alpha=(total - spent) * 0.5**earlier / couples,
+        total=max(AGAIN, 2 * total) if earlier else total,
+        over=("both looks", *(part for part in answer.over if part != "both looks")),
+    )
