@@ -7,7 +7,7 @@ from analysis.evidence import Evidence
 from analysis.luck import POWER, Level, Luck, half_width, images_needed, pairs_needed
 from analysis.planner import known
 from analysis.words import points, rough
-from study.looks import MOST_PAIRS
+from study.looks import FIRST_DECLARED, LEVEL, MOST_PAIRS, TOTAL_UNDECLARED
 from study.plan import PAIRS, Budget, Plan
 
 
@@ -18,7 +18,7 @@ def told(evidence: Evidence, luck: Luck | None) -> str:
         fewest = min(PAIRS)
         return (
             f"{fewest} pairs of searches or more, which say something about architectures, are made from "
-            f"--budget {plan.budget_for_pairs(fewest)} --epochs {plan.epochs} on."
+            f"--budget {plan.budget_for_pairs(fewest)} --epochs {plan.epochs} on, or by --resume RUN with a larger --budget."
         )
     have = len(luck.differences)
     if evidence.look > 1 or evidence.history.extension is not None:
@@ -69,9 +69,9 @@ def _way(plan: Plan, pairs: int) -> str:
 def later(plan: Plan, have: int) -> Level:
     """Error rate of a second look over so many pairs, after this one over ``have``."""
     couples = math.comb(len(plan.arms), 2)
-
-    return lambda pairs: (
-        levels.of(couples=couples, looks=plan.looks, look=2, first=have, now=max(pairs, have + 1)).alpha
+    spent, total = (FIRST_DECLARED, LEVEL) if plan.looks > 1 else (LEVEL, TOTAL_UNDECLARED)
+    return lambda pairs: levels.forecast(
+        have, max(pairs, have + 1), spent=spent / couples, total=total / couples
     )
 
 

@@ -5,6 +5,7 @@ their share of information, sqrt(k1 / k2) with k pairs of searches, and an image
 that (Jennison and Turnbull 2000, "Group Sequential Methods", chapter 2). Rates are two-sided, fractions.
 """
 
+import functools
 from dataclasses import dataclass
 
 from scipy import optimize
@@ -50,6 +51,12 @@ def spanned(held: str, low: float, high: float, *, sign: bool = True) -> str:
 def even(k1: float, k2: float, *, total: float = LEVEL) -> float:
     """The rate that both looks may have alike when k1 and k2 are known beforehand."""
     return float(optimize.brentq(lambda a: either(a, a, k1, k2) - total, total / 2, total, xtol=1e-8))
+
+
+@functools.cache
+def forecast(first: int, now: int, *, spent: float, total: float) -> float:
+    """What a second look over so many pairs may err, by normal theory: near ``second_level``, and quick enough to try many."""
+    return float(optimize.brentq(lambda a: either(spent, a, first, now) - total, 1e-9, total, xtol=1e-8))
 
 
 def of(
@@ -98,10 +105,14 @@ def of_nets(answer: Level, *, looks: int = 1, look: int = 1, couples: int = 1, e
     """The level for the nets in hand beside it.
 
     A second look may have other nets in hand, whose difference need not correlate with the first's: what the first look
-    took is then left out of the total (Bonferroni), whatever the correlation.
+    took is then left out of the total (Bonferroni), whatever the correlation. Nets are judged at every first look, also
+    where one search per arm says nothing about architectures.
     """
     if look == 1:
         return answer
-    declared = looks > 1
-    total, spent = (LEVEL, FIRST_DECLARED) if declared else (TOTAL_UNDECLARED, LEVEL)
-    return Level(alpha=(total - spent) * 0.5**earlier / couples, total=answer.total, over=answer.over)
+    total, spent = (LEVEL, FIRST_DECLARED) if looks > 1 else (TOTAL_UNDECLARED, LEVEL)
+    return Level(
+        alpha=(total - spent) * 0.5**earlier / couples,
+        total=max(AGAIN, 2 * total) if earlier else total,
+        over=("both looks", *(part for part in answer.over if part != "both looks")),
+    )

@@ -97,7 +97,8 @@ TITLE = "What changes the answer"
 
 
 def _equal(evidence: Evidence, currency: Currency) -> Equal:
-    history, arms = evidence.history, evidence.plan.arms
+    history = evidence.history
+    arms = [arm for arm in evidence.plan.arms if in_hand(history, arm, evidence.look)]  # one may be coming
     spent = {arm: sum(_total(history, t, currency) for t in _tuning(history, arm)) for arm in arms}
     found = tuple(
         _found(evidence, arm, currency, amount=min(spent.values()), spent=spent[arm]) for arm in arms

@@ -2,7 +2,7 @@
 
 A study that was announced with two looks, one that gets more money after it was undecided, an arm that is added, and a
 new study that asks the same question of the same test files: each has its level, and none is free. Of the libraries
-scipy only.
+numpy and scipy only.
 """
 
 import functools
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import optimize, stats
+from numpy.typing import NDArray
+from scipy import stats
 
 from study import confirm
 from study.ledger import FILE as LEDGER
@@ -28,6 +29,8 @@ TOTAL_UNDECLARED = 0.06
 """Error over both looks, where the second was not announced and the first has taken its 0.05."""
 ADDED = 0.025
 """Error that the pairs of an added arm share."""
+POINTS = 18
+"""Power of 2: so many points for the law of both looks together; the level is then right to 0.0002."""
 MOST_PAIRS = 20
 """Of both looks together: up to here the normal theory's levels were checked (method.md 6.4)."""
 VERDICT = "verdict.json"
@@ -52,10 +55,11 @@ def either(a1: float, a2: float, first: float, second: float) -> float:
 
 @functools.cache
 def second_level(first: int, second: int, *, spent: float, total: float) -> float:
-    """Error of the second look, so that both make ``total``.
+    """Error of the second look, so that both make ``total``: the intervals are t over ``first`` and ``second`` pairs of searches.
 
-    ``first``, ``second``: pairs of searches, or runs, at the two looks; ``spent``: error of the first, 0 where it could claim
-    nothing. Exact for k1 < k2 in normal theory. Raises ValueError where nothing is new, or nothing is left.
+    ``spent``: error of the first, 0 where it could claim nothing. Each t has its own standard deviation, so that over a few
+    pairs the two are less alike than normal theory says, whose levels would err in 5.3 % instead of 5 (4, then 8 pairs): the
+    joint law is summed over a net of points in place of random draws. Raises ValueError where nothing is new, or nothing is left.
     """
     if not 0 < first < second:
         raise ValueError(f"a second look at {second} after {first} has nothing new")
@@ -63,9 +67,26 @@ def second_level(first: int, second: int, *, spent: float, total: float) -> floa
         return total
     if spent >= total:
         raise ValueError(f"the first look took {spent:g} of {total:g}: nothing is left for a second")
-    return float(
-        optimize.brentq(lambda level: either(spent, level, first, second) - total, 1e-9, total, xtol=1e-8)
-    )
+    t1, t2 = _both(first, second)
+    silent = t2[t1 <= stats.t.isf(spent / 2, first - 1)]
+    wrong = round((total - spent) * len(t1))
+    least = np.partition(silent, len(silent) - wrong)[len(silent) - wrong]
+    return float(2 * stats.t.sf(least, second - 1))
+
+
+@functools.lru_cache(maxsize=4)
+def _both(first: int, second: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """|t| over the first differences and over all of them, at evenly spread points of what both are made of."""
+    more = second - first
+    points = stats.qmc.Sobol(4, scramble=False).random_base2(POINTS) + 0.5 / 2**POINTS
+    mean, further = (stats.norm.ppf(points[:, i]) / math.sqrt(k) for i, k in ((0, first), (1, more)))
+    squares = stats.chi2.ppf(points[:, 2], first - 1)
+    t1 = np.abs(mean) * np.sqrt(first * (first - 1) / squares)
+    if more > 1:
+        squares = squares + stats.chi2.ppf(points[:, 3], more - 1)
+    squares = squares + first * more / second * (mean - further) ** 2
+    all_mean = (first * mean + more * further) / second
+    return t1, np.abs(all_mean) * np.sqrt(second * (second - 1) / squares)
 
 
 def asked_before(plan: Plan, first: str, second: str) -> int:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
+import ray
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import search_spaces
 from search_spaces import Arm, ArmError, Config, ImageSpec
-from study import packing
+from study import packing, quick
 from study.images import DataError, Images
 from study.memory import all_memory, free_memory, out_of_memory
 from study.packing import Way
@@ -62,6 +63,13 @@ class Meter:
 
     def complexity(self, name: str, config: Config, images: ImageSpec) -> tuple[int, int]:
         return named(lambda arm: complexity(arm, config, images), name)
+
+    def quick(self, name: str, images: ImageSpec) -> tuple[float, int]:
+        """On the GPU, or one core."""
+        device = torch.device("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        return named(lambda arm: quick.images_per_second(arm, images, device), name)
 
     def prepare(
         self,

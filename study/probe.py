@@ -18,7 +18,7 @@ import ray.exceptions
 from search_spaces import Arm, ArmError, Choice, Config, ImageSpec, default
 from study import cluster, packing
 from study.images import DataError, Images, Streamed
-from study.meter import Meter, Speed
+from study.meter import MEASURE_SECONDS, Meter, Speed
 from study.packing import Way
 from study.plan import LAYOUT_AXIS, Audit, Budget, DataCard, Machine, Packed, PlanError
 from study.search import restrict
@@ -26,6 +26,8 @@ from study.worker import image_spec
 
 SHARE = 0.03
 """Part of the budget that measuring may take, past what no study can do without."""
+LEAST_SECONDS = 0.5
+"""Of measuring one arm in one way, at least, however small the budget."""
 STEPS_FLOOR = 4
 """A batch size that leaves fewer steps per epoch is no option."""
 
@@ -51,13 +53,15 @@ def survey(
     fraction: float | None = None,
     pool: Images | None = None,
     train_images: int | None = None,
+    check: Callable[..., None] | None = None,
 ) -> Survey:
     """Measure all arms on one GPU, or on one node's cores, and choose the packing that is fastest in all.
 
     ``train_images`` is how many a run trains on; by default all of the card's.
 
     ``fraction`` of a GPU, or cores, per trial is the user's choice instead. A ``pool`` that is streamed is trained
-    on, so that what its batches take is measured too. Raises ArmError when an arm
+    on, so that what its batches take is measured too. ``check`` is called with what tells an arm's speed after a second of
+    measuring, ``measure``, and raises PlanError when the budget cannot do. Raises ArmError when an arm
     cannot be built and trained at its default setting, DataError when one of the pool's images cannot be used where
     the arms are measured, PlanError when no trial can hold ``fraction``.
     """
@@ -75,6 +79,9 @@ def survey(
         meters.first(1)
         startup = time.monotonic() - began
         rounds = _Rounds(meters, arms, image_spec(card), _batch_sizes(arms, train_images or card.train))
+        rounds.measure_seconds = min(MEASURE_SECONDS, max(LEAST_SECONDS, left() / (4 * len(arms))))
+        if check is not None:
+            check(measure=rounds.quick)
         if have.resource == "gpu":
             rounds.note_mps()
             rounds.try_graphs(ways[0])
@@ -133,11 +140,17 @@ class _Rounds:
         self.seconds = dict.fromkeys(arms, 0.0)
         self.rows: list[Packed] = []
         self.notes: list[str] = []
+        self.measure_seconds = MEASURE_SECONDS
         self._meters, self._arms, self._images = meters, arms, images
         self._channels_last = dict.fromkeys(arms, True)
         self._layouts: dict[str, dict[str, bool]] = {arm: {} for arm in arms}
         self._graphed = dict.fromkeys(arms, False)
         self._measured: dict[tuple[str, Way, int, bool], list[Speed]] = {}
+
+    def quick(self, arm: str) -> tuple[float, int]:
+        """``quick.images_per_second`` where the arms are measured."""
+        found: tuple[float, int] = self._timed(arm, self._meters.first(1), "quick", self._images)[0]
+        return found
 
     def fitting(self, ways: Sequence[Way], to_come: int = 0) -> list[Way]:
         """The ways that hold all arms' largest peak, and the roomiest; batch sizes that this cannot hold are dropped."""
@@ -276,7 +289,7 @@ class _Rounds:
         asked = (config, self._images, way.machine, channels_last, self._graphed[arm])
         if not all(self._timed(arm, meters, "prepare", *asked)):
             return None
-        speeds = self._timed(arm, meters, "speed")  # all of them in the same seconds
+        speeds = self._timed(arm, meters, "speed", self.measure_seconds)  # all of them in the same seconds
         return speeds if all(speeds) else None
 
     def _speed(self, way: Way, batches: tuple[int, ...]) -> float:
@@ -318,10 +331,10 @@ class _Rounds:
         )
         return True
 
-    def _timed(self, arm: str, meters: list[Any], method: str, *arguments: Any) -> list[Any]:
+    def _timed(self, arm: str, meters: list[Any], method: str, *arguments: Any, **named: Any) -> list[Any]:
         began = time.monotonic()
         try:
-            return _all(meters, method, arm, *arguments)
+            return _all(meters, method, arm, *arguments, **named)
         finally:
             self.seconds[arm] += time.monotonic() - began
 
@@ -334,10 +347,10 @@ class _Rounds:
         return int(self._config(next(iter(self._arms)))["batch_size"])
 
 
-def _all(meters: Sequence[Any], method: str, *arguments: Any) -> list[Any]:
+def _all(meters: Sequence[Any], method: str, *arguments: Any, **named: Any) -> list[Any]:
     """The method's results in all these processes, called at the same time; its errors name the arm."""
     try:
-        return list(ray.get([getattr(meter, method).remote(*arguments) for meter in meters]))
+        return list(ray.get([getattr(meter, method).remote(*arguments, **named) for meter in meters]))
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, ArmError | DataError | PlanError) else error) from None
     except ray.exceptions.RayError as error:  # killed, by the system for want of memory for example

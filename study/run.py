@@ -11,6 +11,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -154,12 +155,20 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
         more = {name: search_spaces.load(name) for name in new}
         _check_widen(options, arms)
 
-        from study import cluster
+        from study import cluster, quick
 
         if options.address:
             cluster.knock(options.address)
         spec, seed = (old.data.spec, old.seed) if old else (options.data, options.seed)
         prepared = _prepare(spec, seed, console)
+        if not old and options.budget.resource == "cpu" and not options.address:
+            quick.check(
+                arms,
+                prepared.card,
+                options.budget,
+                epochs=options.epochs,
+                train_fraction=options.train_fraction,
+            )
         if old and session:
             _take_up(old, ledger, session, prepared, home, console)
 
@@ -266,7 +275,7 @@ def _need_gpu(budget: Budget, options: Options) -> None:
 
 def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", console: Console) -> Plan:
     """Measure the arms and freeze the question. Raises PlanError when the budget is too small for it."""
-    from study import probe
+    from study import probe, quick
     from study.data import split_for
     from study.search import describe, searched
 
@@ -278,6 +287,14 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         fraction=options.fraction,
         pool=prepared.train,
         train_images=round(options.train_fraction * (1 - plans.VAL_SHARE[1]) * prepared.card.train),
+        check=functools.partial(
+            quick.check,
+            arms,
+            prepared.card,
+            options.budget,
+            epochs=options.epochs,
+            train_fraction=options.train_fraction,
+        ),
     )
     _show_audit(survey.audits, console)
     _show_packing(survey.packing, survey.notes, console)

@@ -168,19 +168,33 @@ def test_while_a_second_look_is_under_way_the_first_one_stands(open_still: Path)
     assert "A further look is under way: no setting of look 2 has been frozen" in body["headline"]
 
 
-def test_an_added_arm_leaves_the_old_interval_and_shares_its_own_error(open_still: Path) -> None:
-    before = told(open_still)["answer"][0]
-    plan, _ = load(open_still)
+def third(plan: Plan) -> Extension:
     facts = {
         "audits": {"third": asdict(plan.audits["resnet8"])},
         "spaces": {"third": {"learning_rate": RATE, "augmentation": AUGMENTATION}},
         "probe_cost": {"third": 12.0},
     }
-    extension = Extension(
+    return Extension(
         look=2, budget_seconds=1.5 * plan.budget.seconds, arms=("third",), pairs=0, level=ADDED,
         declared=False, reason="asked by the test", plan=facts,
     )  # fmt: skip
-    extend(open_still, extension, ("third",), range(4), 0.95)
+
+
+def test_while_an_arm_is_being_added_the_old_answer_stands(open_still: Path) -> None:
+    before = told(open_still)
+    plan, _ = load(open_still)
+    with Ledger(open_still / "ledger.jsonl") as ledger:
+        ledger.add(third(plan))
+    body = told(open_still)
+    (found,) = body["answer"]
+    assert (found["low"], found["held"]) == (before["answer"][0]["low"], "95 %")
+    assert "A further look is under way" in body["headline"]
+
+
+def test_an_added_arm_leaves_the_old_interval_and_shares_its_own_error(open_still: Path) -> None:
+    before = told(open_still)["answer"][0]
+    plan, _ = load(open_still)
+    extend(open_still, third(plan), ("third",), range(4), 0.95)
     body = told(open_still)
     assert body["arms"] == ["resnet8", "resnext8", "third"]
     by_pair = {frozenset((a["first"], a["second"])): a for a in body["answer"]}

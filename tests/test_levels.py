@@ -11,13 +11,14 @@ from study.looks import either, second_level
 @pytest.mark.parametrize(("k1", "k2", "rate"), [(3, 8, 0.0280), (1, 4, 0.0270), (1, 2, 0.0294)])
 def test_the_published_rates_of_two_declared_looks(k1: int, k2: int, rate: float) -> None:
     assert levels.even(k1, k2) == pytest.approx(rate, abs=5e-5)
-    assert second_level(k1, k2, spent=rate, total=0.05) == pytest.approx(rate, abs=2e-4)
+    assert levels.forecast(k1, k2, spent=rate, total=0.05) == pytest.approx(rate, abs=2e-4)
+    assert levels.forecast(1, 4, spent=0.05, total=0.06) == pytest.approx(0.0135, abs=5e-5)
 
 
 def test_an_undeclared_second_look_takes_what_a_total_of_six_percent_leaves() -> None:
-    assert second_level(1, 4, spent=0.05, total=0.06) == pytest.approx(0.0135, abs=5e-5)
     found = levels.of(look=2, first=4, now=16)
-    assert found.alpha == pytest.approx(0.0135, abs=5e-5)
+    assert found.alpha == second_level(4, 16, spent=0.05, total=0.06)
+    assert 0.01 < found.alpha < 0.0135  # over a few pairs the looks are less alike than normal theory says
     assert found.told == "94 % over both looks"
     with pytest.raises(ValueError, match="nothing is left"):
         second_level(1, 4, spent=0.05, total=0.05)
@@ -33,7 +34,14 @@ def test_both_looks_together_err_in_their_total(
 ) -> None:
     one = levels.of(couples=couples, looks=looks, look=1, first=first, now=first)
     two = levels.of(couples=couples, looks=looks, look=2, first=first, now=now)
-    assert either(one.alpha, two.alpha, first, now) == pytest.approx(total / couples, rel=1e-4)
+    rng = np.random.default_rng(first)
+    d = rng.standard_normal((200_000, now))
+    wrong = np.zeros(len(d), dtype=np.bool_)
+    for alpha, pairs in ((one.alpha, first), (two.alpha, now)):
+        own = d[:, :pairs]
+        t = np.abs(own.mean(axis=1)) * np.sqrt(pairs) / own.std(axis=1, ddof=1)
+        wrong |= t > stats.t.isf(alpha / 2, pairs - 1)
+    assert wrong.mean() == pytest.approx(total / couples, rel=0.06)
     assert one.alpha <= 0.05 / couples
     assert "both looks" in two.told
 
@@ -75,3 +83,6 @@ def test_nets_of_a_second_look_are_safe_whatever_the_correlation() -> None:
         assert nets.told == level.told
     alone = levels.of()
     assert levels.of_nets(alone) is alone
+    claimed_nothing = levels.of_nets(levels.of(look=2, first=1, now=3), look=2)
+    assert claimed_nothing.alpha == pytest.approx(0.01)
+    assert claimed_nothing.told == "94 % over both looks"

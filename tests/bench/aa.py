@@ -73,6 +73,7 @@ def families(data: Path = FOLDER) -> dict[str, Family]:
         Family(name="few images", worlds=(easy, easy), same=True, train=1500, test=360),
         Family(name="rough", worlds=(Landscape(gain=0.01, rough=0.008),) * 2, same=True),
         Family(name="different, unequal costs", worlds=(easy, other), same=False, costs=(1.0, 1.5)),
+        Family(name="eight side by side", worlds=(easy, easy), same=True, slots=8),
     ]
     return {family.name: family for family in found}
 
@@ -239,7 +240,7 @@ class Rates:
     """The wrong arm named at half a sd of the luck."""
     power: tuple[float, ...]
     half: float
-    """Mean half-width in sds of the luck."""
+    """Mean half-width."""
 
 
 def rates(intervals: NDArray[np.float64], claims: NDArray[np.bool_], truth: float, luck: float) -> Rates:
@@ -260,7 +261,7 @@ def rates(intervals: NDArray[np.float64], claims: NDArray[np.bool_], truth: floa
         named=float((((low > 0) | (high < 0)) & claims).mean()),
         wrong=named(0.5 * luck)[1],
         power=tuple(named(gap * luck)[0] for gap in GAPS),
-        half=float((high - low).mean() / 2 / luck) if luck else math.nan,
+        half=float((high - low).mean() / 2),
     )
 
 
@@ -288,7 +289,7 @@ def told(studies: Sequence[Study], family: Family) -> list[str]:
         lines.append(
             f"{head}  {name:11}{rule.coverage:6.3f}{100 * rule.named:7.1f}{100 * rule.wrong:7.1f}"
             + "".join(f"{100 * p:6.0f}" for p in rule.power)
-            + f"{rule.half:7.2f}{100 * guard:7.1f}"
+            + f"{100 * rule.half:7.2f}{_sds(rule.half, luck):>6}{100 * guard:7.1f}"
         )
         head = " " * len(head)
     lines[0] += f"{100 * worse:8.1f}{100 * by_rope:8.1f}{100 * regret:8.2f}"
@@ -301,15 +302,19 @@ def told(studies: Sequence[Study], family: Family) -> list[str]:
     return lines
 
 
+def _sds(half: float, luck: float) -> str:
+    return f"{half / luck:.1f}" if luck > 0.0005 else "–"  # no luck, nothing to measure by
+
+
 HEAD = (
     f"{'family':26}{'B':>5}{'R':>3}{'n':>6}{'luck':>7}  {'rule':11}{'cover':>6}{'named':>7}{'wrong':>7}"
     + "".join(f"{f'@{g:g}':>6}" for g in GAPS)
-    + f"{'half':>7}{'guard':>7}{'worse':>8}{'by .5':>8}{'regret':>8}"
+    + f"{'half':>7}{'sds':>6}{'guard':>7}{'worse':>8}{'by .5':>8}{'regret':>8}"
 )
 NOTE = (
     "luck: sd of what a search finds, pt. cover: of 95 % intervals. named: % in which an arm is named without a difference "
     "(between different arms: at one made 0). wrong: % naming the worse arm at half a sd of luck. @g: % naming the better arm "
-    "at a gap of g sds. half: mean half-width in sds. guard: % in which nothing is claimed. worse: % of nets in hand truly "
+    "at a gap of g sds. half: mean half-width, pt, and in sds of luck. guard: % in which nothing is claimed. worse: % of nets in hand truly "
     "below their default, by more than 0.5 pt, and under the old rule those of an imitation of the first version's selection; regret: in hand below the best find of its arm, pt."
 )
 

@@ -1,7 +1,7 @@
 """Worlds in which a whole study runs without training: recorded tables, and landscapes made up to a stated gain of tuning.
 
 A world says what a config scores after each report, without noise; ``Play`` adds the noise of runs and of validation
-images, and drives the study's own ``Schedule`` in simulated time on two slots (hence asynchronous stopping).
+images, and drives the study's own ``Schedule`` in simulated time on two slots or more (hence asynchronous stopping).
 
 Stated noise. Every run has a shift of its own, normal with sd ``RUN_SD``. Validation accuracies err by the binomial sd of
 the fold's images: half of that variance is the fold's, shared by all settings of both arms that are validated on it; of the
@@ -179,6 +179,8 @@ class Family:
     train: int = 50_000
     """Images of the training pool: a fold has 10 to 20 % of them."""
     test: int = 2000
+    slots: int = 2
+    """Trials side by side: the more, the less a rung knows when it decides."""
 
 
 NAMES = ("one", "other")
@@ -193,6 +195,7 @@ def question(family: Family, *, budget: float, seed: int) -> Plan:
         epochs=EPOCHS,
         batch_sizes=(128,),
         data=dataclasses.replace(base.data, train=family.train),
+        machine=dataclasses.replace(base.machine, slots=family.slots),
     )
     audits = {}
     for name, cost in zip(NAMES, family.costs, strict=True):
