@@ -34,7 +34,7 @@ def test_a_budget_that_cannot_do_names_one_that_can() -> None:
         PlanError, match="a budget of 2cpu-minutes is too small: 280 images of 224 x 224"
     ) as told:
         check("2cpu-minutes")
-    named = re.search(r"--budget (\S+) would do", str(told.value))
+    named = re.search(r"This would do: --budget (\S+)", str(told.value))
     assert named is not None
     check(named[1])
     with pytest.raises(PlanError, match="fewer --epochs"):
