@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_plan import PLAN
 
-from search_spaces import Arm, ArmError, load
+from search_spaces import Arm, ArmError, ImageSpec, load
 from study import quick
 from study.plan import Budget, PlanError
 
@@ -51,7 +51,7 @@ def test_what_is_measured_roughly_refuses_less() -> None:
 
 
 def test_a_second_is_enough_to_know_an_arms_speed() -> None:
-    arm, images = load("small_resnet"), quick.ImageSpec(channels=3, size=32, classes=10)
+    arm, images = load("small_resnet"), ImageSpec(channels=3, size=32, classes=10)
     before = torch.get_num_threads()
     began = time.monotonic()
     speed, batch = quick._on_one_core("small_resnet", arm, dataclasses.replace(PHOTOS, size=32))
