@@ -21,7 +21,7 @@ from study.confirm import StudyError
 from study.leaving import SIGNALS
 from study.ledger import Ledger, LedgerError, check, check_links, load, plan_hash, read
 from study.plan import Plan
-from study.records import Cost, Epoch, Outcome, Record, Session, Trial, Tuning
+from study.records import Cost, Epoch, Manifest, Outcome, Record, Session, Trial, Tuning
 from study.run import main as study_main
 
 
@@ -213,6 +213,12 @@ def test_weights_of_something_else_are_no_traceback(run: Path, capsys: pytest.Ca
     def renamed(record: Record) -> Record | None:
         if isinstance(record, Trial) and record.arm == "resnet8":
             return dataclasses.replace(record, arm="tiny_resnet")
+        if isinstance(record, Manifest):
+            named = {
+                arm.replace("resnet8", "tiny_resnet"): choices for arm, choices in record.choices.items()
+            }
+            held = {arm.replace("resnet8", "tiny_resnet"): pair for arm, pair in record.in_hand.items()}
+            return Manifest.of(named, held, look=record.look)
         return record if isinstance(record, Trial | Epoch | Outcome) else None
 
     edit(run / "ledger.jsonl", renamed)
