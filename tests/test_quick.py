@@ -44,7 +44,7 @@ def test_a_budget_that_cannot_do_names_one_that_can() -> None:
 def test_what_is_measured_roughly_refuses_less() -> None:
     with pytest.raises(PlanError):
         check("2cpu-minutes", speed=80.0)
-    check("2cpu-minutes", batch=2, speed=90.0)
+    check("2cpu-minutes", batch=2, speed=80.0)
     check("1gpu-minutes", speed=50.0)
     with pytest.raises(PlanError):
         check("1gpu-minutes", speed=20.0)
