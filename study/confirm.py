@@ -284,7 +284,12 @@ def budget(plan: Plan, history: History) -> Budget:
 
 def left(plan: Plan, history: History, arm: str, *, spent: float) -> float:
     """Resource-seconds of the arm's share that are neither spent nor owed to the scoring of trained nets."""
-    owed = sum(t.id not in history.scores for phase in SCORED_PHASES for t in history.of(arm, phase))
+    owed = sum(
+        t.id not in history.scores
+        and ((end := history.outcomes.get(t.id)) is None or end.state == "finished")
+        for phase in SCORED_PHASES
+        for t in history.of(arm, phase)
+    )
     own = spent - history.spent(arm, "lost")
     return (
         share(plan, history)

@@ -38,7 +38,7 @@ print(card["classes"][int(net.eval()(images / 127.5 - 1).argmax(1))])  # pixels 
 def export(home: Path, arm: str, out: Path) -> list[str]:
     """Write the net into ``out``; what was written, line by line.
 
-    It is the confirmation run with the best validation accuracy: the test set has no say. Raises PlanError when the
+    It is the confirmation run with the best validation accuracy of the find in hand: the test set has no say. Raises PlanError when the
     arm has no confirmed net yet, or its weights are gone.
     """
     plan, history = ledger.load(home)
@@ -80,7 +80,9 @@ def export(home: Path, arm: str, out: Path) -> list[str]:
 def _best(plan: Plan, history: History, home: Path, arm: str) -> Trial:
     if arm not in plan.arms:
         raise PlanError(f"{home} has no arm {arm!r}: it compares {', '.join(plan.arms)}")
-    runs = history.full_length(arm, "confirm")
+    chosen = any(arm in manifest.in_hand for manifest in history.manifests)
+    runs = history.confirmed(arm, history.in_hand(arm)) if chosen else []
+    runs = [trial for trial in runs if history.finished(trial.id)]
     if not runs:
         raise PlanError(
             f"{home} has no confirmed net of {arm} yet: `python -m study status {home}` shows how far it is"

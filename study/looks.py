@@ -67,6 +67,8 @@ def second_level(first: int, second: int, *, spent: float, total: float) -> floa
         return total
     if spent >= total:
         raise ValueError(f"the first look took {spent:g} of {total:g}: nothing is left for a second")
+    if first < 2:
+        raise ValueError("one pair of searches has no interval, and can have taken nothing")
     t1, t2 = _both(first, second)
     silent = t2[t1 <= stats.t.isf(spent / 2, first - 1)]
     wrong = round((total - spent) * len(t1))

@@ -321,31 +321,9 @@ class Plan:
         """Full-run equivalents per arm that are left for the searches and the random settings."""
         return self.full_runs - self.folds - MARGIN * (self.select_runs + self.confirm_reserved)
 
-    @property
-    def smallest_budget(self) -> Budget:
-        """The smallest budget at which this question, with runs of this length, can be asked."""
-        return self._budget_of(FEWEST_RUNS)
-
     def budget_for_pairs(self, pairs: int) -> Budget:
         """The smallest budget that is divided into so many searches per arm, length kept. Raises KeyError for others."""
         return self._budget_of(PAIRS[pairs])
-
-    def budget_for(self, runs: int) -> Budget:
-        """The smallest budget that sets apart so many confirmation runs of each find, length kept.
-
-        Raises PlanError for more runs than any study makes.
-        """
-        if runs > CONFIRM_CEILING:
-            raise PlanError(f"{runs} confirmation runs are more than the {CONFIRM_CEILING} of any study")
-        if runs <= CONFIRM_FLOOR:
-            return self.smallest_budget
-        above = math.inf
-        enough = []
-        for pairs, least in {**PAIRS, 1: FEWEST_RUNS}.items():
-            needed = max(least, runs * pairs / CONFIRM_SHARE)
-            enough += [needed] if needed < above else []
-            above = least
-        return self._budget_of(min(enough))
 
     def _budget_of(self, full_runs: float, *, spare: float = 1.02) -> Budget:
         """What buys every arm this many full runs, in whole minutes and a little more."""

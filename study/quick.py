@@ -85,9 +85,9 @@ def check(
         raise PlanError(
             f"a budget of {budget} is too small: {card.train} images of {card.size} x {card.size} pixels, and {name} trains "
             f"about {speed:.3g} of them a second, so that a run of {length} epochs takes about {_told(run)}, and each arm needs "
-            f"{math.ceil(FEWEST_RUNS)} of them. About --budget "
-            f"{Budget(seconds=60.0 * enough, resource=budget.resource)} would do, or smaller arms or images"
-            + (" or fewer --epochs" if length > EPOCHS[0] else "")
+            f"{math.ceil(FEWEST_RUNS)} of them. This would do: --budget "
+            f"{Budget(seconds=60.0 * enough, resource=budget.resource)} (or smaller arms or images"
+            + (", or fewer --epochs)" if length > EPOCHS[0] else ")")
         )
 
 

@@ -16,7 +16,7 @@ LAYERS = [
     {"runner"},
     {"cluster"},
     {"worker", "schedule", "looks"},
-    {"confirm", "search", "train", "options", "resume"},
+    {"confirm", "search", "train", "options", "resume", "quick"},
     {"mirror"},
     {"storage"},
     {"data", "augment", "ledger", "checkpoint", "leaving"},

@@ -210,8 +210,10 @@ def _grown() -> tuple[float, float]:
 def test_layouts_are_told_apart_by_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a small one a GPU waits for launches: both layouts look alike."""
 
-    def measured(_: object, arm: str, meters: object, method: str, *asked: Any) -> list[Speed]:
-        del arm, meters, method
+    def measured(
+        _: object, arm: str, meters: object, method: str, *asked: Any, seconds: float
+    ) -> list[Speed]:
+        del arm, meters, method, seconds
         config, _images, _machine, channels_last = asked
         faster = config["batch_size"] == 256 and not channels_last
         return [Speed(images_per_second=200 if faster else 100, eval_images_per_second=100, peak_bytes=1)]

@@ -131,7 +131,7 @@ def loads_or_says_why(body: Any) -> None:
             assert len(str(error)) < 500 + len(folder)
             return
         assert plan.full_runs < float("inf")
-        assert [plan.islands, plan.candidates, plan.confirm_reserved, plan.tuning_runs]
+        assert [plan.pairs, plan.folds, plan.confirm_reserved, plan.tuning_runs]
         assert all(plan.full_run(arm) > 0 for arm in plan.arms)
         assert str(plan.budget)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_plan import PLAN
 
-from search_spaces import Arm, ArmError, load
+from search_spaces import Arm, ArmError, ImageSpec, load
 from study import quick
 from study.plan import Budget, PlanError
 
@@ -34,7 +34,7 @@ def test_a_budget_that_cannot_do_names_one_that_can() -> None:
         PlanError, match="a budget of 2cpu-minutes is too small: 280 images of 224 x 224"
     ) as told:
         check("2cpu-minutes")
-    named = re.search(r"--budget (\S+) would do", str(told.value))
+    named = re.search(r"This would do: --budget (\S+)", str(told.value))
     assert named is not None
     check(named[1])
     with pytest.raises(PlanError, match="fewer --epochs"):
@@ -51,7 +51,7 @@ def test_what_is_measured_roughly_refuses_less() -> None:
 
 
 def test_a_second_is_enough_to_know_an_arms_speed() -> None:
-    arm, images = load("small_resnet"), quick.ImageSpec(channels=3, size=32, classes=10)
+    arm, images = load("small_resnet"), ImageSpec(channels=3, size=32, classes=10)
     before = torch.get_num_threads()
     began = time.monotonic()
     speed, batch = quick._on_one_core("small_resnet", arm, dataclasses.replace(PHOTOS, size=32))

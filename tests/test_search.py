@@ -5,9 +5,19 @@ import pytest
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers.async_hyperband import _Bracket
 
-from search_spaces import Choice, Config, Float, Int, Space
-from study.records import Epoch, Outcome
-from study.search import ArmSearch, Rungs, describe, random_config, restrict, widen
+from search_spaces import Choice, Config, Float, Int, Space, default, load
+from search_spaces._shared import KNOWN as KNOWN_SETTINGS
+from study.records import Epoch, Outcome, Trial
+from study.search import (
+    ArmSearch,
+    Rungs,
+    describe,
+    known,
+    proposal_seed,
+    random_config,
+    restrict,
+    widen,
+)
 
 SPACE: Space = {
     "lr": Float(low=1e-3, high=1.0, default=0.1, log=True),
@@ -17,6 +27,20 @@ SPACE: Space = {
     "batch_size": Choice(options=(32, 64, 128), default=32),
 }
 DEFAULT: Config = {"lr": 0.1, "depth": 2, "policy": "a", "batch_size": 32}
+
+
+KNOWN: Config = {"lr": 0.05, "depth": 3, "policy": "a", "batch_size": 64}
+
+
+def a_search(seed: int, space: Space = SPACE) -> ArmSearch:
+    """One whose first trial is the default, that the baseline has paid."""
+    search = ArmSearch(space, (2,), seed=seed, known=[KNOWN])
+    default = Trial(
+        id="a-baseline-0000", arm="a", phase="baseline", index=0, pair=0, config=DEFAULT, seed=0, fold=0, epochs=6
+    )  # fmt: skip
+    ended = Outcome(trial=default.id, state="finished", reason="full length", epochs=6, cost=6.0)
+    search.restore(default, [an_epoch(default.id, epoch, 0.05 * epoch) for epoch in range(1, 7)], ended)
+    return search
 
 
 def an_epoch(trial: str, epoch: int, accuracy: float) -> Epoch:
@@ -44,9 +68,10 @@ def play(search: ArmSearch, trials: int, *, seed: int = 0) -> list[Config]:
     return configs
 
 
-def test_the_default_is_the_first_trial_and_all_lie_in_the_space() -> None:
-    configs = play(ArmSearch(SPACE, DEFAULT, (2,), seed=1), 20)
-    assert configs[0] == DEFAULT
+def test_known_settings_follow_the_default_and_all_lie_in_the_space() -> None:
+    configs = play(a_search(1), 20)
+    assert configs[0] == KNOWN
+    assert DEFAULT not in configs
     for config in configs:
         assert 1e-3 <= float(config["lr"]) <= 1.0
         assert config["depth"] in (1, 2, 3, 4)
@@ -54,13 +79,38 @@ def test_the_default_is_the_first_trial_and_all_lie_in_the_space() -> None:
 
 
 def test_the_same_seed_proposes_the_same_configs() -> None:
-    first, again, other = (play(ArmSearch(SPACE, DEFAULT, (2,), seed=s), 20) for s in (1, 1, 2))
+    first, again, other = (play(a_search(s), 20) for s in (1, 1, 2))
     assert first == again
     assert first[1:] != other[1:]
 
 
+def test_arms_of_a_pair_begin_with_the_same_values_of_what_they_share() -> None:
+    """Whatever else an arm's space has, and whatever became of the trials before."""
+    wider: Space = {"groups": Choice(options=(2, 4, 8), default=2), **SPACE}
+    one, other, elsewhere = a_search(1), a_search(1, wider), a_search(2)
+    asked = [[search.ask(f"t{i}") for i in range(9)] for search in (one, other, elsewhere)]
+    assert asked[0] == [{k: v for k, v in config.items() if k in SPACE} for config in asked[1]][:1] + [
+        {k: v for k, v in config.items() if k != "groups"} for config in asked[1][1:]
+    ]
+    assert asked[0][1:] != asked[2][1:]
+    assert random_config(SPACE, seed=proposal_seed(1, 2)) == asked[0][1]
+
+
+def test_the_recipes_known_settings_are_fitted_to_what_a_study_can_hold() -> None:
+    space = load("tiny_resnext").space
+    found = known(space)
+    assert len(found) == len(KNOWN_SETTINGS)
+    for config, recipe in zip(found, KNOWN_SETTINGS, strict=True):
+        assert config == {**default(space), **recipe.config}
+        assert recipe.source
+    small = known(restrict(space, (32, 64)))
+    assert {config["batch_size"] for config in small} == {64}
+    assert [config["lr"] for config in small] == pytest.approx([0.05, 0.05, 0.025])
+    assert all(config.keys() == DEFAULT.keys() for config in known(SPACE))  # and nothing that an arm has not
+
+
 def test_what_optuna_is_told_of_trials_that_do_not_finish() -> None:
-    search = ArmSearch(SPACE, DEFAULT, (2,), seed=3)
+    search = a_search(3)
     play(search, 20)
     ends = {
         "bad": ("failed", "diverged: nan"),
@@ -84,7 +134,7 @@ def test_what_optuna_is_told_of_trials_that_do_not_finish() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_settings_that_fail_are_not_proposed_again_and_again(seed: int) -> None:
     """The best learning rates lie next to those that fail, and a search must not take the fall for an unknown land."""
-    search, failed = ArmSearch(SPACE, DEFAULT, (2,), seed=seed), 0
+    search, failed = a_search(seed), 0
     for number in range(100):
         name = f"t{number}"
         lr = float(search.ask(name)["lr"])

@@ -34,8 +34,7 @@ def test_a_finished_study_shows_its_verdict_and_every_trial(finished: Path) -> N
     assert "finished" in said
     run = status.look(finished)
     assert run.verdict
-    assert run.scope.startswith("Holds for the settings found")
-    assert "Q3, tuning again from the start" in run.scope
+    assert run.scope.startswith("Holds for new searches of the same share")
     assert " ".join(f"{run.scope} {run.verdict}".split()) in " ".join(said.split())
     for arm in ("resnet8", "resnext8"):
         (row,) = (line for line in said.splitlines() if f" {arm} " in line and "confirm" in line)

@@ -61,7 +61,14 @@ def streamed(path: Path) -> Prepared:
 def plan(images: Path) -> Plan:
     torch.set_num_threads(1)
     card = folder(images).card
-    return dataclasses.replace(PLAN, data=card, machine=ONE_CORE, audits={"tiny_resnet": AUDIT})
+    return dataclasses.replace(
+        PLAN,
+        arms=("tiny_resnet",),
+        data=card,
+        machine=ONE_CORE,
+        audits={"tiny_resnet": AUDIT},
+        probe_cost={"tiny_resnet": 1.0},
+    )
 
 
 def run_of(plan: Plan, prepared: Prepared) -> Training:
@@ -106,7 +113,8 @@ def test_a_part_set_apart_and_odd_sizes_are_the_same_too(tmp_path: Path) -> None
         Image.new("L", (side + 7, side), 90).save(tmp_path / "train" / "even" / name)
     there, here = streamed(tmp_path), folder(tmp_path)
     assert there.card == here.card
-    assert there.card.test == 2
+    assert there.card.test == 7
+    assert there.test_source == here.test_source
     np.testing.assert_array_equal(there.train.pixels, here.train.pixels)
 
 

@@ -27,6 +27,7 @@ from edited import edit
 from faults.campaign import a_plan
 from pictures import make_images
 
+from study import validation
 from study.confirm import RUNS_FLOOR, SCORED_PHASES, to_be_scored
 from study.data import prepare
 from study.ledger import History, read
@@ -194,25 +195,35 @@ def test_the_report_is_rebuilt_byte_for_byte(finished: Finished) -> None:
 def test_sel_3_the_test_set_is_opened_once_and_after_the_manifest(finished: Finished) -> None:
     assert finished.openings == [True]
     assert len(finished.history.opened) == 1
-    assert finished.history.manifest is not None
-    assert finished.history.opened[0].manifest == finished.history.manifest.sha256
+    (manifest,) = finished.history.manifests
+    assert finished.history.opened[0].manifest == manifest.sha256
     source = {p.name for p in (ROOT / "study").glob("*.py") if "unseal(" in p.read_text()}
     assert source == {"data.py", "score.py"}
 
 
 def test_every_net_that_met_the_test_left_its_predictions(finished: Finished) -> None:
     history = finished.history
-    kept = {t.id for arm in finished.plan.arms for t in to_be_scored(history, arm)}
-    for arm in finished.plan.arms:
-        for phase in SCORED_PHASES:
-            if phase != "select":  # of these only the islands' own
-                assert kept >= {t.id for t in history.full_length(arm, phase)}
+    assert not any(to_be_scored(history, arm) for arm in finished.plan.arms)  # no more
+    kept = {
+        t.id for arm in finished.plan.arms for phase in SCORED_PHASES for t in history.full_length(arm, phase)
+    }
     assert {p.stem for p in (finished.home / "predictions").iterdir()} == kept == set(history.scores)
     for trial in kept:
         with np.load(finished.home / "predictions" / f"{trial}.npz", allow_pickle=False) as file:
             assert file["probabilities"].shape == (120, 3)
             accuracy = float((file["predictions"] == file["labels"]).mean())
         assert accuracy == history.scores[trial].test_accuracy
+
+
+def test_what_baseline_and_selection_runs_are_right_on_is_kept(finished: Finished) -> None:
+    history, plan, kept = finished.history, finished.plan, validation.reader(finished.home)
+    for arm in plan.arms:
+        for phase in validation.PHASES:
+            for trial in history.full_length(arm, phase):
+                correct = kept(trial.id)
+                assert correct is not None
+                assert correct.shape == (plan.val_images,)
+                assert correct.mean() == history.val_accuracy(trial.id)
 
 
 def test_the_ledger_adds_up_to_what_was_held(finished: Finished) -> None:

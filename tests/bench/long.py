@@ -1,9 +1,9 @@
 """Long studies: what a study of 100, 1,000 and 10,000 trials costs to resume, to go on with and to report.
 
-``python -m tests.bench.long``: each ledger is made up almost to the end of its search (2 arms x 4 islands, ASHA's
+``python -m tests.bench.long``: each ledger is made up almost to the end of its search (2 arms x 4 searches, ASHA's
 own stops); a ``Schedule`` takes it up and plays the rest in simulated time, timed call by call; then the report is
 written. No net is trained. A driver with n trials may take no longer per result than one with few; only TPE's
-proposal looks at all trials of its island.
+proposal looks at all trials of its search.
 """
 # ruff: noqa: T201 - a command speaks to its user
 
@@ -30,7 +30,7 @@ from study import ledger as ledgers
 from study import plan as plans
 from study.confirm import to_be_scored
 from study.ledger import Ledger
-from study.plan import BASELINE_RUNS, CONFIRM_CEILING, Budget, Plan
+from study.plan import Budget, Plan
 from study.records import (
     Cost,
     Epoch,
@@ -47,7 +47,7 @@ from study.schedule import Schedule, Start, derive_seed
 from study.search import Rungs, describe, random_config, searched
 from study.view import View
 
-ISLANDS, EPOCHS, IMAGES = 4, 50, 500
+EPOCHS, IMAGES = 50, 500
 SLICE = 25
 """One trial in so many belongs to the random slice."""
 MEMORY = Path("/dev/shm")
@@ -64,26 +64,7 @@ class _Made:
         self._spaces = arms
         self.records: list[Record] = []
         full = {arm: EPOCHS * SECONDS[arm] for arm in arms}
-        share: dict[str, float] = {}
-        for arm in arms:
-            self.records.append(Cost(arm=arm, phase="probe", what="speed and memory", cost=10.0))
-            for index in range(BASELINE_RUNS):
-                self._run(arm, "baseline", index, 0, None)
-        place = len(self.records)
-        each = trials // len(arms)
-        slice_runs = max(2, each // SLICE)
-        for arm in arms:
-            spent = sum(self._run(arm, "slice", index, 0, None) for index in range(slice_runs))
-            islands = [0.0] * ISLANDS
-            rungs = [Rungs(plans.rungs(EPOCHS)) for _ in islands]
-            for index in range(each - BASELINE_RUNS - slice_runs):
-                island = int(np.argmin(islands))
-                islands[island] += self._run(arm, "search", index, island, rungs[island])
-            searched_runs = max(1, each - BASELINE_RUNS - slice_runs)
-            share[arm] = spent + ISLANDS * max(islands) + REST * sum(islands) / searched_runs
-        per_arm = max(share.values())
-        self.records.insert(place, Tuning(per_arm=per_arm, slice_runs=slice_runs, full_run=full))
-        others = (BASELINE_RUNS + 2 * (ISLANDS + 5) + CONFIRM_CEILING) * max(full.values())
+        share = 100 + trials // 40  # full runs, so that the plan has as many searches as the trials need
         self.plan = dataclasses.replace(
             PLAN,
             arms=tuple(arms),
@@ -91,25 +72,50 @@ class _Made:
             epochs=EPOCHS,
             audits=dict(zip(arms, PLAN.audits.values(), strict=True)),
             probe_cost=dict.fromkeys(arms, 10.0),
-            budget=Budget(seconds=len(arms) * (per_arm + others), resource="cpu"),
+            budget=Budget(seconds=len(arms) * share * max(full.values()), resource="cpu"),
             batch_sizes=(32, 64, 128, 256),
             spaces={arm: describe(space) for arm, space in arms.items()},
         )
-        assert self.plan.islands == ISLANDS
+        pairs, folds = self.plan.pairs, self.plan.folds
+        for arm in arms:
+            self.records.append(Cost(arm=arm, phase="probe", what="speed and memory", cost=10.0))
+            for index in range(folds):
+                self._run(arm, "baseline", index, 0, None, fold=index)
+        place = len(self.records)
+        each = trials // len(arms)
+        slice_runs = max(2, each // SLICE)
+        needed: dict[str, float] = {}
+        for arm in arms:
+            spent = sum(self._run(arm, "slice", index, 0, None) for index in range(slice_runs))
+            searches = [0.0] * pairs
+            rungs = [Rungs(plans.rungs(EPOCHS)) for _ in searches]
+            for index in range(each - folds - slice_runs):
+                pair = int(np.argmin(searches))
+                searches[pair] += self._run(arm, "search", index, pair, rungs[pair], fold=pair)
+            searched_runs = max(1, each - folds - slice_runs)
+            needed[arm] = spent + pairs * max(searches) + REST * sum(searches) / searched_runs
+        per_arm = max(needed.values())
+        self.records.insert(place, Tuning(per_arm=per_arm, slice_runs=slice_runs, full_run=full))
+        others = (folds + 2 * pairs + self.plan.confirm_reserved) * max(full.values())
+        budget = Budget(seconds=max(self.plan.budget.seconds, len(arms) * (per_arm + others)), resource="cpu")
+        self.plan = dataclasses.replace(self.plan, budget=budget)
+        assert self.plan.pairs == pairs
 
-    def _run(self, arm: str, phase: Phase, index: int, island: int, rungs: Rungs | None) -> float:
+    def _run(
+        self, arm: str, phase: Phase, index: int, pair: int, rungs: Rungs | None, *, fold: int = 0
+    ) -> float:
         """One trial from its decision to its end; what it cost."""
         trial = Trial(
             id=f"{arm}-{phase}-{index:04d}",
             arm=arm,
             phase=phase,
             index=index,
-            island=island,
+            pair=pair,
             config=random_config(
                 self._spaces[arm], seed=derive_seed(phase, 0 if phase == "baseline" else index)
             ),
             seed=derive_seed(arm, phase, index),
-            split_seed=index,
+            fold=fold,
             epochs=EPOCHS,
         )
         self.records.append(trial)
@@ -218,9 +224,8 @@ def go_on(home: Path, plan: Plan) -> dict[str, Any]:
 def _score(home: Path, plan: Plan, ledger: Ledger) -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, IMAGES)
-    assert ledger.manifest is not None
     nets = [trial for arm in plan.arms for trial in to_be_scored(ledger, arm)]
-    ledger.add(TestOpened(manifest=ledger.manifest.sha256, trials=tuple(t.id for t in nets)))
+    ledger.add(TestOpened(manifest=ledger.manifests[-1].sha256, trials=tuple(t.id for t in nets)))
     for trial in nets:
         right = rng.random(IMAGES) < 0.85
         predicted = np.where(right, labels, (labels + 1) % 10)
