@@ -20,9 +20,10 @@ SECONDS = 1.0
 """Of measuring an arm; one step of the smallest batch may take longer."""
 SMALLEST, USUAL = 2, 8
 """Images of the first step, and of steps from which on more of them hardly make one faster."""
-SLACK = {"cpu": SCATTER, "cuda": 10.0}
-"""So many times the measured speed is not ruled out: many small nets side by side use a GPU that many times better."""
-FEW_SLACK = 2.0
+SLACK = {"cpu": 2.0, "cuda": 10.0}
+"""So many times the measured speed is not ruled out: cores have other work for a second, and many small nets side by side use
+a GPU that many times better. What is refused later is refused with what was really measured."""
+FEW_SLACK = 3.0
 """The same where steps of a few images are all that was measured."""
 STARTING = 45.0
 """Resource-seconds per arm that a budget which is named has for starting and measuring."""

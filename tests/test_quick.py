@@ -29,11 +29,11 @@ def check(budget: str, *, speed: float = 100.0, batch: int = 32, epochs: int | N
 
 def test_a_budget_that_cannot_do_names_one_that_can() -> None:
     """280 images, of which 224 to train on, 3 times each, at 100 a second: 6.7 s a run, 15.5 runs of two arms."""
-    check("4cpu-minutes")
+    check("2cpu-minutes")  # a machine that had other work may be twice as fast
     with pytest.raises(
-        PlanError, match="a budget of 2cpu-minutes is too small: 280 images of 224 x 224"
+        PlanError, match="a budget of 1cpu-minutes is too small: 280 images of 224 x 224"
     ) as told:
-        check("2cpu-minutes")
+        check("1cpu-minutes")
     named = re.search(r"This would do: --budget (\S+)", str(told.value))
     assert named is not None
     check(named[1])
@@ -44,7 +44,7 @@ def test_a_budget_that_cannot_do_names_one_that_can() -> None:
 def test_what_is_measured_roughly_refuses_less() -> None:
     with pytest.raises(PlanError):
         check("2cpu-minutes", speed=80.0)
-    check("2cpu-minutes", batch=2, speed=90.0)
+    check("2cpu-minutes", batch=2, speed=80.0)
     check("1gpu-minutes", speed=50.0)
     with pytest.raises(PlanError):
         check("1gpu-minutes", speed=20.0)
