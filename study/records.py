@@ -345,7 +345,11 @@ def _reader(hint: Any) -> Callable[[Any], Any]:
 
 def _record_reader(kind: Any) -> Callable[[Any], Any]:
     readers = {name: _reader(hint) for name, hint in get_type_hints(kind).items()}
-    needed = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
+    needed = {
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
 
     def read(value: Any) -> Any:
         given = _a(dict, value)
