@@ -205,7 +205,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
     from analysis import report
 
     written = report.write(home)
-    told = [*written.told, *_told_searches(plan, ledger), f"report: {written.path}"]
+    told = [*_told_searches(plan, ledger), *written.told, f"report: {written.path}"]
     console.print("\n".join(["", *told]), markup=False)
 
 
