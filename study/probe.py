@@ -84,12 +84,10 @@ def survey(
             check(measure=rounds.quick)
         if have.resource == "gpu":
             rounds.note_mps()
-            rounds.try_graphs(ways[0])
-        # Ray's store gets a copy of images that are in memory
-        to_come = 0 if pool is None or isinstance(pool, Streamed) else pool.pixels.nbytes
-        fitting = rounds.fitting(ways, to_come)
-        if have.resource == "gpu":
-            fitting = rounds.described(fitting)
+            fitting = rounds.fitting_on_a_gpu(ways, alone=None if fraction else packing.ways(have, 1.0))
+        else:
+            # Ray's store gets a copy of images that are in memory
+            fitting = rounds.fitting(ways, 0 if pool is None or pool_streamed else pool.pixels.nbytes)
         way = rounds.choose(fitting, left)
         audits = rounds.audits(way, startup)
     if fraction is not None:
@@ -171,6 +169,19 @@ class _Rounds:
             where = "on one GPU" if roomiest.machine.resource == "gpu" else "into the memory that is free"
             self.notes.append(f"{first} trials do not fit {where}: one takes up to {100 * peak:.0f} % of it.")
         return kept
+
+    def fitting_on_a_gpu(self, ways: Sequence[Way], alone: Sequence[Way] | None) -> list[Way]:
+        """As ``fitting``, the arms' graphs tried before; where not even two trials fit, one has the GPU to itself."""
+        sizes = self.batch_sizes
+        try:
+            self.try_graphs(ways[0])
+            return self.described(self.fitting(ways))
+        except ArmError:
+            if alone is None:
+                raise
+            self.batch_sizes, self.notes = sizes, [*self.notes, "Two trials do not fit on one GPU."]
+            self.try_graphs(alone[0])
+            return self.described(self.fitting(alone))
 
     def try_graphs(self, way: Way) -> None:
         """Capture every arm's step in a process of its own: one that failed leaves its process useless."""

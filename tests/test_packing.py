@@ -12,7 +12,7 @@ import torch
 from bench.timing import processes
 from test_plan import AUDIT
 
-from search_spaces import Config, ImageSpec, load
+from search_spaces import ArmError, Config, ImageSpec, load
 from study import meter, probe, worker
 from study.meter import Meter, Speed
 from study.packing import GAIN, Hardware, Way, fastest, fits, speed, ways
@@ -274,6 +274,37 @@ def test_an_arm_whose_graph_would_lie_trains_step_by_step(monkeypatch: pytest.Mo
     assert started == [["a", "b"], ["c"]]
     assert rounds._graphed == {"a": True, "b": False, "c": True}
     assert "b trains step by step" in rounds.notes[-1]
+
+
+def test_a_trial_that_needs_more_than_half_of_a_gpu_has_it_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, float]] = []
+
+    def measured(_: object, arm: str, meters: object, method: str, *given: Any) -> list[Any]:
+        del arm, meters
+        fraction = given[2].fraction if method == "graph_fault" else given[2].machine.fraction
+        asked.append((method, fraction))
+        if method == "graph_fault":
+            return [""]
+        if fraction < 1:
+            raise ArmError("arm one does not fit into the memory even with batches of 32")
+        return [(32, 0.7)]
+
+    monkeypatch.setattr(probe._Rounds, "_timed", measured)
+    monkeypatch.setattr(probe._Rounds, "described", lambda _, ways: list(ways))
+    meters: Any = SimpleNamespace(first=lambda count: [None] * count, apart=lambda: contextlib.nullcontext())
+    for alone, trials in ((ways(CARDS, 1.0), 1), (None, 0)):
+        rounds = probe._Rounds(meters, {"one": load("tiny_resnet")}, IMAGES, (32, 256))
+        with contextlib.nullcontext() if trials else pytest.raises(ArmError, match="even with batches of 32"):
+            (way,) = rounds.fitting_on_a_gpu(ways(CARDS, None), alone)
+            assert way.trials == trials
+            assert rounds.batch_sizes == (32,)
+            assert "Two trials do not fit on one GPU." in rounds.notes
+    assert asked[:4] == [
+        ("graph_fault", 0.5),
+        ("largest_batch", 0.5),
+        ("graph_fault", 1.0),
+        ("largest_batch", 1.0),
+    ]
 
 
 def test_every_cardinality_trains_in_its_own_faster_layout(monkeypatch: pytest.MonkeyPatch) -> None:
