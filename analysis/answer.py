@@ -1,4 +1,4 @@
-"""The headline: which architecture is better when each is tuned, read off paired searches (method.md 6.0).
+"""The headline: which architecture is better when each is tuned, read off paired searches (METHOD.md 4).
 
 Search i of every arm is pair i: same first proposals, same fold, same share. What each search found was selected and
 confirmed by itself, so d_i, the difference of the two finds' mean test scores, is one independent draw of the whole

@@ -1,4 +1,4 @@
-"""Accuracy against what it costs: training a full run, and naming one image (method.md 2.4, Pareto view)."""
+"""Accuracy against what it costs: training a full run, and naming one image (METHOD.md 7)."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Curves "expected best after so much tuning", from the two sources that can give them (method.md 3).
+"""Curves "expected best after so much tuning", from the two sources that can give them (METHOD.md 7).
 
 The random slice: i.i.d. settings, never stopped early, so "the best of n" has an unbiased estimate and a
 band that assumes nothing. The searches of the pairs: each a step curve of its own incumbent.
@@ -216,7 +216,7 @@ def crossover_slices(
 
     Values and costs (N_A,) and (N_B,) as for ``slice_curve``. Compared from the cost of one run of the
     dearer arm to half of the smaller slice: nearer to its end the bootstrap of a maximum fails
-    (method.md 3). Raises Refused below four trials per arm.
+    (METHOD.md 7). Raises Refused below four trials per arm.
     """
     if min(len(first), len(second)) < 4:
         raise Refused("at least four trials of each arm's slice are needed to compare their curves")

@@ -1,4 +1,4 @@
-"""Estimators of ``method.md`` section 3 on right/wrong tables: the numbers behind every verdict.
+"""Estimators of ``METHOD.md`` section 5 on right/wrong tables: the numbers behind every verdict.
 
 ``Correct[s, i]`` says whether run ``s`` is right on image ``i``. Everything is a fraction (0.01 is one
 point). The headline is ``crossed``: an interval that holds for new runs *and* new images. ``welch`` and
@@ -81,7 +81,7 @@ def run_sd(tables: Sequence[Correct]) -> float:
 
 
 def crossed(first: Correct, second: Correct, *, confidence: float = 0.95) -> Estimate:
-    """Mean accuracy of ``first`` minus ``second``, for new runs and new images (method.md 3, Q2).
+    """Mean accuracy of ``first`` minus ``second``, for new runs and new images (METHOD.md 5, Q2).
 
     Shapes (k_A, n) and (k_B, n) over the same images; the runs are independent, k_A and k_B may
     differ. V = Var_i(D_i)/n + max(0, v_A/k_A + v_B/k_B), df by Satterthwaite with n-1 for the images
@@ -104,7 +104,7 @@ def mean_accuracy(correct: Correct, *, confidence: float = 0.95) -> Estimate:
 
 
 def welch(first: Reals, second: Reals, *, confidence: float = 0.95) -> Estimate:
-    """Welch's t interval on run accuracies: other runs on *this test set only* (method.md 3, Q2')."""
+    """Welch's t interval on run accuracies: other runs on *this test set only* (METHOD.md 5, Q2')."""
     if min(len(first), len(second)) < 2:
         raise Refused("one run per arm says nothing about how runs vary: at least two are needed")
     terms = [float(x.var(ddof=1)) / len(x) for x in (first, second)]

@@ -146,7 +146,7 @@ _SHORT = {
 
 
 def level_of(evidence: Evidence, first: str, second: str) -> Level:
-    """At which level the answer on two arms is read: arms, looks, an added arm, earlier studies (method.md 6.4)."""
+    """At which level the answer on two arms is read: arms, looks, an added arm, earlier studies (METHOD.md 6)."""
     plan, extension = evidence.plan, evidence.history.extension
     if extension is not None and extension.look > evidence.look:
         extension = None

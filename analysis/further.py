@@ -1,4 +1,4 @@
-"""Whether more money would decide an open question, how much, and what would where money cannot (method.md 6.4)."""
+"""Whether more money would decide an open question, how much, and what would where money cannot (METHOD.md 6)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""At which error rate an interval is read: several arms, a second look, an arm added, a question asked again (method.md 6.4).
+"""At which error rate an interval is read: several arms, a second look, an arm added, a question asked again (METHOD.md 6).
 
 Group-sequential theory holds for both questions of a study: the estimates of two looks correlate by the root of
 their share of information, sqrt(k1 / k2) with k pairs of searches, and an image error that both share only raises

@@ -91,7 +91,7 @@ def _told(evidence: Evidence, arm: str) -> str:
 
 
 def selection(evidence: Evidence) -> Section:
-    """The default as a candidate of every search: lead, standard error and decision (method.md 6.2)."""
+    """The default as a candidate of every search: lead, standard error and decision (METHOD.md 3)."""
     rows, facts, text = [], [], []
     variance: set[float] = set()
     for arm in evidence.plan.arms:

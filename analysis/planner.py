@@ -24,10 +24,10 @@ from study.plan import PAIRS, Plan
 
 LUCK = (0.003, 0.014)
 """sd of the difference of two searches' finds, before one is measured: .31 and .65 pt on the CIFAR tables, .6 to 1.4 pt
-on the MLP tables of method.md 2.3."""
+on the MLP tables of METHOD.md 8."""
 LASTING = (0.01, 0.3)
 """Part of the images on which two nets disagree that stays however many are averaged: .002 and .005 were measured for
-sibling arms, .3 is what published nets of different families show (method.md 6.5)."""
+sibling arms, .3 is what published nets of different families show (METHOD.md 8)."""
 ACCURACY = (0.93, 0.6)
 """The post's nets, and small ones trained briefly."""
 MANY_CLASSES = 10
@@ -39,8 +39,8 @@ def disagreement(accuracy: float, shares: Sequence[float] = ()) -> float:
     """Share of images on which just one of two nets of this accuracy is right.
 
     p (1 - p), half of what independent errors would give: 6.5 % at 93 %, 4.1 % at 95.75 %, against 6.5 % and 3.6 % among
-    published CIFAR-10 nets (method.md 2.3). With few classes wrong nets are wrong together: on two equal classes p (1 - p)
-    is a third too large (method.md 6.5), so it is scaled by the root of 1 - sum of squared class ``shares`` against that of
+    published CIFAR-10 nets (METHOD.md 8). With few classes wrong nets are wrong together: on two equal classes p (1 - p)
+    is a third too large (METHOD.md 8), so it is scaled by the root of 1 - sum of squared class ``shares`` against that of
     ten equal ones, which gives that third.
     """
     spread = 1 - sum(s * s for s in shares) if shares else 1.0

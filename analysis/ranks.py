@@ -18,7 +18,7 @@ def rank_shares(runs: Sequence[Runs], *, seed: int = 0, resamples: int = RESAMPL
 
     Owen's pigeonhole bootstrap (2007, "The pigeonhole bootstrap", Ann. Appl. Stat. 1): runs are drawn with
     replacement per arm, and images with replacement, the same for all arms. It needs no model of how nets
-    agree. Where runs differ much and are few it is too sure: a percentile interval over three runs covers .84 (method.md 6.6).
+    agree. Where runs differ much and are few it is too sure: a percentile interval over three runs covers .84 (METHOD.md 7).
     """
     rng = np.random.default_rng(seed)
     correct = [np.asarray(r.correct, dtype=np.float64) for r in runs]

@@ -142,7 +142,7 @@ def fixed_setting_trap(
     ``better``: the arm that the verdict calls better when tuned (without one there is no wrong arm).
     ``settings``: the names of each trial's shared-recipe setting; trials are paired by them, others left
     out. Without: all N_A x N_B pairs. Percentile bootstrap over settings (over both slices unpaired),
-    never narrower at an end than Clopper-Pearson when all draws agree (method.md 3, P(A>B)).
+    never narrower at an end than Clopper-Pearson when all draws agree (METHOD.md 7, P(A > B)).
     Raises Refused below two common settings or trials, ValueError when a setting occurs twice in an arm.
     """
     a, b = (first, second) if better == "second" else (second, first)  # a: the arm whose win is wrong

@@ -1,6 +1,6 @@
 """From two settings' fresh runs to one of four words: the nets in hand, and predictions that came from elsewhere.
 
-The table of ``method.md`` section 3: better / better, size unclear / practical tie / inconclusive, judged by the
+The table of ``METHOD.md`` section 4: better / better, size unclear / practical tie / inconclusive, judged by the
 crossed interval (Q2) against a region of practical equivalence (ROPE) fixed before the run. It holds for two settings
 and never names an architecture: that is ``answer``'s. Accuracies and differences are fractions; only sentences speak
 in points (pt).

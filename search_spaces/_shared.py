@@ -60,7 +60,7 @@ KNOWN: tuple[Known, ...] = (
         "smoothing, learning rate 0.1 per 256 images",
     ),
 )
-"""First proposals of every search of every arm, after the default: few, from published recipes (method.md 6.3)."""
+"""First proposals of every search of every arm, after the default: few, from published recipes (METHOD.md 3)."""
 
 PLANES_50 = (64, 128, 256, 512)
 BLOCKS_50 = (3, 4, 6, 3)

@@ -1,7 +1,7 @@
 """Selection, what goes to confirmation, and what that may cost.
 
 Every search's find is held against the arm's default on folds that the search never saw, image by image: a tuning score
-is the luckiest of many, and tuned must not lose to default (method.md 6.2).
+is the luckiest of many, and tuned must not lose to default (METHOD.md 3).
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from study.validation import Reader
 RUNS_FLOOR = CONFIRM_FLOOR
 """So many runs of the net in hand are made even where a machine that became slower has left too little for them."""
 AHEAD = 0.5
-"""Standard errors by which a setting must lead the default to be taken (method.md 6.2.3)."""
+"""Standard errors by which a setting must lead the default to be taken (METHOD.md 3)."""
 CHEAPER = 0.02
 """Of two settings that score alike one is cheaper when it is by more than this part."""
 NEIGHBOURS = 3
@@ -148,7 +148,7 @@ def choose(plan: Plan, history: History, arm: str, pair: int, correct: Reader) -
 
     What it found is taken when it leads the default, on the same folds, by half a standard error of that lead:
     se^2 = Var(d_i) / (m n) + 2 v / m for m folds of n images, d_i the difference on image i, and v the variance of
-    one run (method.md 6.2.3). Where a fold's file is missing, its images are taken to be independent, which makes
+    one run (METHOD.md 3). Where a fold's file is missing, its images are taken to be independent, which makes
     the standard error larger. Raises GivenUpError when neither setting trains to the end.
     """
     trial, ties = found_by(plan, history, arm, pair)

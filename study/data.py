@@ -35,7 +35,7 @@ __all__ = ["DataError", "Images", "Prepared", "names", "prepare", "split", "spli
 SEALED_SHARE = (0.1, 0.3)
 """Part of the images that is set apart where a data set brings no test: the first of many images, the second of few."""
 SEALED_IMAGES = 1000
-"""Images that are enough for the smaller share (method.md 6.2.5)."""
+"""Images that are enough for the smaller share (METHOD.md 2)."""
 CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 """Our names -> torchvision's classes."""
 FEW = 10
@@ -214,7 +214,7 @@ def split(labels: NDArray[np.int64], *, val: int, seed: int) -> tuple[NDArray[np
 
 
 def folds(labels: NDArray[np.int64], *, count: int, val: int, seed: int) -> list[NDArray[np.int64]]:
-    """``count`` disjoint sets of ``val`` positions each, ascending, stratified (method.md 6.2.1).
+    """``count`` disjoint sets of ``val`` positions each, ascending, stratified (METHOD.md 2).
 
     The images, class by class and within a class by lot, are taken at even distances, and dealt out in turn: so every
     fold has its share of each class to within one image, and never all images of a class of two or more.

@@ -1,4 +1,4 @@
-"""Looking again: what an interval may cost when the same test images answer twice (method.md 6.4).
+"""Looking again: what an interval may cost when the same test images answer twice (METHOD.md 6).
 
 A study that was announced with two looks, one that gets more money after it was undecided, an arm that is added, and a
 new study that asks the same question of the same test files: each has its level, and none is free. Of the libraries
@@ -32,7 +32,7 @@ ADDED = 0.025
 POINTS = 18
 """Power of 2: so many points for the law of both looks together; the level is then right to 0.0002."""
 MOST_PAIRS = 20
-"""Of both looks together: up to here the normal theory's levels were checked (method.md 6.4)."""
+"""Of both looks together: up to here the normal theory's levels were checked (METHOD.md 6)."""
 VERDICT = "verdict.json"
 FINAL = ("better", "practical tie")
 """Words that no second look may take back."""

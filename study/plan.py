@@ -19,19 +19,19 @@ from study.records import Config, Extension, Scalar, from_plain, parse
 
 FILE = "plan.json"
 FOLDS_FLOOR = 3
-"""Disjoint folds of the training pool, at least: a search's own and two more to select on (method.md 6.2.1)."""
+"""Disjoint folds of the training pool, at least: a search's own and two more to select on (METHOD.md 2)."""
 PAIRS = {8: 200, 6: 100, 4: 50, 3: 25}
-"""Paired searches per arm, and full runs per arm from which a share is divided into so many (method.md 6.0)."""
+"""Paired searches per arm, and full runs per arm from which a share is divided into so many (METHOD.md 3)."""
 SELECT_ROUNDS = 2
-"""Selection runs of what a search found, one on each of so many folds that are not its own (method.md 6.2.1)."""
+"""Selection runs of what a search found, one on each of so many folds that are not its own (METHOD.md 3)."""
 SLICE_SHARE = (0.15, 0.2)
-"""Aim and ceiling: part of the search share that goes to random configs which are never stopped (method.md 2.2, P2r)."""
+"""Aim and ceiling: part of the search share that goes to random configs which are never stopped (METHOD.md 3)."""
 SLICE_FLOOR = 5
 """Random settings under which none are run: a band over fewer is trivial, and the searches need the money."""
 TUNING_RUNS_FLOOR = 8
 """Full-run equivalents of tuning per arm under which no search deserves the name, the restored defaults counted."""
 CONFIRM_FLOOR = 3
-"""Confirmation runs of the net in hand under which no plan is made (method.md 2.3)."""
+"""Confirmation runs of the net in hand under which no plan is made (METHOD.md 3)."""
 CONFIRM_EACH = 2
 """Confirmation runs of every other find, at least."""
 CONFIRM_CEILING = 20
@@ -43,7 +43,7 @@ MARGIN = 1.1
 VAL_SHARE = (0.1, 0.2)
 """Part of the training pool in a fold: the second where images are few, the first where they are many."""
 VAL_IMAGES = 1000
-"""Images of a fold that are enough for the smaller share (method.md 6.2.5)."""
+"""Images of a fold that are enough for the smaller share (METHOD.md 2)."""
 FEWEST_RUNS = FOLDS_FLOOR + TUNING_RUNS_FLOOR - 1 + MARGIN * (SELECT_ROUNDS + CONFIRM_FLOOR)
 """Full runs per arm from which a plan is made: one search, whose first trial is a default that is paid already."""
 LAYOUT_AXIS = "cardinality"
@@ -240,7 +240,7 @@ class Plan:
     packing_notes: tuple[str, ...] = ()
     """Sentences: what was chosen, what was not measured and why."""
     looks: Literal[1, 2] = 1
-    """How often the test may be looked at, as declared before the first trial (method.md 6.4)."""
+    """How often the test may be looked at, as declared before the first trial (METHOD.md 6)."""
     earlier: tuple[Earlier, ...] = ()
     test_source: str = ""
     """SHA-256 over the source files of the test's images, or their pixels where a data set is one file."""
@@ -285,7 +285,7 @@ class Plan:
 
     @property
     def val_images(self) -> int:
-        """Images of each fold: 20 % of the pool where images are few, 10 % where they are many (method.md 6.2.5)."""
+        """Images of each fold: 20 % of the pool where images are few, 10 % where they are many (METHOD.md 2)."""
         return self._val_images(self.folds)
 
     def _val_images(self, folds: int) -> int:

@@ -162,7 +162,7 @@ class Choice:
     """Of what the search found over the default, mean over the rounds of selection; None where either has a run that
     did not finish, or the search found nothing."""
     lead_se: float | None
-    """Its standard error (method.md 6.2.3)."""
+    """Its standard error (METHOD.md 3)."""
     run_variance: float
     """Of one run's accuracy beyond the sampling of its validation images, from the default's runs."""
     runs: int
@@ -205,7 +205,7 @@ class Extension:
     pairs: int
     """Further pairs of searches per arm; 0 where an arm is added."""
     level: float
-    """Error that the second look may make by itself, for one pair of arms that nobody asked for before (method.md 6.4);
+    """Error that the second look may make by itself, for one pair of arms that nobody asked for before (METHOD.md 6);
     where an arm is added, what its pairs of arms share."""
     declared: bool
     """Whether the study had announced a second look when it began."""

@@ -1,7 +1,7 @@
 """What runs next, and when a running trial stops: decided from the plan and the ledger alone.
 
 Per arm the phases follow one another: baseline -> random settings and searches -> selection -> confirmation. Search i of
-every arm is a pair: the same fold, rungs, share and first random proposals (method.md 6.0). The next trial goes to the
+every arm is a pair: the same fold, rungs, share and first random proposals (METHOD.md 3). The next trial goes to the
 arm that has spent least, after the search to the one that has most left to do. An extension of a finished study adds
 further pairs, or an arm, which then go the same way. Knows no Ray: anything that starts trials and reports back can drive it.
 """

@@ -93,7 +93,7 @@ class ArmSearch:
 
         What proposal number n draws comes from (seed, n) and the trials before it, so that a search
         rebuilt from the ledger proposes what the first would have. A random one comes from (seed, n, parameter)
-        alone: the arms of a pair begin with the same values of what they share (method.md 6.0).
+        alone: the arms of a pair begin with the same values of what they share (METHOD.md 3).
         """
         seed = proposal_seed(self._seed, self._asked)
         self._study.sampler = optuna.samplers.TPESampler(seed=seed & 0xFFFFFFFF)
@@ -115,7 +115,7 @@ class ArmSearch:
         """Take in a trial that the ledger has, as if it had been asked for and reported here.
 
         The first is the default's run on the search's own fold: it is paid already, its epochs enter the rungs, and
-        it counts among the proposals (method.md 6.3).
+        it counts among the proposals (METHOD.md 3).
         """
         scores = {epoch.epoch: epoch.val_accuracy for epoch in epochs}
         for epoch, accuracy in scores.items():

@@ -1,6 +1,6 @@
 """What a run got right on its validation images, kept for selection: ``validation/<trial>.npz``.
 
-Selection compares settings image by image (method.md 6.2.3), so that what counts is where two of them differ. A file
+Selection compares settings image by image (METHOD.md 3), so that what counts is where two of them differ. A file
 is on disk before the ledger has the end of its trial. Knows numpy only.
 """
 

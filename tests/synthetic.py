@@ -3,7 +3,7 @@
 The model: an image has a difficulty that the arms share in part, a run shifts all its logits by its
 own distribution-wise luck, and errors are independent per image given both. ``SPREAD`` and ``SHARED``
 are set so that two nets at 93 % disagree on 6.5 % of the images, of which 30 % stays after averaging
-over runs (method.md 2.3).
+over runs (METHOD.md 8).
 """
 
 import functools

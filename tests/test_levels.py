@@ -1,4 +1,4 @@
-"""Levels over several looks: the figures of method.md 6.4, and what they promise."""
+"""Levels over several looks: the figures of METHOD.md 6, and what they promise."""
 
 import numpy as np
 import pytest

@@ -5,7 +5,7 @@ The same 1000 settings of one optimizer for each architecture, 50 checkpoints af
 run that diverged. The curves are means over five seeds: they hold no run-to-run noise.
 
 A replay must never draw the same row twice in one search: a sampler that returns to a good place would
-get the same number again, where a real study gets a new run (method.md 3, "Importance").
+get the same number again, where a real study gets a new run (METHOD.md 9).
 """
 
 from dataclasses import dataclass
