@@ -29,19 +29,19 @@ def test_evp_selected_is_fast_on_a_large_table() -> None:
     assert evp_selected(val, val, 1) == pytest.approx(float(val.mean()))
 
 
-def test_one_island_has_a_curve_but_no_band() -> None:
+def test_one_search_has_a_curve_but_no_band() -> None:
     table = search_curve(steps([(10, 0.5), (30, 0.6)]), per_search=40)
     assert list(table["mean"]) == [0.5, 0.6, 0.6]
     assert table[["low", "high"]].isna().all(axis=None)
 
 
-def test_islands_that_are_level_have_no_band_there() -> None:
+def test_searches_that_are_level_have_no_band_there() -> None:
     table = search_curve(steps([(10, 0.75), (30, 0.75)], [(20, 0.75), (40, 0.8)]), per_search=50)
     assert list(table["mean"]) == pytest.approx([0.75, 0.75, 0.775, 0.775])
     assert list(table["low"].isna()) == list(table["high"].isna()) == [True, True, False, False]
 
 
-def test_crossing_of_islands_is_found_with_an_interval_that_holds_it() -> None:
+def test_crossing_of_searches_is_found_with_an_interval_that_holds_it() -> None:
     rng = np.random.default_rng(7)
     early, late = searched(rng, 8, 0.85, 0.87, 1), searched(rng, 8, 0.5, 0.95, 1)
     found = crossover_searches(late, early, per_search=16)

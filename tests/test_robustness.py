@@ -100,7 +100,7 @@ def test_the_last_trial_is_cut_at_an_epoch(book: Book) -> None:
     _, epochs, trials = robustness.replay(book.evidence(cheap={"lr": 3.0}, dear={"lr": 2}))
     cheap = epochs.found[0]
     assert cheap.used == 7  # lr 3 got one epoch
-    assert cheap.standing == "still found"  # of an island of its own, against fewer
+    assert cheap.standing == "still found"  # of a search of its own, against fewer
     assert trials.found[0].setting == {"lr": 3.0}
 
 
