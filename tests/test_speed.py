@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bench import packing, quality, search, stream, timing, train
+from bench import again, packing, quality, search, stream, timing, train
 from bench.gpu import __main__ as campaign
 from ray.tune.search import sample
 from test_plan import PLAN
@@ -149,6 +149,23 @@ def test_memory_that_ends_is_a_row_of_the_packing(monkeypatch: pytest.MonkeyPatc
         "peak_bytes": 0,
     }
     assert "out of memory" in packing.as_table([row])
+
+
+def test_studies_of_one_question_are_counted_by_what_both_headlines_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Finished studies are read, none is made again."""
+    open_, better = {"word": "open", "ahead": None}, {"word": "better, size unclear", "ahead": "b"}
+    width = {"delta": 0.01, "low": -0.01, "high": 0.03}
+    for seed, (answer, nets) in enumerate([(open_, better), (better, better), (open_, open_)]):
+        run = tmp_path / f"6cpu-minutes-seed-{seed}" / "run"
+        run.mkdir(parents=True)
+        told = {**answer, **width, "pairs": 4, "sentence": "what it says"}
+        (run / "verdict.json").write_text(json.dumps({"answer": [told], "nets": [{**nets, **width}]}))
+    again.main(["--out", str(tmp_path), "--studies", "3"])
+    shown = capsys.readouterr().out
+    assert "New: {'open': 2, 'b': 1}. Old: {'b': 2, 'open': 1}." in shown
+    assert shown.count("+1.00 -1.00 +3.00") == 6
 
 
 @pytest.mark.slow
