@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,9 +156,11 @@ def test_studies_of_one_question_are_counted_by_what_both_headlines_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Finished studies are read, none is made again."""
-    open_, better = {"word": "open", "ahead": None}, {"word": "better, size unclear", "ahead": "b"}
+    open_: dict[str, Any] = {"word": "open", "ahead": None}
+    better: dict[str, Any] = {"word": "better, size unclear", "ahead": "b"}
     width = {"delta": 0.01, "low": -0.01, "high": 0.03}
-    for seed, (answer, nets) in enumerate([(open_, better), (better, better), (open_, open_)]):
+    rows = [(open_, better), (better, better), (open_, open_)]
+    for seed, (answer, nets) in enumerate(rows):
         run = tmp_path / f"6cpu-minutes-seed-{seed}" / "run"
         run.mkdir(parents=True)
         told = {**answer, **width, "pairs": 4, "sentence": "what it says"}
