@@ -45,7 +45,7 @@ def test_values_gradients_and_running_averages_are_torchs(
     expected = exact(doubles[0]) + (doubles[1] if add else 0)
     expected = expected.relu() if relu else expected
     assert off(found, expected) < ROUNDING
-    found.backward(gradient)  # type: ignore[no-untyped-call]
+    found.backward(gradient)
     expected.backward(gradient.double())
     assert off(inputs[0].grad, doubles[0].grad) < ROUNDING
     assert not add or off(inputs[1].grad, doubles[1].grad) < ROUNDING
