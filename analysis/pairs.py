@@ -79,15 +79,16 @@ def _told(evidence: Evidence, arm: str) -> str:
     spent = list(full_runs(evidence, arm).values())
     found = choices(evidence.history, arm, evidence.look)
     kept = sum(choice.default for choice in found)
-    share = f", each of {min(spent):.1f} to {max(spent):.1f} full runs" if spent else ""
-    if len({f"{s:.1f}" for s in spent}) == 1:
-        share = f", each of {spent[0]:.1f} full runs"
+    ends = list(dict.fromkeys(f"{end:.1f}" for end in (min(spent), max(spent)))) if spent else []
+    each = "each " if len(found) > 1 else ""
+    share = f", {each}of {' to '.join(ends)} full runs" if ends else ""
     told = f"{arm}: {counted(len(found), 'search', 'searches')}{share}"
-    if kept == len(found):
-        return f"{told}; none found anything better than the default, which was confirmed in its place."
+    confirmed = "found nothing better than the default, which was confirmed in its place"
+    if len(found) == 1:
+        return f"{told}; it {confirmed if kept else 'found a setting that leads the default'}."
     if kept:
-        return f"{told}; {kept} found nothing better than the default, which was confirmed in its place."
-    return f"{told}; every one found a setting that leads the default."
+        return f"{told}; {'all' if kept == len(found) else kept} {confirmed}."
+    return f"{told}; each found a setting that leads the default."
 
 
 def selection(evidence: Evidence) -> Section:
