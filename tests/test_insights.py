@@ -378,7 +378,7 @@ def test_a_net_in_hand_that_is_the_default_is_told_and_gains_nothing(tmp_path: P
         assert "resnet8: its net in hand is of the default setting" in text
         assert "Tuning gained resnet8" not in text
         assert "Tuning gained resnext8" in text
-        assert "none found anything better than the default" in text
+        assert "found nothing better than the default" in text
         assert "The search found nothing better than the default in 4 of 8 searches." in text
 
 
