@@ -59,7 +59,7 @@ class HalfWeights:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Raises as ``nn.Module.load_state_dict`` does when names or shapes do not fit."""
+        """Into the masters and, rounded, into the net. Raises as ``nn.Module.load_state_dict`` does when names or shapes do not fit."""
         self._net.load_state_dict(state)
         for name, value in self._masters():
             value.copy_(state[name])

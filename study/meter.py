@@ -65,9 +65,8 @@ class Meter:
 
     def quick(self, name: str, images: ImageSpec) -> tuple[float, int]:
         """On the GPU, or one core."""
-        device = torch.device(
-            "cuda" if torch.cuda.is_available() else "cpu"
-        )  # Ray hides it where none is held
+        # Ray hides the GPU from a process that holds none
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if device.type == "cpu":
             torch.set_num_threads(1)
         return named(lambda arm: quick.images_per_second(arm, images, device), name)

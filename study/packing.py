@@ -11,7 +11,7 @@ from typing import Literal
 from study.plan import Machine, Packed, PlanError
 
 ON_A_GPU = (2, 3, 4, 8)
-"""Trials on one: at least two, so that one computes while another starts. A single one needs ``--fraction 1``."""
+"""Trials on one: at least two, so that one computes while another starts, unless two do not fit."""
 ON_CORES = (1, 2, 4, 8)
 """Cores, and so threads, of one trial: never more threads than cores in all, which is slower (0.6 x). Last comes the whole node."""
 MOST_THREADS = 8

@@ -50,6 +50,7 @@ class Step:
     ) -> None:
         device = labels.device
         self._net, self._optimizer, self._loss_of = net, optimizer, loss_of
+        self._parameters = list(net.parameters())  # found once, not by a walk through the net in every step
         self._images, self._labels, self._policy = images, labels, policy
         self._layout, self._generator, self._mixed, self._half = layout, generator, mixed, half
         self.order = torch.zeros((steps, batch), dtype=torch.int64, device=device)
@@ -126,7 +127,7 @@ class Step:
         self.index += 1
 
     def _forget_gradients(self) -> None:
-        for parameter in self._net.parameters():
+        for parameter in self._parameters:
             parameter.grad = None
 
     def _capture(self) -> None:

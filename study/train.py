@@ -235,8 +235,6 @@ class Training:
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state`` was taken, with equal results to the last digit on the same kind of device."""
         (self._half or self.net).load_state_dict(state["net"])
-        if self._half is not None:
-            self._half.spread()
         self.epoch = state["epoch"]
         if "optimizer" not in state:
             return

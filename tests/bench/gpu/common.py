@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from search_spaces import ImageSpec, load
 from study import train as core
-from study.plan import Machine
 from study.records import Config, Epoch, Trial
 from study.train import Split, build
 
@@ -149,8 +148,3 @@ def seconds_of(work: Callable[[], Any], *, repeats: int = 10, warm: int = 3) -> 
             work()
         found.append((synchronised() - began) / repeats)
     return statistics.median(found)
-
-
-def whole_gpu() -> Machine:
-    kind = "gpu" if torch.cuda.is_available() else "cpu"
-    return Machine(resource=kind, slots=1, fraction=1.0, threads=1, name="the bench's")  # type: ignore[arg-type]
