@@ -247,7 +247,7 @@ def _load(path: Path, classes: int) -> tuple[Labels, Labels]:
 
 
 def _looks(history: History) -> tuple[int, tuple[str, ...]]:
-    """The latest look that is complete, 0 for none, and what is to come before the next one that was asked for."""
+    """The latest complete look (0 for none), and what the next requested look still lacks."""
     asked = history.extension.look if history.extension else 1
     done = 0
     for look in range(1, asked + 1):

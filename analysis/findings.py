@@ -21,7 +21,7 @@ from study.records import Config
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """A difference that is told beside the answer: first minus second, fractions."""
+    """A difference reported beside the answer: first minus second, as a fraction."""
 
     label: str
     arm: str

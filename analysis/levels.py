@@ -55,7 +55,7 @@ def even(k1: float, k2: float, *, total: float = LEVEL) -> float:
 
 @functools.cache
 def forecast(first: int, now: int, *, spent: float, total: float) -> float:
-    """What a second look over so many pairs may err, by normal theory: near ``second_level``, and quick enough to try many."""
+    """Error rate of a second look by normal theory: close to ``second_level``, and quick enough to try many sizes."""
     return float(optimize.brentq(lambda a: either(spent, a, first, now) - total, 1e-9, total, xtol=1e-8))
 
 

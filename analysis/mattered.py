@@ -19,7 +19,7 @@ from analysis.words import counted, listed, percent, points
 
 
 def section(evidence: Evidence, found: Findings, levels: pd.DataFrame) -> Section:
-    """All of it from the random slice; the gain over the default is told with the answer.
+    """All of it from the random slice; the answer reports the gain over the default.
 
     ``levels``: as from ``isolated.table``.
     """

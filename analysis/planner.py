@@ -1,8 +1,8 @@
 """What a plan can promise before it runs, in pairs of searches and budget: the smallest gap that shows, the price of one.
 
-It rests on how much luck a search has, which nobody knows before one has run: until then everything is told for a range,
-after it for what was measured, which with few pairs is a range too. Accuracies, gaps and sds are fractions. Of the
-libraries scipy only.
+Forecasts depend on the luck of a search, which is unknown before one has run: before a study they cover an assumed range,
+after it the measured value, which over few pairs is a range too. Accuracies, gaps and sds are fractions. Uses no library
+but scipy.
 """
 
 import math
@@ -48,7 +48,7 @@ def disagreement(accuracy: float, shares: Sequence[float] = ()) -> float:
 
 
 def assumed(plan: Plan, shares: Sequence[float] = ()) -> tuple[Luck, Luck]:
-    """The least and the most luck that is reckoned with before a search has run. ``shares``: of the classes, else equal."""
+    """The smallest and largest luck assumed before any search has run. ``shares``: of the classes, equal by default."""
     classes = len(plan.data.classes)
     shares, runs = shares or [1 / classes] * classes, plan.confirm_each
 
