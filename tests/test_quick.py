@@ -63,6 +63,26 @@ def test_a_second_is_enough_to_know_an_arms_speed() -> None:
     assert all(p.grad is None for p in net.parameters())
 
 
+def test_a_slow_first_step_says_nothing_of_an_arms_speed() -> None:
+    """A machine that has just started reads the kernels from disk in the first step, which took 1.8 s once."""
+
+    class Slow(torch.nn.Linear):
+        slept = False
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if not self.slept:
+                self.slept = True
+                time.sleep(1.5 * quick.SECONDS)
+            return super().forward(images.flatten(1))
+
+    arm = Arm(lambda _, images: Slow(images.size**2, images.classes), space=load("tiny_resnet").space)
+    speed, batch = quick.images_per_second(
+        arm, ImageSpec(channels=1, size=8, classes=10), torch.device("cpu")
+    )
+    assert batch > quick.SMALLEST
+    assert speed > 100
+
+
 def test_an_arm_that_cannot_be_trained_is_named() -> None:
     def build(_config: object, _images: object) -> torch.nn.Module:
         return torch.nn.Linear(3, 3)
