@@ -41,12 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     given = parser.parse_args(arguments)
 
-    from analysis.evidence import EvidenceError  # pandas and matplotlib only once the arguments are valid
-    from analysis.report import gate, gate_nets, write
-    from study import mirror, plan
+    from analysis.report.build import gate, gate_nets, write
+    from analysis.results import EvidenceError  # pandas and matplotlib only once the arguments are valid
+    from study.protocol import plan
+    from study.storage import sync
 
     try:
-        report = write(mirror.local(given.run))
+        report = write(sync.local(given.run))
     except (EvidenceError, plan.PlanError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,12 +14,12 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from analysis.estimate import Estimate, Reals, Refused, rope_probabilities
 from analysis.levels import FEWEST_PAIRS, Level
 from analysis.luck import Luck
-from analysis.superiority import holm
+from analysis.statistics.intervals import Estimate, Reals, Refused, rope_probabilities
+from analysis.statistics.superiority import holm
 from analysis.verdict import Runs, Verdict, of_nets, worded
-from analysis.words import counted, listed, percent, points
+from study.protocol.text import counted, listed, percent, points
 
 Word = Literal["better", "better, size unclear", "practical tie", "open", "nothing claimed"]
 SCOPE = (

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import arrays
-from analysis.estimate import Correct, Refused
-from analysis.paired import Paired, paired
-from analysis.planner import disagreement
-from analysis.superiority import Superiority, superiority
+from analysis import npz
+from analysis.power import disagreement
+from analysis.statistics.intervals import Correct, Refused
+from analysis.statistics.mcnemar import Paired, paired
+from analysis.statistics.superiority import Superiority, superiority
 from analysis.verdict import Runs, Verdict, judge
-from analysis.words import chance, counted, listed, percent, points
+from study.protocol.text import chance, counted, listed, percent, points
 
 NEAR = 0.1
 """Runs that disagree on less than this part of what separate trainings do (``planner.disagreement``) are too much alike."""
@@ -367,8 +367,8 @@ def _most_likely(path: Path, probabilities: Array, labels: Array) -> Array:
 def _arrays(path: Path) -> dict[str, Array]:
     """``labels`` and the others; predictions win where both are stored, as they are exact."""
     try:
-        found, names = arrays.read(path, ("labels",), ("predictions",), ("probabilities",))
-    except arrays.ArraysError as error:
+        found, names = npz.read(path, ("labels",), ("predictions",), ("probabilities",))
+    except npz.ArraysError as error:
         raise CompareError(f"{path} {error}") from error
     if (
         "labels" not in found

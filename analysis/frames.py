@@ -6,9 +6,9 @@ numbers that a figure shows can always be read here first.
 
 import pandas as pd
 
-from study.ledger import History
-from study.plan import Plan
-from study.records import PHASES, Epoch, Outcome, Phase, Trial
+from study.protocol.ledger import History
+from study.protocol.plan import Plan
+from study.protocol.records import PHASES, Epoch, Outcome, Phase, Trial
 
 ENDS = ("finished", "stopped by ASHA", "stopped by the budget", "failed", "not ended")
 

@@ -3,12 +3,12 @@
 import math
 
 from analysis import levels
-from analysis.evidence import Evidence
 from analysis.luck import POWER, Level, Luck, half_width, images_needed, pairs_needed
-from analysis.planner import known
-from analysis.words import points, rough
-from study.looks import FIRST_DECLARED, LEVEL, MOST_PAIRS, TOTAL_UNDECLARED
-from study.plan import PAIRS, Budget, Plan
+from analysis.power import known
+from analysis.results import Evidence
+from study.protocol.looks import FIRST_DECLARED, LEVEL, MOST_PAIRS, TOTAL_UNDECLARED
+from study.protocol.plan import PAIRS, Budget, Plan
+from study.protocol.text import points, rough
 
 
 def told(evidence: Evidence, luck: Luck | None) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from scipy import optimize
 
-from analysis.words import level, listed, points
-from study.looks import ADDED, FIRST_DECLARED, LEVEL, TOTAL_UNDECLARED, either, second_level
+from study.protocol.looks import ADDED, FIRST_DECLARED, LEVEL, TOTAL_UNDECLARED, either, second_level
+from study.protocol.text import level, listed, points
 
 FEWEST_PAIRS = 3
 """Pairs of searches from which an interval over them is given: a first look at fewer claims nothing and takes nothing."""

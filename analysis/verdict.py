@@ -16,7 +16,9 @@ from typing import Literal
 import numpy as np
 
 from analysis import levels
-from analysis.estimate import (
+from analysis.levels import Level, spanned
+from analysis.luck import MOST_IMAGES, POWER
+from analysis.statistics.intervals import (
     Correct,
     Estimate,
     crossed,
@@ -26,10 +28,8 @@ from analysis.estimate import (
     rope_probabilities,
     welch,
 )
-from analysis.levels import Level, spanned
-from analysis.luck import MOST_IMAGES, POWER
-from analysis.words import listed, percent, points, rough
-from study.plan import CONFIRM_CEILING
+from study.protocol.plan import CONFIRM_CEILING
+from study.protocol.text import listed, percent, points, rough
 
 Word = Literal["better", "better, size unclear", "practical tie", "inconclusive"]
 

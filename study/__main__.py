@@ -15,7 +15,7 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from search_spaces import ArmError
-from study.plan import PlanError
+from study.protocol.plan import PlanError
 
 WORDS = """\
 words:
@@ -38,14 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
         markup=False,
     )
     word: Callable[[argparse.Namespace, Console], int] = given.word
-    from analysis.evidence import EvidenceError
-    from study import mirror
-    from study.images import DataError
-    from study.ledger import LedgerError
+    from analysis.results import EvidenceError
+    from study.data.images import DataError
+    from study.protocol.ledger import LedgerError
+    from study.storage import sync
 
     try:
         if "run" in given:
-            given.name, given.run = given.run, mirror.local(given.run, nets=word is _export)
+            given.name, given.run = given.run, sync.local(given.run, nets=word is _export)
         return word(given, console)
     except (PlanError, LedgerError, DataError, EvidenceError, ArmError) as error:
         said = str(error)
@@ -85,21 +85,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(given: argparse.Namespace, console: Console) -> int:
-    from study import status
+    from study.commands import status
 
     console.print(status.listing(given.folder))
     return 0
 
 
 def _status(given: argparse.Namespace, console: Console) -> int:
-    from study import status
+    from study.commands import status
 
     console.print(status.overview(given.run, given.name))
     return 0
 
 
 def _rerun(given: argparse.Namespace, console: Console) -> int:
-    from study import rerun
+    from study.commands import rerun
 
     table, same = rerun.rerun(given.run, given.trial)
     console.print(table)
@@ -108,7 +108,7 @@ def _rerun(given: argparse.Namespace, console: Console) -> int:
 
 
 def _export(given: argparse.Namespace, console: Console) -> int:
-    from study import export
+    from study.commands import export
 
     out: Path = given.out or given.run / "export" / given.arm
     for line in export.export(given.run, given.arm, out):
@@ -117,10 +117,11 @@ def _export(given: argparse.Namespace, console: Console) -> int:
 
 
 def _log(given: argparse.Namespace, console: Console) -> int:
-    from study import mirror, windows
+    from study.loggers import base
+    from study.storage import sync
 
     try:
-        where = windows.write(given.run, given.to, follow=given.follow, refresh=mirror.refresher(given.name))
+        where = base.write(given.run, given.to, follow=given.follow, refresh=sync.refresher(given.name))
     except KeyboardInterrupt:
         return 130
     console.print(where, markup=False)
@@ -128,9 +129,9 @@ def _log(given: argparse.Namespace, console: Console) -> int:
 
 
 def _copy(given: argparse.Namespace, console: Console) -> int:
-    from study import mirror
+    from study.storage import sync
 
-    mirror.copy(given.uri, lambda text: console.print(text, markup=False))
+    sync.copy(given.uri, lambda text: console.print(text, markup=False))
     return 0
 
 

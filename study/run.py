@@ -23,21 +23,23 @@ from rich.markup import escape
 from rich.table import Table
 
 import search_spaces
-from analysis.words import duration
 from search_spaces import Arm, ArmError, Choice
-from study import ledger as ledgers
-from study import looks, resume, windows
-from study import plan as plans
-from study.confirm import GivenUpError, StudyError, search_runs, shrunk, unspent
-from study.leaving import Leaving, sturdy_output
-from study.ledger import CLAIM, Ledger
-from study.mirror import Mirror
-from study.options import Options
-from study.plan import Audit, Budget, Packed, Plan, PlanError
-from study.records import Cost, Extension, Record, Session, Tuning, plain
+from study import provenance
+from study.cli import Options
+from study.loggers import base
+from study.protocol import ledger as ledgers
+from study.protocol import looks
+from study.protocol import plan as plans
+from study.protocol.ledger import CLAIM, Ledger
+from study.protocol.plan import Audit, Budget, Packed, Plan, PlanError
+from study.protocol.records import Cost, Extension, Record, Session, Tuning, plain
+from study.protocol.selection import GivenUpError, StudyError, search_runs, shrunk, unspent
+from study.protocol.text import duration
+from study.signals import Leaving, sturdy_output
+from study.storage.sync import Mirror
 
 if TYPE_CHECKING:
-    from study.data import Prepared
+    from study.data.prepare import Prepared
 
 DONE, BAD_INPUT, UNFINISHED = 0, 2, 3
 LOG = "ray.log"
@@ -128,8 +130,8 @@ def _exit_code(error: Exception) -> int | None:
         return BAD_INPUT
     if isinstance(error, StudyError | ledgers.LedgerError | OSError):
         return UNFINISHED
-    from analysis.evidence import EvidenceError
-    from study.images import DataError
+    from analysis.results import EvidenceError
+    from study.data.images import DataError
 
     if isinstance(error, DataError):
         return BAD_INPUT
@@ -140,7 +142,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
     if options.resume:
         ledgers.check_links(home)
     old = Plan.load(home / plans.FILE) if options.resume else None
-    windows.check(options.log)
+    base.check(options.log)
     _need_gpu(old.budget if old else options.budget, options)
 
     with ExitStack() as closing:
@@ -155,7 +157,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
         more = {name: search_spaces.load(name) for name in new}
         _check_widen(options, arms)
 
-        from study import cluster, quick
+        from study.execution import cluster, quick
 
         if options.address:
             cluster.knock(options.address)
@@ -198,13 +200,13 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
             plan.save(home / plans.FILE)
             _begin(plan, ledger, prepared, home)
         opened = _open_windows(options, plan, ledger, home, console)
-        closing.callback(lambda: opened.close(LEAVE_SECONDS if leaving.asked() else windows.CLOSE_SECONDS))
+        closing.callback(lambda: opened.close(LEAVE_SECONDS if leaving.asked() else base.CLOSE_SECONDS))
         _run(plan, arms, prepared, ledger, home, console, leaving, mirror)
         if leaving.asked():
             return
-    from analysis import report
+    from analysis.report import build
 
-    written = report.write(home)
+    written = build.write(home)
     told = [*_told_searches(plan, ledger), *written.told, f"report: {written.path}"]
     console.print("\n".join(["", *told]), markup=False)
 
@@ -244,10 +246,10 @@ def _open_ledger(path: Path, plan: Plan | None) -> Iterator[Ledger]:
 
 
 def _prepare(spec: str, seed: int, console: Console) -> "Prepared":
-    from study import data
+    from study.data import prepare
 
     console.print("reading the images ...")
-    prepared = data.prepare(spec, seed=seed, root=Path("data"))
+    prepared = prepare.prepare(spec, seed=seed, root=Path("data"))
     card = prepared.card
     console.print(
         f"data: {card.spec}, {card.train} images to train and validate on, {card.test} sealed for the test, "
@@ -275,12 +277,12 @@ def _need_gpu(budget: Budget, options: Options) -> None:
 
 def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", console: Console) -> Plan:
     """Measure the arms and freeze the question. Raises PlanError when the budget is too small for it."""
-    from study import probe, quick
-    from study.data import split_for
-    from study.search import describe, searched
+    from study.data.prepare import split_for
+    from study.execution import profile, quick
+    from study.scheduling.sampler import describe, searched
 
     console.print("measuring the arms ...")
-    survey = probe.survey(
+    survey = profile.survey(
         arms,
         prepared.card,
         options.budget,
@@ -316,8 +318,8 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         machine=survey.machine,
         probe_cost=survey.cost,
         command=options.command,
-        versions=resume.versions(),
-        code=resume.code_hash(options.arms),
+        versions=provenance.versions(),
+        code=provenance.code_hash(options.arms),
         packing=survey.packing,
         packing_notes=survey.notes,
         looks=options.looks,
@@ -342,7 +344,7 @@ def _begin(plan: Plan, ledger: Ledger, prepared: "Prepared", home: Path) -> None
     """Write what a study begins with, as far as it is not there."""
     prepared.seal(home / SEALED)  # also once more: the images are known to be the same
     if not ledger.sessions:
-        ledger.add(resume.session(home, plan.arms))
+        ledger.add(provenance.session(home, plan.arms))
     _book_probe(plan, ledger)
 
 
@@ -353,17 +355,15 @@ def _book_probe(plan: Plan, ledger: Ledger) -> None:
             ledger.add(Cost(arm=arm, phase="probe", what="speed and memory", cost=cost))
 
 
-def _open_windows(
-    options: Options, plan: Plan, ledger: Ledger, home: Path, console: Console
-) -> windows.Windows:
+def _open_windows(options: Options, plan: Plan, ledger: Ledger, home: Path, console: Console) -> base.Windows:
     """Ray's metrics always, the tools that were asked for; from now on each record reaches them."""
-    shown: list[windows.Window] = [windows.RayMetrics(plan, home.resolve().name)]
+    shown: list[base.Window] = [base.RayMetrics(plan, home.resolve().name)]
     for name in options.log:
         try:
-            shown.append(windows.window(name, plan, home))
+            shown.append(base.window(name, plan, home))
         except Exception as error:  # noqa: BLE001  # a tool that is down takes nothing from the study
-            console.print(f"note: --log {name} is left out: {windows.failed(name, error)}", markup=False)
-    opened = windows.Windows(home / ledgers.FILE, shown)
+            console.print(f"note: --log {name} is left out: {base.failed(name, error)}", markup=False)
+    opened = base.Windows(home / ledgers.FILE, shown)
     ledger.watchers.append(opened.add)
     return opened
 
@@ -398,8 +398,8 @@ def _add_arm(
     plan: Plan, options: Options, added: Mapping[str, Arm], prepared: "Prepared", console: Console
 ) -> Extension:
     """Measure the arm as it will train: as the others do. Raises PlanError when the study's protocol does not fit it."""
-    from study import probe
-    from study.search import describe, searched
+    from study.execution import profile
+    from study.scheduling.sampler import describe, searched
 
     (name,) = added
     instead = f"Instead: a new study of all of them, --arms {','.join((*plan.arms, name))} --budget " + str(
@@ -407,7 +407,7 @@ def _add_arm(
     )
     console.print(f"measuring {name} ...", markup=False)
     share = Budget(seconds=plan.share, resource=plan.budget.resource)
-    survey = probe.survey(added, prepared.card, share, fraction=plan.machine.fraction, pool=prepared.train)
+    survey = profile.survey(added, prepared.card, share, fraction=plan.machine.fraction, pool=prepared.train)
     _show_audit({**plan.audits, **survey.audits}, console)
     one, other = (
         (m.resource, m.fraction, m.threads, m.kind) for m in (plan.machine, survey.machine)
@@ -471,8 +471,8 @@ def _session(arms: Sequence[str], ledger: Ledger, home: Path, options: Options, 
     """What goes on with the study. Raises PlanError when plan or code are not what they were."""
     if ledger.torn:
         console.print(f"note: {ledger.torn}", markup=False)
-    now = resume.session(home, arms)
-    differs = resume.differences(ledger, now) if ledger.sessions else ""
+    now = provenance.session(home, arms)
+    differs = provenance.differences(ledger, now) if ledger.sessions else ""
     if differs and not options.accept_changed_code:
         raise PlanError(
             f"the study began with other code or versions ({differs}), and its runs would not be comparable. Put "
@@ -485,7 +485,7 @@ def _take_up(
     plan: Plan, ledger: Ledger, session: Session, prepared: "Prepared", home: Path, console: Console
 ) -> None:
     """Go on where the ledger ends. Raises PlanError when the data is not what it was."""
-    resume.check_data(plan, prepared.card)
+    provenance.check_data(plan, prepared.card)
     if ledger.sessions:
         ledger.add(session)
     _begin(plan, ledger, prepared, home)
@@ -507,10 +507,10 @@ def _run(
     leaving: Leaving,
     mirror: Mirror | None,
 ) -> None:
-    from study.schedule import Schedule
-    from study.score import open_test
-    from study.trials import run_trials
-    from study.view import View
+    from study.execution.final_test import open_test
+    from study.execution.tune import run_trials
+    from study.progress import View
+    from study.scheduling.schedule import Schedule
 
     def tell(record: Record) -> None:
         if isinstance(record, Tuning) and (warning := shrunk(plan, ledger)):
@@ -588,7 +588,7 @@ def _show_packing(packing: Sequence[Packed], notes: Sequence[str], console: Cons
 
 
 def _show(plan: Plan, console: Console) -> None:
-    from analysis import planner
+    from analysis import power
 
     wall = plan.budget.seconds / (plan.machine.slots * plan.machine.fraction)
     runs = ", ".join(f"{arm} {duration(plan.full_run(arm))}" for arm in plan.arms)
@@ -601,7 +601,7 @@ def _show(plan: Plan, console: Console) -> None:
         f"  {_told_pairs(plan)} (ASHA decides at epochs {rungs}), {plan.folds} for the default setting on "
         f"{plan.folds} folds of {plan.val_images} images to validate on, {plan.select_runs} for selection, "
         f"{plan.confirm_reserved} or more for confirmation, if costs hold\n  "
-        + "\n  ".join([planner.promise(plan), *planner.price(plan)]),
+        + "\n  ".join([power.promise(plan), *power.price(plan)]),
         markup=False,
     )
     if told := looks.told_earlier(plan):

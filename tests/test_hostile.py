@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from edited import append, chained, edit
-from synthetic import write_run
+from support.edited import append, chained, edit
+from support.synthetic import write_run
 
 from analysis.__main__ import main
 from study.__main__ import main as study_command
-from study.confirm import StudyError
-from study.leaving import SIGNALS
-from study.ledger import Ledger, LedgerError, check, check_links, load, plan_hash, read
-from study.plan import Plan
-from study.records import Cost, Epoch, Manifest, Outcome, Record, Session, Trial, Tuning
+from study.protocol.ledger import Ledger, LedgerError, check, check_links, load, plan_hash, read
+from study.protocol.plan import Plan
+from study.protocol.records import Cost, Epoch, Manifest, Outcome, Record, Session, Trial, Tuning
+from study.protocol.selection import StudyError
 from study.run import main as study_main
+from study.signals import SIGNALS
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_plan_that_was_edited_after_the_study_began_is_refused(
     "address", ["auto", "h:\N{SUPERSCRIPT TWO}", "n" * 70 + ":80", "127.0.0.1:99999", ":1"]
 )
 def test_an_address_that_is_none_is_one_sentence(address: str) -> None:
-    from study.cluster import ClusterError, knock
+    from study.execution.cluster import ClusterError, knock
 
     with pytest.raises(ClusterError, match="no HOST:PORT|cannot be reached"):
         knock(address)
@@ -239,7 +239,7 @@ def test_what_cannot_go_on_is_said_before_anything_is_read(
     unhandled.setattr("study.run._prepare", None)
     ledger, known = run / "ledger.jsonl", read(run / "ledger.jsonl")
     if why == "other code":
-        session = Session(plan=plan_hash(run), code={"study/train.py": "0"}, versions={}, accepted="")
+        session = Session(plan=plan_hash(run), code={"study/training/loop.py": "0"}, versions={}, accepted="")
         ledger.write_text(chained([session]))
     if why == "line 2: not a record":
         ledger.write_text(chained([next(iter(known.trials.values()))]) + "rubbish\n")

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edited import chained
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from synthetic import write_run
-from test_plan import PLAN
+from support.edited import chained
+from support.plans import PLAN
+from support.synthetic import write_run
 
-from study.data import DataError, prepare
-from study.ledger import Ledger, LedgerError, read
-from study.options import Options
-from study.plan import Plan, PlanError
-from study.records import Cost, asdict, checksum
+from study.cli import Options
+from study.data.prepare import DataError, prepare
+from study.protocol.ledger import Ledger, LedgerError, read
+from study.protocol.plan import Plan, PlanError
+from study.protocol.records import Cost, asdict, checksum
 
 # -- flags
 

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_plan import PLAN
+from support.plans import PLAN
 
 import search_spaces
-from study.options import Options
+from study.cli import Options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

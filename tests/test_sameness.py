@@ -24,7 +24,7 @@ if __name__ == "__main__":
 from bench.aa import families
 from bench.worlds import NAMES, Play, question, worlds
 
-from analysis import report
+from analysis.report import build
 
 RECORDED = Path(__file__).parent / "support" / "recorded"
 RUNS = sorted(path.name.removesuffix(".tar.xz") for path in RECORDED.glob("*.tar.xz"))
@@ -61,7 +61,7 @@ def the_same(was: Any, now: Any, where: str = "") -> None:
 def test_recorded_studies_keep_their_verdicts(name: str, tmp_path: Path) -> None:
     run = unpacked(name, tmp_path)
     was = json.loads((run / "verdict.json").read_text())
-    report.write(run)
+    build.write(run)
     the_same(was, json.loads((run / "verdict.json").read_text()))
 
 
@@ -96,7 +96,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / run.name
             shutil.copytree(run, copy, ignore=shutil.ignore_patterns("checkpoints", "figures", "report.*"))
-            report.write(copy)
+            build.write(copy)
             same = (copy / "verdict.json").read_bytes() == (run / "verdict.json").read_bytes()
         print(f"{run}: {'the same to the byte' if same else 'DIFFERENT'}")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from study.records import told
+from study.protocol.records import told
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent

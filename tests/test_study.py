@@ -23,17 +23,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from edited import edit
 from faults.campaign import a_plan
-from pictures import make_images
+from support.edited import edit
+from support.pictures import make_images
 
-from study import validation
-from study.confirm import RUNS_FLOOR, SCORED_PHASES, to_be_scored
-from study.data import prepare
-from study.ledger import History, read
-from study.plan import Plan
-from study.records import Epoch, Record, Trial
-from study.worker import start
+from study.data.prepare import prepare
+from study.execution.trainable import start
+from study.protocol import validation
+from study.protocol.ledger import History, read
+from study.protocol.plan import Plan
+from study.protocol.records import Epoch, Record, Trial
+from study.protocol.selection import RUNS_FLOOR, SCORED_PHASES, to_be_scored
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -197,8 +197,8 @@ def test_sel_3_the_test_set_is_opened_once_and_after_the_manifest(finished: Fini
     assert len(finished.history.opened) == 1
     (manifest,) = finished.history.manifests
     assert finished.history.opened[0].manifest == manifest.sha256
-    source = {p.name for p in (ROOT / "study").glob("*.py") if "unseal(" in p.read_text()}
-    assert source == {"data.py", "score.py"}
+    source = {p.name for p in (ROOT / "study").rglob("*.py") if "unseal(" in p.read_text()}
+    assert source == {"prepare.py", "final_test.py"}
 
 
 def test_every_net_that_met_the_test_left_its_predictions(finished: Finished) -> None:

@@ -42,19 +42,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from synthetic import right_wrong
+from support.synthetic import right_wrong
 
 from analysis import answer, levels
 from analysis.answer import Answer, Finds
-from analysis.estimate import Correct
-from analysis.evidence import beat_default
+from analysis.results import beat_default
+from analysis.statistics.intervals import Correct
 from analysis.verdict import Runs, Verdict, judge
 from bench.taskset import FOLDER, load
 from bench.worlds import NAMES, RUN_SD, Family, Landscape, Play, World, question, worlds
-from study.confirm import found_by
-from study.ledger import History
-from study.plan import Plan
-from study.schedule import derive_seed
+from study.protocol.ledger import History
+from study.protocol.plan import Plan
+from study.protocol.selection import found_by
+from study.scheduling.schedule import derive_seed
 
 BUDGETS = (25, 50, 100)
 STATED = 0.05

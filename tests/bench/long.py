@@ -20,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edited import chained
 from rich.console import Console
-from test_plan import PLAN
-from test_schedule import ARMS, SECONDS, accuracy_of, diverges, drive
+from support.edited import chained
+from support.plans import PLAN
+from support.schedules import ARMS, SECONDS, accuracy_of, diverges, drive
 
-from analysis.report import HTML, write
-from study import ledger as ledgers
-from study import plan as plans
-from study.confirm import to_be_scored
-from study.ledger import Ledger
-from study.plan import Budget, Plan
-from study.records import (
+from analysis.report.build import HTML, write
+from study.progress import View
+from study.protocol import ledger as ledgers
+from study.protocol import plan as plans
+from study.protocol.ledger import Ledger
+from study.protocol.plan import Budget, Plan
+from study.protocol.records import (
     Cost,
     Epoch,
     Outcome,
@@ -43,9 +43,9 @@ from study.records import (
     Trial,
     Tuning,
 )
-from study.schedule import Schedule, Start, derive_seed
-from study.search import Rungs, describe, random_config, searched
-from study.view import View
+from study.protocol.selection import to_be_scored
+from study.scheduling.sampler import Rungs, describe, random_config, searched
+from study.scheduling.schedule import Schedule, Start, derive_seed
 
 EPOCHS, IMAGES = 50, 500
 SLICE = 25

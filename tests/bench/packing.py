@@ -19,10 +19,10 @@ from typing import Any
 
 from bench.timing import at_once, parser, processes, save, table
 from search_spaces import Config, ImageSpec, load
-from study import cluster, packing, probe
-from study.meter import Meter
-from study.options import DEFAULT_ARMS
-from study.plan import Budget, DataCard, Machine
+from study.cli import DEFAULT_ARMS
+from study.execution import cluster, packing, profile
+from study.execution.meter import Meter
+from study.protocol.plan import Budget, DataCard, Machine
 
 CIFAR = ImageSpec(channels=3, size=32, classes=10)
 CARD = DataCard(
@@ -106,12 +106,12 @@ def on_cores() -> list[packing.Way]:
     return found
 
 
-def chosen(arms: Sequence[str], budget: Budget) -> probe.Survey:
+def chosen(arms: Sequence[str], budget: Budget) -> profile.Survey:
     """What a study of this budget would measure and choose."""
     with tempfile.TemporaryDirectory() as folder:
         cluster.connect(None, Path(folder) / "ray.log")
         try:
-            return probe.survey({name: load(name) for name in arms}, CARD, budget)
+            return profile.survey({name: load(name) for name in arms}, CARD, budget)
         finally:
             cluster.disconnect()
 

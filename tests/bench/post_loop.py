@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from study.data import Images
-from study.train import MOMENTUM
+from study.data.prepare import Images
+from study.training.loop import MOMENTUM
 
 transform = transforms.Compose(
     [

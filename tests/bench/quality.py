@@ -3,7 +3,7 @@
 Two loops train the same arm on the same real images with the same seeds, batches of the same size, the
 same SGD, the same learning-rate schedule and the post's augmentation, and are scored on the same held-out
 images after the last epoch. ``plain`` is the post's loop (PIL per image, NCHW, SGD kernel by kernel,
-fp32); ``core`` is ``study.train.fit``. Their initial weights are equal, their batches and augmentations are
+fp32); ``core`` is ``study.training.loop.fit``. Their initial weights are equal, their batches and augmentations are
 not, so the difference of the means is judged by Welch's interval over the seeds.
 
 Command:   python -m tests.bench.quality --data folder:PATH --json quality.json
@@ -26,9 +26,9 @@ from torch import nn
 from bench import post_loop
 from bench.timing import parser, processes, save, table
 from search_spaces import Config, ImageSpec, load
-from study.data import Images, prepare, split
-from study.records import Trial
-from study.train import Split, build, fit, learning_rate, predict
+from study.data.prepare import Images, prepare, split
+from study.protocol.records import Trial
+from study.training.loop import Split, build, fit, learning_rate, predict
 
 VAL_IMAGES = 0.2
 """Part of the images that is held out; a seed changes which."""

@@ -43,13 +43,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from analysis.figures import OKABE_ITO, STYLE, WIDTH
+from analysis.report.figures import OKABE_ITO, STYLE, WIDTH
 from bench.taskset import FOLDER, WORST, Curves, Rows, load, with_arm
 from search_spaces import Config, default
-from study.plan import rungs
-from study.records import Epoch, Outcome, State, Trial
-from study.schedule import derive_seed
-from study.search import ArmSearch
+from study.protocol.plan import rungs
+from study.protocol.records import Epoch, Outcome, State, Trial
+from study.scheduling.sampler import ArmSearch
+from study.scheduling.schedule import derive_seed
 
 GAP = 0.02
 """Test loss by which truths must differ for a pair to have a better arm."""

@@ -27,19 +27,19 @@ from typing import Any
 
 import numpy as np
 import psutil
-from test_plan import PLAN
-from test_schedule import ARMS
+from support.plans import PLAN
+from support.schedules import ARMS
 
 from bench.timing import parser, save, table
-from study import cluster  # sets Ray's environment, so it comes before Ray
-from study.images import Images
-from study.ledger import FILE, Ledger
-from study.plan import Budget, Machine, Plan
-from study.records import Cost, Epoch, Outcome, Record, Trial
-from study.schedule import Schedule, derive_seed
-from study.search import describe
-from study.trials import run_trials
-from study.worker import slice_seconds
+from study.data.images import Images
+from study.execution import cluster  # sets Ray's environment, so it comes before Ray
+from study.execution.trainable import slice_seconds
+from study.execution.tune import run_trials
+from study.protocol.ledger import FILE, Ledger
+from study.protocol.plan import Budget, Machine, Plan
+from study.protocol.records import Cost, Epoch, Outcome, Record, Trial
+from study.scheduling.sampler import describe
+from study.scheduling.schedule import Schedule, derive_seed
 
 import ray  # isort: skip
 from ray import cloudpickle, tune  # isort: skip

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study import cluster, run  # before ray: it sets Ray's environment
+from study import run  # before ray: it sets Ray's environment
+from study.execution import cluster
 
 # isort: split
 import torch
@@ -35,15 +36,15 @@ from rich.console import Console
 
 from bench.timing import parser, save, table
 from search_spaces import Arm, Choice, Config, Float, Int, load
-from study.data import Images, prepare
-from study.ledger import FILE, Ledger
-from study.options import Options
-from study.plan import REDUCTION, Plan, PlanError
-from study.records import Epoch, Outcome, Record, Trial, asdict
-from study.schedule import Schedule
-from study.search import searched
-from study.trials import run_trials
-from study.worker import device_of, start
+from study.cli import Options
+from study.data.prepare import Images, prepare
+from study.execution.trainable import device_of, start
+from study.execution.tune import run_trials
+from study.protocol.ledger import FILE, Ledger
+from study.protocol.plan import REDUCTION, Plan, PlanError
+from study.protocol.records import Epoch, Outcome, Record, Trial, asdict
+from study.scheduling.sampler import searched
+from study.scheduling.schedule import Schedule
 
 
 @dataclass

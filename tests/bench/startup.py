@@ -18,11 +18,11 @@ import torch
 
 from bench.timing import parser, save, table
 from search_spaces import load
-from study import cluster, packing
-from study.data import Prepared, prepare
-from study.plan import Audit, Budget, Plan
-from study.records import Trial, asdict
-from study.worker import StudyTrial
+from study.data.prepare import Prepared, prepare
+from study.execution import cluster, packing
+from study.execution.trainable import StudyTrial
+from study.protocol.plan import Audit, Budget, Plan
+from study.protocol.records import Trial, asdict
 
 AIM = {"fresh": 12.0, "reused": 3.0}
 ARMS = {"cpu": "small_resnet", "gpu": "resnet50"}

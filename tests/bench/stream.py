@@ -27,10 +27,10 @@ from torchvision.transforms import v2
 
 from bench.timing import in_turns, parser, save, table
 from search_spaces import load
-from study import meter
-from study.data import Images, prepare
-from study.images import Streamed, fetched
-from study.worker import image_spec
+from study.data.images import Streamed, fetched
+from study.data.prepare import Images, prepare
+from study.execution import meter
+from study.execution.trainable import image_spec
 
 SIDE = 224
 SIZES = ((224, 224), (500, 375))

@@ -23,11 +23,11 @@ from bench import post_loop
 from bench.timing import at_once, in_turns, parser, processes, save, table
 from search_spaces import Arm, Config, ImageSpec, load
 from search_spaces._shared import BLOCKS_50, PLANES_50, RECIPE, BottleneckNet, large_stem
-from study import meter
-from study.augment import cutout, normalise, turn
-from study.data import Images
+from study.data.prepare import Images
+from study.execution import meter
 from study.memory import keep_freed
-from study.train import build
+from study.training.augment import cutout, normalise, turn
+from study.training.loop import build
 
 CIFAR = ImageSpec(channels=3, size=32, classes=10)
 IMAGENET_STEM = "resnet50/imagenet"

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from synthetic import plan
+from support.synthetic import plan
 
 from bench.taskset import Curves, Rows
 from search_spaces import Arm, Choice, Config, Float, ImageSpec, Space
-from study.ledger import History, Ledger
-from study.plan import Budget, Plan, with_length
-from study.records import Epoch, Record, Trial
-from study.schedule import Schedule
+from study.protocol.ledger import History, Ledger
+from study.protocol.plan import Budget, Plan, with_length
+from study.protocol.records import Epoch, Record, Trial
+from study.scheduling.schedule import Schedule
 
 if TYPE_CHECKING:
     from torch import nn

@@ -20,40 +20,44 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from pictures import make_images
 from rich.console import Console
 from rich.table import Table
+from support.pictures import make_images
 
 from search_spaces import load
-from study.data import prepare
-from study.ledger import History, read, records
-from study.plan import Audit, Budget, Machine, Plan
-from study.records import Resumed
-from study.search import describe, searched
+from study.data.prepare import prepare
+from study.protocol.ledger import History, read, records
+from study.protocol.plan import Audit, Budget, Machine, Plan
+from study.protocol.records import Resumed
+from study.protocol.settings import VARIABLE
+from study.scheduling.sampler import describe, searched
 
 ROOT = Path(__file__).parents[2]
 ARMS = ("tiny_resnet", "tiny_resnext")
 LIMIT = 300.0
 """Seconds within which a session must end."""
 HURRY = {
-    "worker.py": {"SLICE_SECONDS = 5.0": "SLICE_SECONDS = 0.05", "CHECKPOINT_SECONDS = 30.0": "CHECKPOINT_SECONDS = 0.2"},
-    "schedule.py": {"SILENCE_FLOOR = 120.0": "SILENCE_FLOOR = 12.0", "BEAT_SECONDS = 10.0": "BEAT_SECONDS = 0.5"},
-    "plan.py": {"CONFIRM_CEILING = 20": "CONFIRM_CEILING = 4"},
-    "runner.py": {"DISK_SECONDS = 5.0": "DISK_SECONDS = 0.5", "DISK_FLOOR = 200 * 2**20": "DISK_FLOOR = 8 * 2**20",
-                  "NODES_SECONDS = 30.0": "NODES_SECONDS = 0.5"},
-}  # fmt: skip
-"""What is shorter in the campaign's copy, so that a study of seconds meets what one of hours does. What is lost
+    "report_seconds": 0.05,
+    "checkpoint_seconds": 0.2,
+    "silence_floor": 12.0,
+    "beat_seconds": 0.5,
+    "confirm_ceiling": 4,
+    "disk_seconds": 0.5,
+    "disk_floor": 8 * 2**20,
+    "nodes_seconds": 0.5,
+}
+"""What is shorter in the campaign, so that a study of seconds meets what one of hours does. What is lost
 costs confirmation runs; with a low ceiling there are as many, and the verdicts can be compared."""
 DRIVER = """
 import dataclasses, sys
 sys.path.insert(0, "")
-from study import schedule
+from study.scheduling import schedule
 now = [0.0]
 report = schedule.Schedule.report
 def counted(self, epoch):
@@ -87,6 +91,12 @@ class Ground:
     budget: float
     """Core-seconds of a study; on the campaign's clock, epochs."""
 
+    settings: Mapping[str, float] = field(default_factory=lambda: HURRY)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, VARIABLE: json.dumps(dict(self.settings))}
+
     def begin(self, name: str, *, slots: int) -> Path:
         """A run directory as it is just after the plan was written."""
         home = self.repo / name
@@ -104,24 +114,17 @@ class Ground:
             share = (have.total - have.available + memory) / have.total
             watch = {"RAY_memory_usage_threshold": f"{share:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
         return subprocess.Popen(
-            [sys.executable, "-c", DRIVER if clocked else PLAIN, home.name, *flags], env={**os.environ, **watch},
+            [sys.executable, "-c", DRIVER if clocked else PLAIN, home.name, *flags], env={**self.environment, **watch},
             cwd=self.repo, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
 
 
-def prepare_ground(folder: Path, budget: float = 160.0) -> Ground:
+def prepare_ground(folder: Path, budget: float = 160.0, **settings: float) -> Ground:
     repo = folder / "repo"
     for package in ("study", "search_spaces", "analysis"):
         shutil.copytree(ROOT / package, repo / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, swaps in HURRY.items():
-        text = (repo / "study" / name).read_text()
-        for old, new in swaps.items():
-            if old not in text:
-                raise ValueError(f"study/{name} has no {old!r} any more")
-            text = text.replace(old, new)
-        (repo / "study" / name).write_text(text)
     make_images(repo / "images", train=200, test=60)
-    return Ground(repo, budget)
+    return Ground(repo, budget, {**HURRY, **settings})
 
 
 def a_plan(repo: Path, *, slots: int, budget: float) -> Plan:

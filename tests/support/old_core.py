@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from search_spaces import Arm, ImageSpec
-from study.augment import augment, normalise
-from study.images import Images, fetched
+from study.data.images import Images, fetched
 from study.memory import out_of_memory
-from study.records import Config, Epoch, Trial
+from study.protocol.records import Config, Epoch, Trial
+from study.training.augment import augment, normalise
 
 MOMENTUM = 0.9
 WARMUP = 0.1

@@ -14,8 +14,8 @@ import torch
 from support import old_core
 
 from bench.gpu.common import a_net, a_run, config, device, measures, options, synchronised, write
-from study.checkpoint import pack, unpack
 from study.memory import out_of_memory
+from study.training.checkpoint import pack, unpack
 
 STEPS, EPOCHS = 6, 2
 PAUSE_AFTER = 4

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces import ImageSpec, load
-from study import train as core
-from study.records import Config, Epoch, Trial
-from study.train import Split, build
+from study.protocol.records import Config, Epoch, Trial
+from study.training import loop as core
+from study.training.loop import Split, build
 
 CIFAR = ImageSpec(channels=3, size=32, classes=10)
 POOL = 4096

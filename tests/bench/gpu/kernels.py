@@ -23,14 +23,14 @@ SHAPES = (
 
 def use(path: Path) -> None:
     """Take the tiles that a run of this part found best."""
-    from study import fused
+    from study.training import fused
 
     for name, tile in json.loads(path.read_text())["best"].items():
         fused.TILES[name] = fused.Tile(**tile)
 
 
 def alternatives(name: str) -> list[Any]:
-    from study.fused import TILES, Tile
+    from study.training.fused import TILES, Tile
 
     if name == "finish":
         return [
@@ -47,7 +47,7 @@ def alternatives(name: str) -> list[Any]:
 
 def works(batch: int) -> list[dict[str, Callable[[], Any]]]:
     """For every shape, the call of each kernel."""
-    from study import fused
+    from study.training import fused
 
     found: list[dict[str, Callable[[], Any]]] = []
     for channels, side, _ in SHAPES:
@@ -77,7 +77,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         write(given.out, "kernels", {"left out": "there is no GPU"})
         return
-    from study import fused
+    from study.training import fused
 
     ends, rows, best = time.monotonic() + given.seconds, [], {}
     calls = works(256)

@@ -19,8 +19,8 @@ import torch
 
 from bench.gpu.common import options, write
 from bench.packing import as_table, measured
-from study.packing import Way
-from study.plan import Machine
+from study.execution.packing import Way
+from study.protocol.plan import Machine
 
 CONTEXT_BYTES = 2**30
 

@@ -11,8 +11,8 @@ import torch
 
 from bench.gpu import kernels
 from bench.gpu.common import a_net, a_trial, config, device, options, write
-from study.data import prepare, split
-from study.train import Split, Training
+from study.data.prepare import prepare, split
+from study.training.loop import Split, Training
 
 EPOCHS, BATCH, RATE = 8, 256, 0.1
 

@@ -30,9 +30,9 @@ from bench.gpu.common import (
     write,
 )
 from bench.train import post_speed
-from study import train as core
-from study.augment import normalise
 from study.memory import out_of_memory
+from study.training import loop as core
+from study.training.augment import normalise
 
 CARDINALITIES = (1, 2, 4, 8, 16, 32, 64)
 STAGES = ((64, 32), (128, 16), (256, 8), (512, 4))

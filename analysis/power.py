@@ -1,0 +1,161 @@
+"""What a plan can promise before it runs, in pairs of searches and budget: the smallest gap that shows, the price of one.
+
+Forecasts depend on the luck of a search, which is unknown before one has run: before a study they cover an assumed range,
+after it the measured value, which over few pairs is a range too. Accuracies, gaps and sds are fractions. Uses no library
+but scipy.
+"""
+
+import math
+from collections.abc import Sequence
+
+from analysis import levels
+from analysis.luck import (
+    POWER,
+    Level,
+    Luck,
+    half_width,
+    images_needed,
+    lasting_interval,
+    pairs_needed,
+    sd_interval,
+)
+from study.protocol.plan import PAIRS, Plan
+from study.protocol.text import amount, points, rough
+
+LUCK = (0.003, 0.014)
+"""sd of the difference of two searches' finds, before one is measured: .31 and .65 pt on the CIFAR tables, .6 to 1.4 pt
+on the MLP tables of METHOD.md 8."""
+LASTING = (0.01, 0.3)
+"""Part of the images on which two nets disagree that stays however many are averaged: .002 and .005 were measured for
+sibling arms, .3 is what published nets of different families show (METHOD.md 8)."""
+ACCURACY = (0.93, 0.6)
+"""The post's nets, and small ones trained briefly."""
+MANY_CLASSES = 10
+GOAL = {"gap": POWER, "tie": (1 + POWER) / 2}
+"""A tie must keep its interval within the margin on both sides, hence the larger quantile."""
+
+
+def disagreement(accuracy: float, shares: Sequence[float] = ()) -> float:
+    """Share of images on which just one of two nets of this accuracy is right.
+
+    p (1 - p), half of what independent errors would give: 6.5 % at 93 %, 4.1 % at 95.75 %, against 6.5 % and 3.6 % among
+    published CIFAR-10 nets (METHOD.md 8). With few classes wrong nets are wrong together: on two equal classes p (1 - p)
+    is a third too large (METHOD.md 8), so it is scaled by the root of 1 - sum of squared class ``shares`` against that of
+    ten equal ones, which gives that third.
+    """
+    spread = 1 - sum(s * s for s in shares) if shares else 1.0
+    return accuracy * (1 - accuracy) * min(1.0, math.sqrt(spread / (1 - 1 / MANY_CLASSES)))
+
+
+def assumed(plan: Plan, shares: Sequence[float] = ()) -> tuple[Luck, Luck]:
+    """The smallest and largest luck assumed before any search has run. ``shares``: of the classes, equal by default."""
+    classes = len(plan.data.classes)
+    shares, runs = shares or [1 / classes] * classes, plan.confirm_each
+
+    def of(sd: float, lasting: float, accuracy: float) -> Luck:
+        apart = disagreement(accuracy, shares)
+        images = (1 - lasting) * apart / runs / plan.data.test
+        return Luck(
+            differences=(), sd=math.sqrt(sd**2 + images), lasting=lasting * apart, images=plan.data.test
+        )
+
+    low, high = (of(*kind) for kind in zip(LUCK, LASTING, ACCURACY, strict=True))
+    return low, high
+
+
+def known(luck: Luck, pairs: int) -> tuple[Luck, Luck, Luck]:
+    """What was measured, and both ends of its 80 % interval."""
+    (low, high), (least, most) = sd_interval(luck.sd, pairs), lasting_interval(luck)
+
+    def of(sd: float, lasting: float) -> Luck:
+        return Luck(differences=luck.differences, sd=sd, lasting=lasting, images=luck.images)
+
+    return of(low, least), luck, of(high, most)
+
+
+def rate(plan: Plan) -> Level:
+    """Error rate of a new study of this plan, over however many pairs."""
+    earlier = sum(set(plan.arms) <= set(e.arms) for e in plan.earlier)
+    alpha = levels.of(couples=math.comb(len(plan.arms), 2), looks=plan.looks, earlier=earlier).alpha
+    return lambda _pairs: alpha
+
+
+def promise(plan: Plan, *, measured: Luck | None = None, pairs: int | None = None) -> str:
+    """What the plan's pairs of searches can show; ``measured`` over ``pairs`` of them once they have run."""
+    have = pairs or plan.pairs
+    if have < min(PAIRS):
+        fewest = min(PAIRS)
+        return (
+            f"One search per arm: the nets in hand are compared, and nothing is said about architectures. {fewest} pairs of "
+            f"searches, which say something, are made from --budget {plan.budget_for_pairs(fewest)} --epochs {plan.epochs} on."
+        )
+    alpha = rate(plan)(have)
+    kinds = assumed(plan) if measured is None else known(measured, have)
+    gaps = [points(half_width(luck, have, alpha, power=POWER)) for luck in kinds]
+    ties = [half_width(luck, have, alpha, power=GOAL["tie"]) for luck in kinds]
+    shown = f"With {have} pairs of searches on {plan.data.test} test images, the smallest true gap that shows in {100 * POWER:.0f} % of studies is about "
+    if measured is None:
+        shown += (
+            f"{_range(gaps)} pt, for a luck of one pair (sd) of {_range([points(luck.sd) for luck in kinds])} pt, "
+            "assumed before any run."
+        )
+    else:
+        shown += (
+            f"{gaps[1]} pt ({_range(gaps[::2])}), at the luck of one pair (sd) measured here, {points(measured.sd)} pt "
+            f"({_range([points(luck.sd) for luck in kinds[::2]])}, 80 % intervals)."
+        )
+    margin = 100 * plan.rope
+    if plan.rope >= max(ties):
+        return f"{shown} If the arms are equal, a practical tie within {margin:g} pt can be proved."
+    often = "will often" if plan.rope < min(ties) else "may"
+    return (
+        f"{shown} If the arms are equal, a practical tie within {margin:g} pt {often} stay unproved: that takes a margin of "
+        f"{points(ties[0]) if measured is None else points(ties[1])} pt{' or more' if measured is None else ''}, more pairs, or more test images."
+    )
+
+
+def price(plan: Plan, *, measured: Luck | None = None, pairs: int | None = None) -> tuple[str, str]:
+    """What a study that decides at the plan's margin and run length would take, each in 80 % of studies: to name an arm
+    that is ahead by the margin, and to prove equal arms equal. A gap between these two takes more."""
+    have = pairs or plan.pairs
+    kinds = assumed(plan) if measured is None else known(measured, have)
+    level, margin = rate(plan), f"{100 * plan.rope:g} pt"
+
+    def told(goal: str, power: float) -> str:
+        takes = [takes_pairs(plan, luck, plan.rope, level, power) for luck in kinds]
+        if len(set(takes)) == 1:
+            said = takes[0]
+        else:
+            said = "; ".join(
+                f"{text} (luck of {points(luck.sd)} pt)"
+                for text, luck in dict(zip(takes, kinds, strict=True)).items()
+            )
+        return f"{goal}, in {100 * POWER:.0f} % of studies: {said}."
+
+    return (
+        told(f"To name an arm that is {margin} ahead", GOAL["gap"]),
+        told(f"To prove equal arms equal within {margin}", GOAL["tie"]),
+    )
+
+
+def takes_pairs(plan: Plan, luck: Luck, gap: float, level: Level, power: float) -> str:
+    """The pairs and the budget of a new study, or that no number of pairs would do and how many test images would."""
+    needed = pairs_needed(luck, gap, level, power=power)
+    if needed is None:
+        images = images_needed(luck, gap, level(max(PAIRS)), power=power)
+        if images is not None and images <= luck.images:
+            return "more pairs of searches than anybody pays for"
+        more = "on no number of them" if images is None else f"endless pairs on about {rough(images)} would"
+        return f"no number of pairs on these {luck.images} test images: {more}"
+    fits = [pairs for pairs in PAIRS if pairs >= needed]
+    if fits and plan.pairs >= min(fits):
+        return f"{min(fits)} pairs of searches, which this budget pays for"
+    if fits:
+        return f"{min(fits)} pairs of searches, --budget {plan.budget_for_pairs(min(fits))} --epochs {plan.epochs}"
+    most = max(PAIRS)
+    seconds = plan.budget_for_pairs(most).seconds * needed / most
+    return f"{needed} pairs of searches, about {amount(seconds, plan.budget.resource)}: more than the {most} of one plan, so with a second look"
+
+
+def _range(values: Sequence[str]) -> str:
+    return " to ".join(dict.fromkeys(values))

@@ -1,0 +1,1 @@
+"""The report: sections with their figures and tables, laid out as HTML and Markdown."""

@@ -1,0 +1,104 @@
+"""A part of the report as plain values: what both templates and ``verdict.json`` show of it.
+
+Text and cells are already in words; ``facts`` has the numbers behind them, fractions and seconds.
+"""
+
+import itertools
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from analysis.results import Evidence
+from analysis.statistics.intervals import Estimate
+from analysis.summary import Findings
+from study.protocol.plan import Plan
+from study.protocol.text import level, points
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Cells as text; the first column names the row."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """``text`` is never empty: a question that cannot be answered is told with its reason."""
+
+    title: str
+    text: tuple[str, ...]
+    tables: tuple[Table, ...] = ()
+    commands: tuple[str, ...] = ()
+    note: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def pairs(evidence: Evidence, found: Findings) -> list[tuple[str, str, float]]:
+    """(first, second, confidence) of every pair of arms, in the order and signs of the answers when there are any."""
+    if found.answers:
+        return [(a.first, a.second, a.level) for a in found.answers]
+    couples = list(itertools.combinations(evidence.plan.arms, 2))
+    return [(a, b, 1 - 0.05 / len(couples)) for a, b in couples]
+
+
+def against_leader(evidence: Evidence, found: Findings) -> list[tuple[str, str, float]]:
+    """The leader against each other arm, in the order of the answers; two arms are their one pair.
+
+    The other pairs are left out where a pair takes a paragraph or a table; before there is an answer the
+    arm named first stands in for the leader. Levels are those of ``pairs``: together over all pairs.
+    """
+    couples = pairs(evidence, found)
+    return [couple for couple in couples if couple[0] == couples[0][0]]
+
+
+def rule(evidence: Evidence, found: Findings) -> tuple[str, ...]:
+    """Which pairs ``against_leader`` shows, for the reader: one sentence, none for two arms."""
+    couples = pairs(evidence, found)
+    if len(couples) == 1:
+        return ()
+    who = "the arm with the highest mean" if found.answers else "the arm named first, since none leads yet"
+    told = (
+        f"Shown: {couples[0][0]}, {who}, against each other arm; a pair's intervals are at "
+        f"{level(couples[0][2])}, so that those of all {len(couples)} pairs hold together."
+    )
+    return (told,)
+
+
+def again(plan: Plan, flag: str = "", value: str = "") -> str:
+    """The command that asks the plan's question once more, with ``flag`` set to ``value`` if there is one.
+
+    With the length spelled out: where none was given it hangs on how fast the machine was when it was measured.
+    """
+    command = plan.command
+    for name, said in (("--epochs", str(plan.epochs)), (flag, value)):
+        if name:
+            command = re.sub(rf"\s{name}[ =]\S+", "", command) + f" {name} {said}"
+    return command
+
+
+def span(e: Estimate) -> str:
+    """``+0.31 pt (95 % interval −0.12 to +0.74)``."""
+    return (
+        f"{points(e.delta, sign=True)} pt ({level(e.confidence)} interval "
+        f"{points(e.low, sign=True)} to {points(e.high, sign=True)})"
+    )
+
+
+def sentence(refusal: Exception | str) -> str:
+    """A refusal as a sentence of its own."""
+    told = str(refusal)
+    return f"{told[0].upper()}{told[1:]}{'' if told.endswith('.') else '.'}"
+
+
+def plain(value: Any) -> Any:
+    """The value for JSON: numbers that are not finite become None, numpy's become Python's."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

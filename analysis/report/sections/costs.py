@@ -1,0 +1,85 @@
+"""Accuracy against what it costs: training a full run, and naming one image (METHOD.md 7)."""
+
+import pandas as pd
+
+from analysis.report.section import Section, Table
+from analysis.results import Evidence
+from analysis.summary import accuracies
+from study.protocol.text import duration, listed, points
+
+
+def table(evidence: Evidence) -> pd.DataFrame:
+    """One row per arm and setting: arm, kind, mean, low, high, training (resource-seconds of a full run's epochs),
+    milliseconds (inference per image), params, macs, peak_bytes, and front (tuned only: no other tuned arm is
+    as accurate and as cheap in both, and better in one, by the point values)."""
+    found = accuracies(evidence)
+    if found.empty:
+        return found
+    shelves = {"default": evidence.default, "tuned": evidence.tuned}
+    found = found[["arm", "kind", "runs", "mean", "low", "high"]].copy()
+    keys = list(zip(found["arm"], found["kind"], strict=True))
+    audits = [evidence.plan.audits[arm] for arm, _ in keys]
+    found["training"] = [shelves[kind][arm].full_run for arm, kind in keys]
+    found["milliseconds"] = [1000 / a.eval_images_per_second for a in audits]
+    found["params"] = [a.params for a in audits]
+    found["macs"] = [a.macs for a in audits]
+    found["peak_bytes"] = [a.peak_bytes for a in audits]
+    tuned = found[found["kind"] == "tuned"]
+    found["front"] = [
+        row["kind"] == "tuned" and not any(_beats(other, row) for _, other in tuned.iterrows())
+        for _, row in found.iterrows()
+    ]
+    return found
+
+
+def section(evidence: Evidence, costs: pd.DataFrame) -> Section:
+    if costs.empty:
+        return Section(
+            title="Accuracy against cost",
+            text=("Accuracy cannot be set against cost yet: no run has been scored on the test images.",),
+        )
+    front = [str(arm) for arm in costs.loc[costs["front"], "arm"]]
+    beaten = [
+        arm
+        for arm in evidence.plan.arms
+        if arm not in front and arm in set(costs.loc[costs["kind"] == "tuned", "arm"])
+    ]
+    text = []
+    if front:
+        text.append(
+            f"On the Pareto front of accuracy, training cost and inference time, by the point values: {listed(front)}."
+            + (f" Another arm is at least as good in all three as {listed(beaten)}." if beaten else "")
+        )
+    else:
+        text.append("There is no Pareto front yet: no tuned setting has been scored.")
+    rows = tuple(
+        (
+            f"{r['arm']}, {r['kind']}",
+            points(r["mean"]),
+            duration(r["training"]),
+            f"{r['milliseconds']:.3g}",
+            f"{r['params'] / 1e6:.3g}",
+            f"{r['macs'] / 1e6:.4g}",
+            f"{r['peak_bytes'] / 2**20:.0f}",
+        )
+        for r in costs.to_dict("records")
+    )
+    head = ("setting", "test, %", "full run", "ms per image", "million params", "million MACs", "peak MiB")
+    return Section(
+        title="Accuracy against cost",
+        text=tuple(text),
+        tables=(Table(head=head, rows=rows),),
+        note="Full run: what its epochs took, training and validation, without start-up; median over these runs, in "
+        "resource-time. Inference time, size and memory were measured before "
+        "the study at the arm's default setting, on what one trial holds.",
+        facts={"rows": costs.to_dict("records")},
+    )
+
+
+def _beats(other: "pd.Series[float]", row: "pd.Series[float]") -> bool:
+    better = (
+        other["mean"] - row["mean"],
+        row["training"] - other["training"],
+        row["milliseconds"] - other["milliseconds"],
+    )
+    return min(better) >= 0 and max(better) > 0

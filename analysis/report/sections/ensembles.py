@@ -1,0 +1,136 @@
+"""Ensembles of the confirmation runs: reads the stored probabilities, which nothing else needs."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis import npz
+from analysis.report.section import Section, Table, against_leader, rule, sentence
+from analysis.results import PREDICTIONS, Evidence, in_hand_runs
+from analysis.statistics.ensembles import Labels, Probabilities, compare, mixing_helps
+from analysis.statistics.intervals import Refused
+from analysis.summary import Findings
+from study.protocol.text import counted, level, listed, percent, points
+
+
+def section(run: Path, evidence: Evidence, found: Findings) -> Section:
+    """Same arm against mixed, at equal member count and at equal compute, and how differently nets err."""
+    text: list[str] = [*rule(evidence, found)]
+    facts: list[dict[str, Any]] = []
+    tables: list[Table] = []
+    for first, second, confidence in against_leader(evidence, found):
+        try:
+            told, made, own = _pair(run, evidence, first, second, confidence)
+        except Refused as refusal:
+            text.append(f"Ensembles of {first} and {second} are not compared. {sentence(refusal)}")
+            continue
+        text.append(told)
+        tables += made
+        facts.append({"first": first, "second": second} | own)
+    return Section(
+        title="Ensembles",
+        text=tuple(text),
+        tables=tuple(tables),
+        note="An ensemble names the class with the highest mean probability of its members, the runs of the setting in hand; "
+        "each number is a mean over the ensembles that they can form. Training cost in full runs of the cheaper arm; equal compute is by it. "
+        "Intervals are for new images and new runs; a dash where one ensemble needs all runs, so that "
+        "nothing shows how runs vary. A failed run cannot be a member."
+        if tables
+        else "",
+        facts={"pairs": facts, "told": text},
+    )
+
+
+def _pair(
+    run: Path, evidence: Evidence, first: str, second: str, confidence: float
+) -> tuple[str, list[Table], dict[str, Any]]:
+    (a, labels), (b, _) = _load(run, evidence, first), _load(run, evidence, second)
+    one, other = evidence.tuned[first].full_run, evidence.tuned[second].full_run
+    assert one is not None  # a study knows its own
+    assert other is not None
+    costs = one, other
+    try:
+        made = compare(a, b, labels, names=(first, second), costs=costs, confidence=confidence)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    sizes = mixing_helps(made.contrasts)
+    told = f"{first} and {second}: " + (
+        f"mixed ensembles of {listed([str(m) for m in sizes])} beat both arms' own of that size at {level(confidence)}, "
+        "each size by itself: a sign that the arms err differently."
+        if sizes
+        else f"at no size does a mixed ensemble beat both arms' own at {level(confidence)}; whether one would is open."
+    )
+    differ = [f"{d['pair']} {percent(d['disagreement'], 1)}" for d in made.diversity.to_dict("records")]
+    told += f" Two nets name different classes on this share of the images: {listed(differ)}."
+    accuracies = tuple(
+        (
+            f"{counted(r['members'], 'net')}, {r['kind']}",
+            points(r["accuracy"]),
+            _between(r["low"], r["high"], sign=False),
+            f"{r['cost'] / min(costs):.1f}",
+        )
+        for r in made.accuracies.to_dict("records")
+    )
+    contrasts = tuple(
+        (
+            f"equal {r['matched']}: {r['label']}",
+            points(r["delta"], sign=True),
+            _between(r["low"], r["high"], sign=True),
+        )
+        for r in made.contrasts.to_dict("records")
+    )
+    tables = [
+        Table(
+            head=("test accuracy, %", "mean", f"{level(confidence)} interval", "training cost"),
+            rows=accuracies,
+        )
+    ]
+    if contrasts:
+        tables.append(
+            Table(head=("mixed minus own", "points", f"{level(confidence)} interval"), rows=contrasts)
+        )
+    return (
+        told,
+        tables,
+        {
+            "accuracies": made.accuracies.to_dict("records"),
+            "contrasts": made.contrasts.to_dict("records"),
+            "diversity": made.diversity.to_dict("records"),
+        },
+    )
+
+
+def _load(run: Path, evidence: Evidence, arm: str) -> tuple[Probabilities, Labels]:
+    """(runs, images, classes) of the arm's scored runs of its net in hand, and the labels.
+
+    Raises Refused when there are fewer than two, or a file has no probabilities of the right kind.
+    """
+    scores = evidence.history.scores
+    names = [t.id for t in in_hand_runs(evidence.history, arm, evidence.look) if t.id in scores]
+    if len(names) < 2:
+        raise Refused(f"it takes two scored confirmation runs of {arm}")
+    nets: NDArray[np.floating[Any]] = np.zeros(0, dtype=np.float16)
+    labels = np.zeros(0, dtype=np.int64)
+    for place, name in enumerate(names):
+        path = run / PREDICTIONS / f"{name}.npz"
+        try:
+            found, _ = npz.read(path, ("labels",), ("probabilities",))
+            labels, net = found["labels"].astype(np.int64), found["probabilities"]
+        except (npz.ArraysError, KeyError) as error:
+            raise Refused(f"the file {path.name} has no probabilities that can be read") from error
+        wanted = (len(labels), len(evidence.plan.data.classes))
+        if net.dtype.kind != "f" or net.shape != wanted or not np.isfinite(net).all():
+            raise Refused(f"the file {path.name} has no finite probabilities of shape {wanted}")
+        if not place:  # filled net by net: with 10,000 classes a second copy of all would be a gigabyte
+            nets = np.empty((len(names), *wanted), dtype=net.dtype)
+        nets[place] = net
+    return nets, labels
+
+
+def _between(low: float, high: float, *, sign: bool) -> str:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "–"
+    return f"{points(low, sign=sign)} to {points(high, sign=sign)}"

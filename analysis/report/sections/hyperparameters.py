@@ -1,0 +1,204 @@
+"""What mattered: how much each arm asks of its tuner, whether one fixed setting misleads, which parameter counts."""
+
+import math
+from dataclasses import asdict
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from analysis.answer import Answer
+from analysis.report.marginals import FLOOR, adjusted
+from analysis.report.section import Section, Table
+from analysis.report.sections.tuning_curves import drawn
+from analysis.results import Evidence, in_hand
+from analysis.statistics.intervals import Refused
+from analysis.statistics.tunability import Interval, fixed_setting_trap, sensitivity, tunability
+from analysis.summary import Findings
+from study.protocol.text import counted, listed, percent, points
+
+
+def section(evidence: Evidence, found: Findings, levels: pd.DataFrame) -> Section:
+    """All of it from the random slice; the answer reports the gain over the default.
+
+    ``levels``: as from ``isolated.table``.
+    """
+    plan = evidence.plan
+    missing = [arm for arm in plan.arms if arm not in {c.arm for c in found.gains} | {*found.unchanged}]
+    unknown: list[Unknown] = [
+        ("what tuning gained over the default for", arm, "it takes scored runs of both") for arm in missing
+    ]
+    text: list[str] = []
+    tables: list[Table] = []
+    facts: dict[str, Any] = {}
+    for table, told, own, open_ in (_asks(evidence), _importances(evidence), _isolated(evidence, levels)):
+        tables += table
+        text += told
+        facts |= own
+        unknown += open_
+    traps: list[dict[str, Any]] = []
+    for v in found.answers:
+        told_trap, trap, untrapped = _trap(evidence, v)
+        text += told_trap
+        traps += trap
+        unknown += untrapped
+    if not found.answers:
+        unknown.append((TRAP, listed(list(plan.arms)), "no arm is called better yet"))
+    if unknown:
+        text.append(_not_known(unknown))
+    return Section(
+        title="What mattered",
+        text=tuple(text),
+        tables=tuple(tables),
+        note="Of random settings, each run to full length once, by validation accuracy; intervals 95 %. Omega weights "
+        "what few settings find more than what many find; the area weights all alike. Near the best: within 1 pt of "
+        "what selection measured for the chosen setting, or of the slice's own best. A failed run counts as guessing. By "
+        "value: all other parameters vary at random from run to run, so a value's mean is over those (observational over "
+        "the other random axes), not at one fixed setting; an arm that ties its group width to its cardinality is so "
+        "compared at matched complexity."
+        if tables
+        else "",
+        facts=facts | {"traps": traps, "told": text},
+    )
+
+
+Unknown = tuple[str, str, str]
+"""A question, the arm that it ends with, and why it has no answer."""
+TRAP = "whether one fixed setting would have misled about"
+
+
+def _not_known(unknown: list[Unknown]) -> str:
+    """All of it in one paragraph; arms with one question and one reason are told together."""
+    arms: dict[tuple[str, str], list[str]] = {}
+    for question, arm, reason in unknown:
+        arms.setdefault((question, reason.removesuffix(".")), []).append(arm)
+    told = [f"{question} {listed(own)} ({reason})" for (question, reason), own in arms.items()]
+    return f"Not known: {'; '.join(told)}."
+
+
+def _asks(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, Any], list[Unknown]]:
+    """Tunability and sensitivity, at one horizon for all arms."""
+    rows, facts = [], {}
+    unknown: list[Unknown] = []
+    horizon = min((len(d) // 2 for d in evidence.slices.values() if len(d) > 1), default=0)
+    for arm in evidence.plan.arms:
+        val, _, _ = drawn(evidence, arm)
+        try:
+            asks = tunability(val, horizon=horizon)
+            chosen = in_hand(evidence.history, arm, evidence.look)
+            best = chosen.val_accuracy if chosen else None
+            fates = sensitivity(val, [d.val is None for d in evidence.slices[arm]], best=best)
+        except Refused as refusal:
+            unknown.append(("how much tuning is asked by", arm, str(refusal)))
+            continue
+        rows.append(
+            (
+                arm,
+                *(_points(i) for i in (asks.one, asks.omega, asks.area)),
+                points(asks.last),
+                *(_percent(i) for i in (fates.near, fates.diverged)),
+            )
+        )
+        facts[arm] = {"tunability": asdict(asks), "sensitivity": asdict(fates)}
+    best_of = f"best of {horizon}"
+    head = ("validation, %", "one random setting", "omega", "area", best_of, "near the best", "failed")
+    return ([Table(head=head, rows=tuple(rows))] if rows else []), [], {"random_settings": facts}, unknown
+
+
+def _importances(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, Any], list[Unknown]]:
+    rows: list[tuple[str, ...]] = []
+    unknown: list[Unknown] = []
+    facts = {}
+    for arm in evidence.plan.arms:
+        draws = evidence.slices.get(arm, ())
+        accuracies = np.array([np.nan if d.val is None else d.val for d in draws], dtype=np.float64)
+        try:
+            from analysis.statistics.importance import importances  # Optuna takes a second to import
+
+            table = importances([d.config for d in draws], accuracies)
+        except Refused as refusal:
+            unknown.append(("which parameters mattered for", arm, str(refusal)))
+            continue
+        facts[arm] = table.to_dict("records")
+        for row in facts[arm]:
+            shown = "yes" if row["p_chance"] <= 0.05 else "not shown"
+            ranks = f"{row['rank']:g} ({row['rank_low']:g} to {row['rank_high']:g})"
+            rows.append((f"{arm}: {row['parameter']}", percent(row["importance"], 0), ranks, shown))
+    head = ("parameter", "importance", "rank (95 %)", "more than chance, by itself")
+    return ([Table(head=head, rows=tuple(rows))] if rows else []), [], {"importance": facts}, unknown
+
+
+def _isolated(
+    evidence: Evidence, levels: pd.DataFrame
+) -> tuple[list[Table], list[str], dict[str, Any], list[Unknown]]:
+    """Accuracy by value of the choices, and of what only some arms have; the facts have every axis."""
+    told, rows, adjusted_p = [], [], adjusted(levels)
+    unknown: list[Unknown] = []
+    for arm in evidence.plan.arms:
+        own = levels[(levels["arm"] == arm) & levels["own"]]
+        axes = dict(zip(own["axis"], own["isolated"], strict=True))
+        if thin := [axis for axis, isolated in axes.items() if not isolated]:
+            few = f"{counted(len(evidence.slices.get(arm, ())), 'random setting')}, it takes {FLOOR} of each of two values"
+            unknown.append((f"how the values of {listed(thin)} differ for", arm, few))
+        for shown in (True, False):
+            names = [
+                f"{axis} (p = {adjusted_p[arm, axis]:.3f})"
+                for axis, isolated in axes.items()
+                if isolated and (adjusted_p[arm, axis] <= 0.05) == shown
+            ]
+            if names:
+                says = (
+                    f"shows a difference beyond chance between the values of {listed(names)}"
+                    if shown
+                    else f"does not show whether the values of {listed(names)} differ"
+                )
+                told.append(
+                    f"By value: the slice of {arm} {says}; permutation of ranks, Holm over its parameters."
+                )
+        rows += [
+            (
+                f"{arm}: {r['axis']} {r['value']}",
+                f"{r['trials']}" + (f" ({r['failed']} failed)" if r["failed"] else ""),
+                _mean_of(r, "val"),
+                _mean_of(r, "test"),
+            )
+            for r in own[own["isolated"]].to_dict("records")
+        ]
+    head = ("by value, accuracy %", "random settings", "validation (95 %)", "test (95 %)")
+    facts = {"levels": levels.to_dict("records")}
+    return ([Table(head=head, rows=tuple(rows))] if rows else []), told, facts, unknown
+
+
+def _mean_of(row: dict[Any, Any], kind: str) -> str:
+    mean, low, high = (row[f"{kind}_{name}"] for name in ("mean", "low", "high"))
+    if math.isnan(mean):
+        return "too few" if row[kind] else "–"
+    return f"{points(mean)} ({points(low)} to {points(high)})"
+
+
+def _trap(evidence: Evidence, v: Answer) -> tuple[list[str], list[dict[str, Any]], list[Unknown]]:
+    both = f"{v.first} against {v.second}"
+    if v.ahead is None:
+        return [], [], [(TRAP, both, "the answer names no better arm, so there is no wrong one")]
+    (a, _, _), (b, _, _) = drawn(evidence, v.first), drawn(evidence, v.second)
+    better: Literal["first", "second"] = "first" if v.ahead == v.first else "second"
+    settings = [[str(d.index) for d in evidence.slices[arm]] for arm in (v.first, v.second)]
+    try:
+        trap = fixed_setting_trap(a, b, better=better, settings=(settings[0], settings[1]))
+    except Refused as refusal:
+        return [], [], [(TRAP, both, str(refusal))]
+    wrong = v.second if better == "first" else v.first
+    told = (
+        f"The fixed-setting trap: with one random setting for both arms and one run of each, {wrong} would have come "
+        f"out ahead of {v.ahead} in {_percent(trap.wrong)} of the cases ({counted(trap.settings, 'shared setting')}; "
+        "what only one arm has was drawn for it alone)."
+    )
+    return [told], [{"first": v.first, "second": v.second, "wrong_arm": wrong} | asdict(trap)], []
+
+
+def _points(i: Interval) -> str:
+    return f"{points(i.value)} ({points(i.low)} to {points(min(1.0, i.high))})"
+
+
+def _percent(i: Interval) -> str:
+    return f"{percent(i.value, 0)} ({100 * i.low:.0f} to {percent(i.high, 0)})"

@@ -1,0 +1,236 @@
+"""What changes the answer: the searches replayed from the ledger as if the arms had had equal time, epochs or trials.
+
+A study gives its arms equal resource-time, so the cheaper one gets more epochs and more trials for it.
+Here each arm's slice and search are cut, in the order in which trials were decided, at the largest
+amount that every arm reached; then the study's own rule (``study.protocol.selection.find``) says what each search would have
+found. Nothing is trained, so what selection would have said of a new find is not known.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from analysis.report.section import Section, Table
+from analysis.results import Evidence, in_hand
+from study.protocol.ledger import History
+from study.protocol.plan import Plan
+from study.protocol.records import Config, Outcome, Trial
+from study.protocol.selection import best_first, find
+from study.protocol.text import counted, duration, listed, points
+
+Currency = Literal["resource-time", "epochs", "trials"]
+CURRENCIES: tuple[Currency, ...] = ("resource-time", "epochs", "trials")
+Standing = Literal["same finds", "still found", "not found"]
+"""Of an arm's finds and of the setting in hand, when its searches are cut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What an arm's slice and search come to when they are cut."""
+
+    arm: str
+    used: float
+    """In the currency; at most one epoch, in trials nothing, below what every arm got."""
+    of: float
+    """What the study spent."""
+    standing: Standing
+    setting: Config | None
+    """The setting in hand while a search still finds it, else the best by validation."""
+    test: float | None
+    """Its mean test accuracy; None when no net of it was scored."""
+    nets: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equal:
+    """The arms' searches at an equal amount of one currency."""
+
+    currency: Currency
+    found: tuple[Found, ...]
+
+
+def replay(evidence: Evidence) -> list[Equal]:
+    """One entry per currency; none before the settings are frozen, when the searches may go on."""
+    if not evidence.history.manifests:
+        return []
+    return [_equal(evidence, currency) for currency in CURRENCIES]
+
+
+def section(evidence: Evidence) -> Section:
+    """The currencies in words and numbers."""
+    replayed = replay(evidence)
+    if not replayed:
+        told = [
+            "The searches cannot be cut to equal amounts yet: no setting has been frozen for confirmation."
+        ]
+        return Section(title=TITLE, text=tuple(told), facts={"currencies": [], "told": told})
+    told = _standings(replayed)
+    rows = tuple(
+        (
+            f"{equal.currency}: {f.arm}",
+            f"{_amount(equal.currency, f.used)} of {_amount(equal.currency, f.of)}",
+            f.standing,
+            "not scored" if f.test is None else f"{points(f.test)} ({counted(f.nets, 'net')})",
+        )
+        for equal in replayed
+        for f in equal.found
+    )
+    head = (
+        "accuracy, %",
+        "search used",
+        "setting in hand",
+        "test of the setting found",
+    )
+    return Section(
+        title=TITLE,
+        text=tuple(told),
+        tables=(Table(head=head, rows=rows),),
+        note="Replayed from the ledger, without training: every arm's random slice and search cut at what the arm with the "
+        "least got, in the order of its trials, the last one stopped where the amount is used up. Validation accuracies are "
+        "not shown: the best of many is the luckiest and compares no arms. A find is what would have been trained again in selection, and "
+        "been held against the default, which needs no search; with the same finds the answer would have been the same. Where the "
+        "setting in hand is not found, the test accuracy is that of the best by validation, if a net of it was scored.",
+        facts={"currencies": [asdict(equal) for equal in replayed], "told": told},
+    )
+
+
+TITLE = "What changes the answer"
+
+
+def _equal(evidence: Evidence, currency: Currency) -> Equal:
+    history = evidence.history
+    arms = [arm for arm in evidence.plan.arms if in_hand(history, arm, evidence.look)]  # one may be coming
+    spent = {arm: sum(_total(history, t, currency) for t in _tuning(history, arm)) for arm in arms}
+    found = tuple(
+        _found(evidence, arm, currency, amount=min(spent.values()), spent=spent[arm]) for arm in arms
+    )
+    return Equal(currency=currency, found=found)
+
+
+def _found(evidence: Evidence, arm: str, currency: Currency, *, amount: float, spent: float) -> Found:
+    plan, history = evidence.plan, evidence.history
+    cut, used = _cut(history, arm, currency, amount)
+    best = next(iter(best_first(cut, _tuning(cut, arm))), None)
+    held = in_hand(history, arm, evidence.look)
+    assert held is not None
+    confirmed = held.config
+    entered, studied = _finds(plan, cut, arm), _finds(plan, history, arm)
+    standing: Standing = "not found"
+    if entered == studied:
+        standing = "same finds"
+    elif held.default or confirmed in entered:
+        standing = "still found"
+    config = best.config if standing == "not found" and best else confirmed
+    own = evidence.tuned.get(arm)
+    test: float | None
+    if config == confirmed and own is not None:  # a failed run counts there
+        test, nets = own.mean, len(own.correct)
+    else:
+        scores = [
+            history.scores[t.id].test_accuracy
+            for t in history.trials.values()
+            if t.arm == arm and t.config == config and t.id in history.scores
+        ]
+        test, nets = (sum(scores) / len(scores) if scores else None), len(scores)
+    return Found(
+        arm=arm,
+        used=used,
+        of=spent,
+        standing=standing,
+        setting=config,
+        test=test,
+        nets=nets,
+    )
+
+
+def _cut(history: History, arm: str, currency: Currency, amount: float) -> tuple[History, float]:
+    """The arm's baseline, slice and search until ``amount`` is used up, and what they used."""
+    cut, used = History(), 0.0
+    for trial in history.of(arm, "baseline"):  # candidates may fall back on it
+        _copy(history, cut, trial, len(history.epochs[trial.id]))
+    for trial in _tuning(history, arm):
+        left = amount * (1 + 1e-9) - used
+        total = _total(history, trial, currency)
+        steps = _steps(history, trial, currency)
+        if total > left:
+            fit = sum(step <= left for step in steps)
+            if fit:
+                _copy(history, cut, trial, fit)
+                used += steps[fit - 1]
+            break
+        _copy(history, cut, trial, len(steps))
+        used += total
+    return cut, used
+
+
+def _copy(history: History, cut: History, trial: Trial, epochs: int) -> None:
+    """The trial, with its own end or, when it is cut before that, with that of the study's own budget stop."""
+    seen, outcome = history.epochs[trial.id], history.outcomes.get(trial.id)
+    cut.add(trial)
+    for epoch in seen[:epochs]:
+        cut.add(epoch)
+    if epochs < len(seen):
+        cost = seen[epochs - 1].cost
+        outcome = Outcome(trial=trial.id, state="stopped", reason="budget: cut", epochs=epochs, cost=cost)
+    if outcome is not None:
+        cut.add(outcome)
+
+
+def _tuning(history: History, arm: str) -> list[Trial]:
+    """The arm's slice and search in the order in which they were decided."""
+    return [t for t in history.trials.values() if t.arm == arm and t.phase in ("slice", "search")]
+
+
+def _steps(history: History, trial: Trial, currency: Currency) -> list[float]:
+    """What the trial had used after each of its epochs."""
+    epochs = history.epochs[trial.id]
+    match currency:
+        case "resource-time":
+            return [e.cost for e in epochs]
+        case "epochs":
+            return [float(e.epoch) for e in epochs]
+        case "trials":
+            return [1.0] * len(epochs)
+
+
+def _total(history: History, trial: Trial, currency: Currency) -> float:
+    """What the whole trial used; in time that is more than its epochs, and a failed one counts too."""
+    if currency == "trials":
+        return 1.0
+    outcome = history.outcomes.get(trial.id)
+    if currency == "resource-time" and outcome is not None:
+        return outcome.cost
+    return max(_steps(history, trial, currency), default=0.0)
+
+
+def _amount(currency: Currency, used: float) -> str:
+    return duration(used) if currency == "resource-time" else f"{used:.0f}"
+
+
+def _standings(replayed: list[Equal]) -> list[str]:
+    """What that means for the verdict on the test images."""
+    standings = [f.standing for e in replayed for f in e.found]
+    if set(standings) == {"same finds"}:
+        return ["Under all three every search would have found the same: the answer stands."]
+    if "not found" not in standings:
+        return [_IN_PART]
+    lost: dict[str, list[str]] = {}
+    for e in replayed:
+        if missing := listed([f.arm for f in e.found if f.standing == "not found"]):
+            lost.setdefault(missing, []).append(f"equal {e.currency}")
+    return [
+        f"At {listed(currencies)} no search would have come to the setting in hand of {missing}: the answer is not about what "
+        "would have been found then."
+        for missing, currencies in lost.items()
+    ]
+
+
+_IN_PART = (
+    "Under all three a search of every arm would still have come to its setting in hand, but other searches to other settings: "
+    "the answer stands only in part."
+)
+
+
+def _finds(plan: Plan, history: History, arm: str) -> list[Config]:
+    """What the arm's searches found, by pair."""
+    found = (find(plan, history, arm, pair) for pair in range(plan.pairs))
+    return [config for config in found if config is not None]

@@ -1,0 +1,334 @@
+"""Everything a report says, as plain values: what the evidence gives by the estimators, before any layout."""
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from analysis import answer, further, levels
+from analysis.answer import Answer, Finds
+from analysis.levels import Level
+from analysis.luck import Luck
+from analysis.results import Evidence, beat_default, choices, in_hand
+from analysis.statistics.intervals import Estimate, Refused, crossed, mean_accuracy
+from analysis.statistics.tunability import Interval, binomial
+from analysis.verdict import Runs, Verdict, judge, of_nets
+from study.protocol.records import Config
+from study.protocol.text import amount, counted, listed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """A difference reported beside the answer: first minus second, as a fraction."""
+
+    label: str
+    arm: str
+    """Whose colour it has, empty for none."""
+    tuned: bool
+    estimate: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """``answers`` is empty when there is none; ``headline`` then says why."""
+
+    headline: str
+    scope: str
+    """What the answers hold for."""
+    answers: tuple[Answer, ...]
+    """One per pair of arms; the leader, by its finds' mean, against each other arm comes first."""
+    nets: tuple[Verdict, ...]
+    """The nets in hand, in the pairs and signs of the answers; without a pair whose runs are too few."""
+    lucks: tuple[Luck, ...]
+    """What the pairs of searches differ by, of each answer that has an interval."""
+    gains: tuple[Contrast, ...]
+    """Net in hand minus default, per arm whose search found something better."""
+    defaults: tuple[Contrast, ...]
+    """Default against default, in the pairs and signs of the answers."""
+    unchanged: tuple[str, ...]
+    """Arms whose net in hand is of their default setting: nothing that was found beat it."""
+
+
+def find(evidence: Evidence) -> Findings:
+    """The answer as far as the evidence carries it; a question it cannot answer is left out, not NaN."""
+    answers: list[Answer] = []
+    nets: list[Verdict] = []
+    lucks: list[Luck] = []
+    if evidence.open:
+        told = f"No answer yet: {'; '.join(evidence.open)}."
+    else:
+        try:
+            for first, second in _couples(evidence):
+                net = _nets(evidence, first.arm, second.arm)
+                answers.append(_answer(evidence, first, second, net, lucks))
+                nets += [net] if net else []
+            answers = answer.with_holm(answers)
+            told = headline(answers, nets)
+        except Refused as refusal:
+            answers, nets, lucks = [], [], []
+            told = f"No answer: {refusal}."
+    hands = {arm: in_hand(evidence.history, arm, evidence.look) for arm in evidence.plan.arms}
+    unchanged = tuple(arm for arm, choice in hands.items() if choice is not None and choice.default)
+    return Findings(
+        headline=told
+        + (f" A further look is under way: {evidence.under_way}." if evidence.under_way else ""),
+        scope=answer.SCOPE,
+        answers=tuple(answers),
+        nets=tuple(nets),
+        lucks=tuple(lucks),
+        gains=tuple(
+            found
+            for arm in evidence.plan.arms
+            if arm not in unchanged
+            and (
+                found := _contrast(
+                    f"{arm}:\nnet in hand − default",
+                    arm,
+                    evidence.tuned.get(arm),
+                    evidence.default.get(arm),
+                    tuned=True,
+                )
+            )
+        ),
+        defaults=tuple(
+            found
+            for a in answers
+            if (
+                found := _contrast(
+                    f"default: {a.first}\n− {a.second}",
+                    "",
+                    evidence.default.get(a.first),
+                    evidence.default.get(a.second),
+                    tuned=False,
+                )
+            )
+        ),
+        unchanged=unchanged,
+    )
+
+
+def headline(answers: list[Answer], nets: list[Verdict]) -> str:
+    """The one sentence for the terminal: the answer, or the leader against each other arm."""
+    if len(answers) == 1:
+        return answers[0].sentence
+    leader = answers[0].first
+    against = [a for a in answers if a.first == leader]
+    if all(a.guard for a in against):
+        beat = {arm: n for a in answers for arm, n in zip((a.first, a.second), a.beat, strict=True)}
+        why = listed([f"{counted(n, 'setting')} of {arm}" for arm, n in beat.items() if n is not None])
+        few = against[0].guard if against[0].pairs < levels.FEWEST_PAIRS else ""
+        return " ".join(
+            [
+                few or f"{answer.GUARDED} At full length and on validation, {why} beat the default.",
+                *(of_nets(v) for v in nets if v.first == leader),
+            ]
+        )
+    groups: dict[str, list[str]] = {}
+    for a in against:
+        groups.setdefault(_SHORT[a.word], []).append(a.second)
+    told = "; ".join(f"{word} {listed(names)}" for word, names in groups.items())
+    doubts = "".join(f" {d}" for d in dict.fromkeys(a.doubt for a in against) if d)
+    return (
+        f"Of {len(against) + 1} arms, each tuned with searches of the same share, {leader} has the highest mean: {told} "
+        f"({against[0].held}).{doubts}"
+    )
+
+
+_SHORT = {
+    "better": "better by more than the margin than",
+    "better, size unclear": "better, by an open margin, than",
+    "practical tie": "equal within the margin to",
+    "open": "open against",
+    "nothing claimed": "nothing claimed against",
+}
+
+
+def level_of(evidence: Evidence, first: str, second: str) -> Level:
+    """At which level the answer on two arms is read: arms, looks, an added arm, earlier studies (METHOD.md 6)."""
+    plan, extension = evidence.plan, evidence.history.extension
+    if extension is not None and extension.look > evidence.look:
+        extension = None
+    arms = [arm for arm in plan.arms if arm in evidence.finds or arm in evidence.tuned] or list(plan.arms)
+    earlier = sum(first in e.arms and second in e.arms for e in plan.earlier)
+    couples = math.comb(len(arms), 2)
+    if extension is not None and not extension.pairs:
+        old = math.comb(len(arms) - len(extension.arms), 2)
+        new = first in extension.arms or second in extension.arms
+        return levels.of(couples=old, looks=plan.looks, earlier=earlier, added=couples - old, new=new)
+    return levels.of(
+        couples=couples,
+        looks=plan.looks,
+        look=evidence.look,
+        first=plan.pairs,
+        now=plan.pairs + (extension.pairs if extension else 0),
+        earlier=earlier,
+    )
+
+
+def _couples(evidence: Evidence) -> list[tuple[Finds, Finds]]:
+    """Every pair of arms, the one with the highest mean over its finds first. Raises Refused where an arm has none."""
+    found = [_finds(evidence, arm) for arm in _arms(evidence)]
+    leader = max(found, key=lambda f: float(np.mean([r.mean for r in f.runs.values()])))
+    ordered = [leader, *(f for f in found if f is not leader)]
+    return list(itertools.combinations(ordered, 2))
+
+
+def _arms(evidence: Evidence) -> list[str]:
+    """Of this look: an arm that is being added has none yet."""
+    asked = {arm for m in evidence.history.manifests if m.look <= evidence.look for arm in m.choices}
+    return [arm for arm in evidence.plan.arms if arm in asked]
+
+
+def _finds(evidence: Evidence, arm: str) -> Finds:
+    runs = evidence.finds.get(arm)
+    if not runs:
+        raise Refused(f"no confirmation run of {arm} left a score")
+    if not any(r.trained for r in runs.values()):
+        number = sum(len(r.correct) for r in runs.values())
+        told = f"all {number} confirmation runs" if number > 1 else "the only confirmation run"
+        raise Refused(f"{told} of {arm} failed, so there is no trained net to compare")
+    found = choices(evidence.history, arm, evidence.look)
+    return Finds(
+        arm=arm,
+        runs=runs,
+        beat=beat_default(evidence.history, arm),
+        defaults=sum(choice.default for choice in found),
+    )
+
+
+def _answer(
+    evidence: Evidence, first: Finds, second: Finds, net: Verdict | None, lucks: list[Luck]
+) -> Answer:
+    plan, level = evidence.plan, level_of(evidence, first.arm, second.arm)
+    luck = None
+    if len(first.runs.keys() & second.runs.keys()) >= levels.FEWEST_PAIRS:
+        _, luck = answer.over_pairs(first.runs, second.runs, confidence=level.confidence)
+        lucks.append(luck)
+    share = search_share(evidence)
+    return answer.judge(
+        first,
+        second,
+        rope=plan.rope,
+        level=level,
+        search=amount(share, plan.budget.resource),
+        nets=net,
+        budget_per_search=share,
+        look=evidence.look,
+        guessing=evidence.guessing,
+        copies=plan.data.copies,
+        more=further.told(evidence, luck),
+    )
+
+
+def search_share(evidence: Evidence) -> float:
+    """b: resource-seconds that one search of an arm could spend, random settings left out."""
+    tuning, plan = evidence.history.tuning, evidence.plan
+    if tuning is None:
+        return 0.0
+    slices = tuning.slice_runs * max(tuning.full_run.values())
+    return max(0.0, tuning.per_arm - slices) / plan.pairs
+
+
+def _nets(evidence: Evidence, first: str, second: str) -> Verdict | None:
+    """The nets in hand of two arms; None where an arm has none that trained, or too few runs of it."""
+    a, b = evidence.tuned.get(first), evidence.tuned.get(second)
+    if a is None or b is None or not (a.trained and b.trained):
+        return None
+    plan, couples = evidence.plan, math.comb(len(_arms(evidence)), 2)
+    earlier = sum(first in e.arms and second in e.arms for e in plan.earlier)
+    level = level_of(evidence, first, second)
+    extension = evidence.history.extension
+    if evidence.look > 1 and extension is not None and extension.pairs:
+        level = levels.of_nets(level, looks=plan.looks, look=evidence.look, couples=couples, earlier=earlier)
+    try:
+        verdict = judge(
+            a, b, rope=plan.rope, level=level, guessing=evidence.guessing, copies=plan.data.copies
+        )
+    except Refused:
+        return None
+    return replace(verdict, sentence=of_nets(verdict))
+
+
+def default_setting(evidence: Evidence, arm: str) -> Config | None:
+    """The setting of the arm's baseline runs, None before the first."""
+    baseline = evidence.history.of(arm, "baseline")
+    return baseline[0].config if baseline else None
+
+
+def failure_rates(evidence: Evidence) -> dict[str, Interval]:
+    """Per arm the share of its confirmation runs that failed; empty when none of any arm did."""
+    counts = {
+        arm: (sum(r.guessed for r in found.values()), sum(len(r.correct) for r in found.values()))
+        for arm, found in evidence.finds.items()
+    }
+    if not any(failed for failed, _ in counts.values()):
+        return {}
+    return {arm: binomial(failed, runs, 0.95) for arm, (failed, runs) in counts.items()}
+
+
+def accuracies(evidence: Evidence) -> pd.DataFrame:
+    """One row per arm and setting with scored runs, as ``figures.draw_forest`` wants it, and the sd.
+
+    ``tuned`` is the net in hand.
+    """
+    rows = []
+    for arm in evidence.plan.arms:
+        for kind, shelf in (("default", evidence.default), ("tuned", evidence.tuned)):
+            if (runs := shelf.get(arm)) is None:
+                continue
+            try:
+                interval: Estimate | None = mean_accuracy(runs.correct)
+            except Refused:
+                interval = None
+            scores = pd.Series(runs.accuracies)
+            rows.append(
+                {
+                    "arm": arm,
+                    "kind": kind,
+                    "runs": len(scores),
+                    "guessed": runs.guessed,
+                    "accuracies": list(runs.accuracies),
+                    "mean": runs.mean,
+                    "median": float(scores.median()),
+                    "sd": float(scores.std()),
+                    "min": float(scores.min()),
+                    "max": float(scores.max()),
+                    "low": interval.low if interval else float("nan"),
+                    "high": interval.high if interval else float("nan"),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def differences(found: Findings) -> pd.DataFrame:
+    """One row per difference, answers first, as ``figures.draw_differences`` wants it; ``marks``: one per pair."""
+    rows = [
+        {"label": f"searches: {a.first}\n− {a.second}", "arm": "", "filled": True, "delta": a.delta}
+        | {"low": a.low, "high": a.high, "marks": list(a.differences)}
+        for a in found.answers
+        if a.delta is not None
+    ] + [
+        {"label": f"nets: {v.first}\n− {v.second}", "arm": "", "filled": True, "delta": v.delta}
+        | {"low": v.low, "high": v.high, "marks": []}
+        for v in found.nets
+    ]
+    rows += [
+        {"label": c.label, "arm": c.arm, "filled": c.tuned, "delta": c.estimate.delta}
+        | {"low": c.estimate.low, "high": c.estimate.high, "marks": []}
+        for c in (*found.defaults, *found.gains)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _contrast(
+    label: str, arm: str, first: Runs | None, second: Runs | None, *, tuned: bool
+) -> Contrast | None:
+    if first is None or second is None or not (first.trained and second.trained):
+        return None
+    try:
+        estimate = crossed(first.correct, second.correct)
+    except Refused:
+        return None
+    return Contrast(label=label, arm=arm, tuned=tuned, estimate=estimate)

@@ -1,0 +1,1 @@
+"""``python -m study WORD``: one file per word."""

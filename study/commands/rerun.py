@@ -1,0 +1,82 @@
+"""One trial trained again from its record: the same numbers, to the last digit on the same kind of device."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+import search_spaces
+from study import provenance
+from study.data.prepare import Images, prepare
+from study.execution.trainable import device_of, start
+from study.protocol import ledger
+from study.protocol.plan import Plan, PlanError
+from study.protocol.records import Epoch, Trial
+from study.training.loop import DivergedError
+
+MEASURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+
+
+def rerun(home: Path, trial_id: str) -> tuple[Table, bool]:
+    """Recorded against again, epoch by epoch, and whether all are equal.
+
+    Raises ArmError when the arm is not here, PlanError when there is no such trial, the data is not what it was, or
+    the machine has no GPU where the study had one.
+    """
+    plan, history = ledger.load(home)
+    trial = history.trials.get(trial_id)
+    if trial is None:
+        raise PlanError(
+            f"{home} has no trial {trial_id!r}: "
+            + (
+                f"they are called like {next(iter(history.trials))}"
+                if history.trials
+                else "none has begun yet"
+            )
+        )
+    if plan.machine.resource == "gpu" and not torch.cuda.is_available():
+        raise PlanError("the study trained on GPUs, and this machine has none: its numbers would differ")
+    prepared = prepare(plan.data.spec, seed=plan.seed, root=Path("data"))
+    provenance.check_data(plan, prepared.card)
+    recorded = history.epochs[trial_id]
+    search_spaces.load(trial.arm)  # an arm that is not here is no fault of the trial
+    epochs = _epochs(plan, trial, prepared.train, history.fraction(trial_id, plan))
+    again, end = _train(epochs, len(recorded))
+    outcome = history.outcomes.get(trial_id)
+    failed = outcome is not None and outcome.state == "failed"
+    if failed and not end:  # what ended it comes in the epoch after the last that was whole
+        more, end = _train(epochs, 1)
+        again += more
+    table = Table(title=f"{trial_id}: recorded, and again{f' ({end})' if end else ''}")
+    for column in ("epoch", *MEASURES):
+        table.add_column(column, justify="right")
+    same = len(again) == len(recorded)
+    for before, after in zip(recorded, again, strict=False):
+        pairs = [(getattr(before, m), getattr(after, m)) for m in MEASURES]
+        same &= all(a == b for a, b in pairs)
+        table.add_row(str(before.epoch), *(f"{a!r}\n{b!r}" for a, b in pairs))
+    return table, same
+
+
+def _epochs(plan: Plan, trial: Trial, pool: Images, fraction: float) -> Iterator[Epoch]:
+    """As they are drawn; building the net, which may be the arm's fault too, comes with the first."""
+    _, epochs = start(plan, trial, pool, device_of(plan.machine, fraction))
+    yield from epochs
+
+
+def _train(epochs: Iterable[Epoch], count: int) -> tuple[list[Epoch], str]:
+    """At most ``count`` epochs, and what ended them early."""
+    done: list[Epoch] = []
+    if not count:
+        return done, ""
+    try:
+        for epoch in epochs:
+            done.append(epoch)
+            if len(done) == count:
+                break
+    except DivergedError as error:
+        return done, f"diverged: {error}"
+    except Exception as error:  # noqa: BLE001  # an arm's own fault, as it was recorded
+        return done, f"error: {type(error).__name__}: {error}"
+    return done, ""

@@ -1,0 +1,311 @@
+"""Image files -> uint8 arrays, and what can be wrong with them.
+
+A pool of threads decodes (Pillow lets go of the interpreter meanwhile); the order is that of the files,
+so the result is too. A file that cannot be decoded is named, never skipped. What does not fit in memory
+stays in its files and is decoded each time it is asked for, to the same bytes: nothing else differs.
+"""
+
+import os
+import unicodedata
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from study.memory import free_memory
+from study.protocol.settings import SETTINGS
+
+LARGEST_SIDE = 224
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What a file with such a suffix may hold: Pillow reads more, but runs programs for some."""
+AHEAD = 2
+"""Batches that are decoded while one is used."""
+BLOCK = 32
+TASK = 4
+"""Images that a thread decodes at once."""
+MANY = 64
+"""Files that a thread opens at once, to look at their size."""
+
+
+class DataError(ValueError):
+    """Images that cannot be studied; the message says what is wrong, what is allowed and what to do."""
+
+
+class Images:
+    """Square images and their labels, in a fixed order, in memory."""
+
+    def __init__(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+        self._pixels = pixels
+        self.labels = labels
+        """``(n,)``, positions in ``DataCard.classes``."""
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """All of them, ``(n, c, s, s)``, C-contiguous."""
+        return self._pixels
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(n, c, s, s)``."""
+        return self._pixels.shape
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: NDArray[np.int64]) -> "Images":
+        """A copy of some of them, in the order of ``indices``."""
+        return Images(self._pixels[indices], self.labels[indices])
+
+    def fill(self, out: NDArray[np.uint8], indices: NDArray[np.int64]) -> None:
+        """Write the pixels of some of them into ``out``, ``(len(indices), c, s, s)``."""
+        out[:] = self._pixels[indices]
+
+    def arrays(self) -> dict[str, Any]:
+        """All there is of them, for ``np.savez``; ``from_arrays`` makes them again."""
+        return {"pixels": self._pixels, "labels": self.labels}
+
+
+class Streamed(Images):
+    """Images that stay in their files: whoever asks for pixels has them decoded, each time.
+
+    ``pixels`` is all of them at once, for those who have the memory. Every process that uses them, on
+    any node, needs the files at ``root``, the same ones: a file of another length is refused when it is used.
+    There is no decoded copy on disk: 1.3 million images of 224 pixels would take 180 GiB, and decoding one takes
+    0.6 ms of a core, 2.4 ms when it has to be scaled from 500 x 375 (``tests/bench/stream.py``).
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        names: NDArray[np.bytes_],
+        lengths: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        *,
+        mode: str,
+        side: int,
+    ) -> None:
+        """``names`` are relative to ``root``, ``lengths`` the files' in bytes; ``mode`` is Pillow's, L or RGB."""
+        self.labels = labels
+        self._root, self._names, self._lengths, self._mode, self._side = root, names, lengths, mode, side
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        whole = np.empty(self.shape, dtype=np.uint8)
+        for start, block in zip(range(0, len(self), BLOCK), blocks(self), strict=True):
+            whole[start : start + BLOCK] = block
+        return whole
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), 1 if self._mode == "L" else 3, self._side, self._side)
+
+    def take(self, indices: NDArray[np.int64]) -> "Streamed":
+        return Streamed(
+            self._root,
+            self._names[indices],
+            self._lengths[indices],
+            self.labels[indices],
+            mode=self._mode,
+            side=self._side,
+        )
+
+    def fill(self, out: NDArray[np.uint8], indices: NDArray[np.int64]) -> None:
+        for row, index in zip(out, indices, strict=True):
+            file, length = _path(self._root, self._names[index]), int(self._lengths[index])
+            with suppress(OSError):  # opening it says what is wrong
+                if (here := file.stat().st_size) != length:
+                    raise DataError(
+                        f"{shown(file)} has {here} bytes on {os.uname().nodename}, and {length} where the study was "
+                        "started: the images have to stay as they were, and be the same on every node"
+                    )
+            row[:] = _pixels(file, self._mode, self._side)
+
+    def arrays(self) -> dict[str, Any]:
+        return {
+            "root": np.array(os.fsencode(self._root)),
+            "names": self._names,
+            "lengths": self._lengths,
+            "labels": self.labels,
+            "mode": np.array(self._mode),
+            "side": np.array(self._side),
+        }
+
+
+def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Images:
+    """What ``Images.arrays`` took apart."""
+    if "pixels" in arrays:
+        return Images(arrays["pixels"], arrays["labels"])
+    return Streamed(
+        Path(os.fsdecode(arrays["root"].item())),
+        arrays["names"],
+        arrays["lengths"],
+        arrays["labels"],
+        mode=str(arrays["mode"]),
+        side=int(arrays["side"]),
+    )
+
+
+def fetched(
+    images: Images,
+    batches: Iterable[NDArray[np.int64]],
+    *,
+    threads: int,
+    new: Callable[[tuple[int, ...]], NDArray[np.uint8]] = lambda shape: np.empty(shape, dtype=np.uint8),
+) -> Iterator[NDArray[np.uint8]]:
+    """The pixels of each batch of positions in turn, in arrays that ``new`` makes; threads are ``AHEAD`` with them.
+
+    Raises DataError that names the first file, in their order, that cannot be decoded.
+    """
+    Image.preinit()
+    waiting: deque[tuple[NDArray[np.uint8], list[Future[None]]]] = deque()
+
+    def first() -> NDArray[np.uint8]:
+        pixels, tasks = waiting.popleft()
+        for task in tasks:
+            task.result()
+        return pixels
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for batch in batches:
+                pixels = new((len(batch), *images.shape[1:]))
+                parts = [slice(start, start + TASK) for start in range(0, len(batch), TASK)]
+                waiting.append((pixels, [pool.submit(images.fill, pixels[p], batch[p]) for p in parts]))
+                if len(waiting) > AHEAD:
+                    yield first()
+            while waiting:
+                yield first()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def blocks(images: Images) -> Iterator[NDArray[np.uint8]]:
+    """All pixels in their order, ``BLOCK`` images at a time."""
+    everything = np.arange(len(images))
+    parts = (everything[start : start + BLOCK] for start in range(0, len(images), BLOCK))
+    return fetched(images, parts, threads=_threads())
+
+
+def open_all(
+    parts: Sequence[tuple[Path, Sequence[bytes], Sequence[int]]], memory: int
+) -> tuple[list[Images], str, str]:
+    """The images of every part: folder, names in it, labels. And two sentences: what was scaled, and where they are kept.
+
+    The first part alone, the training pool, decides size and colour. They are decoded now when they fit into
+    ``memory`` bytes, else each time they are asked for.
+    """
+    sizes, grey, lengths = _headers([(root, name) for root, names, _ in parts for name in names])
+    of_part = np.split(lengths, np.cumsum([len(names) for _, names, _ in parts])[:-1])
+    pool = len(parts[0][1])
+    shorter = sizes[:pool].min(axis=1)
+    if (sizes[:pool] == sizes[0, 0]).all():
+        side = min(LARGEST_SIDE, max(8, int(shorter[0])))
+    else:
+        side = min(LARGEST_SIDE, max(8, int(np.median(shorter)) // 8 * 8))
+    mode = "L" if grey[:pool].all() else "RGB"
+    images: list[Images] = [
+        Streamed(root, np.array(names), own, np.asarray(labels, dtype=np.int64), mode=mode, side=side)
+        for (root, names, labels), own in zip(parts, of_part, strict=True)
+    ]
+    scaled = int((sizes != side).any(axis=1).sum())
+    note = f"{scaled} of {len(sizes)} images scaled to a shorter side of {side} pixels, centre kept"
+    needed = sum(int(np.prod(part.shape)) for part in images)
+    told = (
+        f"Decoded they take {needed / 2**30:.2f} GiB, and {memory / 2**30:.2f} GiB of memory are for them: "
+    )
+    if needed <= memory:
+        with quiet():
+            images = [Images(part.pixels, part.labels) for part in images]  # no part shares memory
+        told += "they are kept there."
+    else:
+        roots = " and ".join(shown(root) for root, _, _ in parts)
+        told += f"they stay in their files, and each trial decodes what it uses. Every node needs {roots}."
+    return images, note if scaled else "", told
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    """The image in ``file``; whatever goes wrong with it becomes a DataError that names it."""
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):  # Pillow only warns
+                raise DataError(f"its {image.width} x {image.height} pixels could be a decompression bomb")
+            if image.mode.startswith(("I", "F")):
+                raise DataError(f"its pixels are of more than 8 bits (mode {image.mode})")
+            yield image
+    except Exception as error:  # decoders raise what they like
+        raise DataError(f"{shown(file)} cannot be used: {error}. Repair or remove it") from error
+
+
+def _path(root: Path, name: bytes) -> Path:
+    return root / os.fsdecode(name)
+
+
+def _headers(
+    files: Sequence[tuple[Path, bytes]],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
+    """Width and height of every image, ``(n, 2)``, which have one channel of grey, and the files' bytes."""
+    sizes, grey = np.empty((len(files), 2), dtype=np.int64), np.empty(len(files), dtype=np.bool_)
+    lengths = np.empty(len(files), dtype=np.int64)
+
+    def look(start: int) -> None:
+        for i in range(start, min(start + MANY, len(files))):
+            file = _path(*files[i])
+            with _opened(file) as image:
+                sizes[i], grey[i], lengths[i] = image.size, image.mode == "L", file.stat().st_size
+
+    Image.preinit()
+    with quiet(), ThreadPoolExecutor(_threads()) as pool:
+        try:
+            for _ in pool.map(look, range(0, len(files), MANY)):
+                pass
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return sizes, grey, lengths
+
+
+def _pixels(file: Path, mode: str, side: int) -> NDArray[np.uint8]:
+    with _opened(file) as image:
+        image.draft(None, (2 * side, 2 * side))  # a JPEG far too large is decoded at a fraction of its size
+        converted = image.convert(mode)
+        if converted.size != (side, side):
+            width, height = converted.size
+            short = min(width, height)
+            x, y = (width - short) / 2, (height - short) / 2
+            converted = converted.resize(
+                (side, side), Image.Resampling.BILINEAR, box=(x, y, x + short, y + short)
+            )
+        return np.asarray(converted, dtype=np.uint8).reshape(side, side, -1).transpose(2, 0, 1)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Pillow's warnings of odd files are not for the user: what it can decode is used."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _threads() -> int:
+    return min(8, os.cpu_count() or 1)
+
+
+def memory_for_images() -> int:
+    """Bytes that decoded images may take: half of the memory that could be had now."""
+    return int(SETTINGS.memory_share * free_memory())
+
+
+def shown(name: Path | str) -> str:
+    """A path or file name that can be printed, whatever bytes it is made of: on one line, and no order to a terminal."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(ascii(c)[1:-1] if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)

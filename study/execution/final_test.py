@@ -1,0 +1,118 @@
+"""The one place that opens the sealed test set: once in a look, after its manifest, for all its arms together."""
+
+import io
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+import search_spaces
+from study.data.prepare import Images, unseal
+from study.execution.cluster import run_tasks
+from study.execution.trainable import device_of, give_back, image_spec, placed, training
+from study.protocol.ledger import Ledger
+from study.protocol.plan import Plan
+from study.protocol.records import Config, Cost, Scored, TestOpened, Trial, asdict
+from study.protocol.selection import to_be_scored
+from study.training.checkpoint import FOLDER, is_whole, pack, path_of, remove, save
+from study.training.loop import build, predict
+
+PREDICTIONS = "predictions"
+
+
+def open_test(plan: Plan, ledger: Ledger, pool: Images, sealed: Path, out: Path) -> None:
+    """Score every kept net on the test set and store its predictions, ``predictions/<trial>.npz``.
+
+    Each file has ``labels`` and ``predictions`` (images,) int64 and ``probabilities`` (images, classes) float16.
+    The workers need not see ``out``. The cost is booked per arm. After an interruption only what is left is scored: the set of nets is
+    in the ledger from the moment that the test was opened. A net whose file is gone or torn is trained again
+    before, on ``pool``. Raises DataError when the sealed file is not as it was, StudyError when a net cannot be scored.
+    """
+    manifest = ledger.manifests[-1]
+    opened = next((o for o in ledger.opened if o.manifest == manifest.sha256), None)
+    if opened is None:
+        # arms in turn, so that each pays for as many starting processes as the others
+        nets = [to_be_scored(ledger, arm) for arm in plan.arms]
+        trials = [t for turn in itertools.zip_longest(*nets) for t in turn if t is not None]
+    else:
+        trials = [ledger.trials[t] for t in opened.trials]
+    left = [t for t in trials if t.id not in ledger.scores]
+    _replace(plan, ledger, pool, out, [t for t in left if not is_whole(path_of(out, t.id))])
+    test = unseal(sealed, manifest)
+    if opened is None:
+        ledger.add(TestOpened(manifest=manifest.sha256, trials=tuple(t.id for t in trials)))
+    (out / PREDICTIONS).mkdir(exist_ok=True)
+    images = ray.put(test)
+    jobs = ((t.id, (plan, t.arm, t.config, path_of(out, t.id).read_bytes(), images)) for t in left)
+    for trial_id, probabilities, held in run_tasks(probabilities_of, jobs, plan.machine):
+        predictions = probabilities.argmax(1)
+        _write(out / PREDICTIONS / f"{trial_id}.npz", test.labels, predictions, probabilities)
+        ledger.add(Cost(arm=ledger.trials[trial_id].arm, phase="test", what=trial_id, cost=held))
+        ledger.add(Scored(trial=trial_id, test_accuracy=float((predictions == test.labels).mean())))
+    for trial_id in ledger.trials.keys() - ledger.scores.keys():  # nothing asks for these any more
+        remove(path_of(out, trial_id))
+
+
+def _replace(plan: Plan, ledger: Ledger, pool: Images, out: Path, gone: Sequence[Trial]) -> None:
+    """Train these nets again, from their records to the last digit; what that holds is booked as lost."""
+    if not gone:
+        return
+    (out / FOLDER).mkdir(exist_ok=True)
+    shared = ray.put(pool)
+    holding: defaultdict[float, list[Trial]] = defaultdict(list)
+    for trial in gone:
+        holding[ledger.fraction(trial.id, plan)].append(trial)
+    for fraction, trials in holding.items():
+        jobs = [(t.id, (plan, t, shared, fraction)) for t in trials]
+        slots = plan.machine.slots // plan.machine.slots_of(fraction)
+        machine = replace(plan.machine, fraction=fraction, slots=slots)
+        for trial_id, net, held in run_tasks(train_again, jobs, machine):
+            save(path_of(out, trial_id), net)
+            what = f"{trial_id} trained again: its weights were gone"
+            ledger.add(Cost(arm=ledger.trials[trial_id].arm, phase="lost", what=what, cost=held))
+
+
+def train_again(plan: Plan, trial: Trial, pool: Images, fraction: float) -> bytes:
+    """The checkpoint of a finished trial that holds ``fraction``, as it did at last."""
+    device = device_of(plan.machine, fraction)
+    run = training(plan, trial, pool, device)
+    measures = [asdict(epoch) for epoch in run.epochs()]
+    packed = pack({"measures": measures, **run.state(final=True)})
+    del run
+    give_back(device)
+    return packed
+
+
+def probabilities_of(
+    plan: Plan, arm: str, config: Config, weights: bytes, test: Images
+) -> "np.ndarray[Any, Any]":
+    """Class probabilities, float32 (images, classes), of the net whose checkpoint is ``weights``."""
+    device = device_of(plan.machine)
+    layout = plan.audits[arm].layout(config)
+    net = build(
+        search_spaces.load(arm), config, image_spec(plan.data), seed=0, device=device, channels_last=layout
+    )
+    net.load_state_dict(torch.load(io.BytesIO(weights), map_location=device, weights_only=True)["net"])
+    found = predict(net, placed(test, device), torch.arange(len(test), device=device)).cpu().numpy()
+    del net
+    give_back(device)
+    return found
+
+
+def _write(path: Path, labels: Any, predictions: Any, probabilities: Any) -> None:
+    """The file is there whole or not at all."""
+    torn = path.with_suffix(".tmp")
+    with torn.open("wb") as file:
+        np.savez_compressed(
+            file, labels=labels, predictions=predictions, probabilities=probabilities.astype(np.float16)
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    torn.replace(path)

@@ -1,0 +1,113 @@
+"""Whether a budget can do at all, told within seconds: from the number of images, their size, and a second per arm.
+
+What is measured here is faster than what a study will see: no optimiser, no augmentation, no neighbour. A budget that is too
+small even then is refused before Ray is started and anything longer is measured.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from search_spaces import Arm, ArmError, ImageSpec, default
+from study.protocol.plan import EPOCHS, FEWEST_RUNS, SCATTER, VAL_SHARE, Budget, DataCard, PlanError
+from study.protocol.records import first_line
+
+SECONDS = 1.0
+"""Of measuring an arm; one step of the smallest batch may take longer."""
+SMALLEST, USUAL = 2, 8
+"""Images of the first step, and of steps from which on more of them hardly make one faster."""
+SLACK = {"cpu": 2.0, "cuda": 10.0}
+"""So many times the measured speed is not ruled out: cores have other work for a second, and many small nets side by side use
+a GPU that many times better. What is refused later is refused with what was really measured."""
+FEW_SLACK = 3.0
+"""The same where steps of a few images are all that was measured."""
+STARTING = 45.0
+"""Resource-seconds per arm that a budget which is named has for starting and measuring."""
+
+
+def images_per_second(arm: Arm, images: ImageSpec, device: torch.device) -> tuple[float, int]:
+    """Forward and backward at the default setting, by ever larger batches for about a second; and the last batch's size.
+
+    Raises whatever the arm's code raises.
+    """
+    config = default(arm.space)
+    net = arm.build(config, images).to(device).train()
+    largest = int(config.get("batch_size", 64))
+    _step(
+        net, images, SMALLEST, device
+    )  # loads kernels, from disk after a start of the machine: no measure of the arm
+    began, size, best = time.perf_counter(), SMALLEST, 0.0
+    while True:
+        took = min(_step(net, images, size, device) for _ in range(2))
+        best = max(best, size / took)
+        left = SECONDS - (time.perf_counter() - began)
+        if size >= largest or 4 * took > left:
+            return best, size
+        size = min(2 * size, largest)
+
+
+def _step(net: nn.Module, images: ImageSpec, size: int, device: torch.device) -> float:
+    pixels = torch.rand(size, images.channels, images.size, images.size, device=device)
+    labels = torch.arange(size, device=device) % images.classes
+    began = time.perf_counter()
+    loss = functional.cross_entropy(net(pixels), labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    float(loss.detach())  # waits for a GPU
+    net.zero_grad(set_to_none=True)
+    return max(1e-6, time.perf_counter() - began)
+
+
+def check(
+    arms: Mapping[str, Arm],
+    card: DataCard,
+    budget: Budget,
+    *,
+    epochs: int | None,
+    train_fraction: float,
+    measure: Callable[[str], tuple[float, int]] | None = None,
+) -> None:
+    """Raises PlanError, naming a budget, when no plan could be made even of runs faster than they can be.
+
+    ``measure`` gives an arm's speed as ``images_per_second``; by default it is measured here, on one core, which is the
+    cheapest way to train per core and second. Raises ArmError when an arm cannot be trained.
+    """
+    length = epochs or EPOCHS[0]
+    count = train_fraction * (1 - VAL_SHARE[1]) * card.train * length
+    share = budget.seconds / len(arms)
+    kind = "cpu" if budget.resource == "cpu" else "cuda"
+    for name, arm in arms.items():
+        speed, batch = measure(name) if measure else _on_one_core(name, arm, card)
+        slack = max(SLACK[kind], FEW_SLACK if batch < USUAL else 0.0)
+        if share * speed * slack / count >= FEWEST_RUNS:
+            continue
+        run = count / speed
+        enough = math.ceil(len(arms) * (STARTING + SCATTER * FEWEST_RUNS * run) / 60)
+        raise PlanError(
+            f"a budget of {budget} is too small: {card.train} images of {card.size} x {card.size} pixels, and {name} trains "
+            f"about {speed:.3g} of them a second, so that a run of {length} epochs takes about {_told(run)}, and each arm needs "
+            f"{math.ceil(FEWEST_RUNS)} of them. This would do: --budget "
+            f"{Budget(seconds=60.0 * enough, resource=budget.resource)} (or smaller arms or images"
+            + (", or fewer --epochs)" if length > EPOCHS[0] else ")")
+        )
+
+
+def _on_one_core(name: str, arm: Arm, card: DataCard) -> tuple[float, int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        images = ImageSpec(channels=card.channels, size=card.size, classes=len(card.classes))
+        return images_per_second(arm, images, torch.device("cpu"))
+    except Exception as error:  # noqa: BLE001  # any fault of an arm becomes a sentence with its name
+        raise ArmError(
+            f"arm {name} cannot be built and trained at its default setting: {type(error).__name__}: {first_line(error)}"
+        ) from None
+    finally:
+        torch.set_num_threads(before)
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,220 @@
+"""The report of a study that was looked at again, or got one arm more: intervals, levels and sentences."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.synthetic import AUGMENTATION, RATE, SPACES, Diary, right_wrong, write_run
+
+from analysis import answer, levels
+from analysis.__main__ import main
+from analysis.report.build import write
+from analysis.results import read
+from study.protocol import validation
+from study.protocol.ledger import Ledger, load
+from study.protocol.looks import ADDED, last_level
+from study.protocol.plan import Earlier, Plan
+from study.protocol.records import Extension, Manifest, TestOpened
+from study.protocol.selection import choose, in_hand
+
+RUNS = 3
+
+
+def told(run: Path) -> dict[str, Any]:
+    write(run)
+    found: dict[str, Any] = json.loads((run / "verdict.json").read_text())
+    return found
+
+
+def reopened(run: Path, plan: Plan) -> Diary:
+    """A diary that goes on where the study ended."""
+    diary = Diary.__new__(Diary)
+    diary.folder, diary.plan, diary.rng = run, plan, np.random.default_rng(99)
+    diary.ledger = Ledger(run / "ledger.jsonl")
+    with np.load(next((run / "predictions").glob("*.npz"))) as arrays:
+        diary.labels = arrays["labels"]
+    return diary
+
+
+def extend(run: Path, extension: Extension, arms: tuple[str, ...], pairs: range, level: float) -> Diary:
+    """Search, select, confirm and (by ``finish``) score what the extension asks for."""
+    plan, _ = load(run)
+    diary = reopened(run, plan)
+    diary.ledger.add(extension)
+    whole = plan.extended(extension)
+    diary.plan = whole
+    for arm in arms:
+        if not diary.ledger.of(arm, "baseline"):
+            diary.full(arm, "baseline", whole.folds, 0.9)
+        for pair in pairs:
+            for i, (epochs, good) in enumerate(((9, 0.93), (9, 0.94), (1, 0.6))):
+                diary.trial(
+                    arm,
+                    "search",
+                    state="finished" if epochs == 9 else "stopped",
+                    reason="full length" if epochs == 9 else "asha: rung",
+                    epochs=epochs,
+                    level=good + 0.001 * i,
+                    pair=pair,
+                    fold=whole.search_fold(pair),
+                )
+        if arm not in (diary.ledger.tuning.full_run if diary.ledger.tuning else {}):
+            assert diary.ledger.tuning is not None
+            both = {**diary.ledger.tuning.full_run, arm: 100.0}
+            diary.ledger.add(replace(diary.ledger.tuning, full_run=both))
+        diary.select(arm, 0.94, list(pairs))
+    diary.validated()
+    choices = {
+        arm: tuple(
+            replace(choose(whole, diary.ledger, arm, pair, validation.reader(run)), runs=RUNS)
+            for pair in pairs
+        )
+        for arm in arms
+    }
+    hands = {arm: in_hand([*diary.ledger.choices(arm), *found]) for arm, found in choices.items()}
+    diary.ledger.add(Manifest.of(choices, hands, look=extension.look))
+    finish(diary, arms, pairs, level)
+    return diary
+
+
+def finish(diary: Diary, arms: tuple[str, ...], pairs: range, level: float) -> None:
+    trials = []
+    for arm in arms:
+        for choice in diary.ledger.choices(arm):
+            if choice.pair in pairs:
+                trials += diary.full(arm, "confirm", RUNS, level, choice.config, choice.pair)
+        trials += [t.id for t in diary.ledger.of(arm, "baseline") if t.id not in diary.ledger.scores]
+    diary.ledger.add(TestOpened(manifest=diary.ledger.manifests[-1].sha256, trials=tuple(trials)))
+    tables = right_wrong(
+        diary.rng,
+        runs=(1,) * len(trials),
+        accuracies=(level,) * len(trials),
+        images=diary.plan.data.test,
+        run_sd=0.001,
+    )
+    for trial, table in zip(trials, tables, strict=True):
+        diary.score([trial], table)
+    diary.ledger.__exit__(None, None, None)
+
+
+def more_pairs(plan: Plan, pairs: int, *, declared: bool = False) -> Extension:
+    draft = Extension(
+        look=2, budget_seconds=2 * plan.budget.seconds, arms=plan.arms, pairs=pairs, level=0.05,
+        declared=declared, reason="asked by the test", plan={},
+    )  # fmt: skip
+    return replace(draft, level=last_level(plan, draft))
+
+
+@pytest.fixture
+def open_still(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run", tuned=(0.92, 0.92), luck_sd=0.006, spaces=SPACES, runs=RUNS)
+
+
+def test_a_second_look_runs_over_all_pairs_at_its_level(open_still: Path) -> None:
+    before = told(open_still)
+    assert (before["verdict"], before["look"], before["answer"][0]["pairs"]) == ("open", 1, 4)
+    assert "--resume RUN --budget" in before["answer"][0]["advice"]
+    plan, _ = load(open_still)
+    extension = more_pairs(plan, 4)
+    extend(open_still, extension, plan.arms, range(4, 8), 0.92)
+    body = told(open_still)
+    (found,) = body["answer"]
+    assert (body["look"], found["look"], found["pairs"], len(found["differences"])) == (2, 2, 8, 8)
+    assert found["level"] == pytest.approx(1 - extension.level)
+    assert extension.level == pytest.approx(levels.of(look=2, first=4, now=8).alpha)
+    assert found["held"] == "94 % over both looks"
+    assert "(94 % over both looks: " in body["headline"]
+    evidence = read(open_still)
+    expected, _ = answer.over_pairs(
+        *(evidence.finds[found[side]] for side in ("first", "second")), confidence=1 - extension.level
+    )
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
+    (net,) = body["nets"]
+    assert net["confidence"] == pytest.approx(0.99)
+    assert "a third would err more than it says" in found["advice"] or found["word"] in (
+        "better",
+        "practical tie",
+    )
+    text = (open_still / "report.md").read_text()
+    assert "| pair 8 |" in text
+    assert "opened: 2 times" in text
+    assert not any("more than once in a look" in w or "over its share" in w for w in body["warnings"])
+
+
+def test_a_declared_second_look_keeps_95_percent(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", tuned=(0.92, 0.92), luck_sd=0.006, spaces=SPACES, runs=RUNS)
+    body = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text(json.dumps(body | {"looks": 2}))
+    first = told(run)["answer"][0]
+    assert (first["level"], first["held"]) == (pytest.approx(0.973), "95 % over both looks")
+    plan, _ = load(run)
+    extend(run, more_pairs(plan, 4, declared=True), plan.arms, range(4, 8), 0.92)
+    second = told(run)["answer"][0]
+    assert second["held"] == "95 % over both looks"
+    assert second["level"] == pytest.approx(1 - levels.of(looks=2, look=2, first=4, now=8).alpha)
+
+
+def test_while_a_second_look_is_under_way_the_first_one_stands(open_still: Path) -> None:
+    before = told(open_still)
+    plan, _ = load(open_still)
+    with Ledger(open_still / "ledger.jsonl") as ledger:
+        ledger.add(more_pairs(plan, 4))
+    body = told(open_still)
+    assert body["answer"][0]["low"] == before["answer"][0]["low"]
+    assert body["look"] == 1
+    assert "A further look is under way: no setting of look 2 has been frozen" in body["headline"]
+
+
+def third(plan: Plan) -> Extension:
+    facts = {
+        "audits": {"third": asdict(plan.audits["resnet8"])},
+        "spaces": {"third": {"learning_rate": RATE, "augmentation": AUGMENTATION}},
+        "probe_cost": {"third": 12.0},
+    }
+    return Extension(
+        look=2, budget_seconds=1.5 * plan.budget.seconds, arms=("third",), pairs=0, level=ADDED,
+        declared=False, reason="asked by the test", plan=facts,
+    )  # fmt: skip
+
+
+def test_while_an_arm_is_being_added_the_old_answer_stands(open_still: Path) -> None:
+    before = told(open_still)
+    plan, _ = load(open_still)
+    with Ledger(open_still / "ledger.jsonl") as ledger:
+        ledger.add(third(plan))
+    body = told(open_still)
+    (found,) = body["answer"]
+    assert (found["low"], found["held"]) == (before["answer"][0]["low"], "95 %")
+    assert "A further look is under way" in body["headline"]
+
+
+def test_an_added_arm_leaves_the_old_interval_and_shares_its_own_error(open_still: Path) -> None:
+    before = told(open_still)["answer"][0]
+    plan, _ = load(open_still)
+    extend(open_still, third(plan), ("third",), range(4), 0.95)
+    body = told(open_still)
+    assert body["arms"] == ["resnet8", "resnext8", "third"]
+    by_pair = {frozenset((a["first"], a["second"])): a for a in body["answer"]}
+    old = by_pair[frozenset(("resnet8", "resnext8"))]
+    assert (old["level"], abs(old["delta"])) == (pytest.approx(0.95), pytest.approx(abs(before["delta"])))
+    assert old["high"] - old["low"] == pytest.approx(before["high"] - before["low"])
+    new = by_pair[frozenset(("resnet8", "third"))]
+    assert new["level"] == pytest.approx(1 - ADDED / 2)
+    assert new["held"] == "92.5 % over all 3 pairs of arms, those of the added arm included"
+    assert body["answer"][0]["first"] == "third"
+    assert "92.5 % over all 3 pairs of arms" in body["headline"]
+    assert main([str(open_still), "--expect", "third"]) == 0
+
+
+def test_a_question_asked_again_says_what_that_costs(open_still: Path) -> None:
+    plan = Plan.load(open_still / "plan.json")
+    earlier = Earlier(run="first-try", arms=("resnet8", "resnext8", "other"), level=0.05)
+    replace(plan, earlier=(earlier,)).save(open_still / "plan.json")
+    body = told(open_still)
+    (found,) = body["answer"]
+    assert found["level"] == pytest.approx(0.975)
+    assert "90 % over every study of this question on these test images" in body["headline"]
+    assert any("were opened before, by first-try" in warning for warning in body["warnings"])

@@ -1,0 +1,93 @@
+"""Levels over several looks: the figures of METHOD.md 6, and what they promise."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from analysis import levels
+from study.protocol.looks import either, second_level
+
+DRAWN = np.random.default_rng(1).standard_normal((200_000, 20))
+"""Of equal arms: every pair's difference in so many studies."""
+
+
+def _excludes(differences: NDArray[np.float64], level: float) -> NDArray[np.bool_]:
+    """Whether the t interval over a study's pairs excludes 0."""
+    pairs = differences.shape[1]
+    half = stats.t.isf(level / 2, pairs - 1) * differences.std(axis=1, ddof=1) / np.sqrt(pairs)
+    return np.asarray(np.abs(differences.mean(axis=1)) > half)
+
+
+@pytest.mark.parametrize(("k1", "k2", "rate"), [(3, 8, 0.0280), (1, 4, 0.0270), (1, 2, 0.0294)])
+def test_the_published_rates_of_two_declared_looks(k1: int, k2: int, rate: float) -> None:
+    assert levels.even(k1, k2) == pytest.approx(rate, abs=5e-5)
+    assert levels.forecast(k1, k2, spent=rate, total=0.05) == pytest.approx(rate, abs=2e-4)
+
+
+def test_an_undeclared_second_look_takes_what_a_total_of_six_percent_leaves() -> None:
+    assert second_level(100, 400, spent=0.05, total=0.06) == pytest.approx(0.0135, abs=3e-4)
+    found = levels.of(look=2, first=4, now=16)
+    assert found.alpha == second_level(4, 16, spent=0.05, total=0.06) < 0.0135  # t over few pairs
+    assert found.told == "94 % over both looks"
+    with pytest.raises(ValueError, match="nothing is left"):
+        second_level(3, 4, spent=0.05, total=0.05)
+    with pytest.raises(ValueError, match="nothing new"):
+        second_level(4, 4, spent=0.027, total=0.05)
+
+
+@pytest.mark.parametrize("couples", [1, 3, 10])
+@pytest.mark.parametrize(("first", "now"), [(3, 4), (4, 8), (8, 20)])
+@pytest.mark.parametrize(("looks", "total"), [(2, 0.05), (1, 0.06)])
+def test_both_looks_together_err_in_their_total(
+    couples: int, first: int, now: int, looks: int, total: float
+) -> None:
+    one = levels.of(couples=couples, looks=looks, look=1, first=first, now=first)
+    two = levels.of(couples=couples, looks=looks, look=2, first=first, now=now)
+    differences = DRAWN[:, :now]
+    wrong = _excludes(differences[:, :first], one.alpha) | _excludes(differences, two.alpha)
+    assert wrong.mean() == pytest.approx(total / couples, rel=0.05, abs=5e-4)
+    assert one.alpha <= 0.05 / couples
+    assert "both looks" in two.told
+
+
+def test_the_chance_that_either_look_errs_is_that_of_two_correlated_normals() -> None:
+    z = np.random.default_rng(0).standard_normal((2, 400_000))
+    first, both = z[0], np.sqrt(0.25) * z[0] + np.sqrt(0.75) * z[1]
+    wrong = (np.abs(first) > stats.norm.isf(0.025)) | (np.abs(both) > stats.norm.isf(0.0135 / 2))
+    assert either(0.05, 0.0135, 1, 4) == pytest.approx(float(wrong.mean()), abs=0.0015)
+    assert either(0.05, 0.01, 3, 3) == 0.05
+
+
+def test_a_question_asked_again_takes_half_of_what_the_one_before_took() -> None:
+    rates = [levels.of(earlier=j).alpha for j in range(12)]
+    assert rates[:3] == [0.05, 0.025, 0.0125]
+    assert sum(rates) < 0.10
+    assert levels.of(earlier=1).told == "90 % over every study of this question on these test images"
+    assert levels.of(earlier=2, look=2, first=4, now=8).total == pytest.approx(0.12)
+
+
+def test_an_added_arm_leaves_the_old_intervals_and_shares_a_quarter_of_a_tenth() -> None:
+    old, new = levels.of(couples=1, added=2), levels.of(couples=1, added=2, new=True)
+    assert old.alpha == levels.of().alpha
+    assert new.alpha == 0.0125
+    assert old.told == new.told == "92.5 % over all 3 pairs of arms, those of the added arm included"
+
+
+def test_a_first_look_that_could_claim_nothing_leaves_all_to_the_second() -> None:
+    found = levels.of(look=2, first=1, now=5)
+    assert (found.alpha, found.told) == (0.05, "95 %")
+    assert levels.of(look=2, first=1, now=5, couples=3).alpha == pytest.approx(0.05 / 3)
+
+
+def test_nets_of_a_second_look_are_safe_whatever_the_correlation() -> None:
+    for looks, total, first in ((1, 0.06, 0.05), (2, 0.05, 0.027)):
+        level = levels.of(looks=looks, look=2, first=4, now=8)
+        nets = levels.of_nets(level, looks=looks, look=2)
+        assert nets.alpha + first == pytest.approx(total)
+        assert nets.told == level.told
+    alone = levels.of()
+    assert levels.of_nets(alone) is alone
+    claimed_nothing = levels.of_nets(levels.of(look=2, first=1, now=3), look=2)
+    assert claimed_nothing.alpha == pytest.approx(0.01)
+    assert claimed_nothing.told == "94 % over both looks"

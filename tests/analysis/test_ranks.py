@@ -1,0 +1,38 @@
+"""The rank distribution of several arms is what the pigeonhole bootstrap says, and sure only where it may be."""
+
+import numpy as np
+import pytest
+from support.synthetic import right_wrong
+
+from analysis.statistics.ranks import rank_shares
+from analysis.verdict import Runs
+
+
+def arms(*accuracies: float, images: int = 4000, run_sd: float = 0.001) -> list[Runs]:
+    rng = np.random.default_rng(1)
+    tables = right_wrong(
+        rng, runs=(5,) * len(accuracies), accuracies=accuracies, images=images, run_sd=run_sd
+    )
+    return [Runs(arm=f"arm{i}", correct=table, full_run=1.0) for i, table in enumerate(tables)]
+
+
+def test_a_clear_order_is_told_as_one() -> None:
+    shares = rank_shares(arms(0.95, 0.90, 0.85), resamples=400)
+    assert shares == pytest.approx(np.eye(3), abs=0.01)
+
+
+def test_equal_arms_have_every_rank_and_rows_add_up() -> None:
+    (first, *_) = arms(0.9, 0.9, 0.9)
+    same = [first, first, first]
+    shares = rank_shares(same, resamples=400)
+    assert shares.sum(axis=1) == pytest.approx(1)
+    assert (shares[:, 0] > 0.2).all()
+    close = rank_shares(arms(0.900, 0.901, 0.850), resamples=400)
+    assert close[2, 2] == pytest.approx(1, abs=0.01)
+    assert 0.05 < close[0, 0] < 0.95
+
+
+def test_the_same_seed_gives_the_same_shares_in_any_chunk() -> None:
+    runs = arms(0.90, 0.905, 0.91)
+    assert (rank_shares(runs, seed=3, resamples=250) == rank_shares(runs, seed=3, resamples=250)).all()
+    assert (rank_shares(runs, seed=3, resamples=250) != rank_shares(runs, seed=4, resamples=250)).any()

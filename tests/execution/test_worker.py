@@ -1,0 +1,230 @@
+"""What a worker tells of a trial that it takes up again or that cannot go on, and what is booked of it (no Ray needed)."""
+
+import ctypes
+import dataclasses
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from support.a_ledger import an_epoch
+from support.schedules import ARMS, a_plan
+from support.training import CPU, a_trial, digits, plan  # noqa: F401  # the fixtures
+
+from study.data.prepare import Prepared
+from study.execution.callback import LEAVE_SECONDS, Runner
+from study.execution.trainable import StudyTrial, described, slice_seconds, start
+from study.memory import out_of_memory
+from study.protocol.ledger import Ledger, read
+from study.protocol.plan import Plan
+from study.protocol.records import asdict
+from study.protocol.selection import StudyError
+from study.scheduling.schedule import Schedule
+from study.training import checkpoint
+
+
+def a_worker(plan: Plan, data: Prepared, home: Path, *, epochs: int, again: bool) -> StudyTrial:  # noqa: F811
+    """As Ray Tune sets one up, after its first word."""
+    worker = object.__new__(StudyTrial)
+    config = {"trial": asdict(a_trial(epochs=3)), "epochs": epochs, "again": again, "fraction": 1.0}
+    worker.setup(config, plan=asdict(plan), pool=data.train, home=str(home))
+    worker._spoke = True
+    return worker
+
+
+def told(worker: StudyTrial, upto: int) -> list[dict[str, Any]]:
+    """Its results up to the report of this epoch."""
+    results = [worker.step()]
+    while results[-1].get("epoch", {}).get("epoch") != upto:
+        results.append(worker.step())
+    return results
+
+
+def test_what_the_checkpoint_has_and_the_ledger_has_not_was_not_trained_in_vain(
+    plan: Plan,  # noqa: F811
+    digits: Prepared,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    first = a_worker(plan, digits, tmp_path, epochs=0, again=False)
+    results = told(first, upto=2)
+    first._save()
+    again = a_worker(plan, digits, tmp_path, epochs=1, again=True)  # the second report was lost
+    resumed = again.step()["resumed"]
+    second = results[-1]["epoch"]
+    assert resumed == {
+        "epoch": 1,
+        "seconds": pytest.approx(second["train_seconds"] + second["eval_seconds"]),
+    }
+    told_again = told(again, upto=3)
+    assert told_again[0]["epoch"]["val_loss"] == second["val_loss"]
+    _, whole = start(plan, a_trial(epochs=3), digits.train, CPU)
+    assert told_again[-1]["epoch"]["val_loss"] == list(whole)[-1].val_loss
+
+
+@pytest.mark.parametrize("net", [{}, {"other.weight": torch.zeros(3)}])
+def test_a_checkpoint_of_other_code_is_left_and_the_trial_begins_anew(
+    plan: Plan,  # noqa: F811
+    digits: Prepared,  # noqa: F811
+    tmp_path: Path,
+    net: dict[str, torch.Tensor],
+) -> None:
+    """A change that was accepted is no failure of the trials that it met."""
+    (tmp_path / "checkpoints").mkdir()
+    other = checkpoint.pack({"epoch": 1, "measures": [{}], "net": net})
+    checkpoint.save(tmp_path / "checkpoints" / "t.pt", other)
+    again = a_worker(plan, digits, tmp_path, epochs=1, again=True)
+    assert again.step()["resumed"] == {"epoch": 0, "seconds": 0.0}
+    _, whole = start(plan, a_trial(epochs=3), digits.train, CPU)
+    assert told(again, upto=1)[-1]["epoch"]["val_loss"] == next(whole).val_loss
+
+
+def test_many_trials_at_a_time_report_less_often_but_before_a_study_that_stops_has_left() -> None:
+    assert [slice_seconds(slots) for slots in (1, 500, 700, 1000, 10_000)] == [5, 5, 7, 8, 8]
+    assert 2 * slice_seconds(10_000) < LEAVE_SECONDS  # then the checkpoints are written
+
+
+def test_memory_that_ran_out_is_told_from_an_arms_own_fault() -> None:
+    with pytest.raises(RuntimeError) as host:
+        torch.empty(2**60)
+    with pytest.raises(MemoryError) as python:
+        bytearray(2**62)
+    with pytest.raises(RuntimeError) as shapes:
+        torch.ones(2, 3) @ torch.ones(2, 3)
+    assert out_of_memory(host.value)
+    assert out_of_memory(python.value)
+    for said in (
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "GET was unable to find an engine to execute this computation",
+    ):
+        assert out_of_memory(RuntimeError(said))
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not out_of_memory(shapes.value)
+
+
+KEEPS = """
+import resource, sys
+import torch
+from study.memory import keep_freed
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(2**24)  # 64 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+fresh = faults()
+keep_freed()
+faults()  # some aligned blocks do not fit where one of their size was
+kept, held = faults(), resident()
+keep_freed()
+print(fresh, kept, held - resident())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+def test_what_a_step_frees_stays_with_the_process_until_it_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", KEEPS], capture_output=True, text=True, check=True)
+    fresh, kept, given_back = map(int, done.stdout.split())
+    assert kept < 0.2 * fresh
+    assert given_back >= 2**26
+
+
+def test_an_arm_that_takes_too_much_is_out_of_memory_and_not_in_error(
+    plan: Plan,  # noqa: F811
+    digits: Prepared,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = a_worker(plan, digits, tmp_path, epochs=0, again=False)
+    monkeypatch.setattr("study.execution.trainable.training", lambda *_: torch.empty(2**60))
+    result = worker.step()
+    assert result["memory"]
+    assert result["done"]
+    assert "can't allocate" in result["failure"]
+
+
+def test_no_end_is_written_of_an_epoch_that_could_not_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills between the two, and the shorter line of the end would still fit."""
+    real, path = os.write, tmp_path / "ledger.jsonl"
+    with Ledger(path) as ledger:
+        schedule = Schedule(a_plan(), ledger, ARMS)
+        runner = Runner(schedule, tmp_path, lambda: None, lambda: False, lambda _: None, None)
+        runner.leave_for(StudyError("the disk is nearly full"))  # the first error is the one that is told
+        begun = schedule.next()
+        assert begun is not None
+        trial = begun.trial
+        epochs = [an_epoch(trial, number, 0.0) for number in range(1, trial.epochs + 1)]
+        for epoch in epochs[:-1]:
+            assert runner.take({"trial": trial.id, "epoch": asdict(epoch)})
+        with monkeypatch.context() as full:
+            full.setattr(os, "write", lambda file, line: real(file, line[:9]))
+            last = {"trial": trial.id, "epoch": asdict(epochs[-1]), "done": True}
+            assert runner.take(last)
+        runner.on_trial_complete(0, [], SimpleNamespace(config={"trial": asdict(trial)}, last_result=last))
+        schedule.leave()
+    history = read(path)
+    assert [t.id for t in history.open] == [trial.id]
+    assert len(history.epochs[trial.id]) == trial.epochs - 1
+
+
+def test_a_node_with_another_model_of_the_same_kind_of_gpu_trains_nothing(
+    plan: Plan,  # noqa: F811
+    digits: Prepared,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray calls an A100 of 40 GB, one of 80 GB and a slice of either by one name; their run times do not compare."""
+    known = SimpleNamespace(name="NVIDIA A100", multi_processor_count=108, total_memory=80 * 2**30)
+    here = SimpleNamespace(name="NVIDIA A100", multi_processor_count=108, total_memory=40 * 2**30)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: known)
+    gpu = described(torch.device("cuda", 0))
+    assert gpu == "NVIDIA A100, 108 multiprocessors, 80.0 GiB"
+    machine = dataclasses.replace(plan.machine, resource="gpu", gpu=gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: here)
+    worker = a_worker(dataclasses.replace(plan, machine=machine), digits, tmp_path, epochs=0, again=False)
+    result = worker.step()
+    assert (
+        result["blocked"]
+        == f"this node has NVIDIA A100, 108 multiprocessors, 40.0 GiB, and the study was measured on {gpu}"
+    )
+    assert "done" not in result  # no fault of the trial: it waits for a node of the study's kind
+
+
+def test_a_failed_trial_is_gone_before_its_memory_is_given_back(
+    plan: Plan,  # noqa: F811
+    digits: Prepared,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An error holds the frames that it went through, and they hold the net: nothing could be given back."""
+    worker = a_worker(plan, digits, tmp_path, epochs=0, again=False)
+    nets: list[weakref.ref[torch.nn.Module]] = []
+
+    def full(*_: object) -> None:
+        net = torch.nn.Linear(1, 1)
+        nets.append(weakref.ref(net))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    left: list[object] = []
+    monkeypatch.setattr("study.execution.trainable.training", full)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(nets[0]()))
+    monkeypatch.setattr("study.execution.trainable.device_of", lambda *_: torch.device("cuda"))
+    assert worker.step()["memory"]
+    assert left == [None]

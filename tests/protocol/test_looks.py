@@ -1,0 +1,244 @@
+"""Looking again: levels against the method's figures and by simulation, what is counted, and every refusal's reason."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from support.schedules import ARMS, a_plan, diverges, drive, play
+
+from search_spaces import load
+from study.protocol import looks
+from study.protocol.ledger import Ledger, check, read
+from study.protocol.plan import Budget, Earlier, Plan, PlanError
+from study.protocol.records import Extension, Phase, Scored, TestOpened, plain
+from study.scheduling.schedule import Schedule
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "spent", "total", "level"),
+    [
+        (3, 8, 0.0280, 0.05, 0.0280),
+        (1, 4, 0.0270, 0.05, 0.0270),
+        (1, 2, 0.0294, 0.05, 0.0294),
+        (1, 4, 0.05, 0.06, 0.0135),
+    ],
+)
+def test_two_normal_looks_have_the_methods_levels(
+    first: int, second: int, spent: float, total: float, level: float
+) -> None:
+    assert looks.either(spent, level, first, second) == pytest.approx(total, abs=1.5e-4)
+
+
+def test_over_many_pairs_the_second_level_is_that_of_normal_theory_and_over_few_it_is_less() -> None:
+    assert looks.second_level(100, 400, spent=0.027, total=0.05) == pytest.approx(0.027, abs=5e-4)
+    assert looks.second_level(4, 16, spent=0.027, total=0.05) < 0.026
+    assert looks.second_level(1, 4, spent=0.0, total=0.05) == 0.05
+    for first, second, spent in ((4, 4, 0.02), (4, 8, 0.05)):
+        with pytest.raises(ValueError, match="nothing"):
+            looks.second_level(first, second, spent=spent, total=0.05)
+
+
+@pytest.mark.parametrize(("first", "second", "declared"), [(4, 8, True), (4, 8, False), (3, 4, False)])
+def test_both_looks_together_err_as_often_as_they_say(first: int, second: int, declared: bool) -> None:
+    """Pairs whose differences are normal, read by the t interval over all of them at either look."""
+    rng = np.random.default_rng(1)
+    spent = looks.FIRST_DECLARED if declared else looks.LEVEL
+    total = looks.LEVEL if declared else looks.TOTAL_UNDECLARED
+    level = looks.second_level(first, second, spent=spent, total=total)
+    studies = 40_000
+    d = rng.standard_normal((studies, second))
+
+    def excludes(pairs: int, level: float) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        own = d[:, :pairs]
+        half = stats.t.isf(level / 2, pairs - 1) * own.std(axis=1, ddof=1) / np.sqrt(pairs)
+        return np.asarray(np.abs(own.mean(axis=1)) > half)
+
+    wrong = (excludes(first, spent) | excludes(second, level)).mean()
+    assert wrong == pytest.approx(total, abs=0.003)
+    assert looks.either(spent, level, first, second) < total
+
+
+def test_an_undecided_study_goes_on_with_further_pairs(tmp_path: Path) -> None:
+    plan = a_plan(minutes=20)
+    with a_finished(plan, tmp_path) as ledger:
+        answered(tmp_path, "open")
+        extension = looks.second_look(plan, ledger, tmp_path, Budget.parse("35cpu-minutes"))
+        assert extension.pairs == 3
+        assert extension.level == pytest.approx(looks.second_level(4, 7, spent=0.05, total=0.06))
+        assert "3 further pairs" in looks.told_second(plan, extension)
+        before = {t.id: t for t in ledger.trials.values()}
+        ledger.add(extension)
+        now = [1e6]
+        drive(Schedule(plan, ledger, ARMS, clock=lambda: now[0]), now, diverges)
+        check(ledger, plan)
+        new = [t for t in ledger.trials.values() if t.id not in before]
+        assert {t.phase for t in new} == {"search", "select", "confirm"}
+        assert {t.pair for t in new} == {4, 5, 6}
+        assert all(t.fold == t.pair % plan.folds for t in new if t.phase == "search")
+        for arm in ARMS:
+            assert [c.pair for c in ledger.choices(arm)] == list(range(7))
+            best = max(ledger.choices(arm), key=lambda c: c.val_accuracy)
+            assert best.val_accuracy == ledger.choices(arm)[ledger.in_hand(arm)].val_accuracy
+            assert ledger.spent(arm) <= 35 * 60 / 2 + 2 * plan.full_run(arm)
+            searches = [ledger.spent(arm, "search", pair=p) for p in range(7)]
+            assert max(searches) < 1.3 * min(searches)
+        assert [m.look for m in ledger.manifests] == [1, 2]
+        assert ledger.manifests[1].choices.keys() == set(ARMS)
+
+
+def test_a_second_look_that_is_interrupted_goes_on(tmp_path: Path) -> None:
+    plan = a_plan(minutes=20, slots=1)
+    with a_finished(plan, tmp_path) as ledger:
+        answered(tmp_path, "open")
+        ledger.add(looks.second_look(plan, ledger, tmp_path, Budget.parse("35cpu-minutes")))
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    for path in (whole, killed):
+        path.write_bytes((tmp_path / "ledger.jsonl").read_bytes())
+    rng, done = np.random.default_rng(0), False
+    while not done:
+        with Ledger(killed) as ledger:
+            now = [1e6]
+            done = drive(
+                Schedule(plan, ledger, ARMS, clock=functools.partial(now.__getitem__, 0)), now, diverges,
+                lambda: float(rng.uniform()) < 0.02,
+            )  # fmt: skip
+    with Ledger(whole) as ledger:
+        now = [1e6]
+        drive(Schedule(plan, ledger, ARMS, clock=lambda: now[0]), now, diverges)
+    assert read(killed).manifests == read(whole).manifests
+    assert list(read(killed).trials.values()) == list(read(whole).trials.values())
+
+
+def test_one_arm_more_gets_what_the_others_got(tmp_path: Path) -> None:
+    three = dataclasses.replace(
+        a_plan(minutes=30),
+        arms=(*ARMS, "third"),
+        audits={**a_plan().audits, "third": a_plan().audits["tiny_resnet"]},
+        probe_cost=dict.fromkeys((*ARMS, "third"), 10.0),
+    )
+    plan = a_plan(minutes=20)
+    with a_finished(plan, tmp_path) as ledger:
+        assert looks.one_arm_more(plan, ledger, [*ARMS, "third"]) == "third"
+        ledger.add(an_arm(three))
+        extended = plan.extended(ledger.extension)
+        assert extended.arms == (*ARMS, "third")
+        assert extended.share == plan.share
+        assert extended.pairs == plan.pairs
+        before = {arm: ledger.spent(arm) for arm in ARMS}
+        now = [1e6]
+        arms = {**ARMS, "third": load("tiny_resnet")}
+        drive(Schedule(extended, ledger, arms, clock=lambda: now[0]), now, diverges)
+        check(ledger, extended)
+        assert {arm: ledger.spent(arm) for arm in ARMS} == before
+        assert [c.pair for c in ledger.choices("third")] == list(range(plan.pairs))
+        assert ledger.manifests[1].choices.keys() == {"third"}
+        first, third = (
+            [[t.config["lr"] for t in ledger.of(arm, "search") if t.pair == p][:6] for p in range(plan.pairs)]
+            for arm in ("tiny_resnet", "third")
+        )
+        assert first == third  # the same random first proposals
+        with pytest.raises(PlanError, match="extended once"):
+            looks.one_arm_more(extended, ledger, [*ARMS, "third", "fourth"])
+    reread = read(tmp_path / "ledger.jsonl")
+    assert plan.extended(reread.extension) == extended
+
+
+def test_what_cannot_be_extended_is_refused_with_the_reason(tmp_path: Path) -> None:
+    plan = a_plan(minutes=20)
+    with Ledger(tmp_path / "none.jsonl") as ledger, pytest.raises(PlanError, match="not finished"):
+        looks.second_look(plan, ledger, tmp_path, Budget.parse("35cpu-minutes"))
+    with a_finished(plan, tmp_path) as ledger:
+        with pytest.raises(PlanError, match="no answer yet"):
+            looks.second_look(plan, ledger, tmp_path, Budget.parse("35cpu-minutes"))
+        answered(tmp_path, "better")
+        with pytest.raises(PlanError, match="has its answer"):
+            looks.second_look(plan, ledger, tmp_path, Budget.parse("35cpu-minutes"))
+        answered(tmp_path, "open", "better")
+        for asked, why in (
+            ("20cpu-minutes", "new total"),
+            ("1gpu-hours", "cpu time"),
+            ("20.5cpu-minutes", "buys no"),
+        ):
+            with pytest.raises(PlanError, match=why):
+                looks.second_look(plan, ledger, tmp_path, Budget.parse(asked))
+        with pytest.raises(PlanError, match=r"--budget (\S+) does") as told:
+            looks.second_look(plan, ledger, tmp_path, Budget.parse("20.5cpu-minutes"))
+        named = str(told.value).split("--budget ")[-1].split(" ")[0]
+        assert looks.second_look(plan, ledger, tmp_path, Budget.parse(named)).pairs >= 1
+        for arms in (list(ARMS), [*ARMS, "c", "d"], ["tiny_resnet", "c"]):
+            with pytest.raises(PlanError, match="one arm more"):
+                looks.one_arm_more(plan, ledger, arms)
+        ledger.add(looks.second_look(plan, ledger, tmp_path, Budget.parse("35cpu-minutes")))
+        with pytest.raises(PlanError, match="third look"):
+            looks.second_look(plan, ledger, tmp_path, Budget.parse("90cpu-minutes"))
+
+
+def test_an_arm_whose_runs_are_too_dear_does_not_fit() -> None:
+    plan = a_plan(minutes=20)
+    slow = dataclasses.replace(plan.audits["tiny_resnet"], images_per_second=200.0)
+    dear = dataclasses.replace(
+        plan, arms=(*ARMS, "third"), audits={**plan.audits, "third": slow}, probe_cost=dict.fromkeys((*ARMS, "third"), 1.0)
+    )  # fmt: skip
+    with pytest.raises(PlanError, match="the added arm is of 1 searches, the others of 4"):
+        plan.extended(an_arm(dear))
+
+
+def test_studies_that_opened_the_same_test_files_are_counted(tmp_path: Path) -> None:
+    plan = dataclasses.replace(a_plan(minutes=20), test_source="s" * 64)
+    for name, source in (("one", "s" * 64), ("two", "s" * 64), ("other", "t" * 64), ("unopened", "s" * 64)):
+        (tmp_path / name).mkdir()
+        own = dataclasses.replace(plan, test_source=source)
+        own.save(tmp_path / name / "plan.json")
+        if name == "unopened":
+            (tmp_path / name / "ledger.jsonl").write_text("")
+        else:
+            with a_finished(own, tmp_path / name):
+                pass
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "plan.json").write_text("{")
+    found = looks.earlier_studies(tmp_path, "two", "s" * 64)
+    assert found == (Earlier(run="one", arms=tuple(ARMS), level=0.05),)
+    assert looks.earlier_studies(tmp_path, "new", "u" * 64) == ()
+    again = dataclasses.replace(plan, earlier=found)
+    assert looks.first_level(again, *ARMS) == 0.025
+    assert looks.first_level(again, "tiny_resnet", "another") == 0.05
+    assert "the second study of one question: its interval is at 97.5 %" in looks.told_earlier(again)
+    elsewhere = dataclasses.replace(plan, earlier=(Earlier(run="x", arms=("a", "b"), level=0.05),))
+    assert "None of them asked for these arms" in looks.told_earlier(elsewhere)
+    assert looks.told_earlier(plan) == ""
+
+
+def a_finished(plan: Plan, folder: Path) -> Ledger:
+    """A study played to the end, its nets scored; open to write."""
+    play(plan, folder / "ledger.jsonl")
+    ledger = Ledger(folder / "ledger.jsonl")
+    phases: tuple[Phase, ...] = ("baseline", "slice", "confirm")
+    nets = [t.id for arm in plan.arms for phase in phases for t in ledger.full_length(arm, phase)]
+    ledger.add(TestOpened(manifest=ledger.manifests[-1].sha256, trials=tuple(nets)))
+    for net in nets:
+        ledger.add(Scored(trial=net, test_accuracy=0.9))
+    return ledger
+
+
+def answered(folder: Path, *words: str) -> None:
+    answers = [{"word": word, "sentence": f"It is {word}."} for word in words]
+    (folder / "verdict.json").write_text(json.dumps({"answer": answers}))
+
+
+def an_arm(three: Plan) -> Extension:
+    """The last arm of ``three`` as an extension of the study of the others."""
+    name = three.arms[-1]
+    return Extension(
+        look=2, budget_seconds=three.budget.seconds, arms=(name,), pairs=0, level=looks.ADDED, declared=False, reason="asked",
+        plan=plain(
+            {
+                "audits": {name: dataclasses.asdict(three.audits[name])},
+                "spaces": {name: {}},
+                "probe_cost": {name: three.probe_cost[name]},
+            }
+        ),
+    )  # fmt: skip

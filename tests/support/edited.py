@@ -1,0 +1,27 @@
+"""Ledgers that tests write or edit by hand, with checksums that fit: what a forger would take the trouble to do."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from study.protocol.ledger import records
+from study.protocol.records import Record, checksum, encode
+
+
+def chained(told: Iterable[Record], after: str = "") -> str:
+    """The records as lines of a ledger; ``after``: the checksum of the line before them."""
+    text = ""
+    for record in told:
+        line = encode(record, after)
+        text, after = f"{text}{line}\n", checksum(line)
+    return text
+
+
+def append(ledger: Path, *told: Record) -> None:
+    written = ledger.read_text()
+    ledger.write_text(written + chained(told, checksum(written.removesuffix("\n"))))
+
+
+def edit(ledger: Path, change: Callable[[Record], Record | None]) -> None:
+    """Every record as ``change`` gives it back, those left out for which it gives None."""
+    kept = [new for record in records(ledger) if (new := change(record)) is not None]
+    ledger.write_text(chained(kept))

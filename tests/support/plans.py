@@ -1,0 +1,38 @@
+"""A plan and an audit that nothing was measured for."""
+
+import dataclasses
+
+from study.protocol.plan import (
+    Audit,
+    Budget,
+    DataCard,
+    Machine,
+    Plan,
+)
+
+AUDIT = Audit(
+    params=1000, macs=10_000, images_per_second=1000.0, eval_images_per_second=4000.0, peak_bytes=2**30,
+    startup_seconds=5.0,
+)  # fmt: skip
+
+
+PLAN = Plan(
+    arms=("a", "b"),
+    data=DataCard(
+        spec="digits", classes=("x", "y"), train=1000, test=200, size=8, channels=1, fingerprint="0" * 64
+    ),
+    budget=Budget.parse("10cpu-minutes"),
+    epochs=5,
+    rope=0.005,
+    seed=0,
+    train_fraction=1.0,
+    widen=(),
+    spaces={},
+    batch_sizes=(32, 64),
+    audits={"a": AUDIT, "b": dataclasses.replace(AUDIT, images_per_second=800.0)},
+    machine=Machine(resource="cpu", slots=2, fraction=1.0, threads=1, name="CPU x 2"),
+    probe_cost={"a": 10.0, "b": 11.0},
+    command="python study/run.py",
+    versions={"python": "3.11"},
+    code="0" * 64,
+)

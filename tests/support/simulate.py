@@ -1,0 +1,81 @@
+"""Small made-up cases that the statistics are held against: two arms, two nets, a slice, searches."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.statistics.intervals import Correct, Reals
+from analysis.statistics.mcnemar import Row
+from analysis.verdict import Runs
+from support.synthetic import right_wrong
+
+RECORDED = Path(__file__).parents[2] / "shared" / "data" / "taskset" / "patch32_GRU64_avg_bs128.npz"
+"""A table of real runs, where it lies beside the checkout."""
+
+
+def pair(
+    seed: int, *, runs: int = 5, gap: float = 0.0, images: int = 10_000, run_sd: float = 0.001
+) -> tuple[Correct, Correct]:
+    """Two arms, the first at 93 %, the second ``gap`` below: (runs, images) each."""
+    first, second = right_wrong(
+        np.random.default_rng(seed),
+        runs=(runs, runs),
+        accuracies=(0.93, 0.93 - gap),
+        images=images,
+        run_sd=run_sd,
+    )
+    return first, second
+
+
+def arm(name: str, correct: Correct, cost: float = 100.0) -> Runs:
+    return Runs(arm=name, correct=correct, full_run=cost)
+
+
+def table(means: list[float], images: int = 10_000, seed: int = 0) -> Correct:
+    """Runs with exactly these accuracies, right on images of their own drawing."""
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.permutation(np.arange(images) < round(m * images)) for m in means])
+
+
+def nets(n10: int, n01: int, images: int) -> tuple[Row, Row]:
+    """Two nets with these discordant counts, right together on all other images."""
+    place = np.arange(images)
+    both = place >= n10 + n01
+    return (place < n10) | both, ((place >= n10) & (place < n10 + n01)) | both
+
+
+def run_accuracies(seed: int, k: int = 5, ahead: float = 0.0) -> Reals:
+    """Of k runs of one arm."""
+    return np.random.default_rng(seed).normal(0.93 + ahead, 0.002, k)
+
+
+def accuracies(rng: np.random.Generator, *shape: int) -> Reals:
+    """Of random settings: Beta(8, 3), so that every truth about their best is known."""
+    return rng.beta(8, 3, size=shape)
+
+
+def steps(*searches: list[tuple[float, float]]) -> pd.DataFrame:
+    """What ``search_curve`` takes, from each search's (cost, accuracy) pairs."""
+    rows = [(i, cost, value) for i, own in enumerate(searches) for cost, value in own]
+    return pd.DataFrame(rows, columns=["pair", "cost", "val_accuracy"])
+
+
+def recorded() -> tuple[Reals, Reals]:
+    """Validation and test score (higher is better) of every setting of a table: real where it is at hand."""
+    if RECORDED.exists():
+        with np.load(RECORDED) as file:
+            val, test = (
+                -np.clip(np.nan_to_num(file[x][:, -1].astype(np.float64), nan=0.75), 0, 0.75)
+                for x in ("valid", "test")
+            )
+        return val, test
+    return made()
+
+
+def made() -> tuple[Reals, Reals]:
+    """A table whose validation and test scores err independently, as accuracies on finite images do."""
+    rng = np.random.default_rng(0)
+    true = 0.93 - rng.gamma(1.0, 0.01, 400)
+    val, test = (rng.binomial(1000, true) / 1000 for _ in range(2))
+    return val, test
