@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 from support.plans import AUDIT
-from support.training import CPU, a_trial, measures
+from support.training import CPU, a_trial, digits, measures, plan  # noqa: F401  # the fixtures
 
 from search_spaces import ImageSpec, load
 from study.data.prepare import Images, Prepared, split_for
