@@ -46,10 +46,14 @@ def named(judged: dict[str, Any]) -> str:
     return str(judged["ahead"]) if judged["word"].startswith("better") else ""
 
 
-def span(judged: dict[str, Any]) -> str:
+def span(judged: dict[str, Any], first: str) -> str:
+    """Difference and interval in points, ``first`` minus the other arm."""
     if judged["low"] is None:
         return "none"
-    return " ".join(f"{100 * judged[part]:+.2f}" for part in ("delta", "low", "high"))
+    values = [100 * judged[part] for part in ("delta", "low", "high")]
+    if judged["first"] != first:
+        values = [-values[0], -values[2], -values[1]]
+    return " ".join(f"{value:+.2f}" for value in values)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -67,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
         verdict = study(given.out.resolve(), seed, given)
         if verdict is None:
             continue
-        (answer,), (nets,) = verdict["answer"], verdict["nets"]
+        (answer,), (nets,), first = verdict["answer"], verdict["nets"], given.arms.split(",")[0]
         new[named(answer) or answer["word"]] += 1
         old[named(nets) or nets["word"]] += 1
         rows.append(
@@ -76,10 +80,10 @@ def main(arguments: list[str] | None = None) -> None:
                 answer["pairs"],
                 answer["word"],
                 named(answer),
-                span(answer),
+                span(answer, first),
                 nets["word"],
                 named(nets),
-                span(nets),
+                span(nets, first),
             )
         )
         print(f"seed {seed}: {answer['sentence']}", flush=True)
