@@ -4,8 +4,8 @@ Command:   python -m tests.bench.replay [--repeats N] [--data DIR] [--budget RUN
            [--out FIGURE.png]
 Needs:     the recorded curves of ../shared/data/taskset (a made-up table stands in where they are absent).
 Cost:      40 repeats (the default) in 7 minutes on one core.
-Expected:  right verdicts 55 % joint against 81 % per arm, ratio 0.69 [0.61, 0.76]; with ``--start random`` and
-           24 repeats, 2 minutes: 40 % against 62 %, ratio 0.65 [0.51, 0.83].
+Expected:  right verdicts 59 % joint against 82 % per arm, ratio 0.72 [0.66, 0.79]; with ``--start random`` and
+           24 repeats, 2 minutes: 48 % against 70 %, ratio 0.68 [0.54, 0.84].
 
 Both ways drive the study's own ``ArmSearch`` (TPE, ASHA rungs at checkpoints 1, 5 and 16 of 50), one trial
 at a time, for the same total cost in checkpoints (x an arm's cost factor):
