@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NoReturn, Self
 
 import search_spaces
+from study.data.sources import sources
 from study.protocol.ledger import CLAIM
 from study.protocol.plan import EPOCHS_CEILING, FILE, ROPE_CEILING, Budget, Plan, PlanError
 from study.storage import objects, sync
@@ -229,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     question.add_argument(
         "--data", default="cifar10", metavar="NAME",
-        help="cifar10 (default), cifar100, digits, or folder:PATH with train/<class>/* and test/<class>/*",
+        help="; ".join(f"{source.spelling}: {source.help}" for source in sources()) + " (default cifar10)",
     )  # fmt: skip
     question.add_argument(
         "--epochs",
@@ -368,7 +369,7 @@ def _check_uri(parser: argparse.ArgumentParser, uri: str, *, look: bool) -> Path
 
 
 def _run_name(data: str) -> str:
-    stem = Path(data.removeprefix("folder:")).name or "images"
+    stem = Path(data.partition(":")[2] or data).name or "images"
     safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
     return f"{datetime.datetime.now().strftime('%Y%m%d-%H%M%S')}-{safe}"
 

@@ -39,7 +39,7 @@ from study.signals import Leaving, sturdy_output
 from study.storage.sync import Mirror
 
 if TYPE_CHECKING:
-    from study.data.prepare import Prepared
+    from study.data.sealed import Prepared
 
 DONE, BAD_INPUT, UNFINISHED = 0, 2, 3
 LOG = "ray.log"
@@ -277,7 +277,7 @@ def _need_gpu(budget: Budget, options: Options) -> None:
 
 def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", console: Console) -> Plan:
     """Measure the arms and freeze the question. Raises PlanError when the budget is too small for it."""
-    from study.data.prepare import split_for
+    from study.data.split import split_for
     from study.execution import profile, quick
     from study.scheduling.sampler import describe, searched
 
