@@ -13,6 +13,7 @@ from typing import Literal, NoReturn, Self
 
 import search_spaces
 from study.data.sources import sources
+from study.loggers import base as loggers
 from study.protocol.ledger import CLAIM
 from study.protocol.plan import EPOCHS_CEILING, FILE, ROPE_CEILING, Budget, Plan, PlanError
 from study.storage import objects, sync
@@ -61,7 +62,7 @@ class Options:
     plan_only: bool
     address: str | None
     log: tuple[str, ...]
-    """Tools that see the study as it runs: ``optuna``, ``tensorboard``, ``mlflow``, ``wandb``."""
+    """Loggers to show the study as it runs, by name."""
     wait_for: int | None
     """Begin when the cluster has so many GPUs, or CPU cores."""
     resume: bool
@@ -283,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     running.add_argument(
         "--log", default="", metavar="X,Y",
-        help="tools to show the study in as it runs: optuna (for optuna-dashboard), tensorboard, mlflow, wandb",
+        help=f"tools to show the study in as it runs: {', '.join(loggers.choices())}",
     )  # fmt: skip
     running.add_argument(
         "--wait-for", type=int, metavar="N",
