@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
             return 2
         codes += [] if arm is None else [judged(report, arm)]
-    _say(*report.told, str(report.path))
+    _say(*report.lines, str(report.path))
     return 1 if 1 in codes else max(codes, default=0)
 
 

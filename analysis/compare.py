@@ -25,7 +25,7 @@ from analysis.verdict import Runs, Verdict, judge
 from study.protocol.text import chance, counted, listed, percent, points
 
 NEAR = 0.1
-"""Runs that disagree on less than this part of what separate trainings do (``planner.disagreement``) are too much alike."""
+"""Runs that disagree on less than this part of what separate trainings do (``power.disagreement``) are too much alike."""
 ENOUGH = 20
 """Images that separate trainings would disagree on, under which close runs may be chance."""
 REFUSED = "refused"

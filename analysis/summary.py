@@ -29,6 +29,11 @@ class Contrast:
     tuned: bool
     estimate: Estimate
 
+    @property
+    def short(self) -> str:
+        """The label on one line, without the kind of contrast."""
+        return self.label.replace("\n", " ").removeprefix("default: ")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
@@ -269,7 +274,7 @@ def failure_rates(evidence: Evidence) -> dict[str, Interval]:
 
 
 def accuracies(evidence: Evidence) -> pd.DataFrame:
-    """One row per arm and setting with scored runs, as ``figures.draw_forest`` wants it, and the sd.
+    """One row per arm and setting with scored runs, with their mean, its 95 % interval, and the spread.
 
     ``tuned`` is the net in hand.
     """
@@ -299,26 +304,6 @@ def accuracies(evidence: Evidence) -> pd.DataFrame:
                     "high": interval.high if interval else float("nan"),
                 }
             )
-    return pd.DataFrame(rows)
-
-
-def differences(found: Findings) -> pd.DataFrame:
-    """One row per difference, answers first, as ``figures.draw_differences`` wants it; ``marks``: one per pair."""
-    rows = [
-        {"label": f"searches: {a.first}\n− {a.second}", "arm": "", "filled": True, "delta": a.delta}
-        | {"low": a.low, "high": a.high, "marks": list(a.differences)}
-        for a in found.answers
-        if a.delta is not None
-    ] + [
-        {"label": f"nets: {v.first}\n− {v.second}", "arm": "", "filled": True, "delta": v.delta}
-        | {"low": v.low, "high": v.high, "marks": []}
-        for v in found.nets
-    ]
-    rows += [
-        {"label": c.label, "arm": c.arm, "filled": c.tuned, "delta": c.estimate.delta}
-        | {"low": c.estimate.low, "high": c.estimate.high, "marks": []}
-        for c in (*found.defaults, *found.gains)
-    ]
     return pd.DataFrame(rows)
 
 

@@ -208,7 +208,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
     from analysis.report import build
 
     written = build.write(home)
-    told = [*_told_searches(plan, ledger), *written.told, f"report: {written.path}"]
+    told = [*_told_searches(plan, ledger), *written.lines, f"report: {written.path}"]
     console.print("\n".join(["", *told]), markup=False)
 
 

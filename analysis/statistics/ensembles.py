@@ -3,7 +3,7 @@
 An ensemble's prediction is the class with the highest mean of its members' probabilities. Every number
 is an average over the ensembles that the runs at hand can form. Intervals hold for new images and new
 runs, as the verdict's do: images vary as they are, runs by the jackknife, and a single net's luck on an
-image is not counted twice. With one member per side they are ``estimate.crossed`` exactly.
+image is not counted twice. With one member per side they are ``intervals.crossed`` exactly.
 
 A run without probabilities (it failed) cannot be a member: leave it out and say so.
 """
@@ -165,7 +165,7 @@ def contrast(one: Ensemble, other: Ensemble | None = None, *, confidence: float 
     """Accuracy of ``one`` minus ``other`` (or its own), for new images and new runs.
 
     Both come from the same call of ``ensembles``, so runs they share cancel. Paired by image; per arm the
-    jackknife over its runs, less the part of it that is chance per image (as ``estimate.crossed``, which
+    jackknife over its runs, less the part of it that is chance per image (as ``intervals.crossed``, which
     this is for one member). se, low and high are NaN when an ensemble needs every run of an arm.
     """
     images = len(one.right)

@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import npz
-from analysis.report.section import Section, Table, against_leader, rule, sentence
+from analysis.report.section import Context, Part, Section, Table, against_leader, rule, sentence
 from analysis.results import PREDICTIONS, Evidence, in_hand_runs
 from analysis.statistics.ensembles import Labels, Probabilities, compare, mixing_helps
 from analysis.statistics.intervals import Refused
-from analysis.summary import Findings
 from study.protocol.text import counted, level, listed, percent, points
 
 
-def section(run: Path, evidence: Evidence, found: Findings) -> Section:
+def section(context: Context) -> Section:
     """Same arm against mixed, at equal member count and at equal compute, and how differently nets err."""
+    run, evidence, found = context.run, context.evidence, context.found
     text: list[str] = [*rule(evidence, found)]
     facts: list[dict[str, Any]] = []
     tables: list[Table] = []
@@ -134,3 +134,6 @@ def _between(low: float, high: float, *, sign: bool) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return "–"
     return f"{points(low, sign=sign)} to {points(high, sign=sign)}"
+
+
+PART = Part(order=130, build=section, key="ensembles")

@@ -1,4 +1,8 @@
-"""The seed post's three whys, tested: regularisation, time, and the size of the data set."""
+"""The post's three whys, tested: regularisation, time, and the size of the data set.
+
+They are claims about ResNet-50 and ResNeXt-50, so the report shows them only where both take part; verdict.json has the
+numbers of every study.
+"""
 
 import math
 from typing import Any
@@ -6,20 +10,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.report.section import Section, Table, again, against_leader, rule
+from analysis.report.section import Context, Part, Section, Table, again, against_leader, rule
 from analysis.results import Evidence
 from analysis.statistics.intervals import Reals, Refused, welch
 from analysis.statistics.tunability import gap_differences, generalisation_gaps
-from analysis.summary import Findings
 from study.protocol.text import level, percent, points
 
+THE_POSTS_ARMS = {"resnet50", "resnext50"}
 ABOUT_30_PERCENT = 1.15, 1.45
 """The post: ResNeXt-50 takes "about 30 % longer" than ResNet-50; what that may be taken to mean."""
 FRACTIONS = (0.1, 0.3)
 """Of the training images, in the follow-up studies."""
 
 
-def section(evidence: Evidence, found: Findings) -> Section:
+def section(context: Context) -> Section:
+    evidence, found = context.evidence, context.found
     couples = against_leader(evidence, found)
     runs = _full_runs(evidence)
     text, facts = [*rule(evidence, found)], []
@@ -51,6 +56,7 @@ def section(evidence: Evidence, found: Findings) -> Section:
     head = ("accuracy, %", "runs", "training", "validation", "gap", "95 % interval")
     return Section(
         title="The post's reasons, tested",
+        shown=set(evidence.plan.arms) >= THE_POSTS_ARMS,
         text=tuple(text),
         tables=(Table(head=head, rows=rows),) if rows else (),
         commands=tuple(again(evidence.plan, "--train-fraction", f"{f:g}") for f in FRACTIONS),
@@ -166,3 +172,6 @@ def _time(
             f"{audited:.2f}: an epoch has validation and loading too, and other trials beside it."
         )
     return told, {"slower": slow, "faster": fast, "ratio": ratio, "low": low, "high": high}
+
+
+PART = Part(order=120, build=section, key="whys")

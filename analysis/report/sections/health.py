@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from analysis.frames import how_it_ended
-from analysis.report.section import again
+from analysis.report.section import Context, Part, Section, again
 from analysis.results import Evidence, in_hand
 from analysis.statistics.intervals import Refused, crossed
 from study.protocol.ledger import History
@@ -36,6 +36,12 @@ TRIALS_FLOOR = 9
 """Search trials under which it says little that none was stopped."""
 UNEVEN = 1.5
 """Times as dear as before: one setting's epochs, which then hang on the machine more than on the setting."""
+
+
+def section(context: Context) -> Section | None:
+    """None when all was as it should be."""
+    items = tuple(warnings(context.evidence))
+    return Section(title="Before you rely on it", items=items, warns=True) if items else None
 
 
 def warnings(evidence: Evidence) -> list[str]:
@@ -278,3 +284,6 @@ def _dearest_report(history: History, arm: str) -> float:
 
 def _failed(evidence: Evidence, trial: str) -> bool:
     return evidence.history.outcomes[trial].state == "failed"
+
+
+PART = Part(order=10, build=section)

@@ -9,7 +9,7 @@ found. Nothing is trained, so what selection would have said of a new find is no
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from analysis.report.section import Section, Table
+from analysis.report.section import Context, Part, Section, Table
 from analysis.results import Evidence, in_hand
 from study.protocol.ledger import History
 from study.protocol.plan import Plan
@@ -55,9 +55,9 @@ def replay(evidence: Evidence) -> list[Equal]:
     return [_equal(evidence, currency) for currency in CURRENCIES]
 
 
-def section(evidence: Evidence) -> Section:
+def section(context: Context) -> Section:
     """The currencies in words and numbers."""
-    replayed = replay(evidence)
+    replayed = replay(context.evidence)
     if not replayed:
         told = [
             "The searches cannot be cut to equal amounts yet: no setting has been frozen for confirmation."
@@ -234,3 +234,6 @@ def _finds(plan: Plan, history: History, arm: str) -> list[Config]:
     """What the arm's searches found, by pair."""
     found = (find(plan, history, arm, pair) for pair in range(plan.pairs))
     return [config for config in found if config is not None]
+
+
+PART = Part(order=80, build=section, key="what_changes_the_answer")

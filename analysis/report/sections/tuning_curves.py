@@ -10,8 +10,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from analysis.report.section import Section, Table, against_leader, rule, sentence
+from analysis.report import figures
+from analysis.report.section import (
+    Context,
+    Drawing,
+    Part,
+    Section,
+    Table,
+    against_leader,
+    rule,
+    sentence,
+)
 from analysis.results import Evidence, choices
 from analysis.statistics.expected_best import (
     Crossover,
@@ -21,7 +34,6 @@ from analysis.statistics.expected_best import (
     slice_curve,
 )
 from analysis.statistics.intervals import Reals, Refused
-from analysis.summary import Findings
 from study.protocol.text import counted, duration, points
 
 SLICE_FLOOR = 2
@@ -33,9 +45,9 @@ class Curves:
     """Per arm its curve, or nothing and a sentence in ``told``."""
 
     slices: dict[str, pd.DataFrame]
-    """As from ``curves.slice_curve``."""
+    """As from ``expected_best.slice_curve``."""
     searches: dict[str, pd.DataFrame]
-    """As from ``curves.search_curve``."""
+    """As from ``expected_best.search_curve``."""
     told: tuple[str, ...]
     """Why a curve is not there."""
 
@@ -107,8 +119,10 @@ def curves(evidence: Evidence) -> Curves:
     return Curves(slices=slices, searches=searches, told=tuple(told))
 
 
-def section(evidence: Evidence, found: Findings, made: Curves) -> Section:
+def section(context: Context) -> Section:
     """The curves in words and numbers, and where they cross."""
+    evidence, found = context.evidence, context.found
+    made = curves(evidence)
     text, crossings = [*made.told, *rule(evidence, found)], []
     for first, second, confidence in against_leader(evidence, found):
         for source, name in (("slice", "Random settings"), ("searches", "The searches")):
@@ -131,6 +145,9 @@ def section(evidence: Evidence, found: Findings, made: Curves) -> Section:
     return Section(
         title="What more tuning buys",
         text=tuple(dict.fromkeys(text)),
+        drawing=Drawing("tuning", draw(made.slices, made.searches, context.palette))
+        if made.slices or made.searches
+        else None,
         tables=(Table(head=columns, rows=tuple(rows)),) if rows else (),
         note=NOTE if rows else "",
         facts={
@@ -205,3 +222,88 @@ def _search_rows(curve: pd.DataFrame | None, arm: str) -> list[tuple[str, ...]]:
     band = "–" if math.isnan(at["low"]) else f"{points(at['low'])} to {points(at['high'])}"
     name = f"{arm}, {counted(int(at['searches']), 'search', 'searches')}"
     return [(name, duration(at["cost"]), points(at["mean"]), band, "–")]
+
+
+@figures.styled
+def draw(
+    slices: dict[str, pd.DataFrame], searches: dict[str, pd.DataFrame], palette: figures.Palette
+) -> Figure:
+    """Random settings above, searches below; what there is none of is left out."""
+    panels = [
+        (curves, draw, title)
+        for curves, draw, title in (
+            (slices, draw_slices, "random settings: expected best, median's 95 % band"),
+            (searches, draw_searches, "searches: mean of the best so far, band of about 90 %"),
+        )
+        if curves
+    ]
+    figure = figures.new(2.9 * len(panels) + 0.5)
+    figures.title(figure, "Best accuracy (%) after so much tuning")
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for ax, (curves, draw, title) in zip(axes, panels, strict=True):
+        draw(curves, ax, palette)
+        ax.set_title(title, loc="left", fontsize=9.5)
+        ax.set_xlim(left=0)
+        ax.grid(axis="y")
+        ax.set_xlabel("resource-minutes")
+    arms = [arm for arm in palette if arm in slices or arm in searches]
+    handles = [
+        Line2D([], [], color=palette[arm], lw=1.8, marker=figures.MARKS[i % 4], ms=4, label=arm)
+        for i, arm in enumerate(arms)
+    ]
+    handles += [Line2D([], [], color="#444444", lw=1.8, label="validation, optimistic")]
+    if any("test" in curve for curve in slices.values()):
+        handles += [Line2D([], [], color="#444444", lw=1.4, ls=(0, (1, 1.3)), label="test")]
+    if slices:
+        handles += [Line2D([], [], color="#444444", lw=0.8, ls=(0, (4, 2)), label="end of the median's band")]
+    figure.legend(handles=handles, ncols=2, loc="outside lower left")
+    return figures.laid_out(figure)
+
+
+def draw_slices(curves: dict[str, pd.DataFrame], ax: Axes, palette: figures.Palette) -> None:
+    """Expected best of random settings by cost: solid validation, dotted test, band open where unbounded.
+
+    Per arm the columns cost, mean, low, high, bounded and, when the test is open, test.
+    """
+    for i, (arm, curve) in enumerate(curves.items()):
+        colour, minutes = palette[arm], curve["cost"] / 60
+        bounded = curve[curve["bounded"]]
+        ax.fill_between(
+            bounded["cost"] / 60, 100 * bounded["low"], 100 * bounded["high"], color=colour, alpha=0.13, lw=0
+        )
+        ax.plot(minutes, 100 * curve["low"], color=colour, lw=0.8, ls=(0, (4, 2)))
+        ax.plot(bounded["cost"] / 60, 100 * bounded["high"], color=colour, lw=0.8, ls=(0, (4, 2)))
+        ax.plot(minutes, 100 * curve["mean"], color=colour, lw=1.8, marker=figures.MARKS[i % 4], ms=4)
+        if "test" in curve:
+            ax.plot(minutes, 100 * curve["test"], color=colour, lw=1.4, ls=(0, (1, 1.3)))
+    _zoom(ax, [100 * c[name] for c in curves.values() for name in ("mean", "test") if name in c])
+
+
+def draw_searches(curves: dict[str, pd.DataFrame], ax: Axes, palette: figures.Palette) -> None:
+    """Mean best so far of the searches by what one of them had spent. Columns cost, mean, low, high."""
+    for i, (arm, curve) in enumerate(curves.items()):
+        colour, minutes = palette[arm], curve["cost"] / 60
+        ax.fill_between(
+            minutes, 100 * curve["low"], 100 * curve["high"], step="post", color=colour, alpha=0.13, lw=0
+        )
+        ax.step(
+            minutes,
+            100 * curve["mean"],
+            where="post",
+            color=colour,
+            lw=1.8,
+            marker=figures.MARKS[i % 4],
+            ms=4,
+        )
+    _zoom(ax, [100 * c["mean"] for c in curves.values()])
+
+
+def _zoom(ax: Axes, lines: list["pd.Series[float]"]) -> None:
+    """Show the curves, not the whole of bands that reach from guessing to perfection."""
+    low, high = min(float(x.min()) for x in lines), max(float(x.max()) for x in lines)
+    room = max(0.5, 0.35 * (high - low))
+    if math.isfinite(low):
+        ax.set_ylim(max(0.0, low - room), min(100.5, high + room))
+
+
+PART = Part(order=60, build=section, key="tuning_curves")
