@@ -92,7 +92,8 @@ def _compare(arguments: list[str]) -> int:
     if not 0 < given.rope <= 20:
         parser.error(f"--rope {given.rope:g} is out of range: above 0 and at most 20 accuracy points")
 
-    from analysis.compare import CompareError, compare  # scipy only once the arguments are valid
+    from analysis.compare import compare  # scipy only once the arguments are valid
+    from analysis.predictions import CompareError
 
     try:
         found = compare(given.first, given.second, rope=given.rope / 100)

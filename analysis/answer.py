@@ -16,10 +16,12 @@ from scipy import stats
 
 from analysis.levels import FEWEST_PAIRS, Level
 from analysis.luck import Luck
+from analysis.runs import Runs
 from analysis.statistics.intervals import Estimate, Reals, Refused, rope_probabilities
 from analysis.statistics.superiority import holm
-from analysis.verdict import Runs, Verdict, of_nets, worded
-from study.protocol.text import counted, listed, percent, points
+from analysis.verdict import Verdict, of_nets
+from analysis.words import Doubts
+from study.protocol.text import counted, listed, points
 
 Word = Literal["better", "better, size unclear", "practical tie", "open", "nothing claimed"]
 SCOPE = (
@@ -167,9 +169,8 @@ def judge(
     if len(common) < FEWEST_PAIRS:
         few = "One search per arm says" if len(common) == 1 else f"{len(common)} searches per arm say"
         guard = f"{few} nothing about which architecture is better when each is tuned: another search may find other settings."
-        return replace(base, guard=guard, sentence=" ".join(filter(None, (guard, _nets(nets)))))
+        return replace(base, guard=guard, sentence=_joined(guard, _nets(nets)))
     interval, luck = over_pairs(first.runs, second.runs, confidence=level.confidence)
-    statistic = abs(interval.delta) / interval.se
     found = replace(
         base,
         delta=interval.delta,
@@ -178,55 +179,60 @@ def judge(
         se=interval.se,
         differences=luck.differences,
         luck_sd=luck.sd,
-        p=float(2 * stats.t.sf(statistic, interval.df)),
+        p=float(2 * stats.t.sf(abs(interval.delta) / interval.se, interval.df)),
     )
-    idle = [f.arm for f in (first, second) if f.beat is not None and f.beat < GUARD]
-    if idle:
-        told = listed(
-            [f"{counted(f.beat or 0, 'setting')} of {f.arm}" for f in (first, second) if f.arm in idle]
-        )
-        why = f"At full length and on validation, only {told} beat the default, where {GUARD} must."
-        return replace(
-            found,
-            guard=f"{GUARDED} {why}",
-            advice=(
-                "Searches that have more would beat it, or show that nothing does: a new study with a larger --budget or shorter "
-                "--epochs, or with wider ranges (--widen)."
-            ),
-            sentence=" ".join(filter(None, (GUARDED, why, _nets(nets)))),
-        )
-    word: Word = _word(interval.low, interval.high, rope)
-    doubt = remedy = ""
-    if copies:
-        share = copies / luck.images
-        careful = _word(interval.low - share, interval.high + share, rope)
-        if careful != word:
-            word, remedy = careful, "Take the copies out of test/, or out of train/, and ask again."
-            doubt = f"{copies} of the {luck.images} test images are training images too, which alone can make up {points(share)} pt."
-    dull = [f.arm for f in (first, second) if not _learnt(f, guessing)]
-    if len(dull) == 2 or (dull and not word.startswith("better")):
-        who = "Neither of them is" if len(dull) == 2 else f"{dull[0]} is not"
-        word, doubt = (
-            "open",
-            f"{who} shown to be above guessing the most frequent class ({percent(guessing)}).",
-        )
-        remedy = "A net that learnt nothing says nothing of its architecture: train longer (--epochs), or look at the images and labels."
-    p_second, p_tie, p_first = rope_probabilities(interval, rope)
-    failed = " ".join(
-        f"{_failed(f)} failed." for f in (first, second) if any(r.guessed for r in f.runs.values())
+    if idle := [f for f in (first, second) if f.beat is not None and f.beat < GUARD]:
+        return _guarded(found, idle, nets)
+    doubts = Doubts(
+        guessing=guessing,
+        copies=copies,
+        images=luck.images,
+        idle=[f.arm for f in (first, second) if not _learnt(f, guessing)],
     )
-    ahead = (first.arm if interval.delta > 0 else second.arm) if word.startswith("better") else None
-    told = _sentence(word, first.arm, second.arm, interval, rope, level, search, luck)
-    beside = _nets(nets) if word == "open" else ""
+    return _claimed(found, (first, second), interval, luck, level, search, doubts, nets)
+
+
+def _guarded(found: Answer, idle: Sequence[Finds], nets: Verdict | None) -> Answer:
+    """Nothing is claimed: the searches of the ``idle`` arms found too little."""
+    settings = listed([f"{counted(f.beat or 0, 'setting')} of {f.arm}" for f in idle])
+    why = f"At full length and on validation, only {settings} beat the default, where {GUARD} must."
+    return replace(
+        found,
+        guard=f"{GUARDED} {why}",
+        advice=(
+            "Searches that have more would beat it, or show that nothing does: a new study with a larger --budget or shorter "
+            "--epochs, or with wider ranges (--widen)."
+        ),
+        sentence=_joined(GUARDED, why, _nets(nets)),
+    )
+
+
+def _claimed(
+    found: Answer,
+    finds: tuple[Finds, Finds],
+    interval: Estimate,
+    luck: Luck,
+    level: Level,
+    search: str,
+    doubts: Doubts,
+    nets: Verdict | None,
+) -> Answer:
+    """The word for the interval, as far as the doubts let it stand, with its sentence."""
+    judged, doubt, remedy = doubts.hold_back(interval.low, interval.high, found.rope)
+    word: Word = "open" if judged == "inconclusive" else judged
+    failed = " ".join(f"{_failed(f)} failed." for f in finds if any(r.guessed for r in f.runs.values()))
+    said = _sentence(word, found.first, found.second, interval, found.rope, level, search, luck)
+    p_second, p_tie, p_first = rope_probabilities(interval, found.rope)
+    known = not (doubt or failed)
     return replace(
         found,
         word=word,
-        ahead=ahead,
-        sentence=" ".join(filter(None, (told, doubt, failed, beside))),
-        advice=remedy or ("" if word in ("better", "practical tie") else more),
-        p_first=None if doubt or failed else p_first,
-        p_tie=None if doubt or failed else p_tie,
-        p_second=None if doubt or failed else p_second,
+        ahead=(found.first if interval.delta > 0 else found.second) if word.startswith("better") else None,
+        sentence=_joined(said, doubt, failed, _nets(nets) if word == "open" else ""),
+        advice=remedy or ("" if word in ("better", "practical tie") else found.advice),
+        p_first=p_first if known else None,
+        p_tie=p_tie if known else None,
+        p_second=p_second if known else None,
         doubt=doubt,
     )
 
@@ -240,9 +246,8 @@ def with_holm(answers: Sequence[Answer]) -> list[Answer]:
     return [replace(a, holm_p=next(adjusted) if a.p is not None else None) for a in answers]
 
 
-def _word(low: float, high: float, rope: float) -> Word:
-    word = worded(low, high, rope)
-    return "open" if word == "inconclusive" else word
+def _joined(*sentences: str) -> str:
+    return " ".join(filter(None, sentences))
 
 
 def _failed(finds: Finds) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import npz
-from analysis.verdict import Runs
+from analysis.runs import Runs
 from study.protocol import ledger, plan
 from study.protocol.ledger import History
 from study.protocol.plan import Plan

@@ -12,9 +12,10 @@ from analysis.answer import Answer, Finds
 from analysis.levels import Level
 from analysis.luck import Luck
 from analysis.results import Evidence, beat_default, choices, in_hand
+from analysis.runs import Runs
 from analysis.statistics.intervals import Estimate, Refused, crossed, mean_accuracy
 from analysis.statistics.tunability import Interval, binomial
-from analysis.verdict import Runs, Verdict, judge, of_nets
+from analysis.verdict import Verdict, judge, of_nets
 from study.protocol.records import Config
 from study.protocol.text import amount, counted, listed
 

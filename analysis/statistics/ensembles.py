@@ -26,6 +26,8 @@ Probabilities = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
 Members = tuple[int, int]
 """How many nets of the first and of the second arm."""
+_Match = tuple[str, int, Members, Members, Members]
+"""Matched by (``count``, ``compute``), members, and the make-up of both pure ensembles and of the mixed one."""
 
 SUBSETS = 256
 """Up to this many ensembles of a kind all are formed; of more, this many are drawn."""
@@ -91,14 +93,7 @@ def compare(
     _check(first, second, labels)
     runs = len(first), len(second)
     pure = range(1, min(*runs, largest) + 1)
-    matches = [("count", m, (m, 0), (0, m), (m // 2, m // 2)) for m in pure if m % 2 == 0]
-    for m in range(2, min(max(runs), largest) + 1):
-        paid = m * max(costs) * (1 + 1e-9)
-        a, b, both = (int(paid // c) for c in (*costs, sum(costs)))
-        if a <= runs[0] and b <= runs[1]:
-            extra = int(paid - both * sum(costs) >= min(costs))
-            mixed = (both + extra, both) if costs[0] <= costs[1] else (both, both + extra)
-            matches.append(("compute", m, (a, 0), (0, b), mixed))
+    matches = _matches(runs, costs, largest)
     kinds = (
         {(m, 0) for m in pure} | {(0, m) for m in pure} | {kind for match in matches for kind in match[2:]}
     )
@@ -123,6 +118,19 @@ def compare(
         ),
         diversity=diversity(first, second, names=names),
     )
+
+
+def _matches(runs: Members, costs: tuple[float, float], largest: int) -> list[_Match]:
+    """The comparisons that so many runs allow: at equal count, then at equal compute."""
+    matches = [("count", m, (m, 0), (0, m), (m // 2, m // 2)) for m in range(2, min(*runs, largest) + 1, 2)]
+    for m in range(2, min(max(runs), largest) + 1):
+        paid = m * max(costs) * (1 + 1e-9)
+        a, b, both = (int(paid // c) for c in (*costs, sum(costs)))
+        if a <= runs[0] and b <= runs[1]:
+            extra = int(paid - both * sum(costs) >= min(costs))
+            mixed = (both + extra, both) if costs[0] <= costs[1] else (both, both + extra)
+            matches.append(("compute", m, (a, 0), (0, b), mixed))
+    return matches
 
 
 def ensembles(

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.report.section import Context, Part, Section, Table, span
+from analysis.runs import Runs
 from analysis.statistics.mcnemar import Paired, paired
 from analysis.statistics.ranks import rank_shares
 from analysis.statistics.superiority import holm, superiority
-from analysis.verdict import Runs
 from study.protocol.text import chance, counted, points
 
 
@@ -20,7 +20,7 @@ def section(context: Context) -> Section:
     facts = []
     ordered = sorted(evidence.tuned.values(), key=lambda r: -float(np.mean(r.accuracies)))
     several = bool(found.nets) and len(ordered) > 2
-    shares = rank_shares(ordered) if several else np.ones((1, 1))
+    shares = rank_shares([runs.correct for runs in ordered]) if several else np.ones((1, 1))
     adjusted = holm([v.permutation_p for v in found.nets])
     for v, p in zip(found.nets, adjusted, strict=True):
         first, second = evidence.tuned[v.first], evidence.tuned[v.second]
