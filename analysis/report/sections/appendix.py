@@ -50,8 +50,8 @@ def section(context: Context) -> Section:
         text=tuple(text) or ("There are no nets of two arms in hand to look at.",),
         tables=(_ranks(ordered, shares),) if several else (),
         note="None of this is the answer: it holds for other runs of the settings in hand on the same test images, or for two "
-        'nets. "Maybe meaningful" means that an advantage of three wins in four is not ruled out. '
-        "The intervals of P(A > B) and Tango's are each alone at 95 %, also where those of the pairs hold together."
+        'nets. "Maybe meaningful": an advantage of three wins in four is not ruled out. The intervals of P(A > B) and Tango\'s '
+        "are at 95 % each, even where those of the pairs hold together."
         if text
         else "",
         facts={"pairs": facts}

@@ -1,4 +1,4 @@
-"""Accuracy against what it costs: training a full run, and naming one image (METHOD.md 7)."""
+"""Accuracy against cost: the time to train a full run, and the time to classify one image (METHOD.md 7)."""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -75,9 +75,9 @@ def section(context: Context) -> Section:
         text=tuple(text),
         drawing=Drawing("costs", draw(costs, context.palette)),
         tables=(Table(head=head, rows=rows),),
-        note="Full run: what its epochs took, training and validation, without start-up; median over these runs, in "
-        "resource-time. Inference time, size and memory were measured before "
-        "the study at the arm's default setting, on what one trial holds.",
+        note="Full run: the resource-time of its epochs, training and validation, without start-up; median over these runs. "
+        "Inference time, size and memory were measured before the study at the arm's default setting, on one trial's share of "
+        "the machine.",
         facts={"rows": costs.to_dict("records")},
     )
 

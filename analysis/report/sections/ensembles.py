@@ -1,4 +1,4 @@
-"""Ensembles of the confirmation runs: reads the stored probabilities, which nothing else needs."""
+"""Ensembles of the confirmation runs, from their stored probabilities, which no other section reads."""
 
 import math
 from pathlib import Path
@@ -34,10 +34,10 @@ def section(context: Context) -> Section:
         title="Ensembles",
         text=tuple(text),
         tables=tuple(tables),
-        note="An ensemble names the class with the highest mean probability of its members, the runs of the setting in hand; "
-        "each number is a mean over the ensembles that they can form. Training cost in full runs of the cheaper arm; equal compute is by it. "
-        "Intervals are for new images and new runs; a dash where one ensemble needs all runs, so that "
-        "nothing shows how runs vary. A failed run cannot be a member."
+        note="An ensemble names the class with the highest mean probability over its members, the runs of the setting in hand; "
+        "each number is a mean over the ensembles that these runs can form. Training cost is in full runs of the cheaper arm, and "
+        "sets what equal compute is. Intervals are for new images and new runs; a dash marks ensembles that need all runs, so "
+        "that nothing shows how runs vary. A failed run cannot be a member."
         if tables
         else "",
         facts={"pairs": facts, "told": text},

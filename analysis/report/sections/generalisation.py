@@ -18,7 +18,7 @@ from study.protocol.text import level, percent, points
 
 THE_POSTS_ARMS = {"resnet50", "resnext50"}
 ABOUT_30_PERCENT = 1.15, 1.45
-"""The post: ResNeXt-50 takes "about 30 % longer" than ResNet-50; what that may be taken to mean."""
+"""Ratios of time that count as the post's "about 30 % longer" for ResNeXt-50 than for ResNet-50."""
 FRACTIONS = (0.1, 0.3)
 """Of the training images, in the follow-up studies."""
 
@@ -135,7 +135,7 @@ def epoch_seconds(evidence: Evidence, arm: str) -> Reals:
 def _time(
     evidence: Evidence, first: str, second: str, confidence: float
 ) -> tuple[str, dict[str, float | str] | None]:
-    """The ratio of what the post says is slower to the other; interval on the log scale, over runs."""
+    """The ratio of the arm that the post calls slower to the other; interval on the log scale, over runs."""
     slow, fast = (
         (first, second) if "resnext" in first.lower() and "resnext" not in second.lower() else (second, first)
     )

@@ -1,4 +1,4 @@
-"""What a reader must know before believing a report: everything in a study that was not as it should be."""
+"""Before you rely on it: everything in a study that was not as it should be."""
 
 import json
 import math
@@ -27,15 +27,15 @@ from study.protocol.text import counted, duration, listed, percent, points
 EQUAL_SPEND = 0.02
 EDGE = 0.05
 GOOD = 5
-"""Of an arm's best settings, furthest trained and best on validation."""
+"""Best settings of an arm that are looked at: the longest trained, then the best on validation."""
 AT_EDGE = 3
-"""So many of these at one end of a range make an edge."""
+"""How many of these must lie at one end of a range to make an edge."""
 OVERSHOOT = 0.02
 LOST = 0.02
 TRIALS_FLOOR = 9
-"""Search trials under which it says little that none was stopped."""
+"""Fewest search trials of which it says something that none was stopped."""
 UNEVEN = 1.5
-"""Times as dear as before: one setting's epochs, which then hang on the machine more than on the setting."""
+"""Ratio of the costs of one setting in two phases from which on the machine, not the setting, explains it."""
 
 
 def section(context: Context) -> Section | None:
@@ -45,7 +45,7 @@ def section(context: Context) -> Section | None:
 
 
 def warnings(evidence: Evidence) -> list[str]:
-    """One sentence per trouble, the gravest first; empty when there is none."""
+    """One sentence per problem, the gravest first."""
     known = [told] if (told := copies(evidence.plan.data)) else []
     return [
         *known,
@@ -58,7 +58,7 @@ def warnings(evidence: Evidence) -> list[str]:
 
 
 def copies(data: DataCard) -> str:
-    """That test images are training images too; empty when none is."""
+    """Sentence on test images among the training images; empty when there are none."""
     if not data.copies:
         return ""
     return (
@@ -68,7 +68,7 @@ def copies(data: DataCard) -> str:
 
 
 def _unlearnt(evidence: Evidence) -> list[str]:
-    """Arms whose nets guess, and arms that their search is shown to have made worse."""
+    """Arms whose nets guess, and arms whose search made them worse."""
     guessing, told = evidence.guessing, []
     for arm, tuned in evidence.tuned.items():
         if tuned.trained and not tuned.learnt(guessing):
@@ -207,7 +207,7 @@ def _runs(evidence: Evidence) -> list[str]:
 
 
 def _undecided(evidence: Evidence, arm: str) -> list[str]:
-    """A search in which early stopping had hardly anything to go by: trials that tie at a rung all go on."""
+    """Early stopping had hardly anything to go by: trials that tie at a rung are all promoted."""
     history, rungs = evidence.history, evidence.plan.rungs
     met = [t.id for t in history.of(arm, "search") if rungs and len(history.epochs[t.id]) >= rungs[0]]
     different = len({history.epochs[t][rungs[0] - 1].val_accuracy for t in met})
@@ -255,7 +255,7 @@ def _fairness(evidence: Evidence) -> list[str]:
 
 
 def _uneven(evidence: Evidence, arm: str) -> list[str]:
-    """One setting whose full runs took much longer in one phase than in another: nobody had the machine alone."""
+    """One setting's full runs took much longer in one phase than in another: the machine had other work."""
     costs: dict[str, dict[str, list[float]]] = {}
     for phase in PHASES:
         for trial in evidence.history.full_length(arm, phase):
@@ -277,7 +277,7 @@ def _uneven(evidence: Evidence, arm: str) -> list[str]:
 
 
 def _dearest_report(history: History, arm: str) -> float:
-    """Largest cost between two reports of a search trial: what a decision to stop may come too late."""
+    """Largest cost between two reports of a search trial: by how much a decision to stop may come too late."""
     curves = [[0.0, *(e.cost for e in history.epochs[t.id])] for t in history.of(arm, "search")]
     return max((after - before for costs in curves for before, after in pairwise(costs)), default=0.0)
 

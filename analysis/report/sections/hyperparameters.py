@@ -1,4 +1,4 @@
-"""What mattered: how much each arm asks of its tuner, whether one fixed setting misleads, which parameter counts."""
+"""What mattered: how much tuning each arm needs, whether one fixed setting misleads, and which parameters count."""
 
 import math
 from dataclasses import asdict
@@ -53,12 +53,11 @@ def section(context: Context) -> Section:
         text=tuple(text),
         drawing=None if shown.empty else Drawing("levels", draw(shown, context.palette)),
         tables=tuple(tables),
-        note="Of random settings, each run to full length once, by validation accuracy; intervals 95 %. Omega weights "
-        "what few settings find more than what many find; the area weights all alike. Near the best: within 1 pt of "
-        "what selection measured for the chosen setting, or of the slice's own best. A failed run counts as guessing. By "
-        "value: all other parameters vary at random from run to run, so a value's mean is over those (observational over "
-        "the other random axes), not at one fixed setting; an arm that ties its group width to its cardinality is so "
-        "compared at matched complexity."
+        note="From random settings, each run to full length once, by validation accuracy; intervals 95 %. Omega weights early "
+        "finds more than late ones; the area weights all alike. Near the best: within 1 pt of what selection measured for the "
+        "chosen setting, or of the best random setting. A failed run counts as guessing. By value: all other parameters vary "
+        "at random from run to run, so a value's mean is over those (observational over the other random axes), not at one "
+        "fixed setting; an arm that ties its group width to its cardinality is thus compared at matched complexity."
         if tables
         else "",
         facts=facts | {"traps": traps, "told": text},
@@ -71,7 +70,7 @@ TRAP = "whether one fixed setting would have misled about"
 
 
 def _not_known(unknown: list[Unknown]) -> str:
-    """All of it in one paragraph; arms with one question and one reason are told together."""
+    """All of it in one paragraph; arms that share a question and a reason share a clause."""
     arms: dict[tuple[str, str], list[str]] = {}
     for question, arm, reason in unknown:
         arms.setdefault((question, reason.removesuffix(".")), []).append(arm)

@@ -39,10 +39,10 @@ def section(context: Context) -> Section:
         title="Search against search",
         text=tuple(text) or ("No search of an arm has a scored run of what it found yet.",),
         tables=(Table(head=("mean test accuracy, %", *arms, *heads), rows=tuple(rows)),) if rows else (),
-        note="The searches of a pair began with the same random settings on what the arms share and held out the same images. "
-        "What each found was selected against the default and trained again with fresh seeds, by itself; the answer's interval is "
-        "over the differences of the pairs, with what lasts of the differences between images added, so it holds for new searches "
-        "of this share."
+        note="The searches of a pair began with the same random settings of the parameters that the arms share, and held out "
+        "the same images. Each find was selected against the default and trained again with fresh seeds. The answer's interval "
+        "is over the pairs' differences plus the part of the differences between images that more pairs would not remove, so it "
+        "holds for new searches of this share."
         if rows
         else "",
         facts={
@@ -56,7 +56,7 @@ def section(context: Context) -> Section:
 
 
 def full_runs(evidence: Evidence, arm: str) -> dict[str, float]:
-    """Pair, from 1 -> the full runs that the arm's search of it really spent."""
+    """Pair, counted from 1 -> the full runs that the arm's search spent."""
     tuning = evidence.history.tuning
     if tuning is None or arm not in tuning.full_run:
         return {}

@@ -1,7 +1,7 @@
 """What selection decided: for every search, the default or what it found (METHOD.md 3)."""
 
 from analysis.report.section import Context, Part, Section, Table
-from analysis.results import Evidence, choices, in_hand
+from analysis.results import choices, in_hand
 from analysis.summary import default_setting
 from study.protocol.records import Choice, Config
 from study.protocol.text import listed, points
@@ -10,14 +10,17 @@ from study.protocol.text import listed, points
 def section(context: Context) -> Section:
     """The default as a candidate of every search: lead, standard error and decision."""
     evidence = context.evidence
-    rows, facts, text = [], [], []
+    rows, facts, text, settings = [], [], [], []
     variance: set[float] = set()
     for arm in evidence.plan.arms:
         held = in_hand(evidence.history, arm, evidence.look)
         for choice in choices(evidence.history, arm, evidence.look):
             variance.add(choice.run_variance)
-            rows.append(_selected(evidence, arm, choice, held is not None and held.pair == choice.pair))
+            rows.append(_selected(arm, choice, held is not None and held.pair == choice.pair))
             facts.append({"arm": arm, "in_hand": bool(held and held.pair == choice.pair)} | _plain(choice))
+            if not choice.default:
+                differs = _setting(choice.config, default_setting(evidence, arm) or {})
+                settings.append(f"{arm}, pair {choice.pair + 1}: {differs}")
             if choice.ties:
                 text.append(f"{arm}, pair {choice.pair + 1}: {choice.ties}")
     if not rows:
@@ -48,19 +51,19 @@ def section(context: Context) -> Section:
                     "its mean",
                     "lead over the default",
                     "standard error",
-                    "found, where not the default",
                 ),
                 rows=tuple(rows),
             ),
         ),
-        note="What a search found was trained again on the two folds that follow its own, where the default had run too: the "
-        "lead is the mean difference there. It is taken from half a standard error on, otherwise the default is confirmed. "
-        "In hand: the find with the best mean, whose nets are the arm's.",
+        items=tuple(settings),
+        note="Each find was trained again on the two folds that follow its own, where the default had run too; the lead is the "
+        "mean difference there. A find with a lead of half a standard error or more is taken, otherwise the default. In hand: "
+        "the find with the best mean. The list shows where a chosen setting differs from the default.",
         facts={"choices": facts, "told": text},
     )
 
 
-def _selected(evidence: Evidence, arm: str, choice: Choice, held: bool) -> tuple[str, ...]:
+def _selected(arm: str, choice: Choice, held: bool) -> tuple[str, ...]:
     lead = "–" if choice.lead is None else f"{points(choice.lead, sign=True)} pt"
     se = "–" if choice.lead_se is None else f"{points(choice.lead_se)} pt"
     return (
@@ -69,7 +72,6 @@ def _selected(evidence: Evidence, arm: str, choice: Choice, held: bool) -> tuple
         points(choice.val_accuracy),
         lead,
         se,
-        "" if choice.default else _setting(choice.config, default_setting(evidence, arm) or {}),
     )
 
 
@@ -87,7 +89,7 @@ def _plain(choice: Choice) -> dict[str, object]:
 
 
 def _setting(config: Config, default: Config) -> str:
-    """What of a setting differs from the default."""
+    """The parameters in which a setting differs from the default."""
     differs = [
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in config.items()

@@ -1,6 +1,6 @@
-"""Expected best after so much tuning: the curves of slice and searches from a study's records, and their section.
+"""What more tuning buys: the expected best accuracy by budget, from random settings and from the searches.
 
-A failed run has the accuracy of guessing, one in so many classes. Costs are resource-seconds.
+A failed run has the accuracy of guessing, one over the number of classes. Costs are resource-seconds.
 """
 
 import itertools
@@ -37,23 +37,23 @@ from analysis.statistics.intervals import Reals, Refused
 from study.protocol.text import counted, duration, points
 
 SLICE_FLOOR = 2
-"""Settings without which there is no curve."""
+"""Fewest settings that make a curve."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Per arm its curve, or nothing and a sentence in ``told``."""
+    """Each arm's curves; an arm without one has a sentence in ``told``."""
 
     slices: dict[str, pd.DataFrame]
     """As from ``expected_best.slice_curve``."""
     searches: dict[str, pd.DataFrame]
     """As from ``expected_best.search_curve``."""
     told: tuple[str, ...]
-    """Why a curve is not there."""
+    """Why a curve is missing."""
 
 
 def drawn(evidence: Evidence, arm: str) -> tuple[Reals, Reals, Reals | None]:
-    """Validation accuracy, cost and (once all are scored) test accuracy of the arm's random slice."""
+    """Validation accuracy, cost and (once all are scored) test accuracy of the arm's random settings."""
     guess, draws = 1 / len(evidence.plan.data.classes), evidence.slices.get(arm, ())
     val = np.array([guess if d.val is None else d.val for d in draws], dtype=np.float64)
     cost = np.array([d.cost for d in draws], dtype=np.float64)
@@ -65,8 +65,8 @@ def drawn(evidence: Evidence, arm: str) -> tuple[Reals, Reals, Reals | None]:
 def steps(evidence: Evidence, arm: str) -> pd.DataFrame:
     """One row per full-length run of the arm's searches: pair, cost (the search's spend then), val_accuracy.
 
-    The default's run on the search's fold comes first, at no cost: it is the search's first trial and paid already. Then in
-    the order in which trials ended; what a trial still running has spent counts when it ends.
+    The default's run on the search's fold comes first, at no cost: it is the search's first trial and already paid. The
+    others follow in the order in which they ended; a running trial's spend counts when it ends.
     """
     history, plan = evidence.history, evidence.plan
     default = {t.fold: history.val_accuracy(t.id) for t in history.full_length(arm, "baseline")}
@@ -88,7 +88,7 @@ def steps(evidence: Evidence, arm: str) -> pd.DataFrame:
 
 
 def per_search(evidence: Evidence, arm: str) -> float:
-    """B/R: what one search of the arm could spend. Raises Refused before that was fixed."""
+    """B/R: the resource-seconds that one search of the arm could spend. Raises Refused before they are fixed."""
     tuning = evidence.history.tuning
     if tuning is None:
         raise Refused("what a search may spend has not been fixed yet")
@@ -96,14 +96,14 @@ def per_search(evidence: Evidence, arm: str) -> float:
 
 
 def pairs_of(evidence: Evidence, arm: str) -> set[int]:
-    """The arm's searches, by pair: of every look once they are selected, of the plan before."""
+    """The pairs that the arm searches in: of every look once selected, of the plan before."""
     return {choice.pair for choice in choices(evidence.history, arm, evidence.look)} or set(
         range(evidence.plan.pairs)
     )
 
 
 def curves(evidence: Evidence) -> Curves:
-    """Every curve that the study's records carry."""
+    """Every curve that the records support."""
     slices, searches, told = {}, {}, []
     for arm in evidence.plan.arms:
         val, cost, test = drawn(evidence, arm)
@@ -161,12 +161,12 @@ def section(context: Context) -> Section:
 
 
 NOTE = (
-    "Random settings: expected best of so many settings drawn at random, none stopped early, to the slice's own "
-    "budget; the band is for the median, holds for all budgets at once and assumes nothing: where it is open, "
-    "these runs set no upper end. Test is the expected test accuracy of the setting that validation chose. "
-    "Searches: mean over the independent searches of the best full run so far, the default's included, to the budget of one search, with a "
-    "t band for each point by itself, at 95 % by its formula; of four searches it covers about 90 %, since the best of a few runs is skewed. Validation accuracies of chosen runs are optimistic. A failed run counts as "
-    "guessing. Beyond the last point nothing was seen, so nothing is drawn."
+    "Random settings: the expected best of this many settings drawn at random and never stopped early. The band is for the "
+    "median, holds at all budgets at once and assumes no distribution; where it is open, these runs set no upper end. Test: "
+    "the expected test accuracy of the setting that validation chose. Searches: the mean over independent searches of the "
+    "best full run so far, the default's included, up to one search's budget. Their t band holds at each point by itself; "
+    "over four searches it covers about 90 %, since the best of a few runs is skewed. Validation accuracies of chosen runs "
+    "are optimistic. A failed run counts as guessing. Nothing is drawn beyond the last observation."
 )
 
 
@@ -180,7 +180,7 @@ def _crossing(evidence: Evidence, source: str, first: str, second: str, confiden
 
 
 def _searched(evidence: Evidence, arm: str) -> pd.DataFrame:
-    """``steps``; Raises Refused when a search is not among them: the others alone would flatter the arm."""
+    """``steps``. Raises Refused when a search is missing: the others alone would flatter the arm."""
     found, budget = steps(evidence, arm), per_search(evidence, arm)
     there = set(found.loc[found["cost"] <= budget, "pair"])
     if missing := pairs_of(evidence, arm) - there:
@@ -228,7 +228,7 @@ def _search_rows(curve: pd.DataFrame | None, arm: str) -> list[tuple[str, ...]]:
 def draw(
     slices: dict[str, pd.DataFrame], searches: dict[str, pd.DataFrame], palette: figures.Palette
 ) -> Figure:
-    """Random settings above, searches below; what there is none of is left out."""
+    """Random settings above, searches below; an empty panel is left out."""
     panels = [
         (curves, draw, title)
         for curves, draw, title in (
