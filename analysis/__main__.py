@@ -100,7 +100,7 @@ def _compare(arguments: list[str]) -> int:
     except CompareError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    _say(json.dumps(found.facts(), allow_nan=False) if given.json else found.told())
+    _say(json.dumps(found.facts(), allow_nan=False) if given.json else found.text())
     return 0
 
 

@@ -162,7 +162,7 @@ def judge(
     common = sorted(first.runs.keys() & second.runs.keys())
     base = Answer(
         word="nothing claimed", sentence="", advice=more, first=first.arm, second=second.arm, ahead=None, delta=None,
-        low=None, high=None, se=None, df=max(0, len(common) - 1), level=level.confidence, held=level.told, rope=rope,
+        low=None, high=None, se=None, df=max(0, len(common) - 1), level=level.confidence, held=level.label, rope=rope,
         pairs=len(common), differences=(), luck_sd=None, p=None, holm_p=None, p_first=None, p_tie=None, p_second=None,
         beat=(first.beat, second.beat), guard="", budget_per_search=budget_per_search, look=look, doubt="",
     )  # fmt: skip
@@ -270,29 +270,29 @@ def _sentence(
     if e.delta < 0:  # every sentence speaks from the arm that is ahead
         first, second = second, first
         e = replace(e, delta=-e.delta, low=-e.high, high=-e.low)
-    told = f"({level.span(e.low, e.high)}, {len(luck.differences)} pairs of searches)"
+    shown = f"({level.span(e.low, e.high)}, {len(luck.differences)} pairs of searches)"
     tuned = f"when each is tuned with a search of {search}"
     match word:
         case "better":
             return (
-                f"{first} is better than {second} {tuned}: by {points(e.delta)} pt {told}, more than the "
+                f"{first} is better than {second} {tuned}: by {points(e.delta)} pt {shown}, more than the "
                 f"{points(rope)} pt you said matters."
             )
         case "better, size unclear":
             return (
-                f"{first} is better than {second} {tuned}: by {points(e.delta)} pt {told}; whether that is more than the "
+                f"{first} is better than {second} {tuned}: by {points(e.delta)} pt {shown}; whether that is more than the "
                 f"{points(rope)} pt you said matters is open."
             )
         case "practical tie":
             less = f", {first} ahead by less than that" if e.low > 0 else ""
             return (
                 f"{first} and {second} are equal within {points(rope)} pt {tuned}{less}: the difference is "
-                f"{points(e.delta, sign=True)} pt {told}."
+                f"{points(e.delta, sign=True)} pt {shown}."
             )
         case _:
             return (
                 f"Which architecture is better is open: {tuned}, {first} minus {second} is "
-                f"{points(e.delta, sign=True)} pt {told}."
+                f"{points(e.delta, sign=True)} pt {shown}."
             )
 
 

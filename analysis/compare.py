@@ -76,7 +76,7 @@ class Comparison:
             "warning": self.warning or None,
         }
 
-    def told(self) -> str:
+    def text(self) -> str:
         """What a person reads: the verdict and what stands behind it, the two nets, the scope."""
         a, b, nets = self.first, self.second, self.nets
         means = (
@@ -105,7 +105,7 @@ class Comparison:
             f"{chance(v.p_tie)}, {v.second} better by more than {margin} pt {chance(v.p_second)}."
         )
         wins = (
-            f"On these images {s.told(v.first, v.second)}; by counting wins alone, without their size, an advantage "
+            f"On these images {s.sentence(v.first, v.second)}; by counting wins alone, without their size, an advantage "
             f"is {s.standing} from {v.k_first} and {v.k_second} runs."
         )
         advice = [v.advice] if v.word == "inconclusive" else []
@@ -186,19 +186,19 @@ def _copied(names: tuple[str, str], sides: tuple[Side, Side]) -> list[str]:
 
 def _alike(names: tuple[str, str], sides: tuple[Side, Side]) -> list[str]:
     """Sides of which two runs are closer to each other than separate trainings come."""
-    told = []
+    sentences = []
     for name, side in zip(names, sides, strict=True):
         right, (runs, images) = side.correct.astype(np.float64), side.correct.shape
         one_is_right = right @ (1 - right).T
         apart = (one_is_right + one_is_right.T)[np.triu_indices(runs, 1)] / images
         usual = disagreement(float(right.mean()))
         if runs > 1 and usual * images >= ENOUGH and apart.min() < NEAR * usual:
-            told.append(
+            sentences.append(
                 f"Two runs of {name} differ in being right on {percent(float(apart.min()))} of the images, where separate "
                 f"trainings of this accuracy differ on about {percent(usual, 1)}: if they are stages of one training, or "
                 "averages that share nets, the interval is too narrow."
             )
-    return told
+    return sentences
 
 
 def _shared(names: tuple[str, str], nets: int) -> str:

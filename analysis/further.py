@@ -11,7 +11,7 @@ from study.protocol.plan import PAIRS, Budget, Plan
 from study.protocol.text import points, rough
 
 
-def told(evidence: Evidence, luck: Luck | None) -> str:
+def what_would_decide(evidence: Evidence, luck: Luck | None) -> str:
     """What would decide, for a true gap of the margin: never for the measured one, which is no size to plan for."""
     plan = evidence.plan
     if luck is None:

@@ -33,13 +33,13 @@ class Level:
         return 1 - self.alpha
 
     @property
-    def told(self) -> str:
+    def label(self) -> str:
         """``95 %``, ``94 % over both looks``."""
         return level(1 - self.total) + (f" over {listed(list(self.over))}" if self.over else "")
 
     def span(self, low: float, high: float, *, sign: bool = True) -> str:
         """``95 % interval -0.12 to +0.74``, ``94 % over both looks: ...``: in points."""
-        return spanned(self.told, low, high, sign=sign)
+        return spanned(self.label, low, high, sign=sign)
 
 
 def spanned(held: str, low: float, high: float, *, sign: bool = True) -> str:

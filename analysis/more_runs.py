@@ -19,20 +19,20 @@ def what_would_decide(first: Runs, second: Runs, e: Estimate, rope: float) -> st
     have = min(len(first.correct), len(second.correct))
     more, images = takes(first, second, e, rope, POWER)
     if more == 0:
-        told = "these runs would do"
+        said = "these runs would do"
     elif more is None:
-        told = "no number of runs on this test set would do"
+        said = "no number of runs on this test set would do"
     else:
-        told = f"about {rough(have + more)} runs per arm would do"
+        said = f"about {rough(have + more)} runs per arm would do"
     if more is None or have + more > CONFIRM_CEILING:
         most = f"with {max(have, CONFIRM_CEILING)} runs per arm"
-        told += (
+        said += (
             f"; {most}, no number of test images would"
             if images is None
             else f"; {most}, about {rough(images)} test images would"
         )
     return (
-        f"With {100 * POWER:.0f} % power for a true gap of the margin, {points(rope)} pt: {told} (estimates)."
+        f"With {100 * POWER:.0f} % power for a true gap of the margin, {points(rope)} pt: {said} (estimates)."
     )
 
 

@@ -121,7 +121,7 @@ def price(plan: Plan, *, measured: Luck | None = None, pairs: int | None = None)
     kinds = assumed(plan) if measured is None else known(measured, have)
     level, margin = rate(plan), f"{100 * plan.rope:g} pt"
 
-    def told(goal: str, power: float) -> str:
+    def line(goal: str, power: float) -> str:
         takes = [takes_pairs(plan, luck, plan.rope, level, power) for luck in kinds]
         if len(set(takes)) == 1:
             said = takes[0]
@@ -133,8 +133,8 @@ def price(plan: Plan, *, measured: Luck | None = None, pairs: int | None = None)
         return f"{goal}, in {100 * POWER:.0f} % of studies: {said}."
 
     return (
-        told(f"To name an arm that is {margin} ahead", GOAL["gap"]),
-        told(f"To prove equal arms equal within {margin}", GOAL["tie"]),
+        line(f"To name an arm that is {margin} ahead", GOAL["gap"]),
+        line(f"To prove equal arms equal within {margin}", GOAL["tie"]),
     )
 
 

@@ -1,8 +1,7 @@
 """Reads a run directory: the plan, the ledger, and every net's predictions on the test images.
 
 What comes out is all that a verdict may rest on. A run that failed by itself is never dropped: it stays
-as a row of guesses. What an interruption left open is no run yet, and only
-told about.
+as a row of guesses. What an interruption left open is no run yet, and only reported.
 """
 
 from collections.abc import Callable
@@ -262,16 +261,18 @@ def _to_come(history: History, look: int) -> tuple[str, ...]:
     if manifest is None:
         what = "no setting has been frozen" if look == 1 else f"no setting of look {look} has been frozen"
         return (f"{what} for confirmation", "the test set has not been opened")
-    told: list[str] = []
+    missing: list[str] = []
     for arm, found in manifest.choices.items():
         trials = [t for choice in found for t in history.confirmed(arm, choice.pair)]
         if not trials:
-            told.append(f"{arm} has no confirmation run")
+            missing.append(f"{arm} has no confirmation run")
         if running := [t for t in trials if t.id not in history.outcomes]:
-            told.append(f"{arm}: {counted(len(running), 'confirmation run')} not ended")
+            missing.append(f"{arm}: {counted(len(running), 'confirmation run')} not ended")
         unscored = [t for t in trials if history.finished(t.id) and t.id not in history.scores]
         if unscored:
-            told.append(f"{arm}: {counted(len(unscored), 'confirmation run')} not scored on the test images")
+            missing.append(
+                f"{arm}: {counted(len(unscored), 'confirmation run')} not scored on the test images"
+            )
     if len({opened.manifest for opened in history.opened}) < look:
-        told.append("the test set has not been opened")
-    return tuple(told)
+        missing.append("the test set has not been opened")
+    return tuple(missing)

@@ -63,7 +63,7 @@ def find(evidence: Evidence) -> Findings:
     nets: list[Verdict] = []
     lucks: list[Luck] = []
     if evidence.open:
-        told = f"No answer yet: {'; '.join(evidence.open)}."
+        said = f"No answer yet: {'; '.join(evidence.open)}."
     else:
         try:
             for first, second in _couples(evidence):
@@ -71,14 +71,14 @@ def find(evidence: Evidence) -> Findings:
                 answers.append(_answer(evidence, first, second, net, lucks))
                 nets += [net] if net else []
             answers = answer.with_holm(answers)
-            told = headline(answers, nets)
+            said = headline(answers, nets)
         except Refused as refusal:
             answers, nets, lucks = [], [], []
-            told = f"No answer: {refusal}."
+            said = f"No answer: {refusal}."
     hands = {arm: in_hand(evidence.history, arm, evidence.look) for arm in evidence.plan.arms}
     unchanged = tuple(arm for arm, choice in hands.items() if choice is not None and choice.default)
     return Findings(
-        headline=told
+        headline=said
         + (f" A further look is under way: {evidence.under_way}." if evidence.under_way else ""),
         scope=answer.SCOPE,
         answers=tuple(answers),
@@ -134,10 +134,10 @@ def headline(answers: list[Answer], nets: list[Verdict]) -> str:
     groups: dict[str, list[str]] = {}
     for a in against:
         groups.setdefault(_SHORT[a.word], []).append(a.second)
-    told = "; ".join(f"{word} {listed(names)}" for word, names in groups.items())
+    said = "; ".join(f"{word} {listed(names)}" for word, names in groups.items())
     doubts = "".join(f" {d}" for d in dict.fromkeys(a.doubt for a in against) if d)
     return (
-        f"Of {len(against) + 1} arms, each tuned with searches of the same share, {leader} has the highest mean: {told} "
+        f"Of {len(against) + 1} arms, each tuned with searches of the same share, {leader} has the highest mean: {said} "
         f"({against[0].held}).{doubts}"
     )
 
@@ -193,8 +193,8 @@ def _finds(evidence: Evidence, arm: str) -> Finds:
         raise Refused(f"no confirmation run of {arm} left a score")
     if not any(r.trained for r in runs.values()):
         number = sum(len(r.correct) for r in runs.values())
-        told = f"all {number} confirmation runs" if number > 1 else "the only confirmation run"
-        raise Refused(f"{told} of {arm} failed, so there is no trained net to compare")
+        said = f"all {number} confirmation runs" if number > 1 else "the only confirmation run"
+        raise Refused(f"{said} of {arm} failed, so there is no trained net to compare")
     found = choices(evidence.history, arm, evidence.look)
     return Finds(
         arm=arm,
@@ -224,7 +224,7 @@ def _answer(
         look=evidence.look,
         guessing=evidence.guessing,
         copies=plan.data.copies,
-        more=further.told(evidence, luck),
+        more=further.what_would_decide(evidence, luck),
     )
 
 

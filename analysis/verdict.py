@@ -123,7 +123,7 @@ def judge(
         scope=SCOPE,
         first=first.arm, second=second.arm,
         ahead=(first.arm if interval.delta > 0 else second.arm) if word.startswith("better") else None,
-        delta=interval.delta, low=interval.low, high=interval.high, confidence=level.confidence, held=level.told,
+        delta=interval.delta, low=interval.low, high=interval.high, confidence=level.confidence, held=level.label,
         se=interval.se, df=interval.df, rope=rope, p_first=p_first, p_tie=p_tie, p_second=p_second,
         k_first=len(first.correct), k_second=len(second.correct),
         failed_first=first.guessed, failed_second=second.guessed,
@@ -171,15 +171,15 @@ def of_nets(v: Verdict) -> str:
     """The sentence where the two settings are what two searches found: it speaks of two nets."""
     a, b = (v.first, v.second) if v.delta >= 0 else (v.second, v.first)
     low, high = (v.low, v.high) if v.delta >= 0 else (-v.high, -v.low)
-    told = f"{points(abs(v.delta))} pt ({spanned(v.held, low, high)})"
+    shown = f"{points(abs(v.delta))} pt ({spanned(v.held, low, high)})"
     if v.word.startswith("better"):
         open_still = f"; whether that is more than the {points(v.rope)} pt you said matters is open"
         less = "" if v.word == "better" else open_still
-        said = f"Of the two nets tuned here, {a}'s is better than {b}'s by {told}{less}."
+        said = f"Of the two nets tuned here, {a}'s is better than {b}'s by {shown}{less}."
     elif v.word == "practical tie":
-        said = f"The two nets tuned here are equal within {points(v.rope)} pt: {a}'s minus {b}'s is {told}."
+        said = f"The two nets tuned here are equal within {points(v.rope)} pt: {a}'s minus {b}'s is {shown}."
     else:
-        said = f"Which of the two nets tuned here is better is open: {a}'s minus {b}'s is {told}."
+        said = f"Which of the two nets tuned here is better is open: {a}'s minus {b}'s is {shown}."
     return said + (f" {v.doubt}" if v.doubt else "")
 
 
@@ -215,14 +215,14 @@ def _sentence(word: Word, first: str, second: str, e: Estimate, rope: float, lev
 
 def _failures(first: Runs, second: Runs, e: Estimate) -> str:
     """Which runs failed, and whether the interval owes its width to them: half of it or less without."""
-    told = [_of_runs(r.arm, r.guessed, len(r.correct)) for r in (first, second) if r.guessed]
-    if not told:
+    shown = [_of_runs(r.arm, r.guessed, len(r.correct)) for r in (first, second) if r.guessed]
+    if not shown:
         return ""
     if min(len(r.whole) for r in (first, second)) < 2:
-        return f"{listed(told)} failed."
+        return f"{listed(shown)} failed."
     without = crossed(first.whole, second.whole, confidence=e.confidence)
     alone = without.high - without.low < (e.high - e.low) / 2
-    return f"{listed(told)} failed{'; that alone makes the interval this wide' if alone else ''}."
+    return f"{listed(shown)} failed{'; that alone makes the interval this wide' if alone else ''}."
 
 
 def _advice(word: Word, first: Runs, second: Runs, cheaper: str | None) -> str:

@@ -108,11 +108,11 @@ def rule(evidence: Evidence, found: Findings) -> tuple[str, ...]:
     if len(couples) == 1:
         return ()
     who = "the arm with the highest mean" if found.answers else "the arm named first, since none leads yet"
-    told = (
+    said = (
         f"Shown: {couples[0][0]}, {who}, against each other arm; a pair's intervals are at "
         f"{level(couples[0][2])}, so that those of all {len(couples)} pairs hold together."
     )
-    return (told,)
+    return (said,)
 
 
 def again(plan: Plan, flag: str = "", value: str = "") -> str:
@@ -145,8 +145,8 @@ def brief(e: Estimate) -> str:
 
 def sentence(refusal: Exception | str) -> str:
     """A refusal as a sentence of its own."""
-    told = str(refusal)
-    return f"{told[0].upper()}{told[1:]}{'' if told.endswith('.') else '.'}"
+    said = str(refusal)
+    return f"{said[0].upper()}{said[1:]}{'' if said.endswith('.') else '.'}"
 
 
 def plain(value: Any) -> Any:

@@ -156,7 +156,7 @@ class Crossover:
     end: float
     confidence: float
 
-    def told(self, first: str, second: str) -> str:
+    def sentence(self, first: str, second: str) -> str:
         """One sentence with the arms' names."""
         seen = f"between {duration(self.start)} and {duration(self.end)} of tuning"
         ahead, behind = (second, first) if self.leader == "second" else (first, second)

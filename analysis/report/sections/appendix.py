@@ -27,7 +27,7 @@ def section(context: Context) -> Section:
         wins = superiority(np.array(first.accuracies), np.array(second.accuracies))
         nets = paired(first.correct[0], second.correct[0])
         beats = (
-            f"{v.first} against {v.second}. On this test set {wins.told(v.first, v.second)}; by counting wins alone, "
+            f"{v.first} against {v.second}. On this test set {wins.sentence(v.first, v.second)}; by counting wins alone, "
             f"without their size, an advantage is {wins.standing} from {v.k_first} and {v.k_second} runs."
         )
         here = (

@@ -23,11 +23,11 @@ def section(context: Context) -> Section:
     tables: list[Table] = []
     for first, second, confidence in against_leader(evidence, found):
         try:
-            told, made, own = _pair(run, evidence, first, second, confidence)
+            said, made, own = _pair(run, evidence, first, second, confidence)
         except Refused as refusal:
             text.append(f"Ensembles of {first} and {second} are not compared. {sentence(refusal)}")
             continue
-        text.append(told)
+        text.append(said)
         tables += made
         facts.append({"first": first, "second": second} | own)
     return Section(
@@ -57,14 +57,14 @@ def _pair(
     except ValueError as error:
         raise Refused(str(error)) from error
     sizes = mixing_helps(made.contrasts)
-    told = f"{first} and {second}: " + (
+    said = f"{first} and {second}: " + (
         f"mixed ensembles of {listed([str(m) for m in sizes])} beat both arms' own of that size at {level(confidence)}, "
         "each size by itself: a sign that the arms err differently."
         if sizes
         else f"at no size does a mixed ensemble beat both arms' own at {level(confidence)}; whether one would is open."
     )
     differ = [f"{d['pair']} {percent(d['disagreement'], 1)}" for d in made.diversity.to_dict("records")]
-    told += f" Two nets name different classes on this share of the images: {listed(differ)}."
+    said += f" Two nets name different classes on this share of the images: {listed(differ)}."
     accuracies = tuple(
         (
             f"{counted(r['members'], 'net')}, {r['kind']}",
@@ -93,7 +93,7 @@ def _pair(
             Table(head=("mixed minus own", "points", f"{level(confidence)} interval"), rows=contrasts)
         )
     return (
-        told,
+        said,
         tables,
         {
             "accuracies": made.accuracies.to_dict("records"),

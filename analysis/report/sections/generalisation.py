@@ -29,9 +29,9 @@ def section(context: Context) -> Section:
     runs = _full_runs(evidence)
     text, facts = [*rule(evidence, found)], []
     for first, second, confidence in couples:
-        told, gaps = _regularisation(runs, first, second, confidence)
+        said, gaps = _regularisation(runs, first, second, confidence)
         timed, ratio = _time(evidence, first, second, confidence)
-        text += [*told, timed]
+        text += [*said, timed]
         facts.append({"first": first, "second": second, "gap_differences": gaps, "epoch_time": ratio})
     table = generalisation_gaps(runs)
     rows = tuple(
@@ -89,7 +89,7 @@ def _regularisation(
     found: list[dict[Any, Any]] = gap_differences(runs, first, second, confidence=confidence).to_dict(
         "records"
     )
-    told = []
+    said = []
     for row in found:
         larger, smaller = (first, second) if row["delta"] > 0 else (second, first)
         train, val = (row[x] if row["delta"] > 0 else -row[x] for x in ("train", "val"))
@@ -107,7 +107,7 @@ def _regularisation(
             if size == points(0)
             else f"{size} pt larger for {larger} than for {smaller}"
         )
-        told.append(
+        said.append(
             f"Regularisation, {row['kind']} runs: the gap from training to validation accuracy is "
             f"{than} ({level(confidence)} interval {points(low, sign=True)} to {points(high, sign=True)}); {seen}."
         )
@@ -116,8 +116,8 @@ def _regularisation(
             f"Regularisation of {first} and {second} cannot be compared: it takes two full runs of each, "
             "confirmed or random, and gaps that vary."
         )
-        told = [few]
-    return told, found
+        said = [few]
+    return said, found
 
 
 def epoch_seconds(evidence: Evidence, arm: str) -> Reals:
@@ -147,7 +147,7 @@ def _time(
     except Refused:
         return f"Time: not known for {slow} and {fast}; it takes two full baseline runs of each.", None
     ratio, low, high = (math.exp(x) for x in (e.delta, e.low, e.high))
-    told = (
+    said = (
         f"Time: at the default setting an epoch of {slow} takes {ratio:.2f} times as long as one of {fast} "
         f"({level(confidence)} interval {low:.2f} to {high:.2f}, over {len(a)} and {len(b)} runs)"
     )
@@ -160,18 +160,18 @@ def _time(
             if high < about[0] or low > about[1]
             else "does not contradict"
         )
-        told += f", which {agrees} the post's “about 30 % longer”"
-        told += "; equal times are not excluded either." if even else "."
+        said += f", which {agrees} the post's “about 30 % longer”"
+        said += "; equal times are not excluded either." if even else "."
     else:
-        told += "; the post's “about 30 % longer” is about other arms."
+        said += "; the post's “about 30 % longer” is about other arms."
     audits = evidence.plan.audits
     audited = audits[fast].images_per_second / audits[slow].images_per_second
     if not low <= audited <= high:
-        told += (
+        said += (
             f" The images/s that the arms were measured at before the study, in training steps alone, would give "
             f"{audited:.2f}: an epoch has validation and loading too, and other trials beside it."
         )
-    return told, {"slower": slow, "faster": fast, "ratio": ratio, "low": low, "high": high}
+    return said, {"slower": slow, "faster": fast, "ratio": ratio, "low": low, "high": high}
 
 
 PART = Part(order=120, build=section, key="whys")

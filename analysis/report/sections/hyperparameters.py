@@ -33,9 +33,9 @@ def section(context: Context) -> Section:
     text: list[str] = []
     tables: list[Table] = []
     facts: dict[str, Any] = {}
-    for table, told, own, open_ in (_asks(evidence), _importances(evidence), _isolated(evidence, levels)):
+    for table, said, own, open_ in (_asks(evidence), _importances(evidence), _isolated(evidence, levels)):
         tables += table
-        text += told
+        text += said
         facts |= own
         unknown += open_
     traps: list[dict[str, Any]] = []
@@ -74,8 +74,8 @@ def _not_known(unknown: list[Unknown]) -> str:
     arms: dict[tuple[str, str], list[str]] = {}
     for question, arm, reason in unknown:
         arms.setdefault((question, reason.removesuffix(".")), []).append(arm)
-    told = [f"{question} {listed(own)} ({reason})" for (question, reason), own in arms.items()]
-    return f"Not known: {'; '.join(told)}."
+    said = [f"{question} {listed(own)} ({reason})" for (question, reason), own in arms.items()]
+    return f"Not known: {'; '.join(said)}."
 
 
 def _asks(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, Any], list[Unknown]]:
@@ -134,7 +134,7 @@ def _isolated(
     evidence: Evidence, levels: pd.DataFrame
 ) -> tuple[list[Table], list[str], dict[str, Any], list[Unknown]]:
     """Accuracy by value of the choices, and of what only some arms have; the facts have every axis."""
-    told, rows, adjusted_p = [], [], adjusted(levels)
+    said, rows, adjusted_p = [], [], adjusted(levels)
     unknown: list[Unknown] = []
     for arm in evidence.plan.arms:
         own = levels[(levels["arm"] == arm) & levels["own"]]
@@ -154,7 +154,7 @@ def _isolated(
                     if shown
                     else f"does not show whether the values of {listed(names)} differ"
                 )
-                told.append(
+                said.append(
                     f"By value: the slice of {arm} {says}; permutation of ranks, Holm over its parameters."
                 )
         rows += [
@@ -168,7 +168,7 @@ def _isolated(
         ]
     head = ("by value, accuracy %", "random settings", "validation (95 %)", "test (95 %)")
     facts = {"levels": levels.to_dict("records")}
-    return ([Table(head=head, rows=tuple(rows))] if rows else []), told, facts, unknown
+    return ([Table(head=head, rows=tuple(rows))] if rows else []), said, facts, unknown
 
 
 def _mean_of(row: dict[Any, Any], kind: str) -> str:
@@ -190,12 +190,12 @@ def _trap(evidence: Evidence, v: Answer) -> tuple[list[str], list[dict[str, Any]
     except Refused as refusal:
         return [], [], [(TRAP, both, str(refusal))]
     wrong = v.second if better == "first" else v.first
-    told = (
+    said = (
         f"The fixed-setting trap: with one random setting for both arms and one run of each, {wrong} would have come "
         f"out ahead of {v.ahead} in {_percent(trap.wrong)} of the cases ({counted(trap.settings, 'shared setting')}; "
         "what only one arm has was drawn for it alone)."
     )
-    return [told], [{"first": v.first, "second": v.second, "wrong_arm": wrong} | asdict(trap)], []
+    return [said], [{"first": v.first, "second": v.second, "wrong_arm": wrong} | asdict(trap)], []
 
 
 def _points(i: Interval) -> str:

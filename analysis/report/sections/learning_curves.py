@@ -41,7 +41,7 @@ def curves(epochs: pd.DataFrame, palette: figures.Palette) -> Figure:
 
 
 def draw_curves(table: pd.DataFrame, ax: Axes, colour: str) -> None:
-    """Validation accuracy of every trial of one arm by epoch, told apart by how the trial ended.
+    """Validation accuracy of every trial of one arm by epoch, by how the trial ended.
 
     Columns: trial, end, epoch, val_accuracy.
     """

@@ -59,11 +59,11 @@ def section(context: Context) -> Section:
     """The currencies in words and numbers."""
     replayed = replay(context.evidence)
     if not replayed:
-        told = [
+        said = [
             "The searches cannot be cut to equal amounts yet: no setting has been frozen for confirmation."
         ]
-        return Section(title=TITLE, text=tuple(told), facts={"currencies": [], "told": told})
-    told = _standings(replayed)
+        return Section(title=TITLE, text=tuple(said), facts={"currencies": [], "told": said})
+    said = _standings(replayed)
     rows = tuple(
         (
             f"{equal.currency}: {f.arm}",
@@ -82,14 +82,14 @@ def section(context: Context) -> Section:
     )
     return Section(
         title=TITLE,
-        text=tuple(told),
+        text=tuple(said),
         tables=(Table(head=head, rows=rows),),
         note="Replayed from the ledger, without training: every arm's random settings and searches are cut, in the order of "
         "their trials, at the amount that the arm with the least got. Validation accuracies are not shown: the best of many is "
         "the luckiest and compares no arms. A find would have been trained again in selection and held against the default; with "
         "the same finds the answer would have been the same. Where the setting in hand is not found, the test accuracy is that "
         "of the best by validation, if a net of it was scored.",
-        facts={"currencies": [asdict(equal) for equal in replayed], "told": told},
+        facts={"currencies": [asdict(equal) for equal in replayed], "told": said},
     )
 
 

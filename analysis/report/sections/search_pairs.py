@@ -22,7 +22,7 @@ def section(context: Context) -> Section:
             both = [evidence.finds[arm].get(pair) for arm in (a.first, a.second)]
             gaps.append(points(both[0].mean - both[1].mean, sign=True) if both[0] and both[1] else "–")
         rows.append((f"pair {pair + 1}", *cells, *gaps))
-    text = [_told(evidence, arm) for arm in arms]
+    text = [_searches(evidence, arm) for arm in arms]
     if found.lucks:
         luck = [f"{points(found.lucks[i].sd)} pt for {heads[i]}" for i in range(len(heads))]
         text.append(f"Luck of one pair (sd of its difference, these test images included): {listed(luck)}.")
@@ -66,7 +66,7 @@ def full_runs(evidence: Evidence, arm: str) -> dict[str, float]:
     }
 
 
-def _told(evidence: Evidence, arm: str) -> str:
+def _searches(evidence: Evidence, arm: str) -> str:
     """How much each search of the arm had, and how many found something."""
     spent = list(full_runs(evidence, arm).values())
     found = choices(evidence.history, arm, evidence.look)
@@ -74,13 +74,13 @@ def _told(evidence: Evidence, arm: str) -> str:
     ends = list(dict.fromkeys(f"{end:.1f}" for end in (min(spent), max(spent)))) if spent else []
     each = "each " if len(found) > 1 else ""
     share = f", {each}of {' to '.join(ends)} full runs" if ends else ""
-    told = f"{arm}: {counted(len(found), 'search', 'searches')}{share}"
+    said = f"{arm}: {counted(len(found), 'search', 'searches')}{share}"
     confirmed = "found nothing better than the default, which was confirmed in its place"
     if len(found) == 1:
-        return f"{told}; it {confirmed if kept else 'found a setting that leads the default'}."
+        return f"{said}; it {confirmed if kept else 'found a setting that leads the default'}."
     if kept:
-        return f"{told}; {'all' if kept == len(found) else kept} {confirmed}."
-    return f"{told}; each found a setting that leads the default."
+        return f"{said}; {'all' if kept == len(found) else kept} {confirmed}."
+    return f"{said}; each found a setting that leads the default."
 
 
 PART = Part(order=30, build=section, key="search_against_search")

@@ -42,13 +42,13 @@ SLICE_FLOOR = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Each arm's curves; an arm without one has a sentence in ``told``."""
+    """Each arm's curves; an arm without one has a sentence in ``missing``."""
 
     slices: dict[str, pd.DataFrame]
     """As from ``expected_best.slice_curve``."""
     searches: dict[str, pd.DataFrame]
     """As from ``expected_best.search_curve``."""
-    told: tuple[str, ...]
+    missing: tuple[str, ...]
     """Why a curve is missing."""
 
 
@@ -104,26 +104,26 @@ def pairs_of(evidence: Evidence, arm: str) -> set[int]:
 
 def curves(evidence: Evidence) -> Curves:
     """Every curve that the records support."""
-    slices, searches, told = {}, {}, []
+    slices, searches, missing = {}, {}, []
     for arm in evidence.plan.arms:
         val, cost, test = drawn(evidence, arm)
         if len(val) < SLICE_FLOOR:
             runs = counted(len(val), "run") if len(val) else "no run"
-            told.append(f"No curve of random settings for {arm}: {runs} in its random slice.")
+            missing.append(f"No curve of random settings for {arm}: {runs} in its random slice.")
         else:
             slices[arm] = slice_curve(val, cost, test=test)
         try:
             searches[arm] = search_curve(_searched(evidence, arm), per_search=per_search(evidence, arm))
         except Refused as refusal:
-            told.append(f"No curve of the searches of {arm}: {refusal}.")
-    return Curves(slices=slices, searches=searches, told=tuple(told))
+            missing.append(f"No curve of the searches of {arm}: {refusal}.")
+    return Curves(slices=slices, searches=searches, missing=tuple(missing))
 
 
 def section(context: Context) -> Section:
     """The curves in words and numbers, and where they cross."""
     evidence, found = context.evidence, context.found
     made = curves(evidence)
-    text, crossings = [*made.told, *rule(evidence, found)], []
+    text, crossings = [*made.missing, *rule(evidence, found)], []
     for first, second, confidence in against_leader(evidence, found):
         for source, name in (("slice", "Random settings"), ("searches", "The searches")):
             try:
@@ -131,10 +131,10 @@ def section(context: Context) -> Section:
             except Refused as refusal:
                 text.append(f"{name}, {first} against {second}: no crossing can be told. {sentence(refusal)}")
                 continue
-            told = crossing.told(first, second)
-            text.append(f"{name}: {told}")
+            said = crossing.sentence(first, second)
+            text.append(f"{name}: {said}")
             crossings.append(
-                {"first": first, "second": second, "source": source, "told": told} | asdict(crossing)
+                {"first": first, "second": second, "source": source, "told": said} | asdict(crossing)
             )
     rows = [
         row
