@@ -30,7 +30,7 @@ SCOPE = (
 )
 GUARDED = "The search hardly beat the default; nothing is claimed about tuned architectures."
 GUARD = 2
-"""So many full-length settings of each arm must beat its default on validation before tuned architectures are compared."""
+"""Full-length settings of each arm that must beat its default on validation before tuned architectures are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Finds:
     runs: Mapping[int, Runs]
     """Per pair, the fresh runs of that search's find on the test images."""
     beat: int | None = None
-    """Full-length settings that beat the default on validation; None where it is not known."""
+    """Full-length settings that beat the default on validation; None if unknown."""
     defaults: int = 0
     """Searches that found nothing better than the default, which was confirmed instead."""
 
@@ -56,22 +56,22 @@ class Answer:
     first: str
     second: str
     ahead: str | None
-    """The arm that the word speaks for; None for anything but ``better``."""
+    """The arm that is better; None for any other word."""
     delta: float | None
     low: float | None
     high: float | None
     se: float | None
     df: int
     level: float
-    """Confidence of this interval by itself; above what ``held`` says when it is read with others."""
+    """Confidence of this interval alone; above that in ``held`` when it is read with others."""
     held: str
-    """``95 %``, ``94 % over both looks``: what is promised of all that is read together."""
+    """The joint promise of all intervals that are read together: ``95 %``, ``94 % over both looks``."""
     rope: float
     pairs: int
     differences: tuple[float, ...]
     luck_sd: float | None
     p: float | None
-    """Two-sided, of the t statistic over the pairs."""
+    """Two-sided p of the t statistic over the pairs."""
     holm_p: float | None
     """The same adjusted over the comparisons of the study; None with two arms."""
     p_first: float | None
@@ -80,18 +80,18 @@ class Answer:
     p_tie: float | None
     p_second: float | None
     beat: tuple[int | None, int | None]
-    """Of each arm, full-length settings that beat the default on validation."""
+    """Per arm, full-length settings that beat the default on validation."""
     guard: str
-    """Why nothing is claimed; empty when the guard lets through."""
+    """Why nothing is claimed; empty when something is."""
     budget_per_search: float
     """Resource-seconds that one search could spend."""
     look: int
     doubt: str
-    """What keeps the word below what the interval alone would say; empty when nothing does."""
+    """Why the word is weaker than the interval alone would allow; empty when it is not."""
 
     @property
     def decided(self) -> bool:
-        """Whether a second look would find nothing open."""
+        """Whether the question is settled, so that a second look has nothing to decide."""
         return self.word in ("better", "practical tie")
 
 
@@ -102,7 +102,7 @@ def over_pairs(
 
     V = sd(d_i)^2 / R + max(0, Var_image(mean difference) - MSE / R) / n, with MSE the interaction of pairs and images
     (two-way layout without replication: what of an image's difference is one pair's alone), t with R - 1 degrees of
-    freedom for all of it. sd^2 is never taken below MSE / n, what the test images alone make pairs differ by: two or three
+    freedom for all of it. sd^2 is never taken below MSE / n, the spread that the test images alone give pairs: two or three
     pairs that agree by chance prove no more. Raises Refused below two common pairs.
     """
     common = sorted(first.keys() & second.keys())
@@ -256,7 +256,7 @@ def _failed(finds: Finds) -> str:
 
 
 def _learnt(finds: Finds, guessing: float) -> bool:
-    """Whether the finds that trained are above guessing, as surely as the pairs can show."""
+    """Whether the finds that trained are shown to be above guessing."""
     whole = np.array([r.whole.mean() for r in finds.runs.values() if r.trained])
     if len(whole) < 2:
         return bool(len(whole)) and float(whole.mean()) > guessing
@@ -297,5 +297,5 @@ def _sentence(
 
 
 def _nets(nets: Verdict | None) -> str:
-    """What may be said of the two nets in hand where nothing is said of the architectures."""
+    """The sentence on the two nets in hand, for where nothing is claimed about the architectures."""
     return "" if nets is None else of_nets(nets)

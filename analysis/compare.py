@@ -19,11 +19,11 @@ from analysis.verdict import Verdict, judge
 from study.protocol.text import chance, counted, percent, points
 
 NEAR = 0.1
-"""Runs that disagree on less than this part of what separate trainings do (``power.disagreement``) are too much alike."""
+"""Runs that disagree on less than this share of the usual (``power.disagreement``) are too much alike."""
 ENOUGH = 20
-"""Images that separate trainings would disagree on, under which close runs may be chance."""
+"""Fewest images that separate trainings must disagree on: with fewer, close runs may be chance."""
 REFUSED = "refused"
-"""The verdict on sides of which one has a single net."""
+"""The verdict where a side has a single net."""
 SCOPE = (
     "Holds for the settings that made these predictions, retrained with fresh seeds, on new images of the same "
     "kind, if each side's runs are independent trainings of one setting and none was chosen by these images. "
@@ -55,10 +55,10 @@ class Comparison:
     """None where the verdict is."""
     scope: str
     warning: str
-    """What makes the answer doubtful; empty when nothing does."""
+    """Why the answer is doubtful; empty when it is not."""
 
     def facts(self) -> dict[str, float | int | str | None]:
-        """What ``--json`` prints. ``n10`` to ``tango_high`` are about the first run of each side."""
+        """For ``--json``. ``n10`` to ``tango_high`` are about the first run of each side."""
         return {
             "accuracy_a": self.accuracy_first,
             "accuracy_b": self.accuracy_second,
@@ -77,7 +77,7 @@ class Comparison:
         }
 
     def text(self) -> str:
-        """What a person reads: the verdict and what stands behind it, the two nets, the scope."""
+        """For a reader: the verdict and its numbers, the two nets, the scope."""
         a, b, nets = self.first, self.second, self.nets
         means = (
             f"Mean accuracy on the {counted(nets.images, 'image')}: "
@@ -185,7 +185,7 @@ def _copied(names: tuple[str, str], sides: tuple[Side, Side]) -> list[str]:
 
 
 def _alike(names: tuple[str, str], sides: tuple[Side, Side]) -> list[str]:
-    """Sides of which two runs are closer to each other than separate trainings come."""
+    """Sides with two runs that are closer to each other than separate trainings come."""
     sentences = []
     for name, side in zip(names, sides, strict=True):
         right, (runs, images) = side.correct.astype(np.float64), side.correct.shape

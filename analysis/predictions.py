@@ -21,12 +21,12 @@ Array = NDArray[Any]
 
 
 class CompareError(ValueError):
-    """A side that cannot be read or believed; the message is one sentence that names the file."""
+    """A side that is unreadable or inconsistent; the message is one sentence that names the file."""
 
 
 @dataclass(frozen=True)
 class Net:
-    """What a net is known again by."""
+    """The identity of a net: its outputs."""
 
     classes: bytes
     """Digest of the class that it names for each image."""
@@ -34,7 +34,7 @@ class Net:
     """Digest of these; empty where they are not stored."""
 
     def is_among(self, nets: "list[Net]") -> bool:
-        """Nets without fault name the same classes and are not the same: their probabilities tell, where both have any."""
+        """Perfect nets name the same classes without being the same: their probabilities decide, where both have any."""
         return any(
             self.classes == net.classes
             and (not self.probabilities or not net.probabilities or self.probabilities == net.probabilities)

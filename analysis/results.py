@@ -1,7 +1,7 @@
 """Reads a run directory: the plan, the ledger, and every net's predictions on the test images.
 
-What comes out is all that a verdict may rest on. A run that failed by itself is never dropped: it stays
-as a row of guesses. What an interruption left open is no run yet, and only reported.
+A verdict rests on nothing else. A run that failed by itself stays as a row of guesses. A run that an interruption left
+open does not count yet; the report mentions it.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Labels = NDArray[np.int64]
 
 
 class EvidenceError(ValueError):
-    """A run directory that cannot be believed or read; the message names the file."""
+    """A run directory that is unreadable or inconsistent; the message names the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +58,13 @@ class Evidence:
     slices: dict[str, tuple[Draw, ...]]
     """The random slice: i.i.d. configs that were never stopped."""
     open: tuple[str, ...]
-    """What is still to come before an answer can be given; empty when all is there."""
+    """What an answer still lacks; empty when it lacks nothing."""
     look: int = 1
-    """The latest look at the test whose nets are all scored; the first while that is still to come."""
+    """The latest look at the test whose nets are all scored; 1 before the first is."""
     under_way: str = ""
-    """What is still to come before the next look; empty when none was asked for."""
+    """What the next look still lacks; empty when none was requested."""
     guessing: float = 0.0
-    """Share of the most frequent class among the test images: what always naming it would reach."""
+    """Share of the most frequent class among the test images: the accuracy of always naming it."""
 
 
 def read(run: Path) -> Evidence:
@@ -108,7 +108,7 @@ def read(run: Path) -> Evidence:
 
 
 def choices(history: History, arm: str, look: int) -> list[Choice]:
-    """What the arm's searches found, of all looks up to this one."""
+    """The finds of the arm's searches, of all looks up to this one."""
     found = [c for m in history.manifests if m.look <= look for c in m.choices.get(arm, ())]
     return sorted(found, key=lambda choice: choice.pair)
 
@@ -167,7 +167,7 @@ def _draws(history: History, arm: str) -> tuple[Draw, ...]:
 
 
 def fell_short(history: History, trial: str) -> bool:
-    """The trial failed by its own doing (diverged, crashed), so that it counts as guessing."""
+    """Whether the trial failed by itself (diverged, crashed) and therefore counts as guessing."""
     outcome = history.outcomes.get(trial)
     return outcome is not None and outcome.state == "failed" and trial not in history.scores
 
@@ -192,7 +192,7 @@ class _Shelf:
         self.guessing = 0.0 if labels is None else float(np.bincount(labels).max() / len(labels))
 
     def runs(self, question: Plan, arm: str, trials: list[Trial]) -> Runs | None:
-        """Those of the arm's trials that count as runs, None when there are none."""
+        """The arm's trials that count as runs, None when there are none."""
         if self.labels is None:
             return None
         guess = np.bincount(self.labels).argmax()

@@ -15,7 +15,7 @@ class Runs:
     correct: Correct
     """Shape (k, n): run s is right on image i. A failed run is a row of guesses, never left out."""
     full_run: float | None
-    """Resource-seconds that the epochs of one full run of this setting take, start-up left out; None when not known."""
+    """Resource-seconds of the epochs of one full run of this setting, without start-up; None if unknown."""
     failed: tuple[int, ...] = ()
     """Rows of guesses that stand for a failed run."""
 
@@ -29,7 +29,7 @@ class Runs:
 
     @property
     def trained(self) -> bool:
-        """Whether any of the runs left a net: guesses alone are no runs of the setting."""
+        """Whether any of the runs left a net."""
         return self.guessed < len(self.correct)
 
     @property
@@ -42,7 +42,7 @@ class Runs:
         return float(self.correct.mean())
 
     def learnt(self, guessing: float) -> bool:
-        """Whether the runs that did not fail are above ``guessing``, as surely as their number can show."""
+        """Whether the runs that did not fail are shown to be above ``guessing``."""
         if len(self.whole) < 2:
             return self.trained and float(self.whole.mean()) > guessing
         return mean_accuracy(self.whole).low > guessing

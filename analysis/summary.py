@@ -1,4 +1,4 @@
-"""Everything a report says, as plain values: what the evidence gives by the estimators, before any layout."""
+"""The findings of a study as plain values: the estimators applied to the evidence, before any layout."""
 
 import itertools
 import math
@@ -46,19 +46,19 @@ class Findings:
     answers: tuple[Answer, ...]
     """One per pair of arms; the leader, by its finds' mean, against each other arm comes first."""
     nets: tuple[Verdict, ...]
-    """The nets in hand, in the pairs and signs of the answers; without a pair whose runs are too few."""
+    """The nets in hand, in the pairs and signs of the answers; a pair with too few runs is left out."""
     lucks: tuple[Luck, ...]
-    """What the pairs of searches differ by, of each answer that has an interval."""
+    """The luck of the pairs of searches, for each answer that has an interval."""
     gains: tuple[Contrast, ...]
     """Net in hand minus default, per arm whose search found something better."""
     defaults: tuple[Contrast, ...]
     """Default against default, in the pairs and signs of the answers."""
     unchanged: tuple[str, ...]
-    """Arms whose net in hand is of their default setting: nothing that was found beat it."""
+    """Arms whose net in hand has the default setting: no find beat it."""
 
 
 def find(evidence: Evidence) -> Findings:
-    """The answer as far as the evidence carries it; a question it cannot answer is left out, not NaN."""
+    """The answer as far as the evidence supports it; an unanswerable question is left out, not NaN."""
     answers: list[Answer] = []
     nets: list[Verdict] = []
     lucks: list[Luck] = []
@@ -152,7 +152,7 @@ _SHORT = {
 
 
 def level_of(evidence: Evidence, first: str, second: str) -> Level:
-    """At which level the answer on two arms is read: arms, looks, an added arm, earlier studies (METHOD.md 6)."""
+    """The level of the answer on two arms, given all arms, looks, an added arm and earlier studies (METHOD.md 6)."""
     plan, extension = evidence.plan, evidence.history.extension
     if extension is not None and extension.look > evidence.look:
         extension = None
@@ -182,7 +182,7 @@ def _couples(evidence: Evidence) -> list[tuple[Finds, Finds]]:
 
 
 def _arms(evidence: Evidence) -> list[str]:
-    """Of this look: an arm that is being added has none yet."""
+    """The arms of this look: one that is being added has no finds yet."""
     asked = {arm for m in evidence.history.manifests if m.look <= evidence.look for arm in m.choices}
     return [arm for arm in evidence.plan.arms if arm in asked]
 
@@ -229,7 +229,7 @@ def _answer(
 
 
 def search_share(evidence: Evidence) -> float:
-    """b: resource-seconds that one search of an arm could spend, random settings left out."""
+    """b: resource-seconds that one search of an arm could spend, without random settings."""
     tuning, plan = evidence.history.tuning, evidence.plan
     if tuning is None:
         return 0.0
@@ -238,7 +238,7 @@ def search_share(evidence: Evidence) -> float:
 
 
 def _nets(evidence: Evidence, first: str, second: str) -> Verdict | None:
-    """The nets in hand of two arms; None where an arm has none that trained, or too few runs of it."""
+    """The verdict on two arms' nets in hand; None where an arm has none that trained, or too few runs."""
     a, b = evidence.tuned.get(first), evidence.tuned.get(second)
     if a is None or b is None or not (a.trained and b.trained):
         return None

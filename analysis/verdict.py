@@ -35,19 +35,19 @@ class Verdict:
     word: Word
     sentence: str
     advice: str
-    """What to do with it: the cheaper arm of a tie, what it would take to decide."""
+    """What to do: take the cheaper arm of a tie, or what it takes to decide."""
     scope: str
     first: str
     second: str
     ahead: str | None
-    """The arm that the word speaks for; None for a tie or an open question."""
+    """The arm that is better; None for a tie or an open question."""
     delta: float
     low: float
     high: float
     confidence: float
-    """Of this interval alone; above what ``held`` says when it is read with others."""
+    """Of this interval alone; above that in ``held`` when it is read with others."""
     held: str
-    """``95 %``, ``94 % over both looks``: what is promised of all that is read together."""
+    """The joint promise of all intervals that are read together: ``95 %``, ``94 % over both looks``."""
     se: float
     df: float
     rope: float
@@ -75,7 +75,7 @@ class Verdict:
     cheaper: str | None
     """The arm whose full run costs less, None when they cost the same or it is not known."""
     doubt: str
-    """Sentence: what keeps the word below what the interval alone would say; empty when nothing does."""
+    """Why the word is weaker than the interval alone would allow; empty when it is not."""
 
     @property
     def has_chances(self) -> bool:
@@ -168,7 +168,7 @@ def _of_runs(arm: str, failed: int, runs: int) -> str:
 
 
 def of_nets(v: Verdict) -> str:
-    """The sentence where the two settings are what two searches found: it speaks of two nets."""
+    """The sentence for the finds of two searches: it is about two nets and names no architecture."""
     a, b = (v.first, v.second) if v.delta >= 0 else (v.second, v.first)
     low, high = (v.low, v.high) if v.delta >= 0 else (-v.high, -v.low)
     shown = f"{points(abs(v.delta))} pt ({spanned(v.held, low, high)})"
@@ -214,7 +214,7 @@ def _sentence(word: Word, first: str, second: str, e: Estimate, rope: float, lev
 
 
 def _failures(first: Runs, second: Runs, e: Estimate) -> str:
-    """Which runs failed, and whether the interval owes its width to them: half of it or less without."""
+    """Which runs failed, and whether they make the interval wide: without them, at most half as wide."""
     shown = [_of_runs(r.arm, r.guessed, len(r.correct)) for r in (first, second) if r.guessed]
     if not shown:
         return ""

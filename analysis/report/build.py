@@ -33,7 +33,7 @@ class Report:
     answers: tuple[Answer, ...]
     nets: tuple[Verdict, ...]
     advice: tuple[str, ...]
-    """What would decide what is open."""
+    """What would decide the open questions."""
     copies: str
     """Sentence on test images among the training images; empty when there are none."""
 

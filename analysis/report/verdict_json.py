@@ -1,4 +1,4 @@
-"""``verdict.json``: the report for programs. Fractions and seconds, stable keys; what is not known is null."""
+"""``verdict.json``: the report for programs. Fractions and seconds, stable keys; unknown values are null."""
 
 import json
 import math

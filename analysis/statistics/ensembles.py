@@ -30,9 +30,9 @@ _Match = tuple[str, int, Members, Members, Members]
 """Matched by (``count``, ``compute``), members, and the make-up of both pure ensembles and of the mixed one."""
 
 SUBSETS = 256
-"""Up to this many ensembles of a kind all are formed; of more, this many are drawn."""
+"""Most ensembles of a kind: where more can be formed, this many are drawn."""
 LARGEST = 8
-"""Members up to which ensembles are compared: more would seldom be used, and cost time to form."""
+"""Most members: larger ensembles are rarely used, and take time to form."""
 CHUNK_BYTES = 1 << 23
 """Of ensembles' summed probabilities at a time."""
 
@@ -121,7 +121,7 @@ def compare(
 
 
 def _matches(runs: Members, costs: tuple[float, float], largest: int) -> list[_Match]:
-    """The comparisons that so many runs allow: at equal count, then at equal compute."""
+    """The comparisons that these runs allow: at equal count, then at equal compute."""
     matches = [("count", m, (m, 0), (0, m), (m // 2, m // 2)) for m in range(2, min(*runs, largest) + 1, 2)]
     for m in range(2, min(max(runs), largest) + 1):
         paid = m * max(costs) * (1 + 1e-9)
