@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
             return 2
         codes += [] if arm is None else [judged(report, arm)]
-    _say(*report.told, str(report.path))
+    _say(*report.lines, str(report.path))
     return 1 if 1 in codes else max(codes, default=0)
 
 
@@ -92,14 +92,15 @@ def _compare(arguments: list[str]) -> int:
     if not 0 < given.rope <= 20:
         parser.error(f"--rope {given.rope:g} is out of range: above 0 and at most 20 accuracy points")
 
-    from analysis.compare import CompareError, compare  # scipy only once the arguments are valid
+    from analysis.compare import compare  # scipy only once the arguments are valid
+    from analysis.predictions import CompareError
 
     try:
         found = compare(given.first, given.second, rope=given.rope / 100)
     except CompareError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    _say(json.dumps(found.facts(), allow_nan=False) if given.json else found.told())
+    _say(json.dumps(found.facts(), allow_nan=False) if given.json else found.text())
     return 0
 
 

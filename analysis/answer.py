@@ -16,10 +16,12 @@ from scipy import stats
 
 from analysis.levels import FEWEST_PAIRS, Level
 from analysis.luck import Luck
+from analysis.runs import Runs
 from analysis.statistics.intervals import Estimate, Reals, Refused, rope_probabilities
 from analysis.statistics.superiority import holm
-from analysis.verdict import Runs, Verdict, of_nets, worded
-from study.protocol.text import counted, listed, percent, points
+from analysis.verdict import Verdict, of_nets
+from analysis.words import Doubts
+from study.protocol.text import counted, listed, points
 
 Word = Literal["better", "better, size unclear", "practical tie", "open", "nothing claimed"]
 SCOPE = (
@@ -28,7 +30,7 @@ SCOPE = (
 )
 GUARDED = "The search hardly beat the default; nothing is claimed about tuned architectures."
 GUARD = 2
-"""So many full-length settings of each arm must beat its default on validation before tuned architectures are compared."""
+"""Full-length settings of each arm that must beat its default on validation before tuned architectures are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class Finds:
     runs: Mapping[int, Runs]
     """Per pair, the fresh runs of that search's find on the test images."""
     beat: int | None = None
-    """Full-length settings that beat the default on validation; None where it is not known."""
+    """Full-length settings that beat the default on validation; None if unknown."""
     defaults: int = 0
     """Searches that found nothing better than the default, which was confirmed instead."""
 
@@ -54,22 +56,22 @@ class Answer:
     first: str
     second: str
     ahead: str | None
-    """The arm that the word speaks for; None for anything but ``better``."""
+    """The arm that is better; None for any other word."""
     delta: float | None
     low: float | None
     high: float | None
     se: float | None
     df: int
     level: float
-    """Confidence of this interval by itself; above what ``held`` says when it is read with others."""
+    """Confidence of this interval alone; above that in ``held`` when it is read with others."""
     held: str
-    """``95 %``, ``94 % over both looks``: what is promised of all that is read together."""
+    """The joint promise of all intervals that are read together: ``95 %``, ``94 % over both looks``."""
     rope: float
     pairs: int
     differences: tuple[float, ...]
     luck_sd: float | None
     p: float | None
-    """Two-sided, of the t statistic over the pairs."""
+    """Two-sided p of the t statistic over the pairs."""
     holm_p: float | None
     """The same adjusted over the comparisons of the study; None with two arms."""
     p_first: float | None
@@ -78,18 +80,18 @@ class Answer:
     p_tie: float | None
     p_second: float | None
     beat: tuple[int | None, int | None]
-    """Of each arm, full-length settings that beat the default on validation."""
+    """Per arm, full-length settings that beat the default on validation."""
     guard: str
-    """Why nothing is claimed; empty when the guard lets through."""
+    """Why nothing is claimed; empty when something is."""
     budget_per_search: float
     """Resource-seconds that one search could spend."""
     look: int
     doubt: str
-    """What keeps the word below what the interval alone would say; empty when nothing does."""
+    """Why the word is weaker than the interval alone would allow; empty when it is not."""
 
     @property
     def decided(self) -> bool:
-        """Whether a second look would find nothing open."""
+        """Whether the question is settled, so that a second look has nothing to decide."""
         return self.word in ("better", "practical tie")
 
 
@@ -100,7 +102,7 @@ def over_pairs(
 
     V = sd(d_i)^2 / R + max(0, Var_image(mean difference) - MSE / R) / n, with MSE the interaction of pairs and images
     (two-way layout without replication: what of an image's difference is one pair's alone), t with R - 1 degrees of
-    freedom for all of it. sd^2 is never taken below MSE / n, what the test images alone make pairs differ by: two or three
+    freedom for all of it. sd^2 is never taken below MSE / n, the spread that the test images alone give pairs: two or three
     pairs that agree by chance prove no more. Raises Refused below two common pairs.
     """
     common = sorted(first.keys() & second.keys())
@@ -160,16 +162,15 @@ def judge(
     common = sorted(first.runs.keys() & second.runs.keys())
     base = Answer(
         word="nothing claimed", sentence="", advice=more, first=first.arm, second=second.arm, ahead=None, delta=None,
-        low=None, high=None, se=None, df=max(0, len(common) - 1), level=level.confidence, held=level.told, rope=rope,
+        low=None, high=None, se=None, df=max(0, len(common) - 1), level=level.confidence, held=level.label, rope=rope,
         pairs=len(common), differences=(), luck_sd=None, p=None, holm_p=None, p_first=None, p_tie=None, p_second=None,
         beat=(first.beat, second.beat), guard="", budget_per_search=budget_per_search, look=look, doubt="",
     )  # fmt: skip
     if len(common) < FEWEST_PAIRS:
         few = "One search per arm says" if len(common) == 1 else f"{len(common)} searches per arm say"
         guard = f"{few} nothing about which architecture is better when each is tuned: another search may find other settings."
-        return replace(base, guard=guard, sentence=" ".join(filter(None, (guard, _nets(nets)))))
+        return replace(base, guard=guard, sentence=_joined(guard, _nets(nets)))
     interval, luck = over_pairs(first.runs, second.runs, confidence=level.confidence)
-    statistic = abs(interval.delta) / interval.se
     found = replace(
         base,
         delta=interval.delta,
@@ -178,55 +179,60 @@ def judge(
         se=interval.se,
         differences=luck.differences,
         luck_sd=luck.sd,
-        p=float(2 * stats.t.sf(statistic, interval.df)),
+        p=float(2 * stats.t.sf(abs(interval.delta) / interval.se, interval.df)),
     )
-    idle = [f.arm for f in (first, second) if f.beat is not None and f.beat < GUARD]
-    if idle:
-        told = listed(
-            [f"{counted(f.beat or 0, 'setting')} of {f.arm}" for f in (first, second) if f.arm in idle]
-        )
-        why = f"At full length and on validation, only {told} beat the default, where {GUARD} must."
-        return replace(
-            found,
-            guard=f"{GUARDED} {why}",
-            advice=(
-                "Searches that have more would beat it, or show that nothing does: a new study with a larger --budget or shorter "
-                "--epochs, or with wider ranges (--widen)."
-            ),
-            sentence=" ".join(filter(None, (GUARDED, why, _nets(nets)))),
-        )
-    word: Word = _word(interval.low, interval.high, rope)
-    doubt = remedy = ""
-    if copies:
-        share = copies / luck.images
-        careful = _word(interval.low - share, interval.high + share, rope)
-        if careful != word:
-            word, remedy = careful, "Take the copies out of test/, or out of train/, and ask again."
-            doubt = f"{copies} of the {luck.images} test images are training images too, which alone can make up {points(share)} pt."
-    dull = [f.arm for f in (first, second) if not _learnt(f, guessing)]
-    if len(dull) == 2 or (dull and not word.startswith("better")):
-        who = "Neither of them is" if len(dull) == 2 else f"{dull[0]} is not"
-        word, doubt = (
-            "open",
-            f"{who} shown to be above guessing the most frequent class ({percent(guessing)}).",
-        )
-        remedy = "A net that learnt nothing says nothing of its architecture: train longer (--epochs), or look at the images and labels."
-    p_second, p_tie, p_first = rope_probabilities(interval, rope)
-    failed = " ".join(
-        f"{_failed(f)} failed." for f in (first, second) if any(r.guessed for r in f.runs.values())
+    if idle := [f for f in (first, second) if f.beat is not None and f.beat < GUARD]:
+        return _guarded(found, idle, nets)
+    doubts = Doubts(
+        guessing=guessing,
+        copies=copies,
+        images=luck.images,
+        idle=[f.arm for f in (first, second) if not _learnt(f, guessing)],
     )
-    ahead = (first.arm if interval.delta > 0 else second.arm) if word.startswith("better") else None
-    told = _sentence(word, first.arm, second.arm, interval, rope, level, search, luck)
-    beside = _nets(nets) if word == "open" else ""
+    return _claimed(found, (first, second), interval, luck, level, search, doubts, nets)
+
+
+def _guarded(found: Answer, idle: Sequence[Finds], nets: Verdict | None) -> Answer:
+    """Nothing is claimed: the searches of the ``idle`` arms found too little."""
+    settings = listed([f"{counted(f.beat or 0, 'setting')} of {f.arm}" for f in idle])
+    why = f"At full length and on validation, only {settings} beat the default, where {GUARD} must."
+    return replace(
+        found,
+        guard=f"{GUARDED} {why}",
+        advice=(
+            "Searches that have more would beat it, or show that nothing does: a new study with a larger --budget or shorter "
+            "--epochs, or with wider ranges (--widen)."
+        ),
+        sentence=_joined(GUARDED, why, _nets(nets)),
+    )
+
+
+def _claimed(
+    found: Answer,
+    finds: tuple[Finds, Finds],
+    interval: Estimate,
+    luck: Luck,
+    level: Level,
+    search: str,
+    doubts: Doubts,
+    nets: Verdict | None,
+) -> Answer:
+    """The word for the interval, as far as the doubts let it stand, with its sentence."""
+    judged, doubt, remedy = doubts.hold_back(interval.low, interval.high, found.rope)
+    word: Word = "open" if judged == "inconclusive" else judged
+    failed = " ".join(f"{_failed(f)} failed." for f in finds if any(r.guessed for r in f.runs.values()))
+    said = _sentence(word, found.first, found.second, interval, found.rope, level, search, luck)
+    p_second, p_tie, p_first = rope_probabilities(interval, found.rope)
+    known = not (doubt or failed)
     return replace(
         found,
         word=word,
-        ahead=ahead,
-        sentence=" ".join(filter(None, (told, doubt, failed, beside))),
-        advice=remedy or ("" if word in ("better", "practical tie") else more),
-        p_first=None if doubt or failed else p_first,
-        p_tie=None if doubt or failed else p_tie,
-        p_second=None if doubt or failed else p_second,
+        ahead=(found.first if interval.delta > 0 else found.second) if word.startswith("better") else None,
+        sentence=_joined(said, doubt, failed, _nets(nets) if word == "open" else ""),
+        advice=remedy or ("" if word in ("better", "practical tie") else found.advice),
+        p_first=p_first if known else None,
+        p_tie=p_tie if known else None,
+        p_second=p_second if known else None,
         doubt=doubt,
     )
 
@@ -240,9 +246,8 @@ def with_holm(answers: Sequence[Answer]) -> list[Answer]:
     return [replace(a, holm_p=next(adjusted) if a.p is not None else None) for a in answers]
 
 
-def _word(low: float, high: float, rope: float) -> Word:
-    word = worded(low, high, rope)
-    return "open" if word == "inconclusive" else word
+def _joined(*sentences: str) -> str:
+    return " ".join(filter(None, sentences))
 
 
 def _failed(finds: Finds) -> str:
@@ -251,7 +256,7 @@ def _failed(finds: Finds) -> str:
 
 
 def _learnt(finds: Finds, guessing: float) -> bool:
-    """Whether the finds that trained are above guessing, as surely as the pairs can show."""
+    """Whether the finds that trained are shown to be above guessing."""
     whole = np.array([r.whole.mean() for r in finds.runs.values() if r.trained])
     if len(whole) < 2:
         return bool(len(whole)) and float(whole.mean()) > guessing
@@ -265,32 +270,32 @@ def _sentence(
     if e.delta < 0:  # every sentence speaks from the arm that is ahead
         first, second = second, first
         e = replace(e, delta=-e.delta, low=-e.high, high=-e.low)
-    told = f"({level.span(e.low, e.high)}, {len(luck.differences)} pairs of searches)"
+    shown = f"({level.span(e.low, e.high)}, {len(luck.differences)} pairs of searches)"
     tuned = f"when each is tuned with a search of {search}"
     match word:
         case "better":
             return (
-                f"{first} is better than {second} {tuned}: by {points(e.delta)} pt {told}, more than the "
+                f"{first} is better than {second} {tuned}: by {points(e.delta)} pt {shown}, more than the "
                 f"{points(rope)} pt you said matters."
             )
         case "better, size unclear":
             return (
-                f"{first} is better than {second} {tuned}: by {points(e.delta)} pt {told}; whether that is more than the "
+                f"{first} is better than {second} {tuned}: by {points(e.delta)} pt {shown}; whether that is more than the "
                 f"{points(rope)} pt you said matters is open."
             )
         case "practical tie":
             less = f", {first} ahead by less than that" if e.low > 0 else ""
             return (
                 f"{first} and {second} are equal within {points(rope)} pt {tuned}{less}: the difference is "
-                f"{points(e.delta, sign=True)} pt {told}."
+                f"{points(e.delta, sign=True)} pt {shown}."
             )
         case _:
             return (
                 f"Which architecture is better is open: {tuned}, {first} minus {second} is "
-                f"{points(e.delta, sign=True)} pt {told}."
+                f"{points(e.delta, sign=True)} pt {shown}."
             )
 
 
 def _nets(nets: Verdict | None) -> str:
-    """What may be said of the two nets in hand where nothing is said of the architectures."""
+    """The sentence on the two nets in hand, for where nothing is claimed about the architectures."""
     return "" if nets is None else of_nets(nets)

@@ -1,7 +1,6 @@
 """From ledger to tidy tables: one row per trial, per epoch, per arm and phase.
 
-Accuracies are fractions, costs resource-seconds. Tables are what figures and the report are made of;
-numbers that a figure shows can always be read here first.
+Accuracies are fractions, costs resource-seconds. Figures and the report are made from these tables.
 """
 
 import pandas as pd
@@ -78,8 +77,8 @@ def spend(history: History, plan: Plan) -> pd.DataFrame:
 def activities(history: History, plan: Plan) -> pd.DataFrame:
     """Where the resource-seconds went: arm, phase, activity (one of ACTIVITIES), cost, share (of the arm's own spend).
 
-    What a trial held after its last report is ``draining``. What it held besides, beyond what its reports account for,
-    is ``waiting``: for its worker, and for the driver between two reports.
+    The time that a trial holds its slot after its last report is ``draining``. Time that its reports do not account for is
+    ``waiting``: for its worker, and for the driver between two reports.
     """
     rows = []
     for arm in plan.arms:
@@ -116,7 +115,7 @@ def _of_trial(history: History, trial: Trial, fraction: float) -> dict[str, floa
 
 
 def _begun_again(history: History, trial: Trial) -> list[Epoch]:
-    """The epochs that tell of the start-up of a process that went on: what it took is booked as lost, in ``Resumed``."""
+    """The first epochs after a resume: their start-up is booked as lost, in ``Resumed``."""
     epochs = history.epochs.get(trial.id, [])
     firsts = {
         next((e.epoch for e in epochs if e.epoch > record.epoch and e.startup_seconds), 0)
@@ -126,7 +125,7 @@ def _begun_again(history: History, trial: Trial) -> list[Epoch]:
 
 
 def how_it_ended(outcome: Outcome | None) -> str:
-    """One of ENDS: the study's stops apart by cause, since ASHA's and the budget's mean different things."""
+    """One of ENDS: stops by ASHA and by the budget mean different things."""
     if outcome is None:
         return "not ended"
     if outcome.state == "stopped":

@@ -1,4 +1,4 @@
-"""Whether more money would decide an open question, how much, and what would where money cannot (METHOD.md 6)."""
+"""Whether more budget would decide an open question, how much, and what else would (METHOD.md 6)."""
 
 import math
 
@@ -11,8 +11,8 @@ from study.protocol.plan import PAIRS, Budget, Plan
 from study.protocol.text import points, rough
 
 
-def told(evidence: Evidence, luck: Luck | None) -> str:
-    """What would decide, for a true gap of the margin: never for the measured one, which is no size to plan for."""
+def what_would_decide(evidence: Evidence, luck: Luck | None) -> str:
+    """What would decide, for a true gap of the margin: the measured gap is no size to plan for."""
     plan = evidence.plan
     if luck is None:
         fewest = min(PAIRS)
@@ -30,7 +30,7 @@ def told(evidence: Evidence, luck: Luck | None) -> str:
 
 
 def within(plan: Plan, luck: Luck, have: int) -> str:
-    """The pairs that a gap of the margin takes, their cost, or what it takes instead."""
+    """The pairs that a gap of the margin takes and their cost, or what would help instead."""
     level = later(plan, have)
     kinds = known(luck, have)
     needed = [pairs_needed(kind, plan.rope, level, at_least=have + 1) for kind in kinds]
@@ -67,7 +67,7 @@ def _way(plan: Plan, pairs: int) -> str:
 
 
 def later(plan: Plan, have: int) -> Level:
-    """Error rate of a second look over so many pairs, after this one over ``have``."""
+    """Error rates of a second look, by its number of pairs, after this one over ``have``."""
     couples = math.comb(len(plan.arms), 2)
     spent, total = (FIRST_DECLARED, LEVEL) if plan.looks > 1 else (LEVEL, TOTAL_UNDECLARED)
     return lambda pairs: levels.forecast(
@@ -76,7 +76,7 @@ def later(plan: Plan, have: int) -> Level:
 
 
 def budget_for(plan: Plan, pairs: int) -> Budget:
-    """The total with which a finished study of the plan has so many pairs, in whole minutes."""
+    """The total budget that brings a finished study of the plan to ``pairs``, in whole minutes."""
     fixed = plan.overhead + plan.folds * max(plan.full_run(arm) for arm in plan.arms)
     each = max(0.0, plan.share - fixed) / plan.pairs
     seconds = plan.budget.seconds + len(plan.arms) * each * max(0, pairs - plan.pairs)

@@ -1,4 +1,4 @@
-"""At which error rate an interval is read: several arms, a second look, an arm added, a question asked again (METHOD.md 6).
+"""The error rate of an interval, given several arms, a second look, an added arm or a repeated question (METHOD.md 6).
 
 Group-sequential theory holds for both questions of a study: the estimates of two looks correlate by the root of
 their share of information, sqrt(k1 / k2) with k pairs of searches, and an image error that both share only raises
@@ -14,36 +14,36 @@ from study.protocol.looks import ADDED, FIRST_DECLARED, LEVEL, TOTAL_UNDECLARED,
 from study.protocol.text import level, listed, points
 
 FEWEST_PAIRS = 3
-"""Pairs of searches from which an interval over them is given: a first look at fewer claims nothing and takes nothing."""
+"""Fewest pairs of searches that get an interval: a first look at fewer claims nothing and spends nothing."""
 AGAIN = 0.10
 """Over every study of one pair of arms on the same test images: .05 + .025 + .0125 + ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """Of one interval. ``alpha`` is its own error rate, ``total`` that of all that it is read with."""
+    """The error rate of one interval, ``alpha``, and that of all intervals it is read with, ``total``."""
 
     alpha: float
     total: float
     over: tuple[str, ...] = ()
-    """What is read with it: ``both looks``, ``3 pairs of arms``; empty for one interval that stands alone."""
+    """The intervals it is read with: ``both looks``, ``3 pairs of arms``; empty for one that stands alone."""
 
     @property
     def confidence(self) -> float:
         return 1 - self.alpha
 
     @property
-    def told(self) -> str:
+    def label(self) -> str:
         """``95 %``, ``94 % over both looks``."""
         return level(1 - self.total) + (f" over {listed(list(self.over))}" if self.over else "")
 
     def span(self, low: float, high: float, *, sign: bool = True) -> str:
         """``95 % interval -0.12 to +0.74``, ``94 % over both looks: ...``: in points."""
-        return spanned(self.told, low, high, sign=sign)
+        return spanned(self.label, low, high, sign=sign)
 
 
 def spanned(held: str, low: float, high: float, *, sign: bool = True) -> str:
-    """The ends of an interval beside what is promised of it."""
+    """The ends of an interval after its level."""
     ends = f"{points(low, sign=sign)} to {points(high, sign=sign)}"
     return f"{held}: {ends}" if " over " in held else f"{held} interval {ends}"
 

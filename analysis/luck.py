@@ -1,6 +1,6 @@
-"""What pairs of searches differ by, and what so many of them can therefore show: forecasts, before a study and after it.
+"""The luck of a pair of searches, and what a number of pairs can show in spite of it: forecasts before and after a study.
 
-Of the libraries scipy only, so that the command line may ask. Everything is a fraction; rates are two-sided.
+Imports scipy alone, so that the command line may use it. Everything is a fraction; rates are two-sided.
 """
 
 import bisect
@@ -12,40 +12,40 @@ from scipy import stats
 
 POWER = 0.8
 SD_CONFIDENCE = 0.8
-"""Of the interval of the luck's sd that forecasts rest on: few pairs measure a sd roughly."""
+"""Of the interval for the luck's sd that forecasts rest on: a few pairs measure an sd roughly."""
 MOST_PAIRS = 200
-"""Pairs of searches beyond which nobody pays."""
+"""Most pairs of searches that a forecast names."""
 MOST_IMAGES = 10**8
-"""Test images beyond which nobody has any."""
+"""Most test images that a forecast names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Luck:
-    """What the pairs differ by."""
+    """How much pairs differ, and why."""
 
     differences: tuple[float, ...]
-    """d_i, first minus second, per pair; none where all is assumed."""
+    """d_i, first minus second, per pair; empty for assumed luck."""
     sd: float
-    """Of one pair's difference: search, training and what these test images make of them."""
+    """Standard deviation of one pair's difference, from search, training and these test images."""
     lasting: float
-    """Variance over images of the difference that would stay after endless pairs."""
+    """Variance over images of the difference that endless pairs would leave."""
     images: int
     lasting_se: float = 0.0
     """Standard error of ``lasting``, from the fourth moment over the images."""
 
     def variance(self, pairs: float, images: int | None = None) -> float:
-        """Of the mean over so many pairs, on as many images of the kind."""
+        """Of the mean over ``pairs``, on ``images`` of the same kind (default: as many as measured)."""
         return self.sd**2 / pairs + self.lasting / (images or self.images)
 
 
 Level = Callable[[int], float]
-"""Error rate of the interval over so many pairs."""
+"""Number of pairs -> the error rate of the interval over them."""
 
 
 def half_width(
     luck: Luck, pairs: int, alpha: float, *, power: float = 0.5, images: int | None = None
 ) -> float:
-    """Of the interval over so many pairs; with ``power`` above one half, the true gap that it shows in that share of studies."""
+    """Half-width of the interval over ``pairs``; with ``power`` above one half, the true gap that this share of studies shows."""
     df = pairs - 1
     quantiles = float(stats.t.isf(alpha / 2, df) + stats.t.ppf(power, df))
     return quantiles * math.sqrt(luck.variance(pairs, images))
@@ -54,7 +54,7 @@ def half_width(
 def pairs_needed(
     luck: Luck, gap: float, level: Level, *, power: float = POWER, at_least: int = 2
 ) -> int | None:
-    """Fewest pairs whose interval shows a true gap of this size with this power; None where MOST_PAIRS would not do."""
+    """Fewest pairs whose interval shows a true gap of this size with this power; None above MOST_PAIRS."""
     if half_width(luck, MOST_PAIRS, level(MOST_PAIRS), power=power) > gap:
         return None
 
@@ -65,14 +65,14 @@ def pairs_needed(
 
 
 def images_needed(luck: Luck, gap: float, alpha: float, *, power: float = POWER) -> int | None:
-    """Test images on which endless pairs would show the gap; None where nobody has as many."""
+    """Test images on which endless pairs would show the gap; None above MOST_IMAGES."""
     z = float(stats.norm.isf(alpha / 2) + stats.norm.ppf(power))
     images = luck.lasting * (z / gap) ** 2
     return None if images > MOST_IMAGES else math.ceil(images)
 
 
 def sd_interval(sd: float, pairs: int, confidence: float = SD_CONFIDENCE) -> tuple[float, float]:
-    """Of a sd measured on so many pairs, by chi-squared."""
+    """Interval of an sd measured on ``pairs``, by chi-squared."""
     df, tail = pairs - 1, (1 - confidence) / 2
     return (
         sd * math.sqrt(df / float(stats.chi2.isf(tail, df))),
@@ -81,6 +81,6 @@ def sd_interval(sd: float, pairs: int, confidence: float = SD_CONFIDENCE) -> tup
 
 
 def lasting_interval(luck: Luck, confidence: float = SD_CONFIDENCE) -> tuple[float, float]:
-    """Of ``lasting``, by the normal law and not below 0."""
+    """Interval of ``lasting``, by the normal law, cut at 0."""
     half = float(stats.norm.ppf((1 + confidence) / 2)) * luck.lasting_se
     return max(0.0, luck.lasting - half), luck.lasting + half

@@ -1,4 +1,4 @@
-"""Arrays from .npz files that anybody may have made: no pickle, no bomb, no traceback."""
+"""Reads .npz files from untrusted sources: no pickles, no zip bombs, no tracebacks."""
 
 import os
 import zipfile
@@ -12,11 +12,11 @@ Array = NDArray[Any]
 
 
 class ArraysError(ValueError):
-    """The file cannot be read; the message says why, and the caller which file it is."""
+    """The file cannot be read; the message says why, the caller adds the file's name."""
 
 
 def read(path: Path, *wanted: tuple[str, ...]) -> tuple[dict[str, Array], list[str]]:
-    """Of each group of names the first array that the file has, and the names of all that it has.
+    """From each group of names the first array that the file has; and the names of all its arrays.
 
     Raises ArraysError.
     """

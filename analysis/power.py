@@ -1,8 +1,7 @@
-"""What a plan can promise before it runs, in pairs of searches and budget: the smallest gap that shows, the price of one.
+"""What a plan can promise: the smallest gap that its pairs of searches show, and the budget that a given gap takes.
 
-Forecasts depend on the luck of a search, which is unknown before one has run: before a study they cover an assumed range,
-after it the measured value, which over few pairs is a range too. Accuracies, gaps and sds are fractions. Uses no library
-but scipy.
+Forecasts depend on the luck of a search. Before a study they cover an assumed range, afterwards the measured value with
+its interval. Accuracies, gaps and sds are fractions. Imports scipy alone.
 """
 
 import math
@@ -64,7 +63,7 @@ def assumed(plan: Plan, shares: Sequence[float] = ()) -> tuple[Luck, Luck]:
 
 
 def known(luck: Luck, pairs: int) -> tuple[Luck, Luck, Luck]:
-    """What was measured, and both ends of its 80 % interval."""
+    """The measured luck between both ends of its 80 % interval."""
     (low, high), (least, most) = sd_interval(luck.sd, pairs), lasting_interval(luck)
 
     def of(sd: float, lasting: float) -> Luck:
@@ -74,14 +73,14 @@ def known(luck: Luck, pairs: int) -> tuple[Luck, Luck, Luck]:
 
 
 def rate(plan: Plan) -> Level:
-    """Error rate of a new study of this plan, over however many pairs."""
+    """Error rate of a new study of this plan, whatever its pairs."""
     earlier = sum(set(plan.arms) <= set(e.arms) for e in plan.earlier)
     alpha = levels.of(couples=math.comb(len(plan.arms), 2), looks=plan.looks, earlier=earlier).alpha
     return lambda _pairs: alpha
 
 
 def promise(plan: Plan, *, measured: Luck | None = None, pairs: int | None = None) -> str:
-    """What the plan's pairs of searches can show; ``measured`` over ``pairs`` of them once they have run."""
+    """What the plan's pairs of searches can show; once they have run, from the luck ``measured`` over ``pairs``."""
     have = pairs or plan.pairs
     if have < min(PAIRS):
         fewest = min(PAIRS)
@@ -121,7 +120,7 @@ def price(plan: Plan, *, measured: Luck | None = None, pairs: int | None = None)
     kinds = assumed(plan) if measured is None else known(measured, have)
     level, margin = rate(plan), f"{100 * plan.rope:g} pt"
 
-    def told(goal: str, power: float) -> str:
+    def line(goal: str, power: float) -> str:
         takes = [takes_pairs(plan, luck, plan.rope, level, power) for luck in kinds]
         if len(set(takes)) == 1:
             said = takes[0]
@@ -133,8 +132,8 @@ def price(plan: Plan, *, measured: Luck | None = None, pairs: int | None = None)
         return f"{goal}, in {100 * POWER:.0f} % of studies: {said}."
 
     return (
-        told(f"To name an arm that is {margin} ahead", GOAL["gap"]),
-        told(f"To prove equal arms equal within {margin}", GOAL["tie"]),
+        line(f"To name an arm that is {margin} ahead", GOAL["gap"]),
+        line(f"To prove equal arms equal within {margin}", GOAL["tie"]),
     )
 
 

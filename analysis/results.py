@@ -1,8 +1,7 @@
 """Reads a run directory: the plan, the ledger, and every net's predictions on the test images.
 
-What comes out is all that a verdict may rest on. A run that failed by itself is never dropped: it stays
-as a row of guesses. What an interruption left open is no run yet, and only
-told about.
+A verdict rests on nothing else. A run that failed by itself stays as a row of guesses. A run that an interruption left
+open does not count yet; the report mentions it.
 """
 
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import npz
-from analysis.verdict import Runs
+from analysis.runs import Runs
 from study.protocol import ledger, plan
 from study.protocol.ledger import History
 from study.protocol.plan import Plan
@@ -27,7 +26,7 @@ Labels = NDArray[np.int64]
 
 
 class EvidenceError(ValueError):
-    """A run directory that cannot be believed or read; the message names the file."""
+    """A run directory that is unreadable or inconsistent; the message names the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +58,13 @@ class Evidence:
     slices: dict[str, tuple[Draw, ...]]
     """The random slice: i.i.d. configs that were never stopped."""
     open: tuple[str, ...]
-    """What is still to come before an answer can be given; empty when all is there."""
+    """What an answer still lacks; empty when it lacks nothing."""
     look: int = 1
-    """The latest look at the test whose nets are all scored; the first while that is still to come."""
+    """The latest look at the test whose nets are all scored; 1 before the first is."""
     under_way: str = ""
-    """What is still to come before the next look; empty when none was asked for."""
+    """What the next look still lacks; empty when none was requested."""
     guessing: float = 0.0
-    """Share of the most frequent class among the test images: what always naming it would reach."""
+    """Share of the most frequent class among the test images: the accuracy of always naming it."""
 
 
 def read(run: Path) -> Evidence:
@@ -109,7 +108,7 @@ def read(run: Path) -> Evidence:
 
 
 def choices(history: History, arm: str, look: int) -> list[Choice]:
-    """What the arm's searches found, of all looks up to this one."""
+    """The finds of the arm's searches, of all looks up to this one."""
     found = [c for m in history.manifests if m.look <= look for c in m.choices.get(arm, ())]
     return sorted(found, key=lambda choice: choice.pair)
 
@@ -168,7 +167,7 @@ def _draws(history: History, arm: str) -> tuple[Draw, ...]:
 
 
 def fell_short(history: History, trial: str) -> bool:
-    """The trial failed by its own doing (diverged, crashed), so that it counts as guessing."""
+    """Whether the trial failed by itself (diverged, crashed) and therefore counts as guessing."""
     outcome = history.outcomes.get(trial)
     return outcome is not None and outcome.state == "failed" and trial not in history.scores
 
@@ -193,7 +192,7 @@ class _Shelf:
         self.guessing = 0.0 if labels is None else float(np.bincount(labels).max() / len(labels))
 
     def runs(self, question: Plan, arm: str, trials: list[Trial]) -> Runs | None:
-        """Those of the arm's trials that count as runs, None when there are none."""
+        """The arm's trials that count as runs, None when there are none."""
         if self.labels is None:
             return None
         guess = np.bincount(self.labels).argmax()
@@ -262,16 +261,18 @@ def _to_come(history: History, look: int) -> tuple[str, ...]:
     if manifest is None:
         what = "no setting has been frozen" if look == 1 else f"no setting of look {look} has been frozen"
         return (f"{what} for confirmation", "the test set has not been opened")
-    told: list[str] = []
+    missing: list[str] = []
     for arm, found in manifest.choices.items():
         trials = [t for choice in found for t in history.confirmed(arm, choice.pair)]
         if not trials:
-            told.append(f"{arm} has no confirmation run")
+            missing.append(f"{arm} has no confirmation run")
         if running := [t for t in trials if t.id not in history.outcomes]:
-            told.append(f"{arm}: {counted(len(running), 'confirmation run')} not ended")
+            missing.append(f"{arm}: {counted(len(running), 'confirmation run')} not ended")
         unscored = [t for t in trials if history.finished(t.id) and t.id not in history.scores]
         if unscored:
-            told.append(f"{arm}: {counted(len(unscored), 'confirmation run')} not scored on the test images")
+            missing.append(
+                f"{arm}: {counted(len(unscored), 'confirmation run')} not scored on the test images"
+            )
     if len({opened.manifest for opened in history.opened}) < look:
-        told.append("the test set has not been opened")
-    return tuple(told)
+        missing.append("the test set has not been opened")
+    return tuple(missing)

@@ -1,4 +1,4 @@
-"""Everything a report says, as plain values: what the evidence gives by the estimators, before any layout."""
+"""The findings of a study as plain values: the estimators applied to the evidence, before any layout."""
 
 import itertools
 import math
@@ -12,9 +12,10 @@ from analysis.answer import Answer, Finds
 from analysis.levels import Level
 from analysis.luck import Luck
 from analysis.results import Evidence, beat_default, choices, in_hand
+from analysis.runs import Runs
 from analysis.statistics.intervals import Estimate, Refused, crossed, mean_accuracy
 from analysis.statistics.tunability import Interval, binomial
-from analysis.verdict import Runs, Verdict, judge, of_nets
+from analysis.verdict import Verdict, judge, of_nets
 from study.protocol.records import Config
 from study.protocol.text import amount, counted, listed
 
@@ -29,6 +30,11 @@ class Contrast:
     tuned: bool
     estimate: Estimate
 
+    @property
+    def short(self) -> str:
+        """The label on one line, without the kind of contrast."""
+        return self.label.replace("\n", " ").removeprefix("default: ")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
@@ -40,24 +46,24 @@ class Findings:
     answers: tuple[Answer, ...]
     """One per pair of arms; the leader, by its finds' mean, against each other arm comes first."""
     nets: tuple[Verdict, ...]
-    """The nets in hand, in the pairs and signs of the answers; without a pair whose runs are too few."""
+    """The nets in hand, in the pairs and signs of the answers; a pair with too few runs is left out."""
     lucks: tuple[Luck, ...]
-    """What the pairs of searches differ by, of each answer that has an interval."""
+    """The luck of the pairs of searches, for each answer that has an interval."""
     gains: tuple[Contrast, ...]
     """Net in hand minus default, per arm whose search found something better."""
     defaults: tuple[Contrast, ...]
     """Default against default, in the pairs and signs of the answers."""
     unchanged: tuple[str, ...]
-    """Arms whose net in hand is of their default setting: nothing that was found beat it."""
+    """Arms whose net in hand has the default setting: no find beat it."""
 
 
 def find(evidence: Evidence) -> Findings:
-    """The answer as far as the evidence carries it; a question it cannot answer is left out, not NaN."""
+    """The answer as far as the evidence supports it; an unanswerable question is left out, not NaN."""
     answers: list[Answer] = []
     nets: list[Verdict] = []
     lucks: list[Luck] = []
     if evidence.open:
-        told = f"No answer yet: {'; '.join(evidence.open)}."
+        said = f"No answer yet: {'; '.join(evidence.open)}."
     else:
         try:
             for first, second in _couples(evidence):
@@ -65,14 +71,14 @@ def find(evidence: Evidence) -> Findings:
                 answers.append(_answer(evidence, first, second, net, lucks))
                 nets += [net] if net else []
             answers = answer.with_holm(answers)
-            told = headline(answers, nets)
+            said = headline(answers, nets)
         except Refused as refusal:
             answers, nets, lucks = [], [], []
-            told = f"No answer: {refusal}."
+            said = f"No answer: {refusal}."
     hands = {arm: in_hand(evidence.history, arm, evidence.look) for arm in evidence.plan.arms}
     unchanged = tuple(arm for arm, choice in hands.items() if choice is not None and choice.default)
     return Findings(
-        headline=told
+        headline=said
         + (f" A further look is under way: {evidence.under_way}." if evidence.under_way else ""),
         scope=answer.SCOPE,
         answers=tuple(answers),
@@ -128,10 +134,10 @@ def headline(answers: list[Answer], nets: list[Verdict]) -> str:
     groups: dict[str, list[str]] = {}
     for a in against:
         groups.setdefault(_SHORT[a.word], []).append(a.second)
-    told = "; ".join(f"{word} {listed(names)}" for word, names in groups.items())
+    said = "; ".join(f"{word} {listed(names)}" for word, names in groups.items())
     doubts = "".join(f" {d}" for d in dict.fromkeys(a.doubt for a in against) if d)
     return (
-        f"Of {len(against) + 1} arms, each tuned with searches of the same share, {leader} has the highest mean: {told} "
+        f"Of {len(against) + 1} arms, each tuned with searches of the same share, {leader} has the highest mean: {said} "
         f"({against[0].held}).{doubts}"
     )
 
@@ -146,7 +152,7 @@ _SHORT = {
 
 
 def level_of(evidence: Evidence, first: str, second: str) -> Level:
-    """At which level the answer on two arms is read: arms, looks, an added arm, earlier studies (METHOD.md 6)."""
+    """The level of the answer on two arms, given all arms, looks, an added arm and earlier studies (METHOD.md 6)."""
     plan, extension = evidence.plan, evidence.history.extension
     if extension is not None and extension.look > evidence.look:
         extension = None
@@ -176,7 +182,7 @@ def _couples(evidence: Evidence) -> list[tuple[Finds, Finds]]:
 
 
 def _arms(evidence: Evidence) -> list[str]:
-    """Of this look: an arm that is being added has none yet."""
+    """The arms of this look: one that is being added has no finds yet."""
     asked = {arm for m in evidence.history.manifests if m.look <= evidence.look for arm in m.choices}
     return [arm for arm in evidence.plan.arms if arm in asked]
 
@@ -187,8 +193,8 @@ def _finds(evidence: Evidence, arm: str) -> Finds:
         raise Refused(f"no confirmation run of {arm} left a score")
     if not any(r.trained for r in runs.values()):
         number = sum(len(r.correct) for r in runs.values())
-        told = f"all {number} confirmation runs" if number > 1 else "the only confirmation run"
-        raise Refused(f"{told} of {arm} failed, so there is no trained net to compare")
+        said = f"all {number} confirmation runs" if number > 1 else "the only confirmation run"
+        raise Refused(f"{said} of {arm} failed, so there is no trained net to compare")
     found = choices(evidence.history, arm, evidence.look)
     return Finds(
         arm=arm,
@@ -218,12 +224,12 @@ def _answer(
         look=evidence.look,
         guessing=evidence.guessing,
         copies=plan.data.copies,
-        more=further.told(evidence, luck),
+        more=further.what_would_decide(evidence, luck),
     )
 
 
 def search_share(evidence: Evidence) -> float:
-    """b: resource-seconds that one search of an arm could spend, random settings left out."""
+    """b: resource-seconds that one search of an arm could spend, without random settings."""
     tuning, plan = evidence.history.tuning, evidence.plan
     if tuning is None:
         return 0.0
@@ -232,7 +238,7 @@ def search_share(evidence: Evidence) -> float:
 
 
 def _nets(evidence: Evidence, first: str, second: str) -> Verdict | None:
-    """The nets in hand of two arms; None where an arm has none that trained, or too few runs of it."""
+    """The verdict on two arms' nets in hand; None where an arm has none that trained, or too few runs."""
     a, b = evidence.tuned.get(first), evidence.tuned.get(second)
     if a is None or b is None or not (a.trained and b.trained):
         return None
@@ -269,7 +275,7 @@ def failure_rates(evidence: Evidence) -> dict[str, Interval]:
 
 
 def accuracies(evidence: Evidence) -> pd.DataFrame:
-    """One row per arm and setting with scored runs, as ``figures.draw_forest`` wants it, and the sd.
+    """One row per arm and setting with scored runs, with their mean, its 95 % interval, and the spread.
 
     ``tuned`` is the net in hand.
     """
@@ -299,26 +305,6 @@ def accuracies(evidence: Evidence) -> pd.DataFrame:
                     "high": interval.high if interval else float("nan"),
                 }
             )
-    return pd.DataFrame(rows)
-
-
-def differences(found: Findings) -> pd.DataFrame:
-    """One row per difference, answers first, as ``figures.draw_differences`` wants it; ``marks``: one per pair."""
-    rows = [
-        {"label": f"searches: {a.first}\n− {a.second}", "arm": "", "filled": True, "delta": a.delta}
-        | {"low": a.low, "high": a.high, "marks": list(a.differences)}
-        for a in found.answers
-        if a.delta is not None
-    ] + [
-        {"label": f"nets: {v.first}\n− {v.second}", "arm": "", "filled": True, "delta": v.delta}
-        | {"low": v.low, "high": v.high, "marks": []}
-        for v in found.nets
-    ]
-    rows += [
-        {"label": c.label, "arm": c.arm, "filled": c.tuned, "delta": c.estimate.delta}
-        | {"low": c.estimate.low, "high": c.estimate.high, "marks": []}
-        for c in (*found.defaults, *found.gains)
-    ]
     return pd.DataFrame(rows)
 
 

@@ -1,4 +1,4 @@
-"""The vocabulary of an arm: one file in this folder = one architecture that takes part.
+"""The vocabulary of an arm: one file in this folder = one architecture (README.md: write an arm).
 
 An arm file defines ``build(config, images) -> torch.nn.Module`` and ``ARM = Arm(build, space=...)``;
 its name is the file's. An arm never sees data, budget or metric, so no contestant can mark its own
@@ -26,7 +26,7 @@ class ArmError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """What a network is built for: square images of ``size`` pixels with ``channels``, ``classes`` labels."""
+    """The images a network is built for: squares of ``size`` pixels with ``channels``, ``classes`` labels."""
 
     channels: int
     size: int
@@ -35,7 +35,7 @@ class ImageSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """What all ranges share: a default, and when the parameter takes part at all.
+    """Shared by all ranges: a default, and when the parameter takes part at all.
 
     ``when`` maps the names of *earlier* Choice axes to the options under which this axis is active;
     an inactive parameter is absent from the Config.
@@ -125,7 +125,7 @@ def default(space: Space) -> Config:
 
 
 def names() -> list[str]:
-    """Every arm there is: the files of this folder, without those that begin with ``_``."""
+    """All arms: the files of this folder, without those that begin with ``_``."""
     return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_"))
 
 

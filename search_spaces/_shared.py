@@ -1,4 +1,4 @@
-"""What every arm shares: the recipe's ranges, and a bottleneck net put together from torchvision's blocks.
+"""Shared by the arms: the recipe's ranges, and a bottleneck net built from torchvision's blocks.
 
 RECIPE is the same for all arms, so that no architecture gets the kinder search. Its default is the
 seed post's fixed setting: batches of 32, a random flip and a rotation within 10 degrees, no label
@@ -32,7 +32,7 @@ RECIPE: Space = {
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """A setting of the recipe that others found good; what it does not name stays at the default."""
+    """A setting of the recipe that others found good; parameters that it does not name stay at the default."""
 
     config: Config
     source: str
@@ -91,7 +91,7 @@ def small_stem(images: ImageSpec) -> Stem:
 class BottleneckNet(nn.Module):
     """Stem, stages of torchvision's ``Bottleneck``, average pool, linear layer; logits ``(n, classes)``.
 
-    Each stage but the first halves the resolution; a stage of p planes puts out 4 p channels. The stem
+    Each stage but the first halves the resolution; a stage of p planes has 4 p output channels. The stem
     is as wide as the first stage. With ImageNet's stem and the 50-layer stages this is torchvision's
     ResNet, down to parameter names and the draw of the initial weights.
     """
@@ -176,8 +176,7 @@ def inner_width(planes: int, cardinality: int, base_width: float) -> int:
 def matched_base_width(cardinality: int, planes: tuple[int, ...], blocks: tuple[int, ...]) -> float:
     """The base width, in sixteenths, whose body costs as much as cardinality 1 with base width 64.
 
-    As close as whole channels allow: the deviation is ``mac_deviation``, and the arms state it. Among
-    equals the smallest.
+    As close as whole channels allow; the arms state the deviation (``mac_deviation``). Of equal widths the smallest.
     """
     grid = [k / 16 for k in range(1, 64 * 16 + 1) if inner_width(planes[0], cardinality, k / 16) > 0]
     return min(grid, key=lambda width: abs(mac_deviation(cardinality, width, planes, blocks)))

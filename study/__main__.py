@@ -15,6 +15,7 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from search_spaces import ArmError
+from study.loggers import base as loggers
 from study.protocol.plan import PlanError
 
 WORDS = """\
@@ -23,7 +24,7 @@ words:
   python -m study status runs/ID          how far a study is, from the outside
   python -m study rerun runs/ID TRIAL     train one trial again: the same numbers, or exit code 1
   python -m study export runs/ID ARM      an arm's best confirmed net: weights, config, how to load it
-  python -m study log runs/ID --to NAME   write the run for optuna, tensorboard, mlflow or wandb
+  python -m study log runs/ID --to NAME   write the run for a tool: optuna, tensorboard, ... (log --help)
   python -m study copy URI                bring to the URI what a storage that failed has not got
 a URI, s3://BUCKET/FOLDER, stands for a run too: it is fetched into runs/ first
 """
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, help="default: RUN/export/ARM")
     log = word("log", _log)
     log.add_argument("run")
-    log.add_argument("--to", required=True, choices=("optuna", "tensorboard", "mlflow", "wandb"))
+    log.add_argument("--to", required=True, choices=loggers.choices())
     log.add_argument("--follow", action="store_true", help="go on while the study runs")
     word("copy", _copy).add_argument("uri", metavar="URI")
     return parser
@@ -117,11 +118,11 @@ def _export(given: argparse.Namespace, console: Console) -> int:
 
 
 def _log(given: argparse.Namespace, console: Console) -> int:
-    from study.loggers import base
+    from study.loggers import feed
     from study.storage import sync
 
     try:
-        where = base.write(given.run, given.to, follow=given.follow, refresh=sync.refresher(given.name))
+        where = feed.write(given.run, given.to, follow=given.follow, refresh=sync.refresher(given.name))
     except KeyboardInterrupt:
         return 130
     console.print(where, markup=False)

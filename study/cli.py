@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Literal, NoReturn, Self
 
 import search_spaces
+from study.data.sources import sources
+from study.loggers import base as loggers
 from study.protocol.ledger import CLAIM
 from study.protocol.plan import EPOCHS_CEILING, FILE, ROPE_CEILING, Budget, Plan, PlanError
 from study.storage import objects, sync
@@ -60,7 +62,7 @@ class Options:
     plan_only: bool
     address: str | None
     log: tuple[str, ...]
-    """Tools that see the study as it runs: ``optuna``, ``tensorboard``, ``mlflow``, ``wandb``."""
+    """Loggers to show the study as it runs, by name."""
     wait_for: int | None
     """Begin when the cluster has so many GPUs, or CPU cores."""
     resume: bool
@@ -229,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     question.add_argument(
         "--data", default="cifar10", metavar="NAME",
-        help="cifar10 (default), cifar100, digits, or folder:PATH with train/<class>/* and test/<class>/*",
+        help="; ".join(f"{source.spelling}: {source.help}" for source in sources()) + " (default cifar10)",
     )  # fmt: skip
     question.add_argument(
         "--epochs",
@@ -282,7 +284,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     running.add_argument(
         "--log", default="", metavar="X,Y",
-        help="tools to show the study in as it runs: optuna (for optuna-dashboard), tensorboard, mlflow, wandb",
+        help=f"tools to show the study in as it runs: {', '.join(loggers.choices())}",
     )  # fmt: skip
     running.add_argument(
         "--wait-for", type=int, metavar="N",
@@ -368,7 +370,7 @@ def _check_uri(parser: argparse.ArgumentParser, uri: str, *, look: bool) -> Path
 
 
 def _run_name(data: str) -> str:
-    stem = Path(data.removeprefix("folder:")).name or "images"
+    stem = Path(data.partition(":")[2] or data).name or "images"
     safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
     return f"{datetime.datetime.now().strftime('%Y%m%d-%H%M%S')}-{safe}"
 

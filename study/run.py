@@ -26,7 +26,7 @@ import search_spaces
 from search_spaces import Arm, ArmError, Choice
 from study import provenance
 from study.cli import Options
-from study.loggers import base
+from study.loggers import base, feed
 from study.protocol import ledger as ledgers
 from study.protocol import looks
 from study.protocol import plan as plans
@@ -39,7 +39,7 @@ from study.signals import Leaving, sturdy_output
 from study.storage.sync import Mirror
 
 if TYPE_CHECKING:
-    from study.data.prepare import Prepared
+    from study.data.sealed import Prepared
 
 DONE, BAD_INPUT, UNFINISHED = 0, 2, 3
 LOG = "ray.log"
@@ -199,15 +199,16 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
                 return
             plan.save(home / plans.FILE)
             _begin(plan, ledger, prepared, home)
-        opened = _open_windows(options, plan, ledger, home, console)
-        closing.callback(lambda: opened.close(LEAVE_SECONDS if leaving.asked() else base.CLOSE_SECONDS))
+        fed = feed.start(options.log, plan, home, lambda text: console.print(text, markup=False))
+        ledger.watchers.append(fed.add)
+        closing.callback(lambda: fed.close(LEAVE_SECONDS if leaving.asked() else feed.CLOSE_SECONDS))
         _run(plan, arms, prepared, ledger, home, console, leaving, mirror)
         if leaving.asked():
             return
     from analysis.report import build
 
     written = build.write(home)
-    told = [*_told_searches(plan, ledger), *written.told, f"report: {written.path}"]
+    told = [*_told_searches(plan, ledger), *written.lines, f"report: {written.path}"]
     console.print("\n".join(["", *told]), markup=False)
 
 
@@ -277,7 +278,7 @@ def _need_gpu(budget: Budget, options: Options) -> None:
 
 def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", console: Console) -> Plan:
     """Measure the arms and freeze the question. Raises PlanError when the budget is too small for it."""
-    from study.data.prepare import split_for
+    from study.data.split import split_for
     from study.execution import profile, quick
     from study.scheduling.sampler import describe, searched
 
@@ -353,19 +354,6 @@ def _book_probe(plan: Plan, ledger: Ledger) -> None:
     for arm, cost in plan.probe_cost.items():
         if not ledger.spent(arm, "probe"):
             ledger.add(Cost(arm=arm, phase="probe", what="speed and memory", cost=cost))
-
-
-def _open_windows(options: Options, plan: Plan, ledger: Ledger, home: Path, console: Console) -> base.Windows:
-    """Ray's metrics always, the tools that were asked for; from now on each record reaches them."""
-    shown: list[base.Window] = [base.RayMetrics(plan, home.resolve().name)]
-    for name in options.log:
-        try:
-            shown.append(base.window(name, plan, home))
-        except Exception as error:  # noqa: BLE001  # a tool that is down takes nothing from the study
-            console.print(f"note: --log {name} is left out: {base.failed(name, error)}", markup=False)
-    opened = base.Windows(home / ledgers.FILE, shown)
-    ledger.watchers.append(opened.add)
-    return opened
 
 
 def _wanted(

@@ -22,7 +22,8 @@ from support.plans import PLAN
 from support.synthetic import write_run
 
 from study.cli import Options
-from study.data.prepare import DataError, prepare
+from study.data.images import DataError
+from study.data.prepare import prepare
 from study.protocol.ledger import Ledger, LedgerError, read
 from study.protocol.plan import Plan, PlanError
 from study.protocol.records import Cost, asdict, checksum

@@ -1,14 +1,19 @@
-"""A part of the report as plain values: what both templates and ``verdict.json`` show of it.
+"""A section of the report: what it shows, as plain values that both templates lay out alike.
 
-Text and cells are already in words; ``facts`` has the numbers behind them, fractions and seconds.
+Text and cells are already in words; ``facts`` has the numbers behind them, fractions and seconds, for ``verdict.json``.
 """
 
 import itertools
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from analysis.report import figures
 from analysis.results import Evidence
 from analysis.statistics.intervals import Estimate
 from analysis.summary import Findings
@@ -24,16 +29,59 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and the name of its files."""
+
+    name: str
+    figure: Figure
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """``text`` is never empty: a question that cannot be answered is told with its reason."""
+    """Shown in the order of the fields. A question that cannot be answered is a text with the reason."""
 
     title: str
-    text: tuple[str, ...]
-    tables: tuple[Table, ...] = ()
+    drawing: Drawing | None = None
+    text: tuple[str, ...] = ()
+    """Paragraphs; `backticks` mark code."""
     commands: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    items: tuple[str, ...] = ()
+    """A list."""
+    warns: bool = False
+    """Whether the list is set off as warnings."""
     note: str = ""
+    """How to read it."""
     facts: dict[str, Any] = field(default_factory=dict)
+    shown: bool = True
+    """Whether the pages show it; its facts are in verdict.json in any case."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a section is made from."""
+
+    run: Path
+    evidence: Evidence
+    found: Findings
+
+    @property
+    def palette(self) -> dict[str, str]:
+        """Arm -> its colour."""
+        return figures.colours(self.evidence.plan.arms)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What a file in ``sections/`` declares as ``PART``."""
+
+    order: int
+    """Its place in the report, from the top; leave gaps."""
+    build: Callable[[Context], Section | None]
+    """None where there is nothing to say."""
+    key: str = ""
+    """Of its facts in verdict.json; empty for none."""
 
 
 def pairs(evidence: Evidence, found: Findings) -> list[tuple[str, str, float]]:
@@ -47,8 +95,8 @@ def pairs(evidence: Evidence, found: Findings) -> list[tuple[str, str, float]]:
 def against_leader(evidence: Evidence, found: Findings) -> list[tuple[str, str, float]]:
     """The leader against each other arm, in the order of the answers; two arms are their one pair.
 
-    The other pairs are left out where a pair takes a paragraph or a table; before there is an answer the
-    arm named first stands in for the leader. Levels are those of ``pairs``: together over all pairs.
+    Other pairs are left out where each takes a paragraph or a table. Before there is an answer, the arm named first
+    stands in for the leader. Levels are those of ``pairs``: together over all pairs.
     """
     couples = pairs(evidence, found)
     return [couple for couple in couples if couple[0] == couples[0][0]]
@@ -60,17 +108,17 @@ def rule(evidence: Evidence, found: Findings) -> tuple[str, ...]:
     if len(couples) == 1:
         return ()
     who = "the arm with the highest mean" if found.answers else "the arm named first, since none leads yet"
-    told = (
+    said = (
         f"Shown: {couples[0][0]}, {who}, against each other arm; a pair's intervals are at "
         f"{level(couples[0][2])}, so that those of all {len(couples)} pairs hold together."
     )
-    return (told,)
+    return (said,)
 
 
 def again(plan: Plan, flag: str = "", value: str = "") -> str:
-    """The command that asks the plan's question once more, with ``flag`` set to ``value`` if there is one.
+    """The command that asks the plan's question again, with ``flag`` set to ``value`` if there is one.
 
-    With the length spelled out: where none was given it hangs on how fast the machine was when it was measured.
+    It spells out the length, which otherwise depends on how fast the machine was when it was measured.
     """
     command = plan.command
     for name, said in (("--epochs", str(plan.epochs)), (flag, value)):
@@ -87,10 +135,18 @@ def span(e: Estimate) -> str:
     )
 
 
+def brief(e: Estimate) -> str:
+    """``+0.31 pt (95 %: −0.12 to +0.74)``."""
+    return (
+        f"{points(e.delta, sign=True)} pt ({level(e.confidence)}: {points(e.low, sign=True)} to "
+        f"{points(e.high, sign=True)})"
+    )
+
+
 def sentence(refusal: Exception | str) -> str:
     """A refusal as a sentence of its own."""
-    told = str(refusal)
-    return f"{told[0].upper()}{told[1:]}{'' if told.endswith('.') else '.'}"
+    said = str(refusal)
+    return f"{said[0].upper()}{said[1:]}{'' if said.endswith('.') else '.'}"
 
 
 def plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 An ensemble's prediction is the class with the highest mean of its members' probabilities. Every number
 is an average over the ensembles that the runs at hand can form. Intervals hold for new images and new
 runs, as the verdict's do: images vary as they are, runs by the jackknife, and a single net's luck on an
-image is not counted twice. With one member per side they are ``estimate.crossed`` exactly.
+image is not counted twice. With one member per side they are ``intervals.crossed`` exactly.
 
 A run without probabilities (it failed) cannot be a member: leave it out and say so.
 """
@@ -26,11 +26,13 @@ Probabilities = NDArray[np.floating[Any]]
 Labels = NDArray[np.int64]
 Members = tuple[int, int]
 """How many nets of the first and of the second arm."""
+_Match = tuple[str, int, Members, Members, Members]
+"""Matched by (``count``, ``compute``), members, and the make-up of both pure ensembles and of the mixed one."""
 
 SUBSETS = 256
-"""Up to this many ensembles of a kind all are formed; of more, this many are drawn."""
+"""Most ensembles of a kind: where more can be formed, this many are drawn."""
 LARGEST = 8
-"""Members up to which ensembles are compared: more would seldom be used, and cost time to form."""
+"""Most members: larger ensembles are rarely used, and take time to form."""
 CHUNK_BYTES = 1 << 23
 """Of ensembles' summed probabilities at a time."""
 
@@ -91,14 +93,7 @@ def compare(
     _check(first, second, labels)
     runs = len(first), len(second)
     pure = range(1, min(*runs, largest) + 1)
-    matches = [("count", m, (m, 0), (0, m), (m // 2, m // 2)) for m in pure if m % 2 == 0]
-    for m in range(2, min(max(runs), largest) + 1):
-        paid = m * max(costs) * (1 + 1e-9)
-        a, b, both = (int(paid // c) for c in (*costs, sum(costs)))
-        if a <= runs[0] and b <= runs[1]:
-            extra = int(paid - both * sum(costs) >= min(costs))
-            mixed = (both + extra, both) if costs[0] <= costs[1] else (both, both + extra)
-            matches.append(("compute", m, (a, 0), (0, b), mixed))
+    matches = _matches(runs, costs, largest)
     kinds = (
         {(m, 0) for m in pure} | {(0, m) for m in pure} | {kind for match in matches for kind in match[2:]}
     )
@@ -123,6 +118,19 @@ def compare(
         ),
         diversity=diversity(first, second, names=names),
     )
+
+
+def _matches(runs: Members, costs: tuple[float, float], largest: int) -> list[_Match]:
+    """The comparisons that these runs allow: at equal count, then at equal compute."""
+    matches = [("count", m, (m, 0), (0, m), (m // 2, m // 2)) for m in range(2, min(*runs, largest) + 1, 2)]
+    for m in range(2, min(max(runs), largest) + 1):
+        paid = m * max(costs) * (1 + 1e-9)
+        a, b, both = (int(paid // c) for c in (*costs, sum(costs)))
+        if a <= runs[0] and b <= runs[1]:
+            extra = int(paid - both * sum(costs) >= min(costs))
+            mixed = (both + extra, both) if costs[0] <= costs[1] else (both, both + extra)
+            matches.append(("compute", m, (a, 0), (0, b), mixed))
+    return matches
 
 
 def ensembles(
@@ -165,7 +173,7 @@ def contrast(one: Ensemble, other: Ensemble | None = None, *, confidence: float 
     """Accuracy of ``one`` minus ``other`` (or its own), for new images and new runs.
 
     Both come from the same call of ``ensembles``, so runs they share cancel. Paired by image; per arm the
-    jackknife over its runs, less the part of it that is chance per image (as ``estimate.crossed``, which
+    jackknife over its runs, less the part of it that is chance per image (as ``intervals.crossed``, which
     this is for one member). se, low and high are NaN when an ensemble needs every run of an arm.
     """
     images = len(one.right)

@@ -1,4 +1,4 @@
-"""Curves "expected best after so much tuning", from the two sources that can give them (METHOD.md 7).
+"""Curves of the expected best accuracy by tuning budget, from the two sources that can give them (METHOD.md 7).
 
 The random slice: i.i.d. settings, never stopped early, so "the best of n" has an unbiased estimate and a
 band that assumes nothing. The searches of the pairs: each a step curve of its own incumbent.
@@ -26,7 +26,7 @@ from study.protocol.text import counted, duration, level, percent
 
 RESAMPLES = 1000
 SEARCHES_FLOOR = 3
-"""Searches per arm under which resampling them says nothing about a crossing."""
+"""Fewest searches per arm whose resampling says something about a crossing."""
 
 
 def expected_best(values: Reals, draws: int) -> float:
@@ -156,7 +156,7 @@ class Crossover:
     end: float
     confidence: float
 
-    def told(self, first: str, second: str) -> str:
+    def sentence(self, first: str, second: str) -> str:
         """One sentence with the arms' names."""
         seen = f"between {duration(self.start)} and {duration(self.end)} of tuning"
         ahead, behind = (second, first) if self.leader == "second" else (first, second)

@@ -41,7 +41,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """What one arm's runs differ by.
+    """How much one arm's runs differ.
 
     ``run`` is the distribution-wise variance v of one run (unbiased, so it may be negative), ``image``
     the mean within-image variance w over runs.
@@ -165,7 +165,7 @@ def half_width(
     confidence: float = 0.95,
     power: float = 0.5,
 ) -> float:
-    """Half-width to expect from ``runs`` runs per arm, ``math.inf`` allowed, on the same images or on so many of the kind.
+    """Half-width to expect from ``runs`` runs per arm (``math.inf`` allowed), on the same images or on ``images`` like them.
 
     With ``power`` above one half, the true gap whose interval leaves 0 in that share of studies.
 

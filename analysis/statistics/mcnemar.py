@@ -1,7 +1,7 @@
-"""Two trained nets on the same images: who is right where the other is wrong (``METHOD.md`` 5, Q1).
+"""Two trained nets on the same images: how often is each right where the other is wrong (METHOD.md 5, Q1)?
 
 An appendix, never the verdict: it holds for these two nets. Two nets of one setting, trained with two
-seeds, are told apart more often than 5 % as soon as runs differ by more than the images' luck.
+seeds, differ significantly in more than 5 % of cases as soon as runs differ by more than the images' luck.
 """
 
 import math

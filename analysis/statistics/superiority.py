@@ -39,8 +39,8 @@ class Superiority:
             return "not detectable"
         return "detectable, maybe meaningful" if high > MEANINGFUL else "detectable, not meaningful"
 
-    def told(self, first: str, second: str) -> str:
-        """From the arm that wins more often."""
+    def sentence(self, first: str, second: str) -> str:
+        """Names the arm that wins more often first."""
         p, low, high = self.probability, self.low, self.high
         if p < 0.5:
             first, second, p, low, high = second, first, 1 - p, 1 - high, 1 - low

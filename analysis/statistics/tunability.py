@@ -1,7 +1,7 @@
 """How much an arm asks of its tuner, and whether one fixed setting would have misled.
 
 Everything here reads the random slice: i.i.d. settings of an arm, each run to full length once. (Tuned
-minus default, the other meaning of tunability, is ``estimate.crossed`` on confirmation and baseline.)
+minus default, the other meaning of tunability, is ``intervals.crossed`` on confirmation and baseline.)
 Accuracies are fractions; a diverged trial comes with the accuracy of guessing, never left out.
 """
 
@@ -42,13 +42,13 @@ class Tunability:
     area: Interval
     """Plain mean of the curve: the area under it, per setting tried."""
     last: float
-    """Expected best of ``horizon`` settings. Its interval is ``curves.median_band``'s: no jackknife holds there."""
+    """Expected best of ``horizon`` settings. Its interval is ``expected_best.median_band``'s: no jackknife holds there."""
 
 
 def tunability(values: Reals, *, horizon: int | None = None, confidence: float = 0.95) -> Tunability:
     """Omega-tunability (Sivaprasad 2020, arXiv 1910.11758) of a slice's accuracies, ``values`` (N,).
 
-    The curve is the unbiased ``curves.expected_best``; intervals by the jackknife over trials and
+    The curve is the unbiased ``expected_best.expected_best``; intervals by the jackknife over trials and
     Student's t, which covers .90 to .95 at N = 12 to 40 where the percentile bootstrap covers .87 to .92
     (simulated; .87 at N = 12 when every seventh run diverges). Give arms that are compared the
     same ``horizon``, by default half the slice: near N the jackknife fails too. Raises Refused below four

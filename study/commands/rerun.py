@@ -8,7 +8,8 @@ from rich.table import Table
 
 import search_spaces
 from study import provenance
-from study.data.prepare import Images, prepare
+from study.data.images import Images
+from study.data.prepare import prepare
 from study.execution.trainable import device_of, start
 from study.protocol import ledger
 from study.protocol.plan import Plan, PlanError

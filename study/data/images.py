@@ -1,8 +1,8 @@
 """Image files -> uint8 arrays, and what can be wrong with them.
 
-A pool of threads decodes (Pillow lets go of the interpreter meanwhile); the order is that of the files,
-so the result is too. A file that cannot be decoded is named, never skipped. What does not fit in memory
-stays in its files and is decoded each time it is asked for, to the same bytes: nothing else differs.
+A pool of threads decodes (Pillow releases the interpreter lock meanwhile) and keeps the files' order. An error names
+the file that cannot be decoded; none is skipped. Images that do not fit in memory stay in their files and are decoded
+at each use, to the same bytes.
 """
 
 import os
@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,29 @@ SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What a file with such a suffix may hold: Pillow reads more, but runs programs for some."""
+"""Formats that Pillow may try: it reads more, but runs programs for some."""
 AHEAD = 2
-"""Batches that are decoded while one is used."""
+"""Batches decoded ahead of the one in use."""
 BLOCK = 32
 TASK = 4
-"""Images that a thread decodes at once."""
+"""Images per decoding task of a thread."""
 MANY = 64
-"""Files that a thread opens at once, to look at their size."""
+"""Files per task that only reads sizes."""
+FEW = 10
+"""Most classes that a message names."""
 
 
 class DataError(ValueError):
     """Images that cannot be studied; the message says what is wrong, what is allowed and what to do."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files in a fixed order."""
+
+    root: Path
+    names: Sequence[bytes]
+    """Relative to ``root``."""
 
 
 class Images:
@@ -71,17 +83,17 @@ class Images:
         out[:] = self._pixels[indices]
 
     def arrays(self) -> dict[str, Any]:
-        """All there is of them, for ``np.savez``; ``from_arrays`` makes them again."""
+        """Everything that ``from_arrays`` needs to restore them, for ``np.savez``."""
         return {"pixels": self._pixels, "labels": self.labels}
 
 
 class Streamed(Images):
-    """Images that stay in their files: whoever asks for pixels has them decoded, each time.
+    """Images that stay in their files and are decoded at each use.
 
-    ``pixels`` is all of them at once, for those who have the memory. Every process that uses them, on
-    any node, needs the files at ``root``, the same ones: a file of another length is refused when it is used.
-    There is no decoded copy on disk: 1.3 million images of 224 pixels would take 180 GiB, and decoding one takes
-    0.6 ms of a core, 2.4 ms when it has to be scaled from 500 x 375 (``tests/bench/stream.py``).
+    ``pixels`` decodes all of them into memory. Every process that uses them, on any node, needs the same files at
+    ``root``: a file whose length has changed is refused. There is no decoded copy on disk: 1.3 million images of 224
+    pixels would take 180 GiB, and decoding one takes 0.6 ms of a core, 2.4 ms when it has to be scaled from 500 x 375
+    (``tests/bench/stream.py``).
     """
 
     def __init__(
@@ -122,7 +134,7 @@ class Streamed(Images):
     def fill(self, out: NDArray[np.uint8], indices: NDArray[np.int64]) -> None:
         for row, index in zip(out, indices, strict=True):
             file, length = _path(self._root, self._names[index]), int(self._lengths[index])
-            with suppress(OSError):  # opening it says what is wrong
+            with suppress(OSError):  # opening it below says what is wrong
                 if (here := file.stat().st_size) != length:
                     raise DataError(
                         f"{shown(file)} has {here} bytes on {os.uname().nodename}, and {length} where the study was "
@@ -142,7 +154,7 @@ class Streamed(Images):
 
 
 def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Images:
-    """What ``Images.arrays`` took apart."""
+    """The images that ``Images.arrays`` describes."""
     if "pixels" in arrays:
         return Images(arrays["pixels"], arrays["labels"])
     return Streamed(
@@ -162,9 +174,9 @@ def fetched(
     threads: int,
     new: Callable[[tuple[int, ...]], NDArray[np.uint8]] = lambda shape: np.empty(shape, dtype=np.uint8),
 ) -> Iterator[NDArray[np.uint8]]:
-    """The pixels of each batch of positions in turn, in arrays that ``new`` makes; threads are ``AHEAD`` with them.
+    """The pixels of each batch of positions in turn, in arrays from ``new``; threads decode ``AHEAD`` batches ahead.
 
-    Raises DataError that names the first file, in their order, that cannot be decoded.
+    Raises DataError with the name of the first file, in their order, that cannot be decoded.
     """
     Image.preinit()
     waiting: deque[tuple[NDArray[np.uint8], list[Future[None]]]] = deque()
@@ -197,16 +209,16 @@ def blocks(images: Images) -> Iterator[NDArray[np.uint8]]:
 
 
 def open_all(
-    parts: Sequence[tuple[Path, Sequence[bytes], Sequence[int]]], memory: int
+    parts: Sequence[tuple[Files, Sequence[int] | NDArray[np.int64]]], memory: int
 ) -> tuple[list[Images], str, str]:
-    """The images of every part: folder, names in it, labels. And two sentences: what was scaled, and where they are kept.
+    """The images of every part (its files and labels), a note on what was scaled, and a sentence on where they are kept.
 
-    The first part alone, the training pool, decides size and colour. They are decoded now when they fit into
-    ``memory`` bytes, else each time they are asked for.
+    The first part alone, the training pool, decides size and colour. Images that fit into ``memory`` bytes are decoded
+    now, others at each use.
     """
-    sizes, grey, lengths = _headers([(root, name) for root, names, _ in parts for name in names])
-    of_part = np.split(lengths, np.cumsum([len(names) for _, names, _ in parts])[:-1])
-    pool = len(parts[0][1])
+    sizes, grey, lengths = _headers([(files.root, name) for files, _ in parts for name in files.names])
+    of_part = np.split(lengths, np.cumsum([len(files.names) for files, _ in parts])[:-1])
+    pool = len(parts[0][0].names)
     shorter = sizes[:pool].min(axis=1)
     if (sizes[:pool] == sizes[0, 0]).all():
         side = min(LARGEST_SIDE, max(8, int(shorter[0])))
@@ -214,28 +226,35 @@ def open_all(
         side = min(LARGEST_SIDE, max(8, int(np.median(shorter)) // 8 * 8))
     mode = "L" if grey[:pool].all() else "RGB"
     images: list[Images] = [
-        Streamed(root, np.array(names), own, np.asarray(labels, dtype=np.int64), mode=mode, side=side)
-        for (root, names, labels), own in zip(parts, of_part, strict=True)
+        Streamed(
+            files.root,
+            np.array(files.names),
+            own,
+            np.asarray(labels, dtype=np.int64),
+            mode=mode,
+            side=side,
+        )
+        for (files, labels), own in zip(parts, of_part, strict=True)
     ]
     scaled = int((sizes != side).any(axis=1).sum())
     note = f"{scaled} of {len(sizes)} images scaled to a shorter side of {side} pixels, centre kept"
     needed = sum(int(np.prod(part.shape)) for part in images)
-    told = (
+    kept = (
         f"Decoded they take {needed / 2**30:.2f} GiB, and {memory / 2**30:.2f} GiB of memory are for them: "
     )
     if needed <= memory:
         with quiet():
             images = [Images(part.pixels, part.labels) for part in images]  # no part shares memory
-        told += "they are kept there."
+        kept += "they are kept there."
     else:
-        roots = " and ".join(shown(root) for root, _, _ in parts)
-        told += f"they stay in their files, and each trial decodes what it uses. Every node needs {roots}."
-    return images, note if scaled else "", told
+        roots = " and ".join(dict.fromkeys(shown(files.root) for files, _ in parts))
+        kept += f"they stay in their files, and each trial decodes what it uses. Every node needs {roots}."
+    return images, note if scaled else "", kept
 
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
-    """The image in ``file``; whatever goes wrong with it becomes a DataError that names it."""
+    """The image in ``file``; any error becomes a DataError with its name."""
     try:
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):  # Pillow only warns
@@ -254,7 +273,7 @@ def _path(root: Path, name: bytes) -> Path:
 def _headers(
     files: Sequence[tuple[Path, bytes]],
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-    """Width and height of every image, ``(n, 2)``, which have one channel of grey, and the files' bytes."""
+    """Of every image: width and height, ``(n, 2)``, whether it is grey, ``(n,)``, and its file's bytes, ``(n,)``."""
     sizes, grey = np.empty((len(files), 2), dtype=np.int64), np.empty(len(files), dtype=np.bool_)
     lengths = np.empty(len(files), dtype=np.int64)
 
@@ -290,7 +309,7 @@ def _pixels(file: Path, mode: str, side: int) -> NDArray[np.uint8]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Pillow's warnings of odd files are not for the user: what it can decode is used."""
+    """Without Pillow's warnings of odd files: whatever it can decode is used."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -301,11 +320,17 @@ def _threads() -> int:
 
 
 def memory_for_images() -> int:
-    """Bytes that decoded images may take: half of the memory that could be had now."""
+    """Bytes that decoded images may take: half of the memory that is free now."""
     return int(SETTINGS.memory_share * free_memory())
 
 
 def shown(name: Path | str) -> str:
-    """A path or file name that can be printed, whatever bytes it is made of: on one line, and no order to a terminal."""
+    """A path or file name, of any bytes, as printable text: one line, no control codes for a terminal."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(ascii(c)[1:-1] if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
+
+
+def few(names: Sequence[str]) -> str:
+    """The names, or the first ``FEW`` and the number of the rest."""
+    more = f" and {len(names) - FEW} more classes" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more

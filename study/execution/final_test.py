@@ -14,7 +14,8 @@ import ray
 import torch
 
 import search_spaces
-from study.data.prepare import Images, unseal
+from study.data.images import Images
+from study.data.sealed import unseal
 from study.execution.cluster import run_tasks
 from study.execution.trainable import device_of, give_back, image_spec, placed, training
 from study.protocol.ledger import Ledger

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 import search_spaces
 from search_spaces import ImageSpec
-from study.data.images import Streamed
-from study.data.prepare import DataError, Images, split_for
+from study.data.images import DataError, Images, Streamed
+from study.data.split import split_for
 from study.memory import keep_freed, out_of_memory
 from study.protocol import validation
 from study.protocol.plan import DataCard, Machine, Plan

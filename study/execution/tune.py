@@ -25,7 +25,7 @@ from ray.tune.execution import tune_controller
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from study.data.prepare import Images
+from study.data.images import Images
 from study.execution.callback import Runner
 from study.execution.trainable import StudyTrial
 from study.protocol.ledger import LedgerError

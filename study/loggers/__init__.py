@@ -1,1 +1,1 @@
-"""A study in the tools people have open: Ray metrics, Optuna dashboard, TensorBoard, MLflow, W&B."""
+"""A study in the tools people have open: one file = one tool."""

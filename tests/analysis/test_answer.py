@@ -12,8 +12,9 @@ from analysis import answer, levels
 from analysis.answer import Answer, Finds
 from analysis.levels import Level
 from analysis.luck import Luck, pairs_needed, sd_interval
+from analysis.runs import Runs
 from analysis.statistics.intervals import Refused
-from analysis.verdict import Runs, judge
+from analysis.verdict import judge
 
 ROPE = 0.005
 ALONE = levels.of()

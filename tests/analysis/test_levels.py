@@ -29,7 +29,7 @@ def test_an_undeclared_second_look_takes_what_a_total_of_six_percent_leaves() ->
     assert second_level(100, 400, spent=0.05, total=0.06) == pytest.approx(0.0135, abs=3e-4)
     found = levels.of(look=2, first=4, now=16)
     assert found.alpha == second_level(4, 16, spent=0.05, total=0.06) < 0.0135  # t over few pairs
-    assert found.told == "94 % over both looks"
+    assert found.label == "94 % over both looks"
     with pytest.raises(ValueError, match="nothing is left"):
         second_level(3, 4, spent=0.05, total=0.05)
     with pytest.raises(ValueError, match="nothing new"):
@@ -48,7 +48,7 @@ def test_both_looks_together_err_in_their_total(
     wrong = _excludes(differences[:, :first], one.alpha) | _excludes(differences, two.alpha)
     assert wrong.mean() == pytest.approx(total / couples, rel=0.05, abs=5e-4)
     assert one.alpha <= 0.05 / couples
-    assert "both looks" in two.told
+    assert "both looks" in two.label
 
 
 def test_the_chance_that_either_look_errs_is_that_of_two_correlated_normals() -> None:
@@ -63,7 +63,7 @@ def test_a_question_asked_again_takes_half_of_what_the_one_before_took() -> None
     rates = [levels.of(earlier=j).alpha for j in range(12)]
     assert rates[:3] == [0.05, 0.025, 0.0125]
     assert sum(rates) < 0.10
-    assert levels.of(earlier=1).told == "90 % over every study of this question on these test images"
+    assert levels.of(earlier=1).label == "90 % over every study of this question on these test images"
     assert levels.of(earlier=2, look=2, first=4, now=8).total == pytest.approx(0.12)
 
 
@@ -71,12 +71,12 @@ def test_an_added_arm_leaves_the_old_intervals_and_shares_a_quarter_of_a_tenth()
     old, new = levels.of(couples=1, added=2), levels.of(couples=1, added=2, new=True)
     assert old.alpha == levels.of().alpha
     assert new.alpha == 0.0125
-    assert old.told == new.told == "92.5 % over all 3 pairs of arms, those of the added arm included"
+    assert old.label == new.label == "92.5 % over all 3 pairs of arms, those of the added arm included"
 
 
 def test_a_first_look_that_could_claim_nothing_leaves_all_to_the_second() -> None:
     found = levels.of(look=2, first=1, now=5)
-    assert (found.alpha, found.told) == (0.05, "95 %")
+    assert (found.alpha, found.label) == (0.05, "95 %")
     assert levels.of(look=2, first=1, now=5, couples=3).alpha == pytest.approx(0.05 / 3)
 
 
@@ -85,9 +85,9 @@ def test_nets_of_a_second_look_are_safe_whatever_the_correlation() -> None:
         level = levels.of(looks=looks, look=2, first=4, now=8)
         nets = levels.of_nets(level, looks=looks, look=2)
         assert nets.alpha + first == pytest.approx(total)
-        assert nets.told == level.told
+        assert nets.label == level.label
     alone = levels.of()
     assert levels.of_nets(alone) is alone
     claimed_nothing = levels.of_nets(levels.of(look=2, first=1, now=3), look=2)
     assert claimed_nothing.alpha == pytest.approx(0.01)
-    assert claimed_nothing.told == "94 % over both looks"
+    assert claimed_nothing.label == "94 % over both looks"

@@ -51,7 +51,9 @@ from analysis.statistics.mcnemar import mcnemar, paired, tango
 from analysis.statistics.superiority import holm, superiority
 from analysis.verdict import Verdict, judge, of_nets
 from study.__main__ import main as status_of
-from study.data.prepare import DataError, prepare, unseal
+from study.data.images import DataError
+from study.data.prepare import prepare
+from study.data.sealed import unseal
 from study.protocol.ledger import Ledger
 from study.protocol.plan import Plan
 from study.protocol.records import Trial

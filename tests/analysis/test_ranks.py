@@ -4,16 +4,13 @@ import numpy as np
 import pytest
 from support.synthetic import right_wrong
 
+from analysis.statistics.intervals import Correct
 from analysis.statistics.ranks import rank_shares
-from analysis.verdict import Runs
 
 
-def arms(*accuracies: float, images: int = 4000, run_sd: float = 0.001) -> list[Runs]:
+def arms(*accuracies: float, images: int = 4000, run_sd: float = 0.001) -> list[Correct]:
     rng = np.random.default_rng(1)
-    tables = right_wrong(
-        rng, runs=(5,) * len(accuracies), accuracies=accuracies, images=images, run_sd=run_sd
-    )
-    return [Runs(arm=f"arm{i}", correct=table, full_run=1.0) for i, table in enumerate(tables)]
+    return right_wrong(rng, runs=(5,) * len(accuracies), accuracies=accuracies, images=images, run_sd=run_sd)
 
 
 def test_a_clear_order_is_told_as_one() -> None:

@@ -22,7 +22,7 @@ from analysis import frames, summary
 from analysis.__main__ import main
 from analysis.report import figures
 from analysis.report.build import write
-from analysis.report.sections import ensembles, health
+from analysis.report.sections import default_tuned, ensembles, health, learning_curves
 from analysis.results import EvidenceError, fell_short, read
 from analysis.summary import find
 from study.protocol.ledger import Ledger, plan_hash
@@ -570,13 +570,13 @@ def test_figures_draw_the_table_and_nothing_else(finished: Path) -> None:
     palette = figures.colours(evidence.plan.arms)
     ax = Figure().subplots()
     table = summary.accuracies(evidence)
-    figures.draw_forest(table, ax, palette)
+    default_tuned.draw_forest(table, ax, palette)
     dots = [line for line in ax.lines if line.get_marker() == "o"]
     assert [len(np.asarray(line.get_xdata())) for line in dots] == list(table["runs"])
     assert {line.get_color() for line in ax.lines} == set(palette.values())
     curves = frames.epochs(evidence.history)
     ax = Figure().subplots()
-    figures.draw_curves(curves[curves["arm"] == "resnet8"], ax, palette["resnet8"])
+    learning_curves.draw_curves(curves[curves["arm"] == "resnet8"], ax, palette["resnet8"])
     marks = [line.get_markevery() for line in ax.lines]  # a mark at the end of every trial's curve
     drawn = sum(len(ends) for ends in marks if isinstance(ends, list))
     assert drawn == curves.loc[curves["arm"] == "resnet8", "trial"].nunique()

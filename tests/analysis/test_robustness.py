@@ -9,8 +9,10 @@ import pytest
 from support.synthetic import plan, write_run
 
 from analysis.report.build import write
+from analysis.report.section import Context
 from analysis.report.sections import robustness
 from analysis.results import Evidence, read
+from analysis.summary import find
 from study.protocol.ledger import History
 from study.protocol.records import Choice, Config, Epoch, Manifest, Outcome, Phase, Scored, Trial
 
@@ -67,6 +69,10 @@ class Book:
         return Evidence(
             plan=question, history=self.history, default={}, tuned={}, finds={}, slices={}, open=()
         )
+
+
+def section(evidence: Evidence) -> tuple[str, ...]:
+    return robustness.section(Context(run=Path(), evidence=evidence, found=find(evidence))).text
 
 
 @pytest.fixture
@@ -140,7 +146,7 @@ def test_a_search_without_a_lasting_trial_has_the_default_left() -> None:
 def test_the_report_says_which_candidates_stand_and_compares_no_validation(
     book: Book, tmp_path: Path
 ) -> None:
-    (lost,) = robustness.section(book.evidence(cheap={"lr": 5.0}, dear={"lr": 2})).text
+    (lost,) = section(book.evidence(cheap={"lr": 5.0}, dear={"lr": 2}))
     assert (
         "At equal epochs and equal trials no search would have come to the setting in hand of cheap:" in lost
     )
@@ -165,4 +171,4 @@ def test_the_report_says_which_candidates_stand_and_compares_no_validation(
 def test_nothing_is_replayed_before_the_settings_are_frozen(tmp_path: Path) -> None:
     evidence = read(write_run(tmp_path / "run", confirmed=False))
     assert robustness.replay(evidence) == []
-    assert "no setting has been frozen" in robustness.section(evidence).text[0]
+    assert "no setting has been frozen" in section(evidence)[0]

@@ -8,13 +8,14 @@ from scipy import stats
 from support.simulate import arm, pair, table
 from support.synthetic import right_wrong
 
+from analysis.more_runs import takes
 from analysis.statistics.intervals import (
     crossed,
     half_width,
     permutation_p,
     rope_probabilities,
 )
-from analysis.verdict import _takes, judge, judge_all, of_nets
+from analysis.verdict import judge, judge_all, of_nets
 from study.protocol.plan import CONFIRM_CEILING
 
 ROPE = 0.005
@@ -99,7 +100,7 @@ def test_inconclusive_says_when_the_images_are_too_few() -> None:
 
 def test_the_images_that_are_asked_for_decide_in_four_of_five_studies_of_as_many_runs_as_are_named() -> None:
     gap, (a, b) = 0.02, pair(17, runs=10, gap=0.02, images=300)
-    _, images = _takes(arm("a", a), arm("b", b), crossed(a, b), gap, 0.8)
+    _, images = takes(arm("a", a), arm("b", b), crossed(a, b), gap, 0.8)
     assert images is not None
     seen, short = (
         np.mean([crossed(*pair(seed, runs=k, gap=gap, images=images)).low > 0 for seed in range(300)])

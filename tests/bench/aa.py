@@ -47,8 +47,9 @@ from support.synthetic import right_wrong
 from analysis import answer, levels
 from analysis.answer import Answer, Finds
 from analysis.results import beat_default
+from analysis.runs import Runs
 from analysis.statistics.intervals import Correct
-from analysis.verdict import Runs, Verdict, judge
+from analysis.verdict import Verdict, judge
 from bench.taskset import FOLDER, load
 from bench.worlds import NAMES, RUN_SD, Family, Landscape, Play, World, question, worlds
 from study.protocol.ledger import History

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from study.data.prepare import Images
+from study.data.images import Images
 from study.training.loop import MOMENTUM
 
 transform = transforms.Compose(

@@ -26,7 +26,9 @@ from torch import nn
 from bench import post_loop
 from bench.timing import parser, processes, save, table
 from search_spaces import Config, ImageSpec, load
-from study.data.prepare import Images, prepare, split
+from study.data.images import Images
+from study.data.prepare import prepare
+from study.data.split import split
 from study.protocol.records import Trial
 from study.training.loop import Split, build, fit, learning_rate, predict
 

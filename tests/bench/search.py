@@ -37,7 +37,8 @@ from rich.console import Console
 from bench.timing import parser, save, table
 from search_spaces import Arm, Choice, Config, Float, Int, load
 from study.cli import Options
-from study.data.prepare import Images, prepare
+from study.data.images import Images
+from study.data.prepare import prepare
 from study.execution.trainable import device_of, start
 from study.execution.tune import run_trials
 from study.protocol.ledger import FILE, Ledger

@@ -18,7 +18,8 @@ import torch
 
 from bench.timing import parser, save, table
 from search_spaces import load
-from study.data.prepare import Prepared, prepare
+from study.data.prepare import prepare
+from study.data.sealed import Prepared
 from study.execution import cluster, packing
 from study.execution.trainable import StudyTrial
 from study.protocol.plan import Audit, Budget, Plan

@@ -27,8 +27,8 @@ from torchvision.transforms import v2
 
 from bench.timing import in_turns, parser, save, table
 from search_spaces import load
-from study.data.images import Streamed, fetched
-from study.data.prepare import Images, prepare
+from study.data.images import Images, Streamed, fetched
+from study.data.prepare import prepare
 from study.execution import meter
 from study.execution.trainable import image_spec
 

@@ -23,7 +23,7 @@ from bench import post_loop
 from bench.timing import at_once, in_turns, parser, processes, save, table
 from search_spaces import Arm, Config, ImageSpec, load
 from search_spaces._shared import BLOCKS_50, PLANES_50, RECIPE, BottleneckNet, large_stem
-from study.data.prepare import Images
+from study.data.images import Images
 from study.execution import meter
 from study.memory import keep_freed
 from study.training.augment import cutout, normalise, turn

@@ -15,17 +15,11 @@ from support.folders import MANIFEST, folder
 from support.plans import PLAN
 from torchvision import datasets
 
-from study.data.prepare import (
-    DataError,
-    Images,
-    folds,
-    names,
-    prepare,
-    sealed_share,
-    split,
-    split_for,
-    unseal,
-)
+from study.data.images import DataError, Images
+from study.data.prepare import prepare
+from study.data.sealed import unseal
+from study.data.sources import spellings
+from study.data.split import folds, sealed_share, split, split_for
 from study.protocol.records import Manifest
 
 
@@ -215,7 +209,7 @@ def test_unknown_names_list_what_there_is(tmp_path: Path) -> None:
     for spec in ("mnist", "folder", "folder:", "", "cifar10:x"):
         with pytest.raises(DataError, match="cifar10, cifar100, digits, folder:PATH"):
             prepare(spec, seed=0, root=tmp_path)
-    assert names() == ["cifar10", "cifar100", "digits", "folder:PATH"]
+    assert spellings() == ["cifar10", "cifar100", "digits", "folder:PATH"]
     with pytest.raises(DataError, match="cannot be listed"):
         prepare("folder:~nobody-of-this-name/x", seed=0, root=tmp_path)
 

@@ -20,8 +20,9 @@ from support.plans import AUDIT, PLAN
 from support.training import CPU, ONE_CORE, a_trial, measures
 
 from search_spaces import load
-from study.data.images import AHEAD, Streamed, fetched, from_arrays, memory_for_images
-from study.data.prepare import DataError, Prepared, prepare, unseal
+from study.data.images import AHEAD, DataError, Streamed, fetched, from_arrays, memory_for_images
+from study.data.prepare import prepare
+from study.data.sealed import Prepared, unseal
 from study.execution import meter
 from study.execution.trainable import StudyTrial, image_spec, training
 from study.protocol.ledger import read

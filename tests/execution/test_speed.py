@@ -19,7 +19,7 @@ from ray.tune.search import sample
 from support.plans import PLAN
 
 from search_spaces import Config, Float, load
-from study.data.prepare import Images
+from study.data.images import Images
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from support.a_ledger import an_epoch
 from support.schedules import ARMS, a_plan
 from support.training import CPU, a_trial, digits, plan  # noqa: F401  # the fixtures
 
-from study.data.prepare import Prepared
+from study.data.sealed import Prepared
 from study.execution.callback import LEAVE_SECONDS, Runner
 from study.execution.trainable import StudyTrial, described, slice_seconds, start
 from study.memory import out_of_memory

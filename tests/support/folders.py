@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from study.data.prepare import (
-    Prepared,
-    prepare,
-)
+from study.data.prepare import prepare
+from study.data.sealed import Prepared
 from study.protocol.records import Choice, Manifest
 
 CHOICE = Choice(

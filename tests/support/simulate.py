@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.runs import Runs
 from analysis.statistics.intervals import Correct, Reals
 from analysis.statistics.mcnemar import Row
-from analysis.verdict import Runs
 from support.synthetic import right_wrong
 
 RECORDED = Path(__file__).parents[2] / "shared" / "data" / "taskset" / "patch32_GRU64_avg_bs128.npz"

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from search_spaces import load
-from study.data.prepare import Prepared, prepare
+from study.data.prepare import prepare
+from study.data.sealed import Prepared
 from study.protocol.plan import Machine, Plan
 from study.protocol.records import Epoch, Trial
 from support.plans import AUDIT, PLAN

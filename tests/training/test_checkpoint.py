@@ -8,7 +8,7 @@ import torch
 from support.training import CPU, a_trial, digits, measures, plan  # noqa: F401  # the fixtures
 from torch import nn
 
-from study.data.prepare import Prepared
+from study.data.sealed import Prepared
 from study.execution.trainable import training
 from study.protocol.plan import Plan
 from study.protocol.records import Epoch

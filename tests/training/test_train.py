@@ -9,7 +9,9 @@ from support.plans import AUDIT
 from support.training import CPU, a_trial, digits, measures, plan  # noqa: F401  # the fixtures
 
 from search_spaces import ImageSpec, load
-from study.data.prepare import Images, Prepared, split_for
+from study.data.images import Images
+from study.data.sealed import Prepared
+from study.data.split import split_for
 from study.execution import meter
 from study.execution.trainable import image_spec, start, training
 from study.protocol.plan import Plan

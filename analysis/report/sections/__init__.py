@@ -1,1 +1,1 @@
-"""One file per section of the report."""
+"""The parts of the report: one file = one section with its figure, placed by its ``PART.order``."""

@@ -1,8 +1,12 @@
-"""Accuracy against what it costs: training a full run, and naming one image (METHOD.md 7)."""
+"""Accuracy against cost: the time to train a full run, and the time to classify one image (METHOD.md 7)."""
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from analysis.report.section import Section, Table
+from analysis.report import figures
+from analysis.report.section import Context, Drawing, Part, Section, Table
 from analysis.results import Evidence
 from analysis.summary import accuracies
 from study.protocol.text import duration, listed, points
@@ -32,7 +36,8 @@ def table(evidence: Evidence) -> pd.DataFrame:
     return found
 
 
-def section(evidence: Evidence, costs: pd.DataFrame) -> Section:
+def section(context: Context) -> Section:
+    costs = table(context.evidence)
     if costs.empty:
         return Section(
             title="Accuracy against cost",
@@ -41,7 +46,7 @@ def section(evidence: Evidence, costs: pd.DataFrame) -> Section:
     front = [str(arm) for arm in costs.loc[costs["front"], "arm"]]
     beaten = [
         arm
-        for arm in evidence.plan.arms
+        for arm in context.evidence.plan.arms
         if arm not in front and arm in set(costs.loc[costs["kind"] == "tuned", "arm"])
     ]
     text = []
@@ -68,10 +73,11 @@ def section(evidence: Evidence, costs: pd.DataFrame) -> Section:
     return Section(
         title="Accuracy against cost",
         text=tuple(text),
+        drawing=Drawing("costs", draw(costs, context.palette)),
         tables=(Table(head=head, rows=rows),),
-        note="Full run: what its epochs took, training and validation, without start-up; median over these runs, in "
-        "resource-time. Inference time, size and memory were measured before "
-        "the study at the arm's default setting, on what one trial holds.",
+        note="Full run: the resource-time of its epochs, training and validation, without start-up; median over these runs. "
+        "Inference time, size and memory were measured before the study at the arm's default setting, on one trial's share of "
+        "the machine.",
         facts={"rows": costs.to_dict("records")},
     )
 
@@ -83,3 +89,42 @@ def _beats(other: "pd.Series[float]", row: "pd.Series[float]") -> bool:
         row["milliseconds"] - other["milliseconds"],
     )
     return min(better) >= 0 and max(better) > 0
+
+
+@figures.styled
+def draw(table: pd.DataFrame, palette: figures.Palette) -> Figure:
+    """Accuracy against training and against inference."""
+    figure = figures.new(5.6)
+    figures.title(figure, "Test accuracy (%) against what it costs")
+    training, inference = figure.subplots(2, 1, sharey=True)
+    table = table.assign(minutes=table["training"] / 60)
+    for ax, column, label in (
+        (training, "minutes", "resource-minutes of one full training run"),
+        (inference, "milliseconds", "milliseconds per image at inference"),
+    ):
+        draw_costs(table, column, ax, palette)
+        ax.set_xlabel(label)
+    handles = [Line2D([], [], color=palette[arm], marker="D", ls="", label=arm) for arm in palette]
+    handles += [
+        Line2D([], [], color="#444444", marker="D", ls="", label="tuned"),
+        Line2D([], [], color="#444444", mfc="white", marker="D", ls="", label="default"),
+    ]
+    figure.legend(handles=handles, ncols=2, loc="outside lower left")
+    return figures.laid_out(figure)
+
+
+def draw_costs(table: pd.DataFrame, column: str, ax: Axes, palette: figures.Palette) -> None:
+    """Test accuracy with its interval against ``column``; filled tuned, hollow default.
+
+    Columns: arm, kind (``default`` | ``tuned``), mean, low, high (NaN without interval), and ``column``.
+    """
+    for row in figures.records(table):
+        colour, x = palette[row["arm"]], row[column]
+        face = colour if row["kind"] == "tuned" else "white"
+        ax.plot([x, x], [100 * row["low"], 100 * row["high"]], color=colour, lw=2, solid_capstyle="butt")
+        ax.plot(x, 100 * row["mean"], marker="D", ms=7, color=colour, mfc=face, mew=1.6, ls="")
+    ax.set_xlim(0, 1.15 * float(table[column].max()))  # from 0: a small saving must look small
+    ax.grid(axis="y")
+
+
+PART = Part(order=100, build=section, key="accuracy_against_cost")

@@ -1,4 +1,4 @@
-"""Ensembles of the confirmation runs: reads the stored probabilities, which nothing else needs."""
+"""Ensembles of the confirmation runs, from their stored probabilities, which no other section reads."""
 
 import math
 from pathlib import Path
@@ -8,36 +8,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import npz
-from analysis.report.section import Section, Table, against_leader, rule, sentence
+from analysis.report.section import Context, Part, Section, Table, against_leader, rule, sentence
 from analysis.results import PREDICTIONS, Evidence, in_hand_runs
 from analysis.statistics.ensembles import Labels, Probabilities, compare, mixing_helps
 from analysis.statistics.intervals import Refused
-from analysis.summary import Findings
 from study.protocol.text import counted, level, listed, percent, points
 
 
-def section(run: Path, evidence: Evidence, found: Findings) -> Section:
+def section(context: Context) -> Section:
     """Same arm against mixed, at equal member count and at equal compute, and how differently nets err."""
+    run, evidence, found = context.run, context.evidence, context.found
     text: list[str] = [*rule(evidence, found)]
     facts: list[dict[str, Any]] = []
     tables: list[Table] = []
     for first, second, confidence in against_leader(evidence, found):
         try:
-            told, made, own = _pair(run, evidence, first, second, confidence)
+            said, made, own = _pair(run, evidence, first, second, confidence)
         except Refused as refusal:
             text.append(f"Ensembles of {first} and {second} are not compared. {sentence(refusal)}")
             continue
-        text.append(told)
+        text.append(said)
         tables += made
         facts.append({"first": first, "second": second} | own)
     return Section(
         title="Ensembles",
         text=tuple(text),
         tables=tuple(tables),
-        note="An ensemble names the class with the highest mean probability of its members, the runs of the setting in hand; "
-        "each number is a mean over the ensembles that they can form. Training cost in full runs of the cheaper arm; equal compute is by it. "
-        "Intervals are for new images and new runs; a dash where one ensemble needs all runs, so that "
-        "nothing shows how runs vary. A failed run cannot be a member."
+        note="An ensemble names the class with the highest mean probability over its members, the runs of the setting in hand; "
+        "each number is a mean over the ensembles that these runs can form. Training cost is in full runs of the cheaper arm, and "
+        "sets what equal compute is. Intervals are for new images and new runs; a dash marks ensembles that need all runs, so "
+        "that nothing shows how runs vary. A failed run cannot be a member."
         if tables
         else "",
         facts={"pairs": facts, "told": text},
@@ -57,14 +57,14 @@ def _pair(
     except ValueError as error:
         raise Refused(str(error)) from error
     sizes = mixing_helps(made.contrasts)
-    told = f"{first} and {second}: " + (
+    said = f"{first} and {second}: " + (
         f"mixed ensembles of {listed([str(m) for m in sizes])} beat both arms' own of that size at {level(confidence)}, "
         "each size by itself: a sign that the arms err differently."
         if sizes
         else f"at no size does a mixed ensemble beat both arms' own at {level(confidence)}; whether one would is open."
     )
     differ = [f"{d['pair']} {percent(d['disagreement'], 1)}" for d in made.diversity.to_dict("records")]
-    told += f" Two nets name different classes on this share of the images: {listed(differ)}."
+    said += f" Two nets name different classes on this share of the images: {listed(differ)}."
     accuracies = tuple(
         (
             f"{counted(r['members'], 'net')}, {r['kind']}",
@@ -93,7 +93,7 @@ def _pair(
             Table(head=("mixed minus own", "points", f"{level(confidence)} interval"), rows=contrasts)
         )
     return (
-        told,
+        said,
         tables,
         {
             "accuracies": made.accuracies.to_dict("records"),
@@ -134,3 +134,6 @@ def _between(low: float, high: float, *, sign: bool) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return "–"
     return f"{points(low, sign=sign)} to {points(high, sign=sign)}"
+
+
+PART = Part(order=130, build=section, key="ensembles")

@@ -1,4 +1,8 @@
-"""The seed post's three whys, tested: regularisation, time, and the size of the data set."""
+"""The post's three whys, tested: regularisation, time, and the size of the data set.
+
+They are claims about ResNet-50 and ResNeXt-50, so the report shows them only where both take part; verdict.json has the
+numbers of every study.
+"""
 
 import math
 from typing import Any
@@ -6,27 +10,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.report.section import Section, Table, again, against_leader, rule
+from analysis.report.section import Context, Part, Section, Table, again, against_leader, rule
 from analysis.results import Evidence
 from analysis.statistics.intervals import Reals, Refused, welch
 from analysis.statistics.tunability import gap_differences, generalisation_gaps
-from analysis.summary import Findings
 from study.protocol.text import level, percent, points
 
+THE_POSTS_ARMS = {"resnet50", "resnext50"}
 ABOUT_30_PERCENT = 1.15, 1.45
-"""The post: ResNeXt-50 takes "about 30 % longer" than ResNet-50; what that may be taken to mean."""
+"""Ratios of time that count as the post's "about 30 % longer" for ResNeXt-50 than for ResNet-50."""
 FRACTIONS = (0.1, 0.3)
 """Of the training images, in the follow-up studies."""
 
 
-def section(evidence: Evidence, found: Findings) -> Section:
+def section(context: Context) -> Section:
+    evidence, found = context.evidence, context.found
     couples = against_leader(evidence, found)
     runs = _full_runs(evidence)
     text, facts = [*rule(evidence, found)], []
     for first, second, confidence in couples:
-        told, gaps = _regularisation(runs, first, second, confidence)
+        said, gaps = _regularisation(runs, first, second, confidence)
         timed, ratio = _time(evidence, first, second, confidence)
-        text += [*told, timed]
+        text += [*said, timed]
         facts.append({"first": first, "second": second, "gap_differences": gaps, "epoch_time": ratio})
     table = generalisation_gaps(runs)
     rows = tuple(
@@ -51,6 +56,7 @@ def section(evidence: Evidence, found: Findings) -> Section:
     head = ("accuracy, %", "runs", "training", "validation", "gap", "95 % interval")
     return Section(
         title="The post's reasons, tested",
+        shown=set(evidence.plan.arms) >= THE_POSTS_ARMS,
         text=tuple(text),
         tables=(Table(head=head, rows=rows),) if rows else (),
         commands=tuple(again(evidence.plan, "--train-fraction", f"{f:g}") for f in FRACTIONS),
@@ -83,7 +89,7 @@ def _regularisation(
     found: list[dict[Any, Any]] = gap_differences(runs, first, second, confidence=confidence).to_dict(
         "records"
     )
-    told = []
+    said = []
     for row in found:
         larger, smaller = (first, second) if row["delta"] > 0 else (second, first)
         train, val = (row[x] if row["delta"] > 0 else -row[x] for x in ("train", "val"))
@@ -101,7 +107,7 @@ def _regularisation(
             if size == points(0)
             else f"{size} pt larger for {larger} than for {smaller}"
         )
-        told.append(
+        said.append(
             f"Regularisation, {row['kind']} runs: the gap from training to validation accuracy is "
             f"{than} ({level(confidence)} interval {points(low, sign=True)} to {points(high, sign=True)}); {seen}."
         )
@@ -110,8 +116,8 @@ def _regularisation(
             f"Regularisation of {first} and {second} cannot be compared: it takes two full runs of each, "
             "confirmed or random, and gaps that vary."
         )
-        told = [few]
-    return told, found
+        said = [few]
+    return said, found
 
 
 def epoch_seconds(evidence: Evidence, arm: str) -> Reals:
@@ -129,7 +135,7 @@ def epoch_seconds(evidence: Evidence, arm: str) -> Reals:
 def _time(
     evidence: Evidence, first: str, second: str, confidence: float
 ) -> tuple[str, dict[str, float | str] | None]:
-    """The ratio of what the post says is slower to the other; interval on the log scale, over runs."""
+    """The ratio of the arm that the post calls slower to the other; interval on the log scale, over runs."""
     slow, fast = (
         (first, second) if "resnext" in first.lower() and "resnext" not in second.lower() else (second, first)
     )
@@ -141,7 +147,7 @@ def _time(
     except Refused:
         return f"Time: not known for {slow} and {fast}; it takes two full baseline runs of each.", None
     ratio, low, high = (math.exp(x) for x in (e.delta, e.low, e.high))
-    told = (
+    said = (
         f"Time: at the default setting an epoch of {slow} takes {ratio:.2f} times as long as one of {fast} "
         f"({level(confidence)} interval {low:.2f} to {high:.2f}, over {len(a)} and {len(b)} runs)"
     )
@@ -154,15 +160,18 @@ def _time(
             if high < about[0] or low > about[1]
             else "does not contradict"
         )
-        told += f", which {agrees} the post's “about 30 % longer”"
-        told += "; equal times are not excluded either." if even else "."
+        said += f", which {agrees} the post's “about 30 % longer”"
+        said += "; equal times are not excluded either." if even else "."
     else:
-        told += "; the post's “about 30 % longer” is about other arms."
+        said += "; the post's “about 30 % longer” is about other arms."
     audits = evidence.plan.audits
     audited = audits[fast].images_per_second / audits[slow].images_per_second
     if not low <= audited <= high:
-        told += (
+        said += (
             f" The images/s that the arms were measured at before the study, in training steps alone, would give "
             f"{audited:.2f}: an epoch has validation and loading too, and other trials beside it."
         )
-    return told, {"slower": slow, "faster": fast, "ratio": ratio, "low": low, "high": high}
+    return said, {"slower": slow, "faster": fast, "ratio": ratio, "low": low, "high": high}
+
+
+PART = Part(order=120, build=section, key="whys")

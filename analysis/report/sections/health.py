@@ -1,4 +1,4 @@
-"""What a reader must know before believing a report: everything in a study that was not as it should be."""
+"""Before you rely on it: everything in a study that was not as it should be."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from analysis.frames import how_it_ended
-from analysis.report.section import again
+from analysis.report.section import Context, Part, Section, again
 from analysis.results import Evidence, in_hand
 from analysis.statistics.intervals import Refused, crossed
 from study.protocol.ledger import History
@@ -27,20 +27,26 @@ from study.protocol.text import counted, duration, listed, percent, points
 EQUAL_SPEND = 0.02
 EDGE = 0.05
 GOOD = 5
-"""Of an arm's best settings, furthest trained and best on validation."""
+"""Best settings of an arm that are looked at: the longest trained, then the best on validation."""
 AT_EDGE = 3
-"""So many of these at one end of a range make an edge."""
+"""How many of these must lie at one end of a range to make an edge."""
 OVERSHOOT = 0.02
 LOST = 0.02
 TRIALS_FLOOR = 9
-"""Search trials under which it says little that none was stopped."""
+"""Fewest search trials of which it says something that none was stopped."""
 UNEVEN = 1.5
-"""Times as dear as before: one setting's epochs, which then hang on the machine more than on the setting."""
+"""Ratio of the costs of one setting in two phases from which on the machine, not the setting, explains it."""
+
+
+def section(context: Context) -> Section | None:
+    """None when all was as it should be."""
+    items = tuple(warnings(context.evidence))
+    return Section(title="Before you rely on it", items=items, warns=True) if items else None
 
 
 def warnings(evidence: Evidence) -> list[str]:
-    """One sentence per trouble, the gravest first; empty when there is none."""
-    known = [told] if (told := copies(evidence.plan.data)) else []
+    """One sentence per problem, the gravest first."""
+    known = [sentence] if (sentence := copies(evidence.plan.data)) else []
     return [
         *known,
         *_unlearnt(evidence),
@@ -52,7 +58,7 @@ def warnings(evidence: Evidence) -> list[str]:
 
 
 def copies(data: DataCard) -> str:
-    """That test images are training images too; empty when none is."""
+    """Sentence on test images among the training images; empty when there are none."""
     if not data.copies:
         return ""
     return (
@@ -62,11 +68,11 @@ def copies(data: DataCard) -> str:
 
 
 def _unlearnt(evidence: Evidence) -> list[str]:
-    """Arms whose nets guess, and arms that their search is shown to have made worse."""
-    guessing, told = evidence.guessing, []
+    """Arms whose nets guess, and arms whose search made them worse."""
+    guessing, sentences = evidence.guessing, []
     for arm, tuned in evidence.tuned.items():
         if tuned.trained and not tuned.learnt(guessing):
-            told.append(
+            sentences.append(
                 f"{arm}: its confirmation runs, {percent(float(tuned.whole.mean()))} on average, are not shown to be above "
                 f"guessing the most frequent class ({percent(guessing)}): it learnt nothing that could be compared."
             )
@@ -78,11 +84,11 @@ def _unlearnt(evidence: Evidence) -> list[str]:
         except Refused:
             continue
         if gain.high < 0:
-            told.append(
+            sentences.append(
                 f"{arm}: the net in hand is below the default on the test images, by {points(-gain.delta)} pt "
                 f"(95 %: {points(-gain.high)} to {points(-gain.low)}): the search lost what the default had."
             )
-    return told
+    return sentences
 
 
 def position(axis: Mapping[str, Any], value: object) -> float | None:
@@ -126,49 +132,49 @@ def _edges(evidence: Evidence) -> list[str]:
     found = edges(evidence)
     if not found:
         return []
-    told = [
+    sentences = [
         f"{arm}: the chosen {name} of {value:.4g} lies at the edge of what was searched "
         f"({evidence.plan.spaces[arm][name]['low']:g} to {evidence.plan.spaces[arm][name]['high']:g}), as do others of the arm's "
         f"best {GOOD}, so a better one may lie beyond."
         for arm, name, value in found
     ]
     wider = ",".join(sorted({name for _, name, _ in found} | set(evidence.plan.widen)))
-    return [*told, f"To search further for every arm alike: {again(evidence.plan, '--widen', wider)}"]
+    return [*sentences, f"To search further for every arm alike: {again(evidence.plan, '--widen', wider)}"]
 
 
 def _records(evidence: Evidence) -> list[str]:
     history, plan = evidence.history, evidence.plan
-    told = [f"{history.torn[0].upper()}{history.torn[1:]}."] if history.torn else []
+    sentences = [f"{history.torn[0].upper()}{history.torn[1:]}."] if history.torn else []
     looks = [opened.manifest for opened in history.opened]
     if len(looks) > len(set(looks)):
-        told.append(
+        sentences.append(
             f"The test set was opened {len(looks)} times, more than once in a look. A result that was seen before the last "
             "runs were chosen is no sealed result."
         )
     if plan.earlier:
-        told.append(
+        sentences.append(
             f"The same test images were opened before, by {listed([e.run for e in plan.earlier])}. Where a study asked about the same "
             "arms, this one takes half of what that took of the error."
         )
     for accepted in filter(None, (session.accepted for session in history.sessions)):
-        told.append(
+        sentences.append(
             f"The study went on with other code or versions than it began with, which was accepted: {accepted}. Runs "
             "from before and after may differ for that alone."
         )
     lost = sum(history.spent(arm, "lost") for arm in evidence.plan.arms)
     if lost > LOST * evidence.plan.budget.seconds:
-        told.append(
+        sentences.append(
             f"Interruptions cost {duration(lost)}, {percent(lost / evidence.plan.budget.seconds)} of the budget, for what they "
             "undid and for starting again: fewer confirmation runs were left for it, for every arm alike."
         )
     manifests = {m.sha256 for m in history.manifests}
     if any(opened.manifest not in manifests for opened in history.opened):
-        told.append("The test set was opened for another manifest than one that is recorded.")
-    return told
+        sentences.append("The test set was opened for another manifest than one that is recorded.")
+    return sentences
 
 
 def _runs(evidence: Evidence) -> list[str]:
-    history, plan, told = evidence.history, evidence.plan, []
+    history, plan, sentences = evidence.history, evidence.plan, []
     for arm in plan.arms:
         confirmed = list(evidence.finds.get(arm, {}).values())
         for group, name in (
@@ -176,105 +182,110 @@ def _runs(evidence: Evidence) -> list[str]:
             (confirmed, "confirmation"),
         ):
             if failed_runs := sum(r.guessed for r in group):
-                told.append(
+                sentences.append(
                     f"{arm}: {failed_runs} of {sum(len(r.correct) for r in group)} {name} runs failed. A failed run counted as "
                     "guessing the most frequent class; leaving it out would flatter the arm."
                 )
         tuned, default = evidence.tuned.get(arm), evidence.default.get(arm)
         if tuned is not None and len(tuned.correct) < CONFIRM_FLOOR:
-            told.append(
+            sentences.append(
                 f"{arm}: only {counted(len(tuned.correct), 'confirmation run')} of the net in hand; under {CONFIRM_FLOOR} is thin."
             )
         if not evidence.open and (default is None or len(default.correct) < evidence.plan.folds):
             count = 0 if default is None else len(default.correct)
-            told.append(f"{arm}: {count} of {evidence.plan.folds} baseline runs are there.")
-        told += _undecided(evidence, arm)
+            sentences.append(f"{arm}: {count} of {evidence.plan.folds} baseline runs are there.")
+        sentences += _undecided(evidence, arm)
         failed = [
             t.id for t in history.of(arm, "search") if t.id in history.outcomes and _failed(evidence, t.id)
         ]
         if failed:
-            told.append(
+            sentences.append(
                 f"{arm}: {len(failed)} of {len(history.of(arm, 'search'))} search trials failed; their cost is "
                 "in its share."
             )
-    return told
+    return sentences
 
 
 def _undecided(evidence: Evidence, arm: str) -> list[str]:
-    """A search in which early stopping had hardly anything to go by: trials that tie at a rung all go on."""
+    """Early stopping had hardly anything to go by: trials that tie at a rung are all promoted."""
     history, rungs = evidence.history, evidence.plan.rungs
     met = [t.id for t in history.of(arm, "search") if rungs and len(history.epochs[t.id]) >= rungs[0]]
     different = len({history.epochs[t][rungs[0] - 1].val_accuracy for t in met})
     stopped = sum(how_it_ended(history.outcomes.get(t)) == "stopped by ASHA" for t in met)
     if len(met) < TRIALS_FLOOR or different > len(met) / 2 or stopped > len(met) / REDUCTION:
         return []
-    told = (
+    sentence = (
         f"{arm}: ASHA, which means to stop two thirds at each rung, stopped {stopped} of {len(met)} search trials: on "
         f"{evidence.plan.val_images} validation images their accuracies took {counted(different, 'value')} at its first rung, and what "
         "ties goes on."
     )
-    return [told]
+    return [sentence]
 
 
 def _fairness(evidence: Evidence) -> list[str]:
     plan, history = evidence.plan, evidence.history
-    told = [warning] if (warning := unmatched(plan.audits)) else []
+    sentences = [warning] if (warning := unmatched(plan.audits)) else []
     for arm in plan.arms:
         seconds, last = history.spent(arm), plan.machine.slots * plan.epoch_cost(arm)
         own = share(plan, history)
         if seconds > own + max(OVERSHOOT * own, last):
-            told.append(f"{arm} spent {duration(seconds)}, {percent(seconds / own - 1, 1)} over its share.")
+            sentences.append(
+                f"{arm} spent {duration(seconds)}, {percent(seconds / own - 1, 1)} over its share."
+            )
     searched = {arm: history.spent(arm, "search", "slice") for arm in plan.arms}
     last = plan.machine.slots * max((_dearest_report(history, arm) for arm in plan.arms), default=0.0)
     gap = max(searched.values()) - min(searched.values())
     if not evidence.open and gap > max(EQUAL_SPEND * max(searched.values()), last):
         each = listed([f"{arm} {duration(seconds)}" for arm, seconds in searched.items()])
-        told.append(f"The arms did not get the same search: {each}.")
+        sentences.append(f"The arms did not get the same search: {each}.")
     tuning = history.tuning
     for arm in plan.arms:
-        told += _uneven(evidence, arm)
+        sentences += _uneven(evidence, arm)
         full = tuning.full_run.get(arm, 0.0) if tuning else 0.0
         # the defaults that the searches begin with are paid by the baseline
         if tuning and full and (runs := tuning.per_arm / full + plan.pairs) < TUNING_RUNS_FLOOR / MARGIN:
-            told.append(
+            sentences.append(
                 f"{arm}: its searches were worth {runs:.1f} full runs together, the default's included; under {TUNING_RUNS_FLOOR} "
                 "no search deserves the name."
             )
         if not evidence.open and (bare := [r for r in search_runs(plan, history).get(arm, []) if r < 1]):
-            told.append(
+            sentences.append(
                 f"{arm}: {len(bare)} of its searches had less than one full run beside the default ({', '.join(f'{r:.1f}' for r in bare)}): "
                 "they tried hardly anything."
             )
-    return told
+    return sentences
 
 
 def _uneven(evidence: Evidence, arm: str) -> list[str]:
-    """One setting whose full runs took much longer in one phase than in another: nobody had the machine alone."""
+    """One setting's full runs took much longer in one phase than in another: the machine had other work."""
     costs: dict[str, dict[str, list[float]]] = {}
     for phase in PHASES:
         for trial in evidence.history.full_length(arm, phase):
             own = costs.setdefault(json.dumps(trial.config, sort_keys=True), {})
             own.setdefault(phase, []).append(trained(evidence.plan, evidence.history, trial))
-    worst, told = UNEVEN, []
+    worst, sentences = UNEVEN, []
     for own in costs.values():
         ranked = sorted((median(seconds), phase) for phase, seconds in own.items())
         (low, before), (high, after) = ranked[0], ranked[-1]
         if high > worst * low:
             worst = high / low
-            told = [
+            sentences = [
                 (
                     f"{arm}: the epochs of a full run of one setting took {duration(low)} in {before} and {duration(high)} in "
                     f"{after} (medians), {worst:.1f} times as long: other load on the machine, so its costs are rough."
                 )
             ]
-    return told
+    return sentences
 
 
 def _dearest_report(history: History, arm: str) -> float:
-    """Largest cost between two reports of a search trial: what a decision to stop may come too late."""
+    """Largest cost between two reports of a search trial: by how much a decision to stop may come too late."""
     curves = [[0.0, *(e.cost for e in history.epochs[t.id])] for t in history.of(arm, "search")]
     return max((after - before for costs in curves for before, after in pairwise(costs)), default=0.0)
 
 
 def _failed(evidence: Evidence, trial: str) -> bool:
     return evidence.history.outcomes[trial].state == "failed"
+
+
+PART = Part(order=10, build=section)

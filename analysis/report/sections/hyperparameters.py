@@ -1,4 +1,4 @@
-"""What mattered: how much each arm asks of its tuner, whether one fixed setting misleads, which parameter counts."""
+"""What mattered: how much tuning each arm needs, whether one fixed setting misleads, and which parameters count."""
 
 import math
 from dataclasses import asdict
@@ -6,24 +6,26 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.answer import Answer
+from analysis.report import figures, marginals
 from analysis.report.marginals import FLOOR, adjusted
-from analysis.report.section import Section, Table
+from analysis.report.section import Context, Drawing, Part, Section, Table
 from analysis.report.sections.tuning_curves import drawn
 from analysis.results import Evidence, in_hand
 from analysis.statistics.intervals import Refused
 from analysis.statistics.tunability import Interval, fixed_setting_trap, sensitivity, tunability
-from analysis.summary import Findings
 from study.protocol.text import counted, listed, percent, points
 
 
-def section(evidence: Evidence, found: Findings, levels: pd.DataFrame) -> Section:
-    """All of it from the random slice; the answer reports the gain over the default.
-
-    ``levels``: as from ``isolated.table``.
-    """
-    plan = evidence.plan
+def section(context: Context) -> Section:
+    """All of it from the random settings; the answer reports the gain over the default."""
+    evidence, found, plan = context.evidence, context.found, context.evidence.plan
+    levels = marginals.table(evidence)
+    shown = levels[levels["own"] & levels["isolated"]]
     missing = [arm for arm in plan.arms if arm not in {c.arm for c in found.gains} | {*found.unchanged}]
     unknown: list[Unknown] = [
         ("what tuning gained over the default for", arm, "it takes scored runs of both") for arm in missing
@@ -31,9 +33,9 @@ def section(evidence: Evidence, found: Findings, levels: pd.DataFrame) -> Sectio
     text: list[str] = []
     tables: list[Table] = []
     facts: dict[str, Any] = {}
-    for table, told, own, open_ in (_asks(evidence), _importances(evidence), _isolated(evidence, levels)):
+    for table, said, own, open_ in (_asks(evidence), _importances(evidence), _isolated(evidence, levels)):
         tables += table
-        text += told
+        text += said
         facts |= own
         unknown += open_
     traps: list[dict[str, Any]] = []
@@ -49,13 +51,13 @@ def section(evidence: Evidence, found: Findings, levels: pd.DataFrame) -> Sectio
     return Section(
         title="What mattered",
         text=tuple(text),
+        drawing=None if shown.empty else Drawing("levels", draw(shown, context.palette)),
         tables=tuple(tables),
-        note="Of random settings, each run to full length once, by validation accuracy; intervals 95 %. Omega weights "
-        "what few settings find more than what many find; the area weights all alike. Near the best: within 1 pt of "
-        "what selection measured for the chosen setting, or of the slice's own best. A failed run counts as guessing. By "
-        "value: all other parameters vary at random from run to run, so a value's mean is over those (observational over "
-        "the other random axes), not at one fixed setting; an arm that ties its group width to its cardinality is so "
-        "compared at matched complexity."
+        note="From random settings, each run to full length once, by validation accuracy; intervals 95 %. Omega weights early "
+        "finds more than late ones; the area weights all alike. Near the best: within 1 pt of what selection measured for the "
+        "chosen setting, or of the best random setting. A failed run counts as guessing. By value: all other parameters vary "
+        "at random from run to run, so a value's mean is over those (observational over the other random axes), not at one "
+        "fixed setting; an arm that ties its group width to its cardinality is thus compared at matched complexity."
         if tables
         else "",
         facts=facts | {"traps": traps, "told": text},
@@ -68,12 +70,12 @@ TRAP = "whether one fixed setting would have misled about"
 
 
 def _not_known(unknown: list[Unknown]) -> str:
-    """All of it in one paragraph; arms with one question and one reason are told together."""
+    """All of it in one paragraph; arms that share a question and a reason share a clause."""
     arms: dict[tuple[str, str], list[str]] = {}
     for question, arm, reason in unknown:
         arms.setdefault((question, reason.removesuffix(".")), []).append(arm)
-    told = [f"{question} {listed(own)} ({reason})" for (question, reason), own in arms.items()]
-    return f"Not known: {'; '.join(told)}."
+    said = [f"{question} {listed(own)} ({reason})" for (question, reason), own in arms.items()]
+    return f"Not known: {'; '.join(said)}."
 
 
 def _asks(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, Any], list[Unknown]]:
@@ -132,7 +134,7 @@ def _isolated(
     evidence: Evidence, levels: pd.DataFrame
 ) -> tuple[list[Table], list[str], dict[str, Any], list[Unknown]]:
     """Accuracy by value of the choices, and of what only some arms have; the facts have every axis."""
-    told, rows, adjusted_p = [], [], adjusted(levels)
+    said, rows, adjusted_p = [], [], adjusted(levels)
     unknown: list[Unknown] = []
     for arm in evidence.plan.arms:
         own = levels[(levels["arm"] == arm) & levels["own"]]
@@ -152,7 +154,7 @@ def _isolated(
                     if shown
                     else f"does not show whether the values of {listed(names)} differ"
                 )
-                told.append(
+                said.append(
                     f"By value: the slice of {arm} {says}; permutation of ranks, Holm over its parameters."
                 )
         rows += [
@@ -166,7 +168,7 @@ def _isolated(
         ]
     head = ("by value, accuracy %", "random settings", "validation (95 %)", "test (95 %)")
     facts = {"levels": levels.to_dict("records")}
-    return ([Table(head=head, rows=tuple(rows))] if rows else []), told, facts, unknown
+    return ([Table(head=head, rows=tuple(rows))] if rows else []), said, facts, unknown
 
 
 def _mean_of(row: dict[Any, Any], kind: str) -> str:
@@ -188,12 +190,12 @@ def _trap(evidence: Evidence, v: Answer) -> tuple[list[str], list[dict[str, Any]
     except Refused as refusal:
         return [], [], [(TRAP, both, str(refusal))]
     wrong = v.second if better == "first" else v.first
-    told = (
+    said = (
         f"The fixed-setting trap: with one random setting for both arms and one run of each, {wrong} would have come "
         f"out ahead of {v.ahead} in {_percent(trap.wrong)} of the cases ({counted(trap.settings, 'shared setting')}; "
         "what only one arm has was drawn for it alone)."
     )
-    return [told], [{"first": v.first, "second": v.second, "wrong_arm": wrong} | asdict(trap)], []
+    return [said], [{"first": v.first, "second": v.second, "wrong_arm": wrong} | asdict(trap)], []
 
 
 def _points(i: Interval) -> str:
@@ -202,3 +204,66 @@ def _points(i: Interval) -> str:
 
 def _percent(i: Interval) -> str:
     return f"{percent(i.value, 0)} ({100 * i.low:.0f} to {percent(i.high, 0)})"
+
+
+@figures.styled
+def draw(table: pd.DataFrame, palette: figures.Palette) -> Figure:
+    """One panel per arm that has an axis to show; ``table`` has rows of such axes only."""
+    counts = {arm: int((table["arm"] == arm).sum()) for arm in palette}
+    counts = {arm: count for arm, count in counts.items() if count}
+    figure = figures.new(sum(0.5 * n + 0.7 for n in counts.values()) + 1.0)
+    figures.title(figure, "Random settings by value: accuracy (%), mean, 95 % interval")
+    panels = figure.subplots(
+        len(counts), 1, squeeze=False, height_ratios=[0.5 * n + 0.7 for n in counts.values()]
+    )[:, 0]
+    for ax, arm in zip(panels, counts, strict=True):
+        draw_levels(table[table["arm"] == arm], ax, palette[arm])
+        ax.set_title(arm, loc="left", fontsize=9.5, color=palette[arm], fontweight="bold")
+    handles = [Line2D([], [], color="#444444", marker="D", ls="", label="validation")]
+    if table["test_mean"].notna().any():
+        handles += [Line2D([], [], color="#444444", mfc="white", marker="D", ls="", label="test")]
+    handles += [Line2D([], [], color="#444444", marker="o", ms=3.6, ls="", label="one random setting")]
+    figure.legend(handles=handles, ncols=3, loc="outside lower left")
+    return figures.laid_out(figure)
+
+
+def draw_levels(table: pd.DataFrame, ax: Axes, colour: str) -> None:
+    """Accuracy by value of one arm's axes: every trial a dot, mean and 95 % interval; filled validation, hollow test.
+
+    Columns as of ``marginals.table``. A failed trial is counted beside the value: drawn where it guesses, it would
+    flatten the rest.
+    """
+    rows = figures.records(table)
+    lasting: list[float] = []
+    for y, row in enumerate(rows):
+        for kind, at, face in (("val", y - 0.16, colour), ("test", y + 0.2, "white")):
+            kept = sorted(row[kind])[row["failed"] :]
+            lasting += kept
+            ax.plot(
+                [100 * a for a in kept],
+                [at] * len(kept),
+                ls="",
+                marker="o",
+                ms=3.6,
+                color=colour,
+                mfc=face,
+                alpha=0.7,
+            )
+            mean, low, high = (100 * row[f"{kind}_{name}"] for name in ("mean", "low", "high"))
+            ax.plot([low, high], [at, at], color=colour, lw=1.6, solid_capstyle="butt")
+            ax.plot(mean, at, marker="D", ms=6.5, color=colour, mfc=face, mew=1.4, ls="")
+            lasting += [] if math.isnan(mean) else [mean / 100]
+    labels = [
+        f"{row['axis']}\n{row['value']} ({row['trials']}{', ' + str(row['failed']) + ' failed' if row['failed'] else ''})"
+        for row in rows
+    ]
+    figures.rows(ax, labels)
+    for y in range(1, len(rows)):
+        if rows[y]["axis"] != rows[y - 1]["axis"]:
+            ax.axhline(y - 0.5, color="#999999", lw=0.8)
+    if lasting:
+        room = max(0.5, 8 * (max(lasting) - min(lasting)))
+        ax.set_xlim(100 * min(lasting) - room, min(100.5, 100 * max(lasting) + room))
+
+
+PART = Part(order=110, build=section, key="what_mattered")

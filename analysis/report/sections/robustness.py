@@ -1,15 +1,15 @@
-"""What changes the answer: the searches replayed from the ledger as if the arms had had equal time, epochs or trials.
+"""What changes the answer: the searches replayed from the ledger with equal time, epochs or trials for all arms.
 
-A study gives its arms equal resource-time, so the cheaper one gets more epochs and more trials for it.
-Here each arm's slice and search are cut, in the order in which trials were decided, at the largest
-amount that every arm reached; then the study's own rule (``study.protocol.selection.find``) says what each search would have
-found. Nothing is trained, so what selection would have said of a new find is not known.
+A study gives its arms equal resource-time, so the cheaper one gets more epochs and more trials. Here each arm's random
+settings and searches are cut, in the order in which trials were decided, at the largest amount that every arm reached. The
+study's own rule (``study.protocol.selection.find``) then says what each search would have found. Nothing is trained, so
+how selection would judge a new find stays unknown.
 """
 
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from analysis.report.section import Section, Table
+from analysis.report.section import Context, Part, Section, Table
 from analysis.results import Evidence, in_hand
 from study.protocol.ledger import History
 from study.protocol.plan import Plan
@@ -25,11 +25,11 @@ Standing = Literal["same finds", "still found", "not found"]
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What an arm's slice and search come to when they are cut."""
+    """What an arm's random settings and searches come to when they are cut."""
 
     arm: str
     used: float
-    """In the currency; at most one epoch, in trials nothing, below what every arm got."""
+    """In the currency; below the common amount by at most one epoch, and by nothing in trials."""
     of: float
     """What the study spent."""
     standing: Standing
@@ -55,15 +55,15 @@ def replay(evidence: Evidence) -> list[Equal]:
     return [_equal(evidence, currency) for currency in CURRENCIES]
 
 
-def section(evidence: Evidence) -> Section:
+def section(context: Context) -> Section:
     """The currencies in words and numbers."""
-    replayed = replay(evidence)
+    replayed = replay(context.evidence)
     if not replayed:
-        told = [
+        said = [
             "The searches cannot be cut to equal amounts yet: no setting has been frozen for confirmation."
         ]
-        return Section(title=TITLE, text=tuple(told), facts={"currencies": [], "told": told})
-    told = _standings(replayed)
+        return Section(title=TITLE, text=tuple(said), facts={"currencies": [], "told": said})
+    said = _standings(replayed)
     rows = tuple(
         (
             f"{equal.currency}: {f.arm}",
@@ -82,14 +82,14 @@ def section(evidence: Evidence) -> Section:
     )
     return Section(
         title=TITLE,
-        text=tuple(told),
+        text=tuple(said),
         tables=(Table(head=head, rows=rows),),
-        note="Replayed from the ledger, without training: every arm's random slice and search cut at what the arm with the "
-        "least got, in the order of its trials, the last one stopped where the amount is used up. Validation accuracies are "
-        "not shown: the best of many is the luckiest and compares no arms. A find is what would have been trained again in selection, and "
-        "been held against the default, which needs no search; with the same finds the answer would have been the same. Where the "
-        "setting in hand is not found, the test accuracy is that of the best by validation, if a net of it was scored.",
-        facts={"currencies": [asdict(equal) for equal in replayed], "told": told},
+        note="Replayed from the ledger, without training: every arm's random settings and searches are cut, in the order of "
+        "their trials, at the amount that the arm with the least got. Validation accuracies are not shown: the best of many is "
+        "the luckiest and compares no arms. A find would have been trained again in selection and held against the default; with "
+        "the same finds the answer would have been the same. Where the setting in hand is not found, the test accuracy is that "
+        "of the best by validation, if a net of it was scored.",
+        facts={"currencies": [asdict(equal) for equal in replayed], "told": said},
     )
 
 
@@ -143,7 +143,7 @@ def _found(evidence: Evidence, arm: str, currency: Currency, *, amount: float, s
 
 
 def _cut(history: History, arm: str, currency: Currency, amount: float) -> tuple[History, float]:
-    """The arm's baseline, slice and search until ``amount`` is used up, and what they used."""
+    """The arm's baseline, random settings and searches until ``amount`` is used up, and the amount used."""
     cut, used = History(), 0.0
     for trial in history.of(arm, "baseline"):  # candidates may fall back on it
         _copy(history, cut, trial, len(history.epochs[trial.id]))
@@ -163,7 +163,7 @@ def _cut(history: History, arm: str, currency: Currency, amount: float) -> tuple
 
 
 def _copy(history: History, cut: History, trial: Trial, epochs: int) -> None:
-    """The trial, with its own end or, when it is cut before that, with that of the study's own budget stop."""
+    """Copy the trial with its own end, or with a budget stop where it is cut earlier."""
     seen, outcome = history.epochs[trial.id], history.outcomes.get(trial.id)
     cut.add(trial)
     for epoch in seen[:epochs]:
@@ -176,12 +176,12 @@ def _copy(history: History, cut: History, trial: Trial, epochs: int) -> None:
 
 
 def _tuning(history: History, arm: str) -> list[Trial]:
-    """The arm's slice and search in the order in which they were decided."""
+    """The arm's random settings and searches in the order in which they were decided."""
     return [t for t in history.trials.values() if t.arm == arm and t.phase in ("slice", "search")]
 
 
 def _steps(history: History, trial: Trial, currency: Currency) -> list[float]:
-    """What the trial had used after each of its epochs."""
+    """The amount used after each of the trial's epochs."""
     epochs = history.epochs[trial.id]
     match currency:
         case "resource-time":
@@ -193,7 +193,7 @@ def _steps(history: History, trial: Trial, currency: Currency) -> list[float]:
 
 
 def _total(history: History, trial: Trial, currency: Currency) -> float:
-    """What the whole trial used; in time that is more than its epochs, and a failed one counts too."""
+    """The amount that the whole trial used; its time exceeds that of its epochs, and a failed one counts too."""
     if currency == "trials":
         return 1.0
     outcome = history.outcomes.get(trial.id)
@@ -207,7 +207,7 @@ def _amount(currency: Currency, used: float) -> str:
 
 
 def _standings(replayed: list[Equal]) -> list[str]:
-    """What that means for the verdict on the test images."""
+    """What it means for the answer."""
     standings = [f.standing for e in replayed for f in e.found]
     if set(standings) == {"same finds"}:
         return ["Under all three every search would have found the same: the answer stands."]
@@ -231,6 +231,9 @@ _IN_PART = (
 
 
 def _finds(plan: Plan, history: History, arm: str) -> list[Config]:
-    """What the arm's searches found, by pair."""
+    """The finds of the arm's searches, by pair."""
     found = (find(plan, history, arm, pair) for pair in range(plan.pairs))
     return [config for config in found if config is not None]
+
+
+PART = Part(order=80, build=section, key="what_changes_the_answer")

@@ -1,6 +1,6 @@
-"""Expected best after so much tuning: the curves of slice and searches from a study's records, and their section.
+"""What more tuning buys: the expected best accuracy by budget, from random settings and from the searches.
 
-A failed run has the accuracy of guessing, one in so many classes. Costs are resource-seconds.
+A failed run has the accuracy of guessing, one over the number of classes. Costs are resource-seconds.
 """
 
 import itertools
@@ -10,8 +10,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from analysis.report.section import Section, Table, against_leader, rule, sentence
+from analysis.report import figures
+from analysis.report.section import (
+    Context,
+    Drawing,
+    Part,
+    Section,
+    Table,
+    against_leader,
+    rule,
+    sentence,
+)
 from analysis.results import Evidence, choices
 from analysis.statistics.expected_best import (
     Crossover,
@@ -21,27 +34,26 @@ from analysis.statistics.expected_best import (
     slice_curve,
 )
 from analysis.statistics.intervals import Reals, Refused
-from analysis.summary import Findings
 from study.protocol.text import counted, duration, points
 
 SLICE_FLOOR = 2
-"""Settings without which there is no curve."""
+"""Fewest settings that make a curve."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """Per arm its curve, or nothing and a sentence in ``told``."""
+    """Each arm's curves; an arm without one has a sentence in ``missing``."""
 
     slices: dict[str, pd.DataFrame]
-    """As from ``curves.slice_curve``."""
+    """As from ``expected_best.slice_curve``."""
     searches: dict[str, pd.DataFrame]
-    """As from ``curves.search_curve``."""
-    told: tuple[str, ...]
-    """Why a curve is not there."""
+    """As from ``expected_best.search_curve``."""
+    missing: tuple[str, ...]
+    """Why a curve is missing."""
 
 
 def drawn(evidence: Evidence, arm: str) -> tuple[Reals, Reals, Reals | None]:
-    """Validation accuracy, cost and (once all are scored) test accuracy of the arm's random slice."""
+    """Validation accuracy, cost and (once all are scored) test accuracy of the arm's random settings."""
     guess, draws = 1 / len(evidence.plan.data.classes), evidence.slices.get(arm, ())
     val = np.array([guess if d.val is None else d.val for d in draws], dtype=np.float64)
     cost = np.array([d.cost for d in draws], dtype=np.float64)
@@ -53,8 +65,8 @@ def drawn(evidence: Evidence, arm: str) -> tuple[Reals, Reals, Reals | None]:
 def steps(evidence: Evidence, arm: str) -> pd.DataFrame:
     """One row per full-length run of the arm's searches: pair, cost (the search's spend then), val_accuracy.
 
-    The default's run on the search's fold comes first, at no cost: it is the search's first trial and paid already. Then in
-    the order in which trials ended; what a trial still running has spent counts when it ends.
+    The default's run on the search's fold comes first, at no cost: it is the search's first trial and already paid. The
+    others follow in the order in which they ended; a running trial's spend counts when it ends.
     """
     history, plan = evidence.history, evidence.plan
     default = {t.fold: history.val_accuracy(t.id) for t in history.full_length(arm, "baseline")}
@@ -76,7 +88,7 @@ def steps(evidence: Evidence, arm: str) -> pd.DataFrame:
 
 
 def per_search(evidence: Evidence, arm: str) -> float:
-    """B/R: what one search of the arm could spend. Raises Refused before that was fixed."""
+    """B/R: the resource-seconds that one search of the arm could spend. Raises Refused before they are fixed."""
     tuning = evidence.history.tuning
     if tuning is None:
         raise Refused("what a search may spend has not been fixed yet")
@@ -84,32 +96,34 @@ def per_search(evidence: Evidence, arm: str) -> float:
 
 
 def pairs_of(evidence: Evidence, arm: str) -> set[int]:
-    """The arm's searches, by pair: of every look once they are selected, of the plan before."""
+    """The pairs that the arm searches in: of every look once selected, of the plan before."""
     return {choice.pair for choice in choices(evidence.history, arm, evidence.look)} or set(
         range(evidence.plan.pairs)
     )
 
 
 def curves(evidence: Evidence) -> Curves:
-    """Every curve that the study's records carry."""
-    slices, searches, told = {}, {}, []
+    """Every curve that the records support."""
+    slices, searches, missing = {}, {}, []
     for arm in evidence.plan.arms:
         val, cost, test = drawn(evidence, arm)
         if len(val) < SLICE_FLOOR:
             runs = counted(len(val), "run") if len(val) else "no run"
-            told.append(f"No curve of random settings for {arm}: {runs} in its random slice.")
+            missing.append(f"No curve of random settings for {arm}: {runs} in its random slice.")
         else:
             slices[arm] = slice_curve(val, cost, test=test)
         try:
             searches[arm] = search_curve(_searched(evidence, arm), per_search=per_search(evidence, arm))
         except Refused as refusal:
-            told.append(f"No curve of the searches of {arm}: {refusal}.")
-    return Curves(slices=slices, searches=searches, told=tuple(told))
+            missing.append(f"No curve of the searches of {arm}: {refusal}.")
+    return Curves(slices=slices, searches=searches, missing=tuple(missing))
 
 
-def section(evidence: Evidence, found: Findings, made: Curves) -> Section:
+def section(context: Context) -> Section:
     """The curves in words and numbers, and where they cross."""
-    text, crossings = [*made.told, *rule(evidence, found)], []
+    evidence, found = context.evidence, context.found
+    made = curves(evidence)
+    text, crossings = [*made.missing, *rule(evidence, found)], []
     for first, second, confidence in against_leader(evidence, found):
         for source, name in (("slice", "Random settings"), ("searches", "The searches")):
             try:
@@ -117,10 +131,10 @@ def section(evidence: Evidence, found: Findings, made: Curves) -> Section:
             except Refused as refusal:
                 text.append(f"{name}, {first} against {second}: no crossing can be told. {sentence(refusal)}")
                 continue
-            told = crossing.told(first, second)
-            text.append(f"{name}: {told}")
+            said = crossing.sentence(first, second)
+            text.append(f"{name}: {said}")
             crossings.append(
-                {"first": first, "second": second, "source": source, "told": told} | asdict(crossing)
+                {"first": first, "second": second, "source": source, "told": said} | asdict(crossing)
             )
     rows = [
         row
@@ -131,6 +145,9 @@ def section(evidence: Evidence, found: Findings, made: Curves) -> Section:
     return Section(
         title="What more tuning buys",
         text=tuple(dict.fromkeys(text)),
+        drawing=Drawing("tuning", draw(made.slices, made.searches, context.palette))
+        if made.slices or made.searches
+        else None,
         tables=(Table(head=columns, rows=tuple(rows)),) if rows else (),
         note=NOTE if rows else "",
         facts={
@@ -144,12 +161,12 @@ def section(evidence: Evidence, found: Findings, made: Curves) -> Section:
 
 
 NOTE = (
-    "Random settings: expected best of so many settings drawn at random, none stopped early, to the slice's own "
-    "budget; the band is for the median, holds for all budgets at once and assumes nothing: where it is open, "
-    "these runs set no upper end. Test is the expected test accuracy of the setting that validation chose. "
-    "Searches: mean over the independent searches of the best full run so far, the default's included, to the budget of one search, with a "
-    "t band for each point by itself, at 95 % by its formula; of four searches it covers about 90 %, since the best of a few runs is skewed. Validation accuracies of chosen runs are optimistic. A failed run counts as "
-    "guessing. Beyond the last point nothing was seen, so nothing is drawn."
+    "Random settings: the expected best of this many settings drawn at random and never stopped early. The band is for the "
+    "median, holds at all budgets at once and assumes no distribution; where it is open, these runs set no upper end. Test: "
+    "the expected test accuracy of the setting that validation chose. Searches: the mean over independent searches of the "
+    "best full run so far, the default's included, up to one search's budget. Their t band holds at each point by itself; "
+    "over four searches it covers about 90 %, since the best of a few runs is skewed. Validation accuracies of chosen runs "
+    "are optimistic. A failed run counts as guessing. Nothing is drawn beyond the last observation."
 )
 
 
@@ -163,7 +180,7 @@ def _crossing(evidence: Evidence, source: str, first: str, second: str, confiden
 
 
 def _searched(evidence: Evidence, arm: str) -> pd.DataFrame:
-    """``steps``; Raises Refused when a search is not among them: the others alone would flatter the arm."""
+    """``steps``. Raises Refused when a search is missing: the others alone would flatter the arm."""
     found, budget = steps(evidence, arm), per_search(evidence, arm)
     there = set(found.loc[found["cost"] <= budget, "pair"])
     if missing := pairs_of(evidence, arm) - there:
@@ -205,3 +222,88 @@ def _search_rows(curve: pd.DataFrame | None, arm: str) -> list[tuple[str, ...]]:
     band = "–" if math.isnan(at["low"]) else f"{points(at['low'])} to {points(at['high'])}"
     name = f"{arm}, {counted(int(at['searches']), 'search', 'searches')}"
     return [(name, duration(at["cost"]), points(at["mean"]), band, "–")]
+
+
+@figures.styled
+def draw(
+    slices: dict[str, pd.DataFrame], searches: dict[str, pd.DataFrame], palette: figures.Palette
+) -> Figure:
+    """Random settings above, searches below; an empty panel is left out."""
+    panels = [
+        (curves, draw, title)
+        for curves, draw, title in (
+            (slices, draw_slices, "random settings: expected best, median's 95 % band"),
+            (searches, draw_searches, "searches: mean of the best so far, band of about 90 %"),
+        )
+        if curves
+    ]
+    figure = figures.new(2.9 * len(panels) + 0.5)
+    figures.title(figure, "Best accuracy (%) after so much tuning")
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for ax, (curves, draw, title) in zip(axes, panels, strict=True):
+        draw(curves, ax, palette)
+        ax.set_title(title, loc="left", fontsize=9.5)
+        ax.set_xlim(left=0)
+        ax.grid(axis="y")
+        ax.set_xlabel("resource-minutes")
+    arms = [arm for arm in palette if arm in slices or arm in searches]
+    handles = [
+        Line2D([], [], color=palette[arm], lw=1.8, marker=figures.MARKS[i % 4], ms=4, label=arm)
+        for i, arm in enumerate(arms)
+    ]
+    handles += [Line2D([], [], color="#444444", lw=1.8, label="validation, optimistic")]
+    if any("test" in curve for curve in slices.values()):
+        handles += [Line2D([], [], color="#444444", lw=1.4, ls=(0, (1, 1.3)), label="test")]
+    if slices:
+        handles += [Line2D([], [], color="#444444", lw=0.8, ls=(0, (4, 2)), label="end of the median's band")]
+    figure.legend(handles=handles, ncols=2, loc="outside lower left")
+    return figures.laid_out(figure)
+
+
+def draw_slices(curves: dict[str, pd.DataFrame], ax: Axes, palette: figures.Palette) -> None:
+    """Expected best of random settings by cost: solid validation, dotted test, band open where unbounded.
+
+    Per arm the columns cost, mean, low, high, bounded and, when the test is open, test.
+    """
+    for i, (arm, curve) in enumerate(curves.items()):
+        colour, minutes = palette[arm], curve["cost"] / 60
+        bounded = curve[curve["bounded"]]
+        ax.fill_between(
+            bounded["cost"] / 60, 100 * bounded["low"], 100 * bounded["high"], color=colour, alpha=0.13, lw=0
+        )
+        ax.plot(minutes, 100 * curve["low"], color=colour, lw=0.8, ls=(0, (4, 2)))
+        ax.plot(bounded["cost"] / 60, 100 * bounded["high"], color=colour, lw=0.8, ls=(0, (4, 2)))
+        ax.plot(minutes, 100 * curve["mean"], color=colour, lw=1.8, marker=figures.MARKS[i % 4], ms=4)
+        if "test" in curve:
+            ax.plot(minutes, 100 * curve["test"], color=colour, lw=1.4, ls=(0, (1, 1.3)))
+    _zoom(ax, [100 * c[name] for c in curves.values() for name in ("mean", "test") if name in c])
+
+
+def draw_searches(curves: dict[str, pd.DataFrame], ax: Axes, palette: figures.Palette) -> None:
+    """Mean best so far of the searches by what one of them had spent. Columns cost, mean, low, high."""
+    for i, (arm, curve) in enumerate(curves.items()):
+        colour, minutes = palette[arm], curve["cost"] / 60
+        ax.fill_between(
+            minutes, 100 * curve["low"], 100 * curve["high"], step="post", color=colour, alpha=0.13, lw=0
+        )
+        ax.step(
+            minutes,
+            100 * curve["mean"],
+            where="post",
+            color=colour,
+            lw=1.8,
+            marker=figures.MARKS[i % 4],
+            ms=4,
+        )
+    _zoom(ax, [100 * c["mean"] for c in curves.values()])
+
+
+def _zoom(ax: Axes, lines: list["pd.Series[float]"]) -> None:
+    """Show the curves, not the whole of bands that reach from guessing to perfection."""
+    low, high = min(float(x.min()) for x in lines), max(float(x.max()) for x in lines)
+    room = max(0.5, 0.35 * (high - low))
+    if math.isfinite(low):
+        ax.set_ylim(max(0.0, low - room), min(100.5, high + room))
+
+
+PART = Part(order=60, build=section, key="tuning_curves")

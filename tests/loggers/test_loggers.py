@@ -14,7 +14,10 @@ from optuna.trial import TrialState
 from support.synthetic import SPACES, Diary, plan, write_run
 
 from study.__main__ import main as study_word
-from study.loggers import base
+from study.loggers import base, feed
+from study.loggers import mlflow as mlflow_logger
+from study.loggers import optuna as optuna_logger
+from study.loggers.ray_metrics import RayMetrics
 from study.protocol.ledger import History, Ledger, read
 from study.protocol.plan import Plan, PlanError
 from study.protocol.records import Record, Resumed, Trial
@@ -34,7 +37,7 @@ def studies(home: Path) -> dict[str, list[optuna.trial.FrozenTrial]]:
 
 
 def test_optuna_has_every_trial_with_its_values_and_its_end(run: Path) -> None:
-    base.write(run, "optuna")
+    feed.write(run, "optuna")
     history = read(run / "ledger.jsonl")
     shown = {t.user_attrs["trial"]: t for trials in studies(run).values() for t in trials}
     assert shown.keys() == history.trials.keys()
@@ -47,14 +50,14 @@ def test_optuna_has_every_trial_with_its_values_and_its_end(run: Path) -> None:
 
 
 def test_writing_again_gives_the_same_and_not_twice(run: Path) -> None:
-    base.write(run, "optuna")
+    feed.write(run, "optuna")
     before = {n: len(t) for n, t in studies(run).items()}
-    base.write(run, "optuna")
+    feed.write(run, "optuna")
     assert {n: len(t) for n, t in studies(run).items()} == before
 
 
 def test_a_study_that_is_followed_is_brought_up_to_date(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "FOLLOW_SECONDS", 0.0)
+    monkeypatch.setattr(feed, "FOLLOW_SECONDS", 0.0)
     ledger = run / "ledger.jsonl"
     rounds: list[int] = []
     whole = ledger.read_bytes().splitlines(keepends=True)
@@ -64,18 +67,18 @@ def test_a_study_that_is_followed_is_brought_up_to_date(run: Path, monkeypatch: 
         rounds.append(len(whole) * (len(rounds) + 1) // 3)
         ledger.write_bytes(b"".join(whole[: rounds[-1]]))
 
-    base.write(run, "optuna", follow=True, refresh=refresh)
+    feed.write(run, "optuna", follow=True, refresh=refresh)
     assert rounds[-1] == len(whole)
     shown = {t.user_attrs["trial"] for trials in studies(run).values() for t in trials}
     assert shown == read(ledger).trials.keys()
 
 
 def test_optunas_file_has_one_writer(run: Path) -> None:
-    writer = base.window("optuna", Plan.load(run / "plan.json"), run)
+    writer = base.tools()["optuna"].start(Plan.load(run / "plan.json"), run)
     with pytest.raises(PlanError, match="being written by another process"):
-        base.write(run, "optuna")
+        feed.write(run, "optuna")
     writer.close()
-    base.write(run, "optuna")
+    feed.write(run, "optuna")
 
 
 def test_optuna_makes_no_link_in_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +89,7 @@ def test_optuna_makes_no_link_in_the_run(run: Path, monkeypatch: pytest.MonkeyPa
         raise AssertionError("a link was made")
 
     monkeypatch.setattr(os, "symlink", linked)
-    base.write(run, "optuna")
+    feed.write(run, "optuna")
     assert not (run / "optuna.journal.lock").exists()
 
 
@@ -95,7 +98,7 @@ def test_tensorboard_has_scalars_and_hyperparameters(run: Path) -> None:
     reader = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed"
     )
-    base.write(run, "tensorboard")
+    feed.write(run, "tensorboard")
     history = read(run / "ledger.jsonl")
     trial = next(t for t in history.trials.values() if t.phase == "search" and len(history.epochs[t.id]) == 9)
     events = reader.EventAccumulator(str(run / "tensorboard" / trial.id)).Reload()
@@ -108,7 +111,7 @@ def test_tensorboard_has_scalars_and_hyperparameters(run: Path) -> None:
 def test_mlflow_has_a_run_per_trial(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    base.write(run, "mlflow")
+    feed.write(run, "mlflow")
     history = read(run / "ledger.jsonl")
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{run / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("study run")
@@ -142,7 +145,8 @@ def test_mlflow_that_cannot_be_reached_is_one_sentence(
 def test_a_tool_that_fails_is_one_sentence(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(base, "OptunaStorage", lambda *_: _Breaks())
+    breaks = dataclasses.replace(optuna_logger.TOOL, start=lambda *_: _Breaks())
+    monkeypatch.setattr(optuna_logger, "TOOL", breaks)
     assert study_word(["log", str(run), "--to", "optuna"]) == 2
     assert "error: optuna failed: RuntimeError: the tool is down" in capsys.readouterr().err
 
@@ -154,7 +158,7 @@ def test_wandb_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     diary = Diary(tmp_path / "run", plan())
     name = diary.trial("resnet8", "search", state="finished", reason="full length", epochs=9)
     diary.ledger.__exit__(None, None, None)
-    base.write(diary.folder, "wandb")
+    feed.write(diary.folder, "wandb")
     (written,) = (diary.folder / "wandb").glob("offline-run-*/*.wandb")
     assert name.encode() in written.read_bytes()
     assert b"val_accuracy" in written.read_bytes()
@@ -162,7 +166,8 @@ def test_wandb_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_rays_metrics_take_any_name_of_a_run_and_an_arm(run: Path) -> None:
     plan, history = Plan.load(run / "plan.json"), read(run / "ledger.jsonl")
-    shown = base.RayMetrics(dataclasses.replace(plan, arms=(*plan.arms, "ré_中")), "run odd é中\udce9'<i>")
+    odd = run.with_name("run odd é中\udce9'<i>")
+    shown = RayMetrics(dataclasses.replace(plan, arms=(*plan.arms, "ré_中")), odd)
     shown.take(next(iter(history.trials.values())), history)
     shown.close()
 
@@ -192,7 +197,7 @@ class _Remembers:
 def test_a_tool_that_fails_takes_nothing_from_the_study_or_the_others(tmp_path: Path) -> None:
     diary, remembers = Diary(tmp_path / "run", plan()), _Remembers()
     before = diary.trial("resnet8", "search", state="finished", reason="full length", epochs=2)
-    opened = base.Windows(diary.folder / "ledger.jsonl", [_Breaks(), remembers])
+    opened = feed.Feed(diary.folder / "ledger.jsonl", [_Breaks(), remembers])
     diary.ledger.watchers.append(opened.add)
     after = diary.trial("resnet8", "search", state="stopped", reason="asha: rung", epochs=1)
     opened.close()
@@ -214,17 +219,18 @@ def test_an_epoch_that_comes_again_after_an_interruption_is_taken(tmp_path: Path
         ledger.add(epoch)
         ledger.add(Resumed(trial="a", epoch=0, reason="worker died: x", cost=0.0, lost=1.0, fraction=1.0))
         ledger.add(dataclasses.replace(epoch, val_accuracy=0.5))
-    base.write(folder, "optuna")
+    feed.write(folder, "optuna")
     (shown,) = studies(folder)["resnet8"]
     assert shown.intermediate_values == {1: 0.5}
     assert shown.state == TrialState.RUNNING
 
 
 def test_a_tool_that_is_not_there_is_said_before_anything_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(base.NEEDS, "mlflow", "a_package_of_no_name")
+    missing = dataclasses.replace(mlflow_logger.TOOL, needs="a_package_of_no_name")
+    monkeypatch.setattr(mlflow_logger, "TOOL", missing)
     with pytest.raises(PlanError, match="pip install a_package_of_no_name"):
         base.check(["mlflow"])
-    with pytest.raises(PlanError, match="optuna, tensorboard"):
+    with pytest.raises(PlanError, match="mlflow, optuna, tensorboard"):
         base.check(["nothing"])
 
 
@@ -232,5 +238,5 @@ def test_the_grafana_dashboard_asks_only_for_metrics_that_there_are() -> None:
     board = json.loads((ROOT / "study" / "loggers" / "grafana.json").read_text())
     asked = {t["expr"] for panel in board["panels"] for t in panel["targets"]}
     names = set(re.findall(r"ray_study_\w+", " ".join(asked)))
-    source = (ROOT / "study" / "loggers" / "base.py").read_text()
+    source = (ROOT / "study" / "loggers" / "ray_metrics.py").read_text()
     assert names == {f"ray_study_{name}" for name in re.findall(r'gauge\("(\w+)"', source)}

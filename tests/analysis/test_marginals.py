@@ -11,9 +11,10 @@ import pytest
 from scipy import stats
 from support.synthetic import RATE, SPACES, plan, write_run
 
-from analysis.report import figures_tuning, marginals
+from analysis.report import marginals
 from analysis.report.build import write
 from analysis.report.figures import colours
+from analysis.report.section import Context
 from analysis.report.sections import hyperparameters
 from analysis.results import Draw, Evidence
 from analysis.summary import find
@@ -53,7 +54,7 @@ def test_a_value_has_the_mean_and_t_interval_of_its_trials() -> None:
     assert (y["failed"], y["test"]) == (1, [])
     assert math.isnan(z["val_mean"])
     assert not found.loc[found["arm"] == "b", "isolated"].any()
-    told = " ".join(hyperparameters.section(study, find(study), found).text)
+    told = " ".join(hyperparameters.section(Context(run=Path(), evidence=study, found=find(study))).text)
     assert "how the values of aug differ for b (0 random settings, it takes 3 of each of two values)" in told
     assert "difference beyond chance between the values of aug" in told
 
@@ -122,7 +123,7 @@ def test_without_trials_enough_there_is_no_figure_but_a_sentence(tmp_path: Path)
 def test_a_panel_for_every_arm_that_has_an_axis_to_show() -> None:
     own: list[tuple[Config, float | None]] = [({"aug": v}, 0.8) for v in "xxxyyy"]
     found = marginals.table(evidence({"a": own, "b": []}, {"a": {"aug": CHOICE}, "b": {"aug": CHOICE}}))
-    figure = figures_tuning.levels(found[found["isolated"]], colours(("a", "b")))
+    figure = hyperparameters.draw(found[found["isolated"]], colours(("a", "b")))
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["a"]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [
         "aug\nx (3)",

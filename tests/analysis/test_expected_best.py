@@ -49,10 +49,10 @@ def test_crossing_of_searches_is_found_with_an_interval_that_holds_it() -> None:
     # the mean of the best of t uniform draws: 0.85 + 0.02 t/(t+1) against 0.5 + 0.45 t/(t+1)
     true = next(t for t in range(1, 17) if 0.5 + 0.45 * t / (t + 1) > 0.85 + 0.02 * t / (t + 1))
     assert found.low <= true <= found.high
-    assert found.told("late", "early").startswith("late leads from")
+    assert found.sentence("late", "early").startswith("late leads from")
     other = crossover_searches(early, late, per_search=16)
     assert (other.leader, other.at) == ("second", found.at)
-    assert other.told("early", "late").startswith("late leads from")
+    assert other.sentence("early", "late").startswith("late leads from")
 
 
 def test_no_crossing_is_an_answer() -> None:
@@ -60,11 +60,11 @@ def test_no_crossing_is_an_answer() -> None:
     low, high = searched(rng, 4, 0.5, 0.6, 1), searched(rng, 4, 0.8, 0.9, 1)
     found = crossover_searches(low, high, per_search=16)
     assert (found.word, found.leader, found.at, found.end) == ("no crossing seen", "second", found.start, 16)
-    assert found.told("low", "high").endswith("high's curve is the higher one throughout.")
+    assert found.sentence("low", "high").endswith("high's curve is the higher one throughout.")
     assert found.kept == 1
     level = crossover_searches(low, low, per_search=16)
     assert (level.word, level.leader, level.at) == ("no crossing seen", None, math.inf)
-    assert "end level" in level.told("a", "b")
+    assert "end level" in level.sentence("a", "b")
     with pytest.raises(Refused, match="2 searches"):
         crossover_searches(searched(rng, 2, 0, 1, 1), high, per_search=16)
 
@@ -95,7 +95,7 @@ def test_an_order_within_the_noise_is_said_to_be() -> None:
         noise = f"within the noise: {100 * found.kept:.0f} % of resamples keep it"
         if found.word == "no crossing seen":
             seen += 1
-            assert (noise in found.told("a", "b")) == (found.kept < 0.95)
+            assert (noise in found.sentence("a", "b")) == (found.kept < 0.95)
             sure += found.kept >= 0.95
     assert seen > 50
     assert sure <= 8

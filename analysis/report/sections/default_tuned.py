@@ -1,0 +1,163 @@
+"""Default against tuned: the test accuracy of every run, and what tuning gained."""
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis import summary
+from analysis.report import figures
+from analysis.report.section import Context, Drawing, Part, Section, Table, brief
+from analysis.summary import Findings
+from study.protocol.text import points
+
+
+def section(context: Context) -> Section | None:
+    """None before a run has been scored on the test images."""
+    accuracies = summary.accuracies(context.evidence)
+    if accuracies.empty:
+        return None
+    rows = tuple(_row(row) for row in figures.records(accuracies))
+    head = ("test accuracy, %", "runs", "mean", "95 % interval", "median", "sd", "min", "max")
+    apart = differences(context.found)
+    return Section(
+        title="Default against tuned",
+        drawing=None
+        if apart.empty
+        else Drawing("forest", forest(accuracies, apart, context.evidence.plan.rope, context.palette)),
+        tables=(Table(head=head, rows=rows),),
+        items=tuple(_gains(context.found)),
+        note="Default: the fixed setting, before any search. Tuned: the net in hand, the best of what the arm's searches "
+        'found by validation, retrained with fresh seeds. In the figure the answer is "searches", with one dot per pair. '
+        "Intervals are for new runs and new images, each at its stated level alone unless the answer says otherwise.",
+    )
+
+
+def _row(row: dict[str, Any]) -> tuple[str, ...]:
+    def shown(value: float) -> str:
+        return "–" if value != value else points(value)  # noqa: PLR0124  # NaN
+
+    failed = f" ({row['guessed']} failed)" if row["guessed"] else ""
+    interval = "–" if shown(row["low"]) == "–" else f"{shown(row['low'])} to {shown(row['high'])}"
+    return (
+        f"{row['arm']}, {row['kind']}",
+        f"{row['runs']}{failed}",
+        shown(row["mean"]),
+        interval,
+        *(shown(row[name]) for name in ("median", "sd", "min", "max")),
+    )
+
+
+def _gains(found: Findings) -> list[str]:
+    """What tuning gained each arm, and how the defaults compare."""
+    items = []
+    for gain in found.gains:
+        e = gain.estimate
+        if e.high < 0:
+            items.append(f"Tuning lost: {gain.arm} {brief(e)} against its default.")
+        elif e.low > 0:
+            items.append(f"Tuning gained {gain.arm} {brief(e)} over its default.")
+        else:
+            items.append(f"{gain.arm}: its net in hand and its default are not shown to differ: {brief(e)}.")
+    items += [
+        f"{arm}: its net in hand is of the default setting, since the search found nothing better: no gain of tuning is "
+        "estimated."
+        for arm in found.unchanged
+    ]
+    for contrast in found.defaults:
+        items.append(f"Default against default, {contrast.short}: {brief(contrast.estimate)}.")
+    return items
+
+
+def differences(found: Findings) -> pd.DataFrame:
+    """One row per difference, answers first, as ``draw_differences`` takes it; ``marks``: one per pair."""
+    rows = [
+        {"label": f"searches: {a.first}\n− {a.second}", "arm": "", "filled": True, "delta": a.delta}
+        | {"low": a.low, "high": a.high, "marks": list(a.differences)}
+        for a in found.answers
+        if a.delta is not None
+    ] + [
+        {"label": f"nets: {v.first}\n− {v.second}", "arm": "", "filled": True, "delta": v.delta}
+        | {"low": v.low, "high": v.high, "marks": []}
+        for v in found.nets
+    ]
+    rows += [
+        {"label": c.label, "arm": c.arm, "filled": c.tuned, "delta": c.estimate.delta}
+        | {"low": c.estimate.low, "high": c.estimate.high, "marks": []}
+        for c in (*found.defaults, *found.gains)
+    ]
+    return pd.DataFrame(rows)
+
+
+@figures.styled
+def forest(
+    accuracies: pd.DataFrame, differences: pd.DataFrame, rope: float, palette: figures.Palette
+) -> Figure:
+    """Accuracies above, differences below, each with its own scale."""
+    heights = [0.62 * len(accuracies) + 0.2, 0.62 * len(differences) + 0.2]
+    figure = figures.new(sum(heights) + 1.8)
+    parts: Any = figure.subfigures(2, 1, height_ratios=[h + 0.9 for h in heights])
+    top, bottom = parts
+    figures.title(top, "Test accuracy, default and net in hand: runs, mean, 95 %")
+    draw_forest(accuracies, top.subplots(), palette)
+    dots = "; dots: pairs" if any(len(marks) for marks in differences["marks"]) else ""
+    figures.title(bottom, f"Difference{dots}; grey: the ±{100 * rope:g} pt called equal")
+    draw_differences(differences, rope, bottom.subplots(), palette)
+    return figures.laid_out(figure)
+
+
+def draw_forest(table: pd.DataFrame, ax: Axes, palette: figures.Palette) -> None:
+    """Test accuracy of every run, its mean and 95 % interval; one line per arm and setting.
+
+    Columns: arm, kind (``default`` | ``tuned``), accuracies (list), mean, low, high (NaN without interval).
+    """
+    for y, row in enumerate(figures.records(table)):
+        colour, tuned = palette[row["arm"]], row["kind"] == "tuned"
+        ax.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, lw=2.2, solid_capstyle="butt")
+        ax.plot(
+            100 * row["mean"],
+            y,
+            marker="D",
+            ms=7,
+            color=colour,
+            mfc=colour if tuned else "white",
+            mew=1.6,
+            ls="",
+        )
+        dots = [100 * a for a in row["accuracies"]]
+        heights = [y + 0.27 + 0.07 * (i % 3 - 1) for i in range(len(dots))]
+        ax.plot(dots, heights, ls="", marker="o", ms=3.6, color=colour, alpha=0.75, mew=0)
+    figures.rows(ax, [f"{row['arm']}\n{row['kind']}" for row in figures.records(table)])
+    ax.set_xlim(right=min(ax.get_xlim()[1], 100.5))
+    ax.set_xlabel("test accuracy (%)")
+
+
+def draw_differences(table: pd.DataFrame, rope: float, ax: Axes, palette: figures.Palette) -> None:
+    """Differences with their intervals against the band that was called equal before the run.
+
+    Columns: label, arm (its colour), filled, delta, low, high, and marks: what each pair of searches gave (fractions).
+    """
+    ax.axvspan(-100 * rope, 100 * rope, color="#DDDDDD", lw=0, zorder=0)
+    ax.axvline(0, color=figures.GREY, lw=1)
+    for y, row in enumerate(figures.records(table)):
+        colour = palette.get(row["arm"], figures.GREY)
+        ax.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, lw=2.2, solid_capstyle="butt")
+        face = colour if row["filled"] else "white"
+        ax.plot(100 * row["delta"], y, marker="D", ms=7, color=colour, mfc=face, mew=1.6, ls="")
+        heights = [y + 0.24 + 0.06 * (i % 3 - 1) for i in range(len(row["marks"]))]
+        ax.plot(
+            [100 * d for d in row["marks"]],
+            heights,
+            ls="",
+            marker="o",
+            ms=4.4,
+            color=colour,
+            alpha=0.75,
+            mew=0,
+        )
+    figures.rows(ax, list(table["label"]))
+    ax.set_xlabel("points of test accuracy")
+
+
+PART = Part(order=20, build=section)

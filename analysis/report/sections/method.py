@@ -1,0 +1,46 @@
+"""How the answer was made: searches, seal, data, and the commands that do it again."""
+
+from analysis.power import price, promise
+from analysis.report.section import Context, Part, Section, again
+
+
+def section(context: Context) -> Section:
+    plan, history = context.evidence.plan, context.evidence.history
+    searches = "One search" if plan.pairs == 1 else f"{plan.pairs} searches, in pairs,"
+    opened = len(history.opened)
+    manifests = ", ".join(m.sha256 for m in history.manifests)
+    note = f" ({plan.data.note})" if plan.data.note else ""
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(plan.versions.items()))
+    shown, takes = _forecast(context)
+    return Section(
+        title="How the answer was made",
+        text=(
+            (
+                f"{searches} per arm with an equal share of the budget. What each found held against the default on "
+                "validation images it had not seen, and was retrained with fresh seeds. The test images were opened "
+                f"{opened} {'time' if opened == 1 else 'times'}{f', under `{manifests}`' if manifests else ''}."
+            ),
+            (
+                f"Data: {plan.data.spec}, {len(plan.data.classes)} classes, {plan.train_images} images to train on, "
+                f"{plan.val_images} for validation, {plan.data.test} for the test{note}. "
+                f"Fingerprint `{plan.data.fingerprint}`"
+            ),
+            f"Run it again: `{again(plan)}`",
+            "Build this page again: `python -m analysis FOLDER`, with the folder that holds this file.",
+            f"{shown} What a new study that decides would take, by estimate:",
+        ),
+        items=takes,
+        note=f"{plan.machine.name}, {plan.machine.slots} trials side by side. Seed {plan.seed}. {versions}. Code "
+        f"`{plan.code}`",
+    )
+
+
+def _forecast(context: Context) -> tuple[str, tuple[str, ...]]:
+    """What the plan can show, and what a new study that decides would take: by the largest measured luck, if any."""
+    plan = context.evidence.plan
+    luck = max(context.found.lucks, key=lambda luck: luck.sd, default=None)
+    pairs = len(luck.differences) if luck else None
+    return promise(plan, measured=luck, pairs=pairs), price(plan, measured=luck, pairs=pairs)
+
+
+PART = Part(order=160, build=section)

@@ -1,0 +1,101 @@
+"""What selection decided: for every search, the default or what it found (METHOD.md 3)."""
+
+from analysis.report.section import Context, Part, Section, Table
+from analysis.results import choices, in_hand
+from analysis.summary import default_setting
+from study.protocol.records import Choice, Config
+from study.protocol.text import listed, points
+
+
+def section(context: Context) -> Section:
+    """The default as a candidate of every search: lead, standard error and decision."""
+    evidence = context.evidence
+    rows, facts, text, settings = [], [], [], []
+    variance: set[float] = set()
+    for arm in evidence.plan.arms:
+        held = in_hand(evidence.history, arm, evidence.look)
+        for choice in choices(evidence.history, arm, evidence.look):
+            variance.add(choice.run_variance)
+            rows.append(_selected(arm, choice, held is not None and held.pair == choice.pair))
+            facts.append({"arm": arm, "in_hand": bool(held and held.pair == choice.pair)} | _plain(choice))
+            if not choice.default:
+                differs = _setting(choice.config, default_setting(evidence, arm) or {})
+                settings.append(f"{arm}, pair {choice.pair + 1}: {differs}")
+            if choice.ties:
+                text.append(f"{arm}, pair {choice.pair + 1}: {choice.ties}")
+    if not rows:
+        return Section(
+            title="What selection decided",
+            text=("No setting has been selected yet.",),
+            facts={"choices": [], "told": []},
+        )
+    kept = [f["arm"] for f in facts if f["default"]]
+    text.insert(
+        0,
+        f"The search found nothing better than the default in {len(kept)} of {len(rows)} searches."
+        if kept
+        else "In every search a setting led the default by half a standard error or more.",
+    )
+    text.append(
+        "Luck of one run on validation (sd, beyond what the images of a fold make it differ by): "
+        f"{listed([f'{points(v**0.5)} pt' for v in sorted(variance)])}."
+    )
+    return Section(
+        title="What selection decided",
+        text=tuple(text),
+        tables=(
+            Table(
+                head=(
+                    "validation, %",
+                    "chosen",
+                    "its mean",
+                    "lead over the default",
+                    "standard error",
+                ),
+                rows=tuple(rows),
+            ),
+        ),
+        items=tuple(settings),
+        note="Each find was trained again on the two folds that follow its own, where the default had run too; the lead is the "
+        "mean difference there. A find with a lead of half a standard error or more is taken, otherwise the default. In hand: "
+        "the find with the best mean. The list shows where a chosen setting differs from the default.",
+        facts={"choices": facts, "told": text},
+    )
+
+
+def _selected(arm: str, choice: Choice, held: bool) -> tuple[str, ...]:
+    lead = "–" if choice.lead is None else f"{points(choice.lead, sign=True)} pt"
+    se = "–" if choice.lead_se is None else f"{points(choice.lead_se)} pt"
+    return (
+        f"{arm}, pair {choice.pair + 1}{', in hand' if held else ''}",
+        "the default" if choice.default else "what it found",
+        points(choice.val_accuracy),
+        lead,
+        se,
+    )
+
+
+def _plain(choice: Choice) -> dict[str, object]:
+    return {
+        "pair": choice.pair + 1,
+        "config": choice.config,
+        "default": choice.default,
+        "val_accuracy": choice.val_accuracy,
+        "lead": choice.lead,
+        "lead_se": choice.lead_se,
+        "run_variance": choice.run_variance,
+        "runs": choice.runs,
+    }
+
+
+def _setting(config: Config, default: Config) -> str:
+    """The parameters in which a setting differs from the default."""
+    differs = [
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in config.items()
+        if value != default.get(name)
+    ]
+    return ", ".join(differs) or "the default itself"
+
+
+PART = Part(order=40, build=section, key="selection")

@@ -1,0 +1,144 @@
+"""The training pool in the open, the test part sealed in a file.
+
+``Prepared`` shows no test images: ``seal`` writes them, or which files they are, to a file and forgets them. ``unseal``
+alone reads that file, and asks for the manifest of confirmed settings.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from study.data.images import DataError, Images, blocks, from_arrays, quiet
+from study.protocol.plan import DataCard
+from study.protocol.records import Manifest
+
+SMALLEST_TEST = 2
+SMALLEST_CLASS = 3
+"""Images per class below which training, validation and test cannot all have one."""
+
+
+class Prepared:
+    """What the study may know of its data: ``card`` and ``train``. The test part can only be sealed."""
+
+    def __init__(
+        self,
+        *,
+        spec: str,
+        classes: tuple[str, ...],
+        train: Images,
+        test: Images,
+        notes: Sequence[str] = (),
+        kept: str = "",
+        apart: bool = False,
+        source: str = "",
+    ) -> None:
+        """``source``: SHA-256 over the test's source files, where the images have any. ``apart``: the study chose the
+        test part, so copies of its images leave the training images.
+
+        Raises DataError when the test part is too small to say anything, or all images of a class are copies.
+        """
+        if len(test) < SMALLEST_TEST:
+            raise DataError(
+                f"{spec} has {len(test)} test images, and fewer than {SMALLEST_TEST} say nothing: add some, or leave "
+                "test/ out, and 10 to 30 % of the training images are set apart"
+            )
+        self._test: Images | None = test
+        self.test_source = source or source_of(
+            hashlib.sha256(image.tobytes()).hexdigest() for block in blocks(test) for image in block
+        )
+        """Equal for all studies of the same test files, whatever size they scale the images to."""
+        self.kept = kept
+        """Where the images are kept, and why; another machine may keep them elsewhere."""
+        fingerprint, (known, tested) = _read(train, test, classes=classes)
+        copies = int(np.isin(tested, known).sum())
+        notes = list(notes)
+        if copies and apart:
+            own = np.flatnonzero(~np.isin(known, tested))
+            notes.append(f"{len(train) - len(own)} training images left out, as copies of test images")
+            train, copies = train.take(own), 0
+            if (counts := np.bincount(train.labels, minlength=len(classes))).min() < SMALLEST_CLASS - 1:
+                raise DataError(
+                    f"{spec} has too few different images of class {classes[counts.argmin()]!r}, the rest are copies: at "
+                    f"least {SMALLEST_CLASS} of each class are needed. Add some, or remove the class"
+                )
+        elif copies:
+            notes.append(
+                f"WARNING: {copies} of {len(test)} test images are training images too, pixel for pixel"
+            )
+        self.train = train
+        self.card = DataCard(
+            spec=spec,
+            classes=classes,
+            train=len(train),
+            test=len(test),
+            size=train.shape[-1],
+            channels=train.shape[1],
+            fingerprint=fingerprint,
+            note="; ".join(notes),
+            copies=copies,
+        )
+
+    def seal(self, path: Path) -> None:
+        """Write the test part to ``path`` (.npz, all or nothing) and forget it.
+
+        Raises DataError when it is sealed already or the file cannot be written.
+        """
+        if self._test is None:
+            raise DataError("the test part is sealed already: prepare the data again to seal it elsewhere")
+        test = self._test
+        partial = path.with_name(path.name + ".partial")
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, **test.arrays(), sha256=np.array(_read(test)[0]))
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError as error:
+            raise DataError(f"the sealed test part cannot be written to {path}: {error}") from error
+        self._test = None
+
+
+def unseal(path: Path, manifest: Manifest) -> Images:
+    """The test part that ``Prepared.seal`` wrote to ``path``.
+
+    Raises DataError without a valid manifest, or when the file has changed since.
+    """
+    if not isinstance(manifest, Manifest) or manifest.sha256 != _hash(manifest):
+        raise DataError(
+            "the test part stays sealed until every arm has its confirmed setting: its manifest is missing "
+            "or was changed after it was written"
+        )
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            test = from_arrays(file)
+            sealed = str(file["sha256"])
+    except Exception as error:  # a damaged archive fails in many ways, and all mean the same
+        raise DataError(f"the sealed test part {path} cannot be read: {error}") from error
+    if sealed != _read(test)[0]:
+        raise DataError(f"the sealed test part {path} is not what was sealed: start a new study")
+    return test
+
+
+def source_of(hashes: Iterable[str]) -> str:
+    """One hash for a set of files or images, in any order."""
+    return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
+
+
+def _hash(manifest: Manifest) -> str:
+    return Manifest.of(manifest.choices, manifest.in_hand, look=manifest.look).sha256
+
+
+def _read(*parts: Images, classes: tuple[str, ...] = ()) -> tuple[str, list[list[int]]]:
+    """SHA-256 over all pixels and labels, and each part's images as hashes; each image is decoded once for both."""
+    sha = hashlib.sha256(repr((classes, [part.shape for part in parts])).encode())
+    hashes: list[list[int]] = [[] for _ in parts]
+    with quiet():
+        for part, found in zip(parts, hashes, strict=True):
+            for block in blocks(part):
+                sha.update(block.data)
+                found += [hash(image.tobytes()) for image in block]
+            sha.update(part.labels.astype("<i8").tobytes())
+    return sha.hexdigest(), hashes

@@ -1,0 +1,67 @@
+"""Where images come from: one file in this folder = one kind of data source.
+
+A source file defines ``SOURCES``, one ``Source`` for each spelling of ``--data`` that it understands. A source lists
+images and their labels. It reads no pixels of files, splits nothing and never sees the budget: ``prepare`` does that,
+alike for all sources.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.data.images import Files
+from study.protocol import plugins
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The images of the training pool, or of the test, and their labels in the same order."""
+
+    images: Files | NDArray[np.uint8]
+    """Files, which ``prepare`` scales to one size, or pixels, ``(n, c, s, s)``, of the size to study: alike in both parts."""
+    labels: Sequence[int] | NDArray[np.int64]
+    """``(n,)``, positions in ``Content.classes``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What a source has."""
+
+    classes: tuple[str, ...]
+    train: Part
+    test: Part | None = None
+    """None where the source brings none: ``prepare`` then sets a share of the training pool apart."""
+    notes: tuple[str, ...] = ()
+    """What the user has to know: skipped files, an unused part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One spelling of ``--data``, and what it stands for."""
+
+    spelling: str
+    """A name, ``digits``, or a prefix and what it takes, ``folder:PATH``."""
+    help: str
+    """For ``--help``: a few words."""
+    read: Callable[[str, Path], Content]
+    """From the argument behind the prefix (empty for a name) and the folder that downloads go to. Raises DataError."""
+
+    def argument(self, spec: str) -> str | None:
+        """What ``spec`` gives this source, None if it means another."""
+        prefix, colon, _ = self.spelling.partition(":")
+        if not colon:
+            return "" if spec == prefix else None
+        return spec.removeprefix(prefix + colon) or None if spec.startswith(prefix + colon) else None
+
+
+def sources() -> list[Source]:
+    """All of them, by file and in each file's order."""
+    return [source for module in plugins.modules(__name__).values() for source in module.SOURCES]
+
+
+def spellings() -> list[str]:
+    """What ``--data`` understands."""
+    return [source.spelling for source in sources()]
