@@ -15,7 +15,7 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from search_spaces import ArmError
-from study.protocol.plan import PlanError
+from study.protocol.errors import StudyError
 
 WORDS = """\
 words:
@@ -38,16 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
         markup=False,
     )
     word: Callable[[argparse.Namespace, Console], int] = given.word
-    from analysis.results import EvidenceError
-    from study.data.images import DataError
-    from study.protocol.ledger import LedgerError
     from study.storage import sync
 
     try:
         if "run" in given:
             given.name, given.run = given.run, sync.local(given.run, nets=word is _export)
         return word(given, console)
-    except (PlanError, LedgerError, DataError, EvidenceError, ArmError) as error:
+    except (StudyError, ArmError) as error:
         said = str(error)
     except OSError as error:  # a folder that may not be read, or a name that no file can have
         said = f"{str(error.filename)[:200]}: {error.strerror}"

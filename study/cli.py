@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Literal, NoReturn, Self
 
 import search_spaces
-from study.protocol.ledger import CLAIM
-from study.protocol.plan import EPOCHS_CEILING, FILE, ROPE_CEILING, Budget, Plan, PlanError
+from study.protocol.errors import InputError
+from study.protocol.plan import EPOCHS_CEILING, ROPE_CEILING, Budget, Plan
+from study.protocol.rundir import CLAIM, PLAN
 from study.storage import objects, sync
 
 DEFAULT_ARMS = {"gpu": ("resnet50", "resnext50"), "cpu": ("small_resnet", "small_resnext")}
@@ -94,7 +95,7 @@ class Options:
         try:
             budget = Budget.parse(given.budget)
             arms = _arms(given.arms, budget)
-        except PlanError as error:
+        except InputError as error:
             parser.error(str(error))
         _check_ranges(parser, given)
         _check_fraction(parser, given.fraction, budget)
@@ -151,7 +152,7 @@ class Options:
         }
         if others := sorted(asked - allowed):
             parser.error(
-                f"--resume takes the whole question from {given.resume}/{FILE}: leave out {', '.join(others)}"
+                f"--resume takes the whole question from {given.resume}/{PLAN}: leave out {', '.join(others)}"
             )
         if {"--budget", "--arms"} <= asked:
             parser.error(
@@ -160,15 +161,15 @@ class Options:
             )
         try:
             run = sync.local(given.resume)
-            if not (run / FILE).is_file():
+            if not (run / PLAN).is_file():
                 parser.error(
-                    f"--resume {run}: there is no study in it (no {FILE}); one that was killed while the arms were "
+                    f"--resume {run}: there is no study in it (no {PLAN}); one that was killed while the arms were "
                     "measured has nothing to go on from: begin it anew"
                 )
-            plan = Plan.load(run / FILE)
+            plan = Plan.load(run / PLAN)
             more = Budget.parse(given.budget) if given.budget is not None else None
             with_arms = _arms(given.arms, plan.budget) if given.arms is not None else ()
-        except PlanError as error:
+        except InputError as error:
             parser.error(str(error))
         except OSError as error:
             parser.error(f"--resume {given.resume[:200]} cannot be read: {error.strerror}")
@@ -298,11 +299,11 @@ def _arms(given: str | None, budget: Budget) -> tuple[str, ...]:
     known = search_spaces.names()
     for name in arms:
         if name not in known:
-            raise PlanError(
+            raise InputError(
                 f"no arm {name!r}. There are: {', '.join(known)}. A new file search_spaces/{name}.py would define it"
             )
     if len(arms) < 2 or len(set(arms)) != len(arms):
-        raise PlanError(
+        raise InputError(
             f"--arms {given!r}: a comparison needs two or more different arms, as in --arms {known[0]},{known[1]}"
         )
     return arms
@@ -340,7 +341,7 @@ def _check_out(parser: argparse.ArgumentParser, out: Path) -> None:
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             what, hint = "something else", ""
-            if (out / FILE).exists():
+            if (out / PLAN).exists():
                 what, hint = "a study", f"; python -m analysis {out} shows that study"
             elif (out / CLAIM).exists():
                 what = "a study that is being measured, or was killed before it began,"
@@ -362,7 +363,7 @@ def _check_uri(parser: argparse.ArgumentParser, uri: str, *, look: bool) -> Path
         if look:
             sync.check_new(uri)
         objects.Storage(uri)
-    except PlanError as error:
+    except InputError as error:
         parser.error(f"--out: {error}")
     return sync.home_of(uri)
 

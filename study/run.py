@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from shlex import join, quote
 from typing import TYPE_CHECKING
 
@@ -30,10 +30,12 @@ from study.loggers import base
 from study.protocol import ledger as ledgers
 from study.protocol import looks
 from study.protocol import plan as plans
-from study.protocol.ledger import CLAIM, Ledger
-from study.protocol.plan import Audit, Budget, Packed, Plan, PlanError
+from study.protocol.errors import FinalError, InputError, LedgerError, StudyError
+from study.protocol.ledger import Ledger
+from study.protocol.plan import Audit, Budget, Packed, Plan
 from study.protocol.records import Cost, Extension, Record, Session, Tuning, plain
-from study.protocol.selection import GivenUpError, StudyError, search_runs, shrunk, unspent
+from study.protocol.rundir import RunDir
+from study.protocol.selection import search_runs, shrunk, unspent
 from study.protocol.text import duration
 from study.signals import Leaving, sturdy_output
 from study.storage.sync import Mirror
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
     from study.data.prepare import Prepared
 
 DONE, BAD_INPUT, UNFINISHED = 0, 2, 3
-LOG = "ray.log"
-SEALED = "sealed_test.npz"
 LEAVE_SECONDS = 2.0
 """So long slow tools may take when the study was asked to stop."""
 
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
                 _study(options, home, console, leaving, mirror)
         except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray's answer to SIGTERM while it starts
             leaving.signal = leaving.signal or signal.SIGTERM
-            console.print("stopped" if (home / plans.FILE).exists() else "stopped; nothing had begun")
+            console.print("stopped" if RunDir(home).plan.exists() else "stopped; nothing had begun")
         except Exception as error:
             code = _exit_code(error)
             if code is None:
@@ -78,26 +78,15 @@ def main(argv: list[str] | None = None) -> int:
                 else error
             )
             Console(stderr=True, soft_wrap=True).print(f"error: {said}", markup=False, highlight=False)
-            if code == UNFINISHED and not isinstance(error, GivenUpError | ledgers.NotOpenedError):
+            if code == UNFINISHED and not isinstance(error, FinalError):
                 _say_how_to_go_on(options, home, console)
             return code
         finally:
-            # no study is there: leave no trace
-            if not (home / plans.FILE).exists() and not _has_records(home):
-                for ours in (CLAIM, LOG, ledgers.FILE):
-                    (home / ours).unlink(missing_ok=True)
-                with suppress(OSError):
-                    home.rmdir()
+            RunDir(home).discard_false_start()
         if leaving.asked():
             _say_how_to_go_on(options, home, console)
             return leaving.exit_code
         return DONE
-
-
-def _has_records(home: Path) -> bool:
-    """Whether a ledger with anything in it is there: then it stays, though the plan beside it may be gone."""
-    ledger = home / ledgers.FILE
-    return ledger.exists() and ledger.stat().st_size > 0
 
 
 def _mirrored(options: Options, console: Console) -> Mirror | nullcontext[None]:
@@ -108,7 +97,7 @@ def _mirrored(options: Options, console: Console) -> Mirror | nullcontext[None]:
 
 
 def _say_how_to_go_on(options: Options, home: Path, console: Console) -> None:
-    if not (home / plans.FILE).exists():
+    if not RunDir(home).plan.exists():
         return
     words = ["--resume", options.uri or str(home)]
     for flag, value in (
@@ -126,27 +115,22 @@ def _say_how_to_go_on(options: Options, home: Path, console: Console) -> None:
 
 def _exit_code(error: Exception) -> int | None:
     """The exit code of an error that is the user's or the surroundings', None for a fault of ours."""
-    if isinstance(error, ArmError | PlanError):
+    if isinstance(error, ArmError):
         return BAD_INPUT
-    if isinstance(error, StudyError | ledgers.LedgerError | OSError):
-        return UNFINISHED
-    from analysis.results import EvidenceError
-    from study.data.images import DataError
-
-    if isinstance(error, DataError):
-        return BAD_INPUT
-    return UNFINISHED if isinstance(error, EvidenceError) else None
+    if isinstance(error, StudyError):
+        return error.exit_code
+    return UNFINISHED if isinstance(error, OSError) else None
 
 
 def _study(options: Options, home: Path, console: Console, leaving: Leaving, mirror: Mirror | None) -> None:
     if options.resume:
-        ledgers.check_links(home)
-    old = Plan.load(home / plans.FILE) if options.resume else None
+        RunDir(home).check_links()
+    old = Plan.load(RunDir(home).plan) if options.resume else None
     base.check(options.log)
     _need_gpu(old.budget if old else options.budget, options)
 
     with ExitStack() as closing:
-        ledger = closing.enter_context(_open_ledger(home / ledgers.FILE, old))
+        ledger = closing.enter_context(_open_ledger(RunDir(home).ledger, old))
         if mirror:
             mirror.follow(ledger)
         old = old and old.extended(ledger.extension)
@@ -174,7 +158,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
         if old and session:
             _take_up(old, ledger, session, prepared, home, console)
 
-        dashboard = cluster.connect(options.address, home / LOG)
+        dashboard = cluster.connect(options.address, RunDir(home).log)
         closing.callback(cluster.disconnect)
         leaving.listen()
         console.print(
@@ -197,7 +181,7 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
             _show(plan, console)
             if options.plan_only:
                 return
-            plan.save(home / plans.FILE)
+            plan.save(RunDir(home).plan)
             _begin(plan, ledger, prepared, home)
         opened = _open_windows(options, plan, ledger, home, console)
         closing.callback(lambda: opened.close(LEAVE_SECONDS if leaving.asked() else base.CLOSE_SECONDS))
@@ -234,14 +218,14 @@ def _go_on(
 
 @contextmanager
 def _open_ledger(path: Path, plan: Plan | None) -> Iterator[Ledger]:
-    """Raises NotOpenedError when another process writes it, or it is damaged or of another plan."""
+    """Raises FinalError when another process writes it, or it is damaged or of another plan."""
     with ExitStack() as closing:
         try:
             ledger = closing.enter_context(Ledger(path))
             if plan:
                 ledgers.check(ledger, plan.extended(ledger.extension))
-        except ledgers.LedgerError as error:
-            raise ledgers.NotOpenedError(str(error)) from error
+        except LedgerError as error:
+            raise FinalError(str(error)) from error
         yield ledger
 
 
@@ -268,7 +252,7 @@ def _need_gpu(budget: Budget, options: Options) -> None:
 
     if not torch.cuda.is_available():
         cpu = Budget(seconds=budget.seconds, resource="cpu")
-        raise PlanError(
+        raise InputError(
             f"a budget of {budget} needs a GPU, and this machine has none that torch can use. "
             f"On the CPU this works: python study/run.py --budget 20cpu-minutes --data digits "
             f"(or --budget {cpu} with --data {options.data}); a cluster's GPUs: --address HOST:PORT"
@@ -276,7 +260,7 @@ def _need_gpu(budget: Budget, options: Options) -> None:
 
 
 def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", console: Console) -> Plan:
-    """Measure the arms and freeze the question. Raises PlanError when the budget is too small for it."""
+    """Measure the arms and freeze the question. Raises InputError when the budget is too small for it."""
     from study.data.prepare import split_for
     from study.execution import profile, quick
     from study.scheduling.sampler import describe, searched
@@ -335,16 +319,16 @@ def _check_widen(options: Options, arms: Mapping[str, Arm]) -> None:
     numeric = {n for arm in arms.values() for n, axis in arm.space.items() if not isinstance(axis, Choice)}
     unknown = [name for name in options.widen if name not in numeric]
     if unknown:
-        raise PlanError(
+        raise InputError(
             f"--widen {unknown[0]}: the arms' numeric parameters are {', '.join(sorted(numeric))}"
         )
 
 
 def _begin(plan: Plan, ledger: Ledger, prepared: "Prepared", home: Path) -> None:
     """Write what a study begins with, as far as it is not there."""
-    prepared.seal(home / SEALED)  # also once more: the images are known to be the same
+    prepared.seal(RunDir(home).sealed)  # also once more: the images are known to be the same
     if not ledger.sessions:
-        ledger.add(provenance.session(home, plan.arms))
+        ledger.add(provenance.session(RunDir(home), plan.arms))
     _book_probe(plan, ledger)
 
 
@@ -363,7 +347,7 @@ def _open_windows(options: Options, plan: Plan, ledger: Ledger, home: Path, cons
             shown.append(base.window(name, plan, home))
         except Exception as error:  # noqa: BLE001  # a tool that is down takes nothing from the study
             console.print(f"note: --log {name} is left out: {base.failed(name, error)}", markup=False)
-    opened = base.Windows(home / ledgers.FILE, shown)
+    opened = base.Windows(RunDir(home).ledger, shown)
     ledger.watchers.append(opened.add)
     return opened
 
@@ -371,7 +355,7 @@ def _open_windows(options: Options, plan: Plan, ledger: Ledger, home: Path, cons
 def _wanted(
     plan: Plan, ledger: Ledger, home: Path, options: Options
 ) -> tuple[Extension | None, tuple[str, ...]]:
-    """The second look that ``--budget`` asks for, or the arm that ``--arms`` adds. Raises PlanError."""
+    """The second look that ``--budget`` asks for, or the arm that ``--arms`` adds. Raises InputError."""
     known = ledger.extension
     if options.more is not None:
         if (
@@ -381,7 +365,7 @@ def _wanted(
             and not looks.finished(ledger)
         ):
             return None, ()  # it was asked for and interrupted
-        return looks.second_look(plan, ledger, home, options.more), ()
+        return looks.second_look(plan, ledger, RunDir(home), options.more), ()
     if options.with_arms:
         if (
             known
@@ -397,7 +381,7 @@ def _wanted(
 def _add_arm(
     plan: Plan, options: Options, added: Mapping[str, Arm], prepared: "Prepared", console: Console
 ) -> Extension:
-    """Measure the arm as it will train: as the others do. Raises PlanError when the study's protocol does not fit it."""
+    """Measure the arm as it will train: as the others do. Raises InputError when the study's protocol does not fit it."""
     from study.execution import profile
     from study.scheduling.sampler import describe, searched
 
@@ -413,12 +397,12 @@ def _add_arm(
         (m.resource, m.fraction, m.threads, m.kind) for m in (plan.machine, survey.machine)
     )  # fmt: skip
     if one != other:
-        raise PlanError(
+        raise InputError(
             f"{name} would run on {survey.machine.name}, and the others ran on {plan.machine.name}: what they cost would not "
             f"compare. {instead}"
         )
     if missing := sorted(set(plan.batch_sizes) - set(survey.batch_sizes)):
-        raise PlanError(
+        raise InputError(
             f"{name} cannot train with batches of {missing[-1]}, which the others' searches had. {instead}"
         )
     extension = Extension(
@@ -442,13 +426,13 @@ def _add_arm(
     )
     try:
         extended = plan.extended(extension)
-    except PlanError as error:
-        raise PlanError(
+    except InputError as error:
+        raise InputError(
             f"{name} cannot be added: a full run of it costs so much more that the share of {duration(plan.share)} which the "
             f"others had is divided otherwise ({error}). {instead}"
         ) from error
     if extended.tuning_runs + extended.pairs < plans.TUNING_RUNS_FLOOR:
-        raise PlanError(
+        raise InputError(
             f"{name} cannot be added: the share of {duration(plan.share)} that the others had leaves it "
             f"{max(0.0, extended.tuning_runs):.1f} full runs of search, and fewer than {plans.TUNING_RUNS_FLOOR} say little. "
             f"{instead}"
@@ -468,13 +452,13 @@ def _told_extension(plan: Plan, extension: Extension) -> str:
 
 
 def _session(arms: Sequence[str], ledger: Ledger, home: Path, options: Options, console: Console) -> Session:
-    """What goes on with the study. Raises PlanError when plan or code are not what they were."""
+    """What goes on with the study. Raises InputError when plan or code are not what they were."""
     if ledger.torn:
         console.print(f"note: {ledger.torn}", markup=False)
-    now = provenance.session(home, arms)
+    now = provenance.session(RunDir(home), arms)
     differs = provenance.differences(ledger, now) if ledger.sessions else ""
     if differs and not options.accept_changed_code:
-        raise PlanError(
+        raise InputError(
             f"the study began with other code or versions ({differs}), and its runs would not be comparable. Put "
             "them back, or go on with --accept-changed-code: the report will say so"
         )
@@ -484,7 +468,7 @@ def _session(arms: Sequence[str], ledger: Ledger, home: Path, options: Options, 
 def _take_up(
     plan: Plan, ledger: Ledger, session: Session, prepared: "Prepared", home: Path, console: Console
 ) -> None:
-    """Go on where the ledger ends. Raises PlanError when the data is not what it was."""
+    """Go on where the ledger ends. Raises InputError when the data is not what it was."""
     provenance.check_data(plan, prepared.card)
     if ledger.sessions:
         ledger.add(session)
@@ -520,7 +504,7 @@ def _run(
     schedule = Schedule(plan, ledger, arms)
     with View(schedule, console) as view, leaving.gently():
         run_trials(
-            schedule, prepared.train, home, view.tick,
+            schedule, prepared.train, RunDir(home), view.tick,
             lambda: leaving.asked() or bool(mirror and mirror.lost),
             say=lambda text: console.print(f"note: {text}", markup=False), mirror=mirror,
         )  # fmt: skip
@@ -538,7 +522,7 @@ def _run(
         console.print("opening the test set, once, for all arms together ...")
     else:
         console.print("opening the test set for the new nets ...")
-    open_test(plan, ledger, prepared.train, home / SEALED, home)
+    open_test(plan, ledger, prepared.train, RunDir(home))
 
 
 def _show_audit(audits: Mapping[str, Audit], console: Console) -> None:

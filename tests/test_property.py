@@ -22,9 +22,10 @@ from support.plans import PLAN
 from support.synthetic import write_run
 
 from study.cli import Options
-from study.data.prepare import DataError, prepare
-from study.protocol.ledger import Ledger, LedgerError, read
-from study.protocol.plan import Plan, PlanError
+from study.data.prepare import prepare
+from study.protocol.errors import InputError, LedgerError
+from study.protocol.ledger import Ledger, read
+from study.protocol.plan import Plan
 from study.protocol.records import Cost, asdict, checksum
 
 # -- flags
@@ -126,7 +127,7 @@ def loads_or_says_why(body: Any) -> None:
         path.write_text(json.dumps(body))
         try:
             plan = Plan.load(path)
-        except PlanError as error:
+        except InputError as error:
             assert "\n" not in str(error)
             assert len(str(error)) < 500 + len(folder)
             return
@@ -151,7 +152,7 @@ def test_a_plan_edited_anywhere_is_used_or_refused_in_one_sentence(path: tuple[A
 )
 def test_a_plan_value_of_the_wrong_kind_is_refused_by_name(tmp_path: Path, path: tuple[Any, ...]) -> None:
     (tmp_path / "plan.json").write_text(json.dumps(put(path, None)))
-    with pytest.raises(PlanError, match=f"{path[0]}: "):
+    with pytest.raises(InputError, match=f"{path[0]}: "):
         Plan.load(tmp_path / "plan.json")
 
 
@@ -162,7 +163,7 @@ def test_a_plan_value_of_the_wrong_kind_is_refused_by_name(tmp_path: Path, path:
 )
 def test_what_is_hardly_json_is_no_plan(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(PlanError, match="no plan of this version"):
+    with pytest.raises(InputError, match="no plan of this version"):
         Plan.load(tmp_path / "plan.json")
 
 
@@ -310,7 +311,7 @@ def test_any_folder_is_prepared_or_refused_in_one_sentence(tree: dict[str, Any],
     try:
         grow(folder, tree)
         prepared = prepare(f"folder:{folder}", seed=seed, root=folder.parent)
-    except DataError as error:
+    except InputError as error:
         assert "\n" not in str(error)
     else:
         card = prepared.card

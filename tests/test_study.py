@@ -33,6 +33,7 @@ from study.protocol import validation
 from study.protocol.ledger import History, read
 from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Record, Trial
+from study.protocol.rundir import RunDir
 from study.protocol.selection import RUNS_FLOOR, SCORED_PHASES, to_be_scored
 
 pytestmark = pytest.mark.slow
@@ -216,7 +217,7 @@ def test_every_net_that_met_the_test_left_its_predictions(finished: Finished) ->
 
 
 def test_what_baseline_and_selection_runs_are_right_on_is_kept(finished: Finished) -> None:
-    history, plan, kept = finished.history, finished.plan, validation.reader(finished.home)
+    history, plan, kept = finished.history, finished.plan, validation.reader(RunDir(finished.home))
     for arm in plan.arms:
         for phase in validation.PHASES:
             for trial in history.full_length(arm, phase):

@@ -32,10 +32,11 @@ from analysis.report.sections import (
     robustness,
     tuning_curves,
 )
-from analysis.results import Evidence, EvidenceError, in_hand, read
+from analysis.results import Evidence, in_hand, read
 from analysis.summary import Findings
 from analysis.verdict import Verdict
 from study.protocol import text as words
+from study.protocol.errors import StudyError
 from study.protocol.records import PHASES, Config
 
 HTML, MARKDOWN, JSON, FIGURES = "report.html", "report.md", "verdict.json", "figures"
@@ -72,7 +73,7 @@ class Report:
 def write(run: Path) -> Report:
     """Build the report of the study in the folder ``run`` and write it there.
 
-    Raises EvidenceError, with the sentence for the user, when the folder cannot be read or written.
+    Raises StudyError, with the sentence for the user, when the folder cannot be read or written.
     """
     evidence = read(run)
     found = summary.find(evidence)
@@ -95,7 +96,7 @@ def write(run: Path) -> Report:
         for name, content in files.items():
             (run / name).write_bytes(content)
     except OSError as error:
-        raise EvidenceError(f"the report cannot be written to {run}: {error.strerror}") from error
+        raise StudyError(f"the report cannot be written to {run}: {error.strerror}") from error
     return Report(
         path=run / HTML,
         headline=found.headline,

@@ -11,8 +11,10 @@ from study import provenance
 from study.data.prepare import Images, prepare
 from study.execution.trainable import device_of, start
 from study.protocol import ledger
-from study.protocol.plan import Plan, PlanError
+from study.protocol.errors import InputError
+from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Trial
+from study.protocol.rundir import RunDir
 from study.training.loop import DivergedError
 
 MEASURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
@@ -21,13 +23,13 @@ MEASURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 def rerun(home: Path, trial_id: str) -> tuple[Table, bool]:
     """Recorded against again, epoch by epoch, and whether all are equal.
 
-    Raises ArmError when the arm is not here, PlanError when there is no such trial, the data is not what it was, or
+    Raises ArmError when the arm is not here, InputError when there is no such trial, the data is not what it was, or
     the machine has no GPU where the study had one.
     """
-    plan, history = ledger.load(home)
+    plan, history = ledger.load(RunDir(home))
     trial = history.trials.get(trial_id)
     if trial is None:
-        raise PlanError(
+        raise InputError(
             f"{home} has no trial {trial_id!r}: "
             + (
                 f"they are called like {next(iter(history.trials))}"
@@ -36,7 +38,7 @@ def rerun(home: Path, trial_id: str) -> tuple[Table, bool]:
             )
         )
     if plan.machine.resource == "gpu" and not torch.cuda.is_available():
-        raise PlanError("the study trained on GPUs, and this machine has none: its numbers would differ")
+        raise InputError("the study trained on GPUs, and this machine has none: its numbers would differ")
     prepared = prepare(plan.data.spec, seed=plan.seed, root=Path("data"))
     provenance.check_data(plan, prepared.card)
     recorded = history.epochs[trial_id]

@@ -17,9 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from study.protocol import ledger
+from study.protocol.errors import InputError, StudyError
 from study.protocol.ledger import History
-from study.protocol.plan import FILE, Plan, PlanError
+from study.protocol.plan import Plan
 from study.protocol.records import setting
+from study.protocol.rundir import LEDGER, PLAN, RunDir
 from study.protocol.selection import budget, shrunk
 from study.protocol.standing import phase, searches, states
 from study.protocol.text import duration, percent
@@ -27,7 +29,6 @@ from study.protocol.text import duration, percent
 LIVELY_SECONDS = 60.0
 """A study of another machine whose ledger was written within this time runs: a sign of life is written every
 ten seconds. On this machine the ledger's lock tells."""
-VERDICT = "verdict.json"
 HOLDS = (
     "A verdict on architectures holds for searches of the budget that it names; python -m study status RUN says it in "
     "full."
@@ -53,18 +54,19 @@ class Run:
 
 
 def look(home: Path) -> Run:
-    """Raises PlanError when there is no study in ``home``, LedgerError when its ledger is damaged."""
-    path = home / ledger.FILE
+    """Raises InputError when there is no study in ``home``, LedgerError when its ledger is damaged."""
+    run = RunDir(home)
+    path = run.ledger
     if not path.exists():
-        raise PlanError(f"{home} holds no study (no {ledger.FILE})")
-    plan, history = ledger.load(home) if (home / FILE).exists() else (None, ledger.read(path))
+        raise InputError(f"{home} holds no study (no {LEDGER})")
+    plan, history = ledger.load(run) if run.plan.exists() else (None, ledger.read(path))
     quiet = max(0.0, time.time() - path.stat().st_mtime)
     looks = 2 if history.extension else 1
     done = len(history.opened) == looks and set(history.opened[-1].trials) <= history.scores.keys()
-    ours = ledger.holder(path).endswith(f" on {socket.gethostname()}")
+    ours = run.holder().endswith(f" on {socket.gethostname()}")
     alive = _is_written(path) or (quiet < LIVELY_SECONDS and not done and not ours)
     state: State = "finished" if done else "stopped" if not alive else "running" if plan else "measuring"
-    verdict, scope = _verdict(home / VERDICT) if done else ("", "")
+    verdict, scope = _verdict(run.verdict) if done else ("", "")
     return Run(
         home=home, state=state, plan=plan, history=history, quiet=quiet, verdict=verdict, scope=scope
     )  # fmt: skip
@@ -87,7 +89,7 @@ def overview(home: Path, name: str = "") -> Group:
     said = [Text(f"{name}: {run.state}, last record {duration(run.quiet)} ago")]
     if run.plan is None:
         if run.history.trials:
-            said.append(Text(f"{FILE} is gone: without it there is neither a report nor a way to go on"))
+            said.append(Text(f"{PLAN} is gone: without it there is neither a report nor a way to go on"))
         return Group(*said)
     plan, history = run.plan, run.history
     spent = sum(history.spent(arm) for arm in plan.arms)
@@ -127,17 +129,17 @@ def _running(history: History) -> list[str]:
 def listing(folder: Path) -> Group:
     """All runs in ``folder``, the oldest first. One that cannot be read is said to be so.
 
-    Raises PlanError when there is no such folder.
+    Raises InputError when there is no such folder.
     """
     if not folder.is_dir():
-        raise PlanError(f"{folder} is no folder: give the one that holds the runs, as in runs")
+        raise InputError(f"{folder} is no folder: give the one that holds the runs, as in runs")
     table, judged = Table(), False
     for column in ("run", "state", "arms", "data", "spent", "verdict"):
         table.add_column(column, justify="right" if column == "spent" else "left")
-    for home in sorted(path.parent for path in folder.glob(f"*/{ledger.FILE}")):
+    for home in sorted(path.parent for path in folder.glob(f"*/{LEDGER}")):
         try:
             run = look(home)
-        except (PlanError, ledger.LedgerError, OSError) as error:
+        except (StudyError, OSError) as error:
             table.add_row(home.name, "unreadable", "", "", "", Text(str(error)))
             continue
         plan, judged = run.plan, judged or bool(run.scope)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from study.memory import free_memory
+from study.protocol.errors import InputError
 from study.protocol.settings import SETTINGS
 
 LARGEST_SIDE = 224
@@ -35,10 +36,6 @@ TASK = 4
 """Images that a thread decodes at once."""
 MANY = 64
 """Files that a thread opens at once, to look at their size."""
-
-
-class DataError(ValueError):
-    """Images that cannot be studied; the message says what is wrong, what is allowed and what to do."""
 
 
 class Images:
@@ -124,7 +121,7 @@ class Streamed(Images):
             file, length = _path(self._root, self._names[index]), int(self._lengths[index])
             with suppress(OSError):  # opening it says what is wrong
                 if (here := file.stat().st_size) != length:
-                    raise DataError(
+                    raise InputError(
                         f"{shown(file)} has {here} bytes on {os.uname().nodename}, and {length} where the study was "
                         "started: the images have to stay as they were, and be the same on every node"
                     )
@@ -164,7 +161,7 @@ def fetched(
 ) -> Iterator[NDArray[np.uint8]]:
     """The pixels of each batch of positions in turn, in arrays that ``new`` makes; threads are ``AHEAD`` with them.
 
-    Raises DataError that names the first file, in their order, that cannot be decoded.
+    Raises InputError that names the first file, in their order, that cannot be decoded.
     """
     Image.preinit()
     waiting: deque[tuple[NDArray[np.uint8], list[Future[None]]]] = deque()
@@ -235,16 +232,16 @@ def open_all(
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
-    """The image in ``file``; whatever goes wrong with it becomes a DataError that names it."""
+    """The image in ``file``; whatever goes wrong with it becomes a InputError that names it."""
     try:
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):  # Pillow only warns
-                raise DataError(f"its {image.width} x {image.height} pixels could be a decompression bomb")
+                raise InputError(f"its {image.width} x {image.height} pixels could be a decompression bomb")
             if image.mode.startswith(("I", "F")):
-                raise DataError(f"its pixels are of more than 8 bits (mode {image.mode})")
+                raise InputError(f"its pixels are of more than 8 bits (mode {image.mode})")
             yield image
     except Exception as error:  # decoders raise what they like
-        raise DataError(f"{shown(file)} cannot be used: {error}. Repair or remove it") from error
+        raise InputError(f"{shown(file)} cannot be used: {error}. Repair or remove it") from error
 
 
 def _path(root: Path, name: bytes) -> Path:

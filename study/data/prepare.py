@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from study.data.images import (
     SUFFIXES,
-    DataError,
     Images,
     blocks,
     from_arrays,
@@ -27,10 +26,12 @@ from study.data.images import (
     quiet,
     shown,
 )
+from study.protocol.errors import InputError
 from study.protocol.plan import DataCard, Plan
 from study.protocol.records import Manifest
+from study.protocol.rundir import replacing
 
-__all__ = ["DataError", "Images", "Prepared", "names", "prepare", "split", "split_for", "unseal"]
+__all__ = ["Images", "Prepared", "names", "prepare", "split", "split_for", "unseal"]
 
 SEALED_SHARE = (0.1, 0.3)
 """Part of the images that is set apart where a data set brings no test: the first of many images, the second of few."""
@@ -62,10 +63,10 @@ class Prepared:
     ) -> None:
         """``source``: SHA-256 over the test's source files, where these are not the images themselves; ``apart``: the study chose the test part, so copies of its images do not stay among the training images.
 
-        Raises DataError when the test part is too small to say anything, or a class is nothing but copies.
+        Raises InputError when the test part is too small to say anything, or a class is nothing but copies.
         """
         if len(test) < SMALLEST_TEST:
-            raise DataError(
+            raise InputError(
                 f"{spec} has {len(test)} test images, and fewer than {SMALLEST_TEST} say nothing: add some, or leave "
                 "test/ out, and 10 to 30 % of the training images are set apart"
             )
@@ -84,7 +85,7 @@ class Prepared:
             told.append(f"{len(train) - len(own)} training images left out, as copies of test images")
             train, copies = train.take(own), 0
             if (counts := np.bincount(train.labels, minlength=len(classes))).min() < SMALLEST_CLASS - 1:
-                raise DataError(
+                raise InputError(
                     f"{spec} has too few different images of class {classes[counts.argmin()]!r}, the rest are copies: at "
                     f"least {SMALLEST_CLASS} of each class are needed. Add some, or remove the class"
                 )
@@ -108,20 +109,16 @@ class Prepared:
     def seal(self, path: Path) -> None:
         """Write the test part to ``path`` (.npz, all or nothing) and forget it.
 
-        Raises DataError when it is sealed already or the file cannot be written.
+        Raises InputError when it is sealed already or the file cannot be written.
         """
         if self._test is None:
-            raise DataError("the test part is sealed already: prepare the data again to seal it elsewhere")
+            raise InputError("the test part is sealed already: prepare the data again to seal it elsewhere")
         test = self._test
-        partial = path.with_name(path.name + ".partial")
         try:
-            with partial.open("wb") as file:
+            with replacing(path) as file:
                 np.savez(file, **test.arrays(), sha256=np.array(_read(test)[0]))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
         except OSError as error:
-            raise DataError(f"the sealed test part cannot be written to {path}: {error}") from error
+            raise InputError(f"the sealed test part cannot be written to {path}: {error}") from error
         self._test = None
 
 
@@ -146,18 +143,18 @@ def prepare(spec: str, *, seed: int, root: Path, memory: int | None = None) -> P
 
     ``seed`` decides which images become the test part where the data set brings none; ``root`` is the
     folder that downloads go to. A folder's images are kept in memory up to so many bytes, by default half of
-    what is available, and beyond that decoded each time they are used. Raises DataError.
+    what is available, and beyond that decoded each time they are used. Raises InputError.
     """
     kind, _, rest = spec.partition(":")
     if shown(spec) != spec:
-        raise DataError(f"the name {shown(spec)} is no text, or more than a line: rename the folder")
+        raise InputError(f"the name {shown(spec)} is no text, or more than a line: rename the folder")
     if kind == "folder" and rest:
         return _folder(spec, rest, seed, memory_for_images() if memory is None else memory)
     if spec == "digits":
         return _digits(seed)
     if spec in CIFAR:
         return _cifar(spec, root)
-    raise DataError(
+    raise InputError(
         f"no data set {spec!r}. There are: {', '.join(names())}, where PATH is a folder that holds "
         "train/<class>/<image>"
     )
@@ -166,10 +163,10 @@ def prepare(spec: str, *, seed: int, root: Path, memory: int | None = None) -> P
 def unseal(path: Path, manifest: Manifest) -> Images:
     """The test part that ``Prepared.seal`` wrote to ``path``.
 
-    Raises DataError without a valid manifest, or when the file is not what was sealed.
+    Raises InputError without a valid manifest, or when the file is not what was sealed.
     """
     if not isinstance(manifest, Manifest) or manifest.sha256 != _hash(manifest):
-        raise DataError(
+        raise InputError(
             "the test part stays sealed until every arm has its confirmed setting: its manifest is missing "
             "or was changed after it was written"
         )
@@ -178,9 +175,9 @@ def unseal(path: Path, manifest: Manifest) -> Images:
             test = from_arrays(file)
             sealed = str(file["sha256"])
     except Exception as error:  # a damaged archive fails in many ways, and all mean the same
-        raise DataError(f"the sealed test part {path} cannot be read: {error}") from error
+        raise InputError(f"the sealed test part {path} cannot be read: {error}") from error
     if sealed != _read(test)[0]:
-        raise DataError(f"the sealed test part {path} is not what was sealed: start a new study")
+        raise InputError(f"the sealed test part {path} is not what was sealed: start a new study")
     return test
 
 
@@ -192,11 +189,11 @@ def split(labels: NDArray[np.int64], *, val: int, seed: int) -> tuple[NDArray[np
     """Positions to train on and to validate on, ascending: exactly ``val`` of them in the second.
 
     Stratified: each class gives its share, rounded so that the sum fits, and has at least one image on
-    both sides. Raises DataError where that cannot be.
+    both sides. Raises InputError where that cannot be.
     """
     _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if counts.min(initial=2) < 2 or not 1 <= len(counts) <= val <= len(labels) - len(counts):
-        raise DataError(
+        raise InputError(
             f"{len(labels)} images of {len(counts)} classes (the rarest has {counts.min(initial=0)}) cannot be split "
             f"into {len(labels) - val} and {val} with one of each class on both sides"
         )
@@ -231,11 +228,11 @@ def split_for(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions that a run of the plan trains on, and those of the fold that it validates on, ascending.
 
-    Raises DataError where the images are too few for that.
+    Raises InputError where the images are too few for that.
     """
     counts = np.bincount(labels, minlength=len(plan.data.classes))
     if plan.folds * plan.val_images > len(labels) or counts.min() < 2:
-        raise DataError(
+        raise InputError(
             f"{len(labels)} images of {len(counts)} classes (the rarest has {counts.min()}) cannot be divided into "
             f"{plan.folds} folds of {plan.val_images} to validate on"
         )
@@ -263,7 +260,7 @@ def _cifar(spec: str, root: Path) -> Prepared:
     try:
         parts = [source(root, train=train, download=True) for train in (True, False)]
     except Exception as error:  # no network, no disk, a damaged archive: all end in the same advice
-        raise DataError(
+        raise InputError(
             f"{spec} could not be fetched: {error}. Put {source.filename} from {source.url} into {root}, "
             "or study images of your own by folder:PATH"
         ) from error
@@ -311,9 +308,9 @@ def _folder(spec: str, given: str, seed: int, memory: int) -> Prepared:
         part = next((path / name for name in ("test", "val") if _class_folders(path / name)), None)
         test = _listing(part, train.classes) if part else None
     except (OSError, RuntimeError) as error:  # RuntimeError: no such user's home
-        raise DataError(f"{shown(given)} cannot be listed: {error}") from error
+        raise InputError(f"{shown(given)} cannot be listed: {error}") from error
     if not test and (path / "test").is_dir():
-        raise DataError(
+        raise InputError(
             f"{shown(path / 'test')} holds no class folders: give it the classes of train/, or remove it and "
             "10 to 30 % of train/ are set apart"
         )
@@ -352,7 +349,7 @@ def _files_hash(part: Path, files: Sequence[bytes]) -> str:
         with ThreadPoolExecutor() as pool:
             return source_of(pool.map(digest, files))
     except OSError as error:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -374,13 +371,13 @@ def _listing(part: Path, known: tuple[str, ...] | None) -> _Listing:
     """The images of ``part/<class>/``, by name; classes beyond ``known`` are refused."""
     folders = _class_folders(part)
     if not folders:
-        raise DataError(
+        raise InputError(
             f"{shown(part)} {'holds no class folders' if part.is_dir() else 'is no folder'}: the images are "
             "looked for in train/<class>/ and test/<class>/ under the path that is given"
         )
     classes = known or tuple(shown(p.name) for p in folders)
     if extra := sorted({shown(p.name) for p in folders} - set(classes)):
-        raise DataError(f"{shown(part)} has classes that train/ has not: {_few(extra)}. Remove them")
+        raise InputError(f"{shown(part)} has classes that train/ has not: {_few(extra)}. Remove them")
     names: list[bytes] = []
     labels: list[int] = []
     skipped = 0
@@ -392,7 +389,7 @@ def _listing(part: Path, known: tuple[str, ...] | None) -> _Listing:
         names += [os.fsencode(image.relative_to(part)) for image in images]
         labels += [classes.index(shown(folder.name))] * len(images)
     if not names:
-        raise DataError(f"{shown(part)} holds no images; known suffixes: {' '.join(sorted(SUFFIXES))}")
+        raise InputError(f"{shown(part)} holds no images; known suffixes: {' '.join(sorted(SUFFIXES))}")
     return _Listing(part, classes, names, labels, skipped)
 
 
@@ -404,10 +401,10 @@ def _few(names: Sequence[str]) -> str:
 
 def _check_classes(spec: str, classes: tuple[str, ...], labels: Sequence[int] | NDArray[np.int64]) -> None:
     if len(classes) < 2:
-        raise DataError(f"{spec} has one class, {classes[0]!r}: at least two are needed to tell apart")
+        raise InputError(f"{spec} has one class, {classes[0]!r}: at least two are needed to tell apart")
     counts = np.bincount(labels, minlength=len(classes))
     if counts.min() < SMALLEST_CLASS:
-        raise DataError(
+        raise InputError(
             f"{spec} has {counts.min()} training images of class {classes[counts.argmin()]!r}: at least "
             f"{SMALLEST_CLASS} of each class are needed. Add some, or remove the class"
         )

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from study.protocol import ledger
+from study.protocol.errors import InputError, StudyError
 from study.protocol.ledger import History
-from study.protocol.plan import Plan, PlanError
+from study.protocol.plan import Plan
 from study.protocol.records import PHASES, Epoch, Outcome, Record, Trial, first_line, setting
+from study.protocol.rundir import RunDir
 from study.protocol.standing import states
 
 NEEDS = {
@@ -47,12 +49,12 @@ class Window(Protocol):
 
 
 def check(names: Iterable[str]) -> None:
-    """Raises PlanError, saying what to install, when a tool's package is not there."""
+    """Raises InputError, saying what to install, when a tool's package is not there."""
     for name in names:
         if name not in NEEDS:
-            raise PlanError(f"--log {name!r}: there are {', '.join(NEEDS)}")
+            raise InputError(f"--log {name!r}: there are {', '.join(NEEDS)}")
         if importlib.util.find_spec(NEEDS[name]) is None:
-            raise PlanError(f"--log {name} needs a package: pip install {NEEDS[name]}")
+            raise InputError(f"--log {name} needs a package: pip install {NEEDS[name]}")
 
 
 def window(name: str, plan: Plan, home: Path) -> Window:
@@ -111,17 +113,17 @@ def failed(name: str, error: Exception) -> str:
 def write(home: Path, name: str, *, follow: bool = False, refresh: Callable[[], None] = lambda: None) -> str:
     """Write the run for one tool, and go on while the study does if asked; how to open it.
 
-    ``refresh`` brings the ledger up to date where the study runs on another machine. Raises PlanError when there is
+    ``refresh`` brings the ledger up to date where the study runs on another machine. Raises InputError when there is
     no study or no such tool, when it is being written already, or the tool fails.
     """
     check([name])
-    plan, _ = ledger.load(home)
+    plan, _ = ledger.load(RunDir(home))
     try:
         _write(window(name, plan, home), home, follow, refresh)
-    except (PlanError, ledger.LedgerError):
+    except StudyError:
         raise
     except Exception as error:  # tools raise what they like
-        raise PlanError(failed(name, error)) from error
+        raise InputError(failed(name, error)) from error
     return OPEN[name].format(home=home)
 
 
@@ -129,7 +131,7 @@ def _write(tool: Window, home: Path, follow: bool, refresh: Callable[[], None]) 
     history, done = History(), 0
     try:
         while True:
-            for record in itertools.islice(ledger.records(home / ledger.FILE), done, None):
+            for record in itertools.islice(ledger.records(RunDir(home).ledger), done, None):
                 history.add(record)
                 tool.take(record, history)
                 done += 1
@@ -218,7 +220,7 @@ class OptunaStorage:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise PlanError(
+            raise InputError(
                 f"{path} is being written by another process, a study with --log optuna or a `log --follow`: open it, "
                 f"optuna-dashboard {path}, or end that first"
             ) from None

@@ -23,11 +23,21 @@ from types import TracebackType
 from typing import Self
 
 from study.protocol import ledger
-from study.protocol.ledger import CLAIM, LedgerError
-from study.protocol.plan import FILE
+from study.protocol.errors import InputError, LedgerError
 from study.protocol.records import Outcome, Record
+from study.protocol.rundir import (
+    CHECKPOINTS,
+    CLAIM,
+    LEDGER,
+    PARTIAL,
+    PLAN,
+    PREDICTIONS,
+    VALIDATION,
+    RunDir,
+    replacing,
+)
 from study.protocol.settings import SETTINGS
-from study.storage.objects import UNFINISHED, Storage, StorageError, at_the_edge, is_uri
+from study.storage.objects import UNFINISHED, Storage, at_the_edge, is_uri
 
 SYNC_SECONDS = SETTINGS.sync_seconds
 LEASE_ROUNDS = 3
@@ -36,7 +46,7 @@ SETTLE_SECONDS = 1.0
 """Two drivers that claim a study at once see after this time whose claim lasted."""
 CLOSE_SECONDS = 20.0
 """So long a study that ends tries to bring everything to a storage that fails."""
-IMMUTABLE = ("checkpoints/", "predictions/", "validation/")
+IMMUTABLE = tuple(f"{folder}/" for folder in (CHECKPOINTS, PREDICTIONS, VALIDATION))
 """Folders whose files never change: equal size, equal content."""
 
 
@@ -48,12 +58,12 @@ def home_of(uri: str) -> Path:
 
 
 def check_new(uri: str) -> None:
-    """Raises StorageError when ``uri`` cannot be read, or has something already."""
+    """Raises InputError when ``uri`` cannot be read, or has something already."""
     with at_the_edge(uri):
         found = Storage(uri).files().keys() - {CLAIM}
     if found:
-        study = FILE in found
-        raise StorageError(
+        study = PLAN in found
+        raise InputError(
             f"{uri} holds {'a study' if study else 'something else'} already and is left as it is: give another folder"
             + (f"; python -m analysis {shlex.quote(uri)} shows that study" if study else "")
         )
@@ -68,15 +78,15 @@ def fetch(uri: str, *, nets: bool = False, say: Callable[[str], None] = lambda _
     """Bring the run at ``uri`` into its folder on this machine, trained nets too if asked; that folder.
 
     A folder whose ledger says all that the storage's says, and perhaps more, is kept. One that says otherwise is
-    set aside: the study went on elsewhere. Raises StorageError.
+    set aside: the study went on elsewhere. Raises InputError.
     """
     home, storage = home_of(uri), Storage(uri)
     with at_the_edge(uri):
         found = storage.files()
-        plan, content = storage.get(FILE) or b"", storage.get(ledger.FILE) or b""
-        ours, lines = _read(home / FILE), _whole(_read(home / ledger.FILE))
+        plan, content = storage.get(PLAN) or b"", storage.get(LEDGER) or b""
+        ours, lines = _read(home / PLAN), _whole(_read(RunDir(home).ledger))
         if not plan and not ours:
-            raise StorageError(f"{uri}: there is no study (no {FILE})")
+            raise InputError(f"{uri}: there is no study (no {PLAN})")
         ahead = bool(ours) and plan in (b"", ours) and lines.startswith(_whole(content))
         behind = ours in (b"", plan) and _whole(content).startswith(lines)
         if not ahead and not behind:
@@ -84,25 +94,25 @@ def fetch(uri: str, *, nets: bool = False, say: Callable[[str], None] = lambda _
             say(f"note: the study went on elsewhere; what only this machine had of it is in {aside}")
         for name, stored in found.items():
             parts, path = PurePosixPath(name).parts, home / name
-            if name in (CLAIM, ledger.FILE) or parts[0] == UNFINISHED:
+            if name in (CLAIM, LEDGER) or parts[0] == UNFINISHED:
                 continue
             if ".." in parts or PurePosixPath(name).is_absolute():
-                raise StorageError(f"{uri} holds {name!r}, which no study wrote")
-            if parts[0] == "checkpoints" and not nets:
+                raise InputError(f"{uri} holds {name!r}, which no study wrote")
+            if parts[0] == CHECKPOINTS and not nets:
                 continue
             if path.exists() and (ahead or path.stat().st_mtime == stored.mtime):  # fetched before
                 continue
             if (fetched := storage.get(name)) is not None:
                 _replace(path, fetched, stored.mtime)
-        if not ahead and ledger.FILE in found:
-            _replace(home / ledger.FILE, content, found[ledger.FILE].mtime)
+        if not ahead and LEDGER in found:
+            _replace(RunDir(home).ledger, content, found[LEDGER].mtime)
     return home
 
 
 def refresher(run: str, *, every: float = SYNC_SECONDS) -> Callable[[], None]:
     """Brings the ledger of a run at a URI up to date, in the folder that ``fetch`` made, as often as it changes there.
 
-    It raises StorageError when the storage fails. For a folder it does nothing.
+    It raises InputError when the storage fails. For a folder it does nothing.
     """
     asked = time.monotonic()
 
@@ -110,9 +120,9 @@ def refresher(run: str, *, every: float = SYNC_SECONDS) -> Callable[[], None]:
         nonlocal asked
         if not is_uri(run) or time.monotonic() < asked + every:
             return
-        asked, path = time.monotonic(), home_of(run) / ledger.FILE
+        asked, path = time.monotonic(), home_of(run) / LEDGER
         with at_the_edge(run):
-            content = Storage(run).get(ledger.FILE) or b""
+            content = Storage(run).get(LEDGER) or b""
         if len(content) > path.stat().st_size and content.startswith(_whole(_read(path))):
             _replace(path, content, path.stat().st_mtime)
 
@@ -130,10 +140,10 @@ def _read(path: Path) -> bytes:
 
 def _replace(path: Path, content: bytes, mtime: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    os.utime(partial, (mtime, mtime))
-    partial.replace(path)
+    with replacing(path) as file:
+        file.write(content)
+        file.flush()  # what is written later would change the time again
+        os.utime(file.fileno(), (mtime, mtime))
 
 
 # -- a run on its way to its URI
@@ -171,7 +181,7 @@ class Mirror:
     def __enter__(self) -> Self:
         """Claim the URI, and fetch a study that goes on.
 
-        Raises StorageError when it cannot be read and written, or another driver writes there.
+        Raises InputError when it cannot be read and written, or another driver writes there.
         """
         with at_the_edge(self.uri):
             self._claim()
@@ -265,18 +275,18 @@ class Mirror:
 
     def _round(self) -> None:
         self._renew()
-        if self.lost or not self._open or not (self._home / FILE).exists():
+        if self.lost or not self._open or not (self._home / PLAN).exists():
             return
         ended, self._ended = self._ended, []  # before the ledger is read, which then has their ends
         try:
-            content = _read(self._home / ledger.FILE)
+            content = _read(RunDir(self._home).ledger)
             found = self._found()  # after it was read: all that it names is among them
-            seen = found.pop(ledger.FILE, (0, 0))
+            seen = found.pop(LEDGER, (0, 0))
             for name in found:
                 self._put(name, _read(self._home / name), found[name])
-            self._put(ledger.FILE, content, (seen[0], len(content)))
+            self._put(LEDGER, content, (seen[0], len(content)))
             if not self.lost:
-                self._forget({*found, ledger.FILE}, ended)
+                self._forget({*found, LEDGER}, ended)
         except OSError:
             self._ended += ended
             raise
@@ -308,7 +318,7 @@ class Mirror:
             if any(part.startswith(".") for part in path.parts[len(self._home.parts) :]):
                 continue
             with suppress(FileNotFoundError):
-                if path.is_file() and not path.name.endswith((".partial", ".tmp")):
+                if path.is_file() and not path.name.endswith(PARTIAL):
                     found[name] = (path.stat().st_mtime_ns, path.stat().st_size)
         return found
 
@@ -330,10 +340,10 @@ class Mirror:
         time.sleep(SETTLE_SECONDS)
         self._renew()
         if self.lost:
-            raise StorageError(f"{self.uri} is being written by {self.lost}")
+            raise InputError(f"{self.uri} is being written by {self.lost}")
 
-    def _taken(self, claim: bytes) -> StorageError:
-        return StorageError(
+    def _taken(self, claim: bytes) -> InputError:
+        return InputError(
             f"{self.uri} is being written by {_told(claim)}: one study has one driver. Stop that one, or give another "
             "folder"
         )
@@ -360,8 +370,8 @@ def _told(claim: bytes) -> str:
 
 
 def copy(uri: str, say: Callable[[str], None]) -> None:
-    """Bring what the run's folder on this machine has, and ``uri`` has not, to ``uri``. Raises StorageError."""
-    if not (home_of(uri) / FILE).exists():
-        raise StorageError(f"this machine has nothing of {uri}: no study in {home_of(uri)}")
+    """Bring what the run's folder on this machine has, and ``uri`` has not, to ``uri``. Raises InputError."""
+    if not (home_of(uri) / PLAN).exists():
+        raise InputError(f"this machine has nothing of {uri}: no study in {home_of(uri)}")
     with Mirror(uri, say, goes_on=True) as mirror:  # closing it does it
-        mirror._ended += ledger.read(home_of(uri) / ledger.FILE).outcomes
+        mirror._ended += ledger.read(home_of(uri) / LEDGER).outcomes

@@ -26,6 +26,8 @@ from typing import Any
 
 from study import run  # before ray: it sets Ray's environment
 from study.execution import cluster
+from study.protocol.errors import InputError
+from study.protocol.rundir import RunDir
 
 # isort: split
 import torch
@@ -40,8 +42,8 @@ from study.cli import Options
 from study.data.prepare import Images, prepare
 from study.execution.trainable import device_of, start
 from study.execution.tune import run_trials
-from study.protocol.ledger import FILE, Ledger
-from study.protocol.plan import REDUCTION, Plan, PlanError
+from study.protocol.ledger import Ledger
+from study.protocol.plan import REDUCTION, Plan
 from study.protocol.records import Epoch, Outcome, Record, Trial, asdict
 from study.scheduling.sampler import searched
 from study.scheduling.schedule import Schedule
@@ -82,13 +84,13 @@ def study_search(plan: Plan, arms: Mapping[str, Arm], pool: Images, home: Path) 
             case _:
                 pass
 
-    with Ledger(home / FILE) as ledger:
+    with Ledger(RunDir(home).ledger) as ledger:
         ledger.watchers.append(watch)
         schedule = Schedule(plan, ledger, arms)
         run_trials(
             schedule,
             pool,
-            home,
+            RunDir(home),
             lambda: None,
             lambda: all(ledger.of(arm, "select") for arm in plan.arms),
             print,
@@ -256,7 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             try:
                 plan = run._plan(asked, arms, prepared, Console(quiet=True))
-            except PlanError as error:
+            except InputError as error:
                 options.error(str(error))
             ours, seconds = study_search(plan, arms, prepared.train, home)
             took = time.perf_counter() - began

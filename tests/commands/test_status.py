@@ -11,8 +11,8 @@ from support.synthetic import Diary, plan, write_run
 from analysis.report import build
 from study.__main__ import main
 from study.commands import status
+from study.protocol.errors import InputError
 from study.protocol.ledger import Ledger
-from study.protocol.plan import PlanError
 from study.protocol.records import Config, Trial
 
 
@@ -77,7 +77,7 @@ def test_the_list_has_every_run_and_says_of_a_damaged_one_that_it_is(finished: P
 
 
 def test_a_folder_without_a_study_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(PlanError, match="holds no study"):
+    with pytest.raises(InputError, match="holds no study"):
         status.look(tmp_path)
     assert main(["status", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: ")

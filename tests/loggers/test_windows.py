@@ -15,8 +15,9 @@ from support.synthetic import SPACES, Diary, plan, write_run
 
 from study.__main__ import main as study_word
 from study.loggers import base
+from study.protocol.errors import InputError
 from study.protocol.ledger import History, Ledger, read
-from study.protocol.plan import Plan, PlanError
+from study.protocol.plan import Plan
 from study.protocol.records import Record, Resumed, Trial
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +73,7 @@ def test_a_study_that_is_followed_is_brought_up_to_date(run: Path, monkeypatch: 
 
 def test_optunas_file_has_one_writer(run: Path) -> None:
     writer = base.window("optuna", Plan.load(run / "plan.json"), run)
-    with pytest.raises(PlanError, match="being written by another process"):
+    with pytest.raises(InputError, match="being written by another process"):
         base.write(run, "optuna")
     writer.close()
     base.write(run, "optuna")
@@ -222,9 +223,9 @@ def test_an_epoch_that_comes_again_after_an_interruption_is_taken(tmp_path: Path
 
 def test_a_tool_that_is_not_there_is_said_before_anything_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(base.NEEDS, "mlflow", "a_package_of_no_name")
-    with pytest.raises(PlanError, match="pip install a_package_of_no_name"):
+    with pytest.raises(InputError, match="pip install a_package_of_no_name"):
         base.check(["mlflow"])
-    with pytest.raises(PlanError, match="optuna, tensorboard"):
+    with pytest.raises(InputError, match="optuna, tensorboard"):
         base.check(["nothing"])
 
 

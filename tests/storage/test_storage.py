@@ -27,10 +27,11 @@ from analysis.__main__ import main as analyse
 from analysis.report import build
 from study.__main__ import main as study_word
 from study.cli import Options
-from study.protocol.ledger import Ledger, LedgerError, read
+from study.protocol.errors import InputError, LedgerError
+from study.protocol.ledger import Ledger, read
 from study.protocol.plan import Plan
 from study.storage import sync
-from study.storage.objects import Storage, StorageError, unfinished
+from study.storage.objects import Storage, unfinished
 from study.storage.sync import Mirror, fetch, home_of, refresher
 
 ROOT = Path(__file__).parents[2]
@@ -187,14 +188,14 @@ def test_a_uri_that_cannot_work_is_refused_at_once(
 def test_no_bucket_and_no_permission_are_refused_before_anything_is_measured(server: Server) -> None:
     missing = server.uri("x").replace("bucket", "nobody")
     with (
-        pytest.raises(StorageError, match=r"bucket does not exist.*takes a bucket"),
+        pytest.raises(InputError, match=r"bucket does not exist.*takes a bucket"),
         Mirror(missing, print, goes_on=False),
     ):
         pass
     server.post("/moto-api/reset-auth", "0")  # from now on who asks is looked at: nobody is known
     try:
         with (
-            pytest.raises(StorageError, match=r"cannot be used: .*AWS_ACCESS_KEY_ID") as refused,
+            pytest.raises(InputError, match=r"cannot be used: .*AWS_ACCESS_KEY_ID") as refused,
             Mirror(server.uri("y"), print, goes_on=False),
         ):
             pass
@@ -264,9 +265,7 @@ def test_a_second_driver_is_refused_and_a_dead_ones_study_is_taken_over(
     said: list[str] = []
     with Mirror(uri, said.append, goes_on=False) as first:
         with (
-            pytest.raises(
-                StorageError, match=rf"written by process {os.getpid()} on \S+, since 20\d\d-.* UTC"
-            ),
+            pytest.raises(InputError, match=rf"written by process {os.getpid()} on \S+, since 20\d\d-.* UTC"),
             Mirror(uri, said.append, goes_on=True),
         ):
             pass
@@ -333,7 +332,7 @@ def test_the_longer_of_two_ledgers_counts_and_of_two_courses_the_one_there(
 def test_a_name_that_leaves_the_folder_is_refused(server: Server, tmp_path: Path) -> None:
     server.post("/bucket/evil/run/plan.json", "{}", method="PUT")
     server.post("/bucket/evil/run/figures/%2E%2E/%2E%2E/%2E%2E/stolen", "x", method="PUT")
-    with pytest.raises(StorageError, match="no study wrote"):
+    with pytest.raises(InputError, match="no study wrote"):
         fetch(server.uri("evil/run"))
     assert not list(tmp_path.rglob("stolen"))
 
