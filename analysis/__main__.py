@@ -44,10 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
 
     from analysis.report.build import gate, gate_nets, write
-    from study.storage import sync
+    from study.storage.fetch import local
 
     try:
-        report = write(sync.local(given.run))
+        report = write(local(given.run))
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

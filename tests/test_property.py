@@ -21,7 +21,7 @@ from support.edited import chained
 from support.plans import PLAN
 from support.synthetic import write_run
 
-from study.cli import Options
+from study.cli import parse
 from study.data.prepare import prepare
 from study.protocol.errors import InputError, LedgerError
 from study.protocol.ledger import Ledger, read
@@ -32,7 +32,7 @@ from study.protocol.records import Cost, asdict, checksum
 
 FLAGS = (
     "--budget", "--arms", "--data", "--epochs", "--rope", "--train-fraction", "--widen", "--seed", "--out", "--plan",
-    "--resume", "--accept-changed-code", "--address", "--fraction", "--log", "--wait-for",
+    "--resume", "--accept-changed-code", "--address", "--fraction", "--log", "--wait-for", "--looks", "--verbose",
 )  # fmt: skip
 VALUES = st.one_of(
     st.sampled_from(
@@ -74,7 +74,7 @@ def test_any_flags_are_understood_or_refused_in_one_line(
         told = io.StringIO()
         try:
             with contextlib.redirect_stderr(told):
-                options = Options.parse([*start, *argv])
+                request = parse([*start, *argv])
         except SystemExit as stopped:
             assert stopped.code == 2
             first, second, rest = told.getvalue().split("\n")
@@ -82,11 +82,12 @@ def test_any_flags_are_understood_or_refused_in_one_line(
             assert "--help" in second
             assert rest == ""
         else:
-            assert 0 < options.budget.seconds
-            assert len(set(options.arms)) >= 2
-            assert 0 < options.rope <= 0.2
-            assert 0 <= options.seed < 2**31
-            assert 0 < options.train_fraction <= 1
+            assert request.resume is not None or (request.budget and len(set(request.arms)) >= 2)
+            assert request.budget is None or request.budget.seconds > 0
+            assert 0 < request.rope <= 0.2
+            assert 0 <= request.seed < 2**31
+            assert 0 < request.train_fraction <= 1
+        assert not list(Path(folder).iterdir())
 
 
 # -- the plan

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.plans import PLAN
 
-from study import provenance
-from study.cli import Options
+from study import provenance, session
+from study.cli import parse
 from study.protocol.errors import InputError
 from study.protocol.ledger import History
 from study.protocol.rundir import RunDir
@@ -78,32 +78,31 @@ def test_other_images_are_refused_with_what_differs() -> None:
         provenance.check_data(PLAN, fewer)
 
 
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        (["--resume", "RUN", "--epochs", "9"], "leave out --epochs"),
-        (["--resume", "RUN", "--looks=2"], "leave out --looks"),
-        (["--resume", "RUN", "--budget", "1cpu-hours", "--arms", "a,b"], "extended once"),
-        (["--resume", "RUN", "--budget", "1cpu-days"], "is not understood"),
-        (["--resume", "RUN", "--arms", "tiny_resnet,nothing"], "no arm 'nothing'"),
-        (["--resume", "nowhere"], "no study in it"),
-        (["--resume", "n" * 5000], "too long"),
-        (["--accept-changed-code", "--budget", "1cpu-hours"], "goes with --resume"),
-        ([], "--budget is missing"),
-    ],
-)
-def test_flags_that_do_not_go_together_are_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], says: str
+@pytest.mark.parametrize(("run", "says"), [("nowhere", "no study in it"), ("n" * 5000, "too long")])
+def test_what_is_no_run_is_refused_and_not_made(
+    run: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    PLAN.save(tmp_path / "plan.json")
-    with pytest.raises(SystemExit) as ended:
-        Options.parse([f.replace("RUN", str(tmp_path)) for f in flags])
-    assert ended.value.code == 2
-    assert says in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    request = parse(["--resume", run])
+    with pytest.raises(InputError, match=says), session.open_run(request, session.place_of(request), print):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_question_is_the_plans(tmp_path: Path) -> None:
-    PLAN.save(tmp_path / "plan.json")
-    options = Options.parse(["--resume", str(tmp_path), "--accept-changed-code"])
-    assert (options.budget, options.arms, options.out) == (PLAN.budget, PLAN.arms, tmp_path)
-    assert options.accept_changed_code
+    ASKED.save(tmp_path / "plan.json")
+    request = parse(["--resume", str(tmp_path), "--accept-changed-code"])
+    with session.open_run(request, session.place_of(request), print) as opened:
+        assert (opened.plan, opened.run) == (ASKED, RunDir(tmp_path))
+        assert opened.arms.keys() == set(ARMS)
+    assert (tmp_path / "plan.json").exists()
+
+
+def test_a_false_start_leaves_no_trace(tmp_path: Path) -> None:
+    request = parse(["--budget", "1cpu-hour", "--widen", "nothing", "--out", str(tmp_path / "new")])
+    with (
+        pytest.raises(InputError, match="--widen nothing"),
+        session.open_run(request, session.place_of(request), print),
+    ):
+        pass
+    assert not (tmp_path / "new").exists()
