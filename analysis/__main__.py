@@ -16,6 +16,8 @@ import os
 import sys
 from pathlib import Path
 
+from study.protocol.errors import InputError, StudyError
+
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -42,13 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
 
     from analysis.report.build import gate, gate_nets, write
-    from analysis.results import EvidenceError  # pandas and matplotlib only once the arguments are valid
-    from study.protocol import plan
-    from study.storage import sync
+    from study.storage.fetch import local
 
     try:
-        report = write(sync.local(given.run))
-    except (EvidenceError, plan.PlanError) as error:
+        report = write(local(given.run))
+    except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a name that no file can have, or a folder that may not be read
@@ -93,11 +93,10 @@ def _compare(arguments: list[str]) -> int:
         parser.error(f"--rope {given.rope:g} is out of range: above 0 and at most 20 accuracy points")
 
     from analysis.compare import compare  # scipy only once the arguments are valid
-    from analysis.predictions import CompareError
 
     try:
         found = compare(given.first, given.second, rope=given.rope / 100)
-    except CompareError as error:
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     _say(json.dumps(found.facts(), allow_nan=False) if given.json else found.text())

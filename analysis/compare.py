@@ -115,7 +115,7 @@ class Comparison:
 def compare(first: Path, second: Path, *, rope: float) -> Comparison:
     """Read both sides and judge them; ``rope`` is a fraction.
 
-    Raises CompareError for anything that cannot be read or does not fit together.
+    Raises InputError for anything that cannot be read or does not fit together.
     """
     a, b = read(first), read(second)
     check_labels(b.labels, second, a.labels, first)

@@ -15,13 +15,10 @@ from numpy.typing import NDArray
 
 from analysis import npz
 from analysis.statistics.intervals import Correct
+from study.protocol.errors import InputError
 from study.protocol.text import counted, listed
 
 Array = NDArray[Any]
-
-
-class CompareError(ValueError):
-    """A side that is unreadable or inconsistent; the message is one sentence that names the file."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +78,11 @@ def _files(path: Path) -> list[Path]:
         found = sorted(p for p in path.iterdir() if p.suffix == ".npz") if path.is_dir() else [path]
         missing = [file for file in found if not file.is_file()]
     except OSError as error:
-        raise CompareError(f"{path} cannot be opened: {error.strerror}") from error
+        raise InputError(f"{path} cannot be opened: {error.strerror}") from error
     if not found:
-        raise CompareError(f"{path} has no .npz file in it")
+        raise InputError(f"{path} has no .npz file in it")
     if missing:
-        raise CompareError(
-            f"{missing[0]} is not a file" if missing[0].exists() else f"{missing[0]} is missing"
-        )
+        raise InputError(f"{missing[0]} is not a file" if missing[0].exists() else f"{missing[0]} is missing")
     return found
 
 
@@ -96,18 +91,18 @@ def _load(path: Path) -> tuple[Array, Array, list[bytes]]:
     stored = _arrays(path)
     labels = stored["labels"]
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise CompareError(f"{path}: labels must be whole numbers of shape (images,), not {_kind(labels)}")
+        raise InputError(f"{path}: labels must be whole numbers of shape (images,), not {_kind(labels)}")
     if not len(labels):
-        raise CompareError(f"{path} is about no image: labels is empty")
+        raise InputError(f"{path} is about no image: labels is empty")
     if labels.min() < 0:
-        raise CompareError(f"{path}: labels must be class numbers from 0 on, not {labels.min()}")
+        raise InputError(f"{path}: labels must be class numbers from 0 on, not {labels.min()}")
     if "predictions" in stored:
         predicted = _predicted(path, stored["predictions"], len(labels))
         if "probabilities" in stored and stored["probabilities"].ndim > 1:
             classes = stored["probabilities"].shape[-1]
             for name, array in (("label", labels), ("prediction", predicted)):
                 if array.max() >= classes:
-                    raise CompareError(
+                    raise InputError(
                         f"{path}: {name} {array.max()} is outside the {classes} classes of probabilities"
                     )
     else:
@@ -121,31 +116,31 @@ def _load(path: Path) -> tuple[Array, Array, list[bytes]]:
 
 def _predicted(path: Path, predictions: Array, images: int) -> Array:
     if predictions.dtype.kind not in "iu" or predictions.ndim not in (1, 2):
-        raise CompareError(
+        raise InputError(
             f"{path}: predictions must be whole numbers of shape (images,) or (runs, images), "
             f"not {_kind(predictions)}"
         )
     if predictions.shape[-1] != images or not predictions.size:
-        raise CompareError(f"{path}: predictions of shape {predictions.shape} do not fit {images} labels")
+        raise InputError(f"{path}: predictions of shape {predictions.shape} do not fit {images} labels")
     if predictions.min() < 0:
-        raise CompareError(f"{path}: predictions must be class numbers from 0 on, not {predictions.min()}")
+        raise InputError(f"{path}: predictions must be class numbers from 0 on, not {predictions.min()}")
     return np.atleast_2d(predictions)
 
 
 def _most_likely(path: Path, probabilities: Array, labels: Array) -> Array:
     if probabilities.dtype.kind != "f" or probabilities.ndim not in (2, 3):
-        raise CompareError(
+        raise InputError(
             f"{path}: probabilities must be floating-point numbers of shape (images, classes) or "
             f"(runs, images, classes), not {_kind(probabilities)}"
         )
     if probabilities.shape[-2] != len(labels) or not probabilities.size:
-        raise CompareError(
+        raise InputError(
             f"{path}: probabilities of shape {probabilities.shape} do not fit {len(labels)} labels"
         )
     if labels.max() >= (classes := probabilities.shape[-1]):
-        raise CompareError(f"{path}: label {labels.max()} is outside the {classes} classes of probabilities")
+        raise InputError(f"{path}: label {labels.max()} is outside the {classes} classes of probabilities")
     if not np.isfinite(probabilities).all():
-        raise CompareError(f"{path}: probabilities has values that are not finite (NaN or infinite)")
+        raise InputError(f"{path}: probabilities has values that are not finite (NaN or infinite)")
     predicted: Array = probabilities.argmax(axis=-1)
     return np.atleast_2d(predicted)
 
@@ -155,25 +150,25 @@ def _arrays(path: Path) -> dict[str, Array]:
     try:
         found, names = npz.read(path, ("labels",), ("predictions",), ("probabilities",))
     except npz.ArraysError as error:
-        raise CompareError(f"{path} {error}") from error
+        raise InputError(f"{path} {error}") from error
     if (
         "labels" not in found
         or len(found) < 2
         or not all(isinstance(value, np.ndarray) for value in found.values())
     ):
         has = f"it has {listed(sorted(names))}" if names else "it has none"
-        raise CompareError(f"{path} must have arrays labels and predictions or probabilities: {has}")
+        raise InputError(f"{path} must have arrays labels and predictions or probabilities: {has}")
     return found
 
 
 def check_labels(labels: Array, path: Path, others: Array, other: Path) -> None:
     if len(labels) != len(others):
-        raise CompareError(
+        raise InputError(
             f"{path} is about {counted(len(labels), 'image')} and {other} about {len(others)}: "
             "both must be about the same images"
         )
     if not np.array_equal(labels, others):
-        raise CompareError(
+        raise InputError(
             f"{path} has other labels than {other}: both must be about the same images, in the same order"
         )
 

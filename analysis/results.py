@@ -13,20 +13,16 @@ from numpy.typing import NDArray
 
 from analysis import npz
 from analysis.runs import Runs
-from study.protocol import ledger, plan
+from study.protocol import ledger
+from study.protocol.errors import StudyError
 from study.protocol.ledger import History
 from study.protocol.plan import Plan
 from study.protocol.records import Choice, Config, Trial
+from study.protocol.rundir import RunDir
 from study.protocol.selection import trained
 from study.protocol.text import counted
 
-PREDICTIONS = "predictions"
-
 Labels = NDArray[np.int64]
-
-
-class EvidenceError(ValueError):
-    """A run directory that is unreadable or inconsistent; the message names the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +64,11 @@ class Evidence:
 
 
 def read(run: Path) -> Evidence:
-    """Everything in the folder ``run``. Raises EvidenceError, naming the file and the fault."""
+    """Everything in the folder ``run``. Raises StudyError, naming the file and the fault."""
     if not run.is_dir():
-        raise EvidenceError(f"{run} is no folder: give the folder of a study, as in runs/ID")
-    try:
-        question, history = ledger.load(run)
-    except (plan.PlanError, ledger.LedgerError) as error:
-        raise EvidenceError(str(error)) from error
-    shelf = _Shelf(run / PREDICTIONS, history, len(question.data.classes))
+        raise StudyError(f"{run} is no folder: give the folder of a study, as in runs/ID")
+    question, history = ledger.load(RunDir(run))
+    shelf = _Shelf(RunDir(run).predictions, history, len(question.data.classes))
     done, to_come = _looks(history)
     look = max(1, done)
 
@@ -184,10 +177,10 @@ class _Shelf:
             found, self.predicted[trial] = _load(path, classes)
             labels = found if labels is None else labels
             if not np.array_equal(found, labels):
-                raise EvidenceError(f"{path} has other labels than the study's other predictions")
+                raise StudyError(f"{path} has other labels than the study's other predictions")
             recorded = history.scores[trial].test_accuracy
             if abs(float((self.predicted[trial] == found).mean()) - recorded) > 1e-6:
-                raise EvidenceError(f"{path} does not give the accuracy {recorded} that the ledger has")
+                raise StudyError(f"{path} does not give the accuracy {recorded} that the ledger has")
         self.labels = labels
         self.guessing = 0.0 if labels is None else float(np.bincount(labels).max() / len(labels))
 
@@ -225,10 +218,10 @@ def _load(path: Path, classes: int) -> tuple[Labels, Labels]:
         labels, predictions = found["labels"], found["predictions"]
     except npz.ArraysError as error:
         if not path.exists():
-            raise EvidenceError(f"{path} is missing, though the ledger has its score") from error
-        raise EvidenceError(f"{path} cannot be read: it {error}") from error
+            raise StudyError(f"{path} is missing, though the ledger has its score") from error
+        raise StudyError(f"{path} cannot be read: it {error}") from error
     except KeyError as error:
-        raise EvidenceError(f"{path} cannot be read: it has no array {error}") from error
+        raise StudyError(f"{path} cannot be read: it has no array {error}") from error
     whole = labels.dtype.kind in "iu" and predictions.dtype.kind in "iu"
     if (
         not whole
@@ -237,11 +230,9 @@ def _load(path: Path, classes: int) -> tuple[Labels, Labels]:
         or not len(labels)
         or labels.min() < 0
     ):
-        raise EvidenceError(
-            f"{path}: labels and predictions must be two lists of class numbers, of one length"
-        )
+        raise StudyError(f"{path}: labels and predictions must be two lists of class numbers, of one length")
     if (beyond := max(int(labels.max()), int(predictions.max()))) >= classes:
-        raise EvidenceError(f"{path} names class {beyond}, and the study has {classes}, counted from 0")
+        raise StudyError(f"{path} names class {beyond}, and the study has {classes}, counted from 0")
     return labels.astype(np.int64), predictions.astype(np.int64)
 
 

@@ -1,13 +1,17 @@
 """What a user sees while the study runs: a live table in a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from study.protocol.ledger import History
+from study.protocol.plan import Plan
 from study.protocol.selection import budget, share
 from study.protocol.standing import phase, searches, states
 from study.protocol.text import duration, percent
@@ -47,58 +51,55 @@ class View:
             return
         self._next = now + (LIVE_SECONDS if self._live else PLAIN_SECONDS)
         if self._live:
-            self._live.update(_table(self._schedule), refresh=True)
+            self._live.update(_live_table(self._schedule), refresh=True)
         else:
             self._console.print(_line(self._schedule), highlight=False)
 
 
-def _money(schedule: "Schedule") -> tuple[float, float]:
-    """Resource-seconds spent, and the wall seconds that the rest will take."""
-    plan = schedule.plan
-    spent = sum(schedule.spent_now(arm) for arm in plan.arms)
-    left = max(0.0, share(plan, schedule.ledger) * len(plan.arms) - spent) / (
-        plan.machine.slots * plan.machine.fraction
-    )
-    return spent, left
-
-
-def _table(schedule: "Schedule") -> Table:
-    plan, ledger = schedule.plan, schedule.ledger
-    spent, left = _money(schedule)
-    table = Table(
-        title=f"{duration(spent)} of {budget(plan, ledger)} spent, about {duration(left)} to go",
-        caption="best so far: validation accuracy, optimistic until confirmed",
-    )
-    for column in (
-        "arm",
-        "phase",
-        "spent",
-        "share",
-        "best so far",
-        "full runs per search",
-        "running",
-        "finished",
-        "stopped",
-        "failed",
-    ):
+def arm_table(plan: Plan, history: History, spent: Mapping[str, float], *, share: float) -> Table:
+    """One row per arm: its phase, its money, its best accuracy, its trials. ``spent`` and ``share`` in resource-seconds."""
+    table = Table(caption="best so far: validation accuracy, optimistic until confirmed")
+    counted = tuple(states(history, plan.arms[0]))
+    for column in ("arm", "phase", "spent", "share", "best so far", "full runs per search", *counted):
         table.add_column(column, justify="left" if column in ("arm", "phase") else "right")
     for arm in plan.arms:
-        accuracy = ledger.best.get(arm)
+        accuracy = history.best.get(arm)
         table.add_row(
-            arm,
-            phase(ledger, arm),
-            duration(schedule.spent_now(arm)),
-            duration(plan.share),
+            Text(arm),
+            phase(history, arm),
+            duration(spent[arm]),
+            duration(share),
             "-" if accuracy is None else percent(accuracy),
-            searches(plan, ledger, arm) or "-",
-            *(str(n) for n in states(ledger, arm).values()),
+            searches(plan, history, arm) or "-",
+            *(str(n) for n in states(history, arm).values()),
         )
+    return table
+
+
+def _money(schedule: "Schedule") -> tuple[dict[str, float], str]:
+    """Resource-seconds spent per arm, and a sentence on money and time."""
+    plan, ledger = schedule.plan, schedule.ledger
+    spent = {arm: schedule.spent_now(arm) for arm in plan.arms}
+    total = sum(spent.values())
+    left = max(0.0, share(plan, ledger) * len(plan.arms) - total) / (
+        plan.machine.slots * plan.machine.fraction
+    )
+    return (
+        spent,
+        f"{duration(total)} of {budget(plan, ledger)} spent, about {duration(left)} to go",
+    )
+
+
+def _live_table(schedule: "Schedule") -> Table:
+    spent, title = _money(schedule)
+    plan, ledger = schedule.plan, schedule.ledger
+    table = arm_table(plan, ledger, spent, share=share(plan, ledger))
+    table.title = title
     return table
 
 
 def _line(schedule: "Schedule") -> str:
     plan, ledger = schedule.plan, schedule.ledger
-    spent, left = _money(schedule)
     arms = []
     for arm in plan.arms:
         accuracy = ledger.best.get(arm)
@@ -109,6 +110,4 @@ def _line(schedule: "Schedule") -> str:
             + (f", best {percent(accuracy)}" if accuracy else "")
             + (f", full runs per search {had}" if had else "")
         )
-    return f"{duration(spent)} of {budget(plan, ledger)} spent, about {duration(left)} to go | " + " | ".join(
-        arms
-    )
+    return " | ".join([_money(schedule)[1], *arms])

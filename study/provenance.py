@@ -7,18 +7,20 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from study.protocol.errors import InputError
 from study.protocol.ledger import History, check_question, plan_hash
-from study.protocol.plan import DataCard, Plan, PlanError
+from study.protocol.plan import DataCard, Plan
 from study.protocol.records import Session, asdict
+from study.protocol.rundir import RunDir
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "scipy")
 ROOT = Path(__file__).parent.parent
 ARMS = "search_spaces/"
 
 
-def session(home: Path, arms: Iterable[str]) -> Session:
+def session(run: RunDir, arms: Iterable[str]) -> Session:
     """What this process would write the study of these arms with."""
-    return Session(plan=plan_hash(home), code=code(arms), versions=versions(), accepted="")
+    return Session(plan=plan_hash(run), code=code(arms), versions=versions(), accepted="")
 
 
 def versions() -> dict[str, str]:
@@ -39,7 +41,7 @@ def code_hash(arms: Iterable[str]) -> str:
 def differences(history: History, now: Session) -> str:
     """Which code and versions differ from the study's last session; empty when none does.
 
-    Raises PlanError when it is another question: that is never accepted.
+    Raises InputError when it is another question: that is never accepted.
     """
     check_question(history, now.plan)
     before = history.sessions[-1]
@@ -56,14 +58,14 @@ def differences(history: History, now: Session) -> str:
 
 
 def check_data(plan: Plan, card: DataCard) -> None:
-    """Raises PlanError, saying what differs, when the data is not what the study began with."""
+    """Raises InputError, saying what differs, when the data is not what the study began with."""
     old, new = asdict(plan.data), asdict(card)
     del old["note"]  # also of files that are no images; what matters of it is in the fingerprint
     differing = [
         f"{name} {_short(old[name])} -> {_short(new[name])}" for name in old if old[name] != new[name]
     ]
     if differing:
-        raise PlanError(
+        raise InputError(
             f"the images of {card.spec} are not those that the study began with ({'; '.join(differing)}): put "
             "them back, or start a new study"
         )

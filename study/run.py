@@ -1,4 +1,4 @@
-"""The command: parse -> measure -> plan -> trials -> open the test -> report. Composition only."""
+"""The command: request -> open the run -> measure -> plan -> trials -> open the test -> report. Composition only."""
 
 import os
 import signal
@@ -10,609 +10,224 @@ if __name__ == "__main__":
     # else study/ itself would be on the path, and `import study` would fail
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import dataclasses
-import functools
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack
 from shlex import join, quote
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-import search_spaces
-from search_spaces import Arm, ArmError, Choice
-from study import provenance
-from study.cli import Options
-from study.loggers import base, feed
-from study.protocol import ledger as ledgers
-from study.protocol import looks
+from search_spaces import ArmError
+from study import cli, planning, session
+from study.cli import Request
+from study.loggers import feed
 from study.protocol import plan as plans
-from study.protocol.ledger import CLAIM, Ledger
-from study.protocol.plan import Audit, Budget, Packed, Plan, PlanError
-from study.protocol.records import Cost, Extension, Record, Session, Tuning, plain
-from study.protocol.selection import GivenUpError, StudyError, search_runs, shrunk, unspent
+from study.protocol.errors import BAD_INPUT, DONE, UNFINISHED, StudyError
+from study.protocol.plan import Plan
+from study.protocol.records import Record, Tuning
+from study.protocol.rundir import RunDir
+from study.protocol.selection import search_runs, shrunk, unspent
 from study.protocol.text import duration
-from study.signals import Leaving, sturdy_output
-from study.storage.sync import Mirror
+from study.session import Opened, Say
+from study.signals import StopSignal, outlive_terminal
 
 if TYPE_CHECKING:
     from study.data.sealed import Prepared
 
-DONE, BAD_INPUT, UNFINISHED = 0, 2, 3
-LOG = "ray.log"
-SEALED = "sealed_test.npz"
 LEAVE_SECONDS = 2.0
-"""So long slow tools may take when the study was asked to stop."""
+"""Timeout for slow loggers once the study was asked to stop."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    options = Options.parse(sys.argv[1:] if argv is None else argv)
-    leaving = Leaving()
-    leaving.listen()
-    sturdy_output()
-    console = Console(
-        width=None if sys.stdout.isatty() else 120, soft_wrap=not sys.stdout.isatty(), highlight=False
+    request = cli.parse(sys.argv[1:] if argv is None else argv)
+    stop = StopSignal()
+    stop.listen()
+    outlive_terminal()
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else 120, soft_wrap=not terminal, highlight=False, markup=False)
+    place = session.place_of(request)
+    try:
+        with session.open_run(request, place, console.print) as opened:
+            _study(opened, console, stop)
+    except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray's answer to SIGTERM while it starts
+        stop.signal = stop.signal or signal.SIGTERM
+        console.print("stopped" if place.plan.exists() else "stopped; nothing had begun")
+    except (StudyError, ArmError, OSError) as error:
+        return _failed(error, request, place, console)
+    if stop.requested():
+        _say_how_to_resume(request, place, console.print)
+        return stop.exit_code
+    return DONE
+
+
+def _failed(error: StudyError | ArmError | OSError, request: Request, place: RunDir, console: Console) -> int:
+    """Print the error as one sentence; its exit code."""
+    message = (
+        f"{error.filename or place}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
     )
-    for note in options.notes:
-        console.print(f"note: {escape(note)}")
-    with ExitStack() as cleanup:
-        home = options.out
-        if options.plan_only:
-            home = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
-        try:
-            with _mirrored(options, console) as mirror:
-                _study(options, home, console, leaving, mirror)
-        except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray's answer to SIGTERM while it starts
-            leaving.signal = leaving.signal or signal.SIGTERM
-            console.print("stopped" if (home / plans.FILE).exists() else "stopped; nothing had begun")
-        except Exception as error:
-            code = _exit_code(error)
-            if code is None:
-                raise
-            said = (
-                f"{error.filename or home}: {error.strerror or error}"
-                if isinstance(error, OSError)
-                else error
-            )
-            Console(stderr=True, soft_wrap=True).print(f"error: {said}", markup=False, highlight=False)
-            if code == UNFINISHED and not isinstance(error, GivenUpError | ledgers.NotOpenedError):
-                _say_how_to_go_on(options, home, console)
-            return code
-        finally:
-            # no study is there: leave no trace
-            if not (home / plans.FILE).exists() and not _has_records(home):
-                for ours in (CLAIM, LOG, ledgers.FILE):
-                    (home / ours).unlink(missing_ok=True)
-                with suppress(OSError):
-                    home.rmdir()
-        if leaving.asked():
-            _say_how_to_go_on(options, home, console)
-            return leaving.exit_code
-        return DONE
+    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"error: {message}")
+    if isinstance(error, ArmError):
+        return BAD_INPUT
+    if isinstance(error, OSError) or error.resumable:
+        _say_how_to_resume(request, place, console.print)
+    return UNFINISHED if isinstance(error, OSError) else error.exit_code
 
 
-def _has_records(home: Path) -> bool:
-    """Whether a ledger with anything in it is there: then it stays, though the plan beside it may be gone."""
-    ledger = home / ledgers.FILE
-    return ledger.exists() and ledger.stat().st_size > 0
-
-
-def _mirrored(options: Options, console: Console) -> Mirror | nullcontext[None]:
-    """Where the study is kept, beside its folder."""
-    if options.uri is None or options.plan_only:
-        return nullcontext()
-    return Mirror(options.uri, lambda text: console.print(text, markup=False), goes_on=options.resume)
-
-
-def _say_how_to_go_on(options: Options, home: Path, console: Console) -> None:
-    if not (home / plans.FILE).exists():
+def _say_how_to_resume(request: Request, place: RunDir, say: Say) -> None:
+    if request.plan or not place.plan.exists():
         return
-    words = ["--resume", options.uri or str(home)]
+    words = ["--resume", request.uri or str(place)]
     for flag, value in (
-        ("--address", options.address),
-        ("--wait-for", options.wait_for),
-        ("--log", ",".join(options.log)),
+        ("--address", request.address),
+        ("--wait-for", request.wait_for),
+        ("--log", ",".join(request.log)),
     ):
         words += [flag, str(value)] if value else []
-    console.print(
-        f"what was done is kept: python -m analysis {quote(str(home))} shows it\n"
-        f"go on with: python study/run.py {join(words)}",
-        markup=False,
+    say(
+        f"what was done is kept: python -m analysis {quote(str(place))} shows it\n"
+        f"go on with: python study/run.py {join(words)}"
     )
 
 
-def _exit_code(error: Exception) -> int | None:
-    """The exit code of an error that is the user's or the surroundings', None for a fault of ours."""
-    if isinstance(error, ArmError | PlanError):
-        return BAD_INPUT
-    if isinstance(error, StudyError | ledgers.LedgerError | OSError):
-        return UNFINISHED
-    from analysis.results import EvidenceError
-    from study.data.images import DataError
+def _study(opened: Opened, console: Console, stop: StopSignal) -> None:
+    """From an opened run to its report."""
+    request, say = opened.request, console.print
+    budget = opened.plan.budget if opened.plan else request.budget
+    assert budget is not None
+    if not opened.plan:
+        say(f"{' against '.join(request.arms)} on {request.data} for {budget}")
+    planning.need_gpu(budget, request)
 
-    if isinstance(error, DataError):
-        return BAD_INPUT
-    return UNFINISHED if isinstance(error, EvidenceError) else None
+    from study.execution import cluster
 
-
-def _study(options: Options, home: Path, console: Console, leaving: Leaving, mirror: Mirror | None) -> None:
-    if options.resume:
-        ledgers.check_links(home)
-    old = Plan.load(home / plans.FILE) if options.resume else None
-    base.check(options.log)
-    _need_gpu(old.budget if old else options.budget, options)
+    if request.address:
+        cluster.knock(request.address)
+    prepared = _read_data(opened, say)
+    if opened.plan:
+        opened.take_up(prepared, say)
+    elif budget.resource == "cpu" and not request.address:
+        planning.quick_check(request, opened.arms, prepared)()
 
     with ExitStack() as closing:
-        ledger = closing.enter_context(_open_ledger(home / ledgers.FILE, old))
-        if mirror:
-            mirror.follow(ledger)
-        old = old and old.extended(ledger.extension)
-        # whether it may go on at all is known before anything that takes time
-        extension, new = _wanted(old, ledger, home, options) if old else (None, ())
-        session = _session([*old.arms, *new], ledger, home, options, console) if old else None
-        arms = {name: search_spaces.load(name) for name in (old.arms if old else options.arms)}
-        more = {name: search_spaces.load(name) for name in new}
-        _check_widen(options, arms)
-
-        from study.execution import cluster, quick
-
-        if options.address:
-            cluster.knock(options.address)
-        spec, seed = (old.data.spec, old.seed) if old else (options.data, options.seed)
-        prepared = _prepare(spec, seed, console)
-        if not old and options.budget.resource == "cpu" and not options.address:
-            quick.check(
-                arms,
-                prepared.card,
-                options.budget,
-                epochs=options.epochs,
-                train_fraction=options.train_fraction,
-            )
-        if old and session:
-            _take_up(old, ledger, session, prepared, home, console)
-
-        dashboard = cluster.connect(options.address, home / LOG)
+        dashboard = cluster.connect(request.address, opened.run.log)
         closing.callback(cluster.disconnect)
-        leaving.listen()
-        console.print(
+        stop.listen()  # Ray has taken the handlers
+        say(
             f"Ray dashboard: {dashboard} (it asks for the token that `ray get-auth-token` prints)"
             if dashboard
-            else "no Ray dashboard: this Ray has none (pip install 'ray[default]')",
-            markup=False,
+            else "no Ray dashboard: this Ray has none (pip install 'ray[default]')"
         )
-        if options.wait_for:
-            console.print(
-                f"waiting until the cluster has {options.wait_for} {options.budget.resource.upper()}s ..."
-            )
-            cluster.wait_for(options.wait_for, options.budget.resource)
-        if old:
-            cluster.check(old.machine)
-            plan = _go_on(old, options, extension, more, prepared, ledger, console)
-            arms |= more
-        else:
-            plan = _plan(options, arms, prepared, console)
-            _show(plan, console)
-            if options.plan_only:
-                return
-            plan.save(home / plans.FILE)
-            _begin(plan, ledger, prepared, home)
-        fed = feed.start(options.log, plan, home, lambda text: console.print(text, markup=False))
-        ledger.watchers.append(fed.add)
-        closing.callback(lambda: fed.close(LEAVE_SECONDS if leaving.asked() else feed.CLOSE_SECONDS))
-        _run(plan, arms, prepared, ledger, home, console, leaving, mirror)
-        if leaving.asked():
+        if request.wait_for:
+            say(f"waiting until the cluster has {request.wait_for} {budget.resource.upper()}s ...")
+            cluster.wait_for(request.wait_for, budget.resource)
+        plan = _resume(opened, prepared, say) if opened.plan else _begin(opened, prepared, console)
+        if request.plan:
             return
+        fed = feed.start(request.log, plan, opened.run, say)
+        opened.ledger.watchers.append(fed.add)
+        closing.callback(lambda: fed.close(LEAVE_SECONDS if stop.requested() else feed.CLOSE_SECONDS))
+        _run_trials(opened, plan, prepared, console, stop)
+        if stop.requested():
+            return
+        _open_test(opened, plan, prepared, say)
+
     from analysis.report import build
 
-    written = build.write(home)
-    told = [*_told_searches(plan, ledger), *written.lines, f"report: {written.path}"]
-    console.print("\n".join(["", *told]), markup=False)
+    written = build.write(opened.run.path)
+    say("\n".join(["", *_search_lines(plan, opened), *written.lines, f"report: {written.path}"]))
 
 
-def _go_on(
-    plan: Plan,
-    options: Options,
-    extension: Extension | None,
-    added: Mapping[str, Arm],
-    prepared: "Prepared",
-    ledger: Ledger,
-    console: Console,
-) -> Plan:
-    """The plan of what goes on: as it was, or with the second look or the arm that is asked for, now in the ledger."""
-    if added:
-        extension = _add_arm(plan, options, added, prepared, console)
-    if extension is None:
-        return plan
-    ledger.add(extension)
-    plan = plan.extended(extension)
-    _book_probe(plan, ledger)
-    console.print(_told_extension(plan, extension), markup=False)
-    return plan
-
-
-@contextmanager
-def _open_ledger(path: Path, plan: Plan | None) -> Iterator[Ledger]:
-    """Raises NotOpenedError when another process writes it, or it is damaged or of another plan."""
-    with ExitStack() as closing:
-        try:
-            ledger = closing.enter_context(Ledger(path))
-            if plan:
-                ledgers.check(ledger, plan.extended(ledger.extension))
-        except ledgers.LedgerError as error:
-            raise ledgers.NotOpenedError(str(error)) from error
-        yield ledger
-
-
-def _prepare(spec: str, seed: int, console: Console) -> "Prepared":
+def _read_data(opened: Opened, say: Say) -> "Prepared":
     from study.data import prepare
 
-    console.print("reading the images ...")
+    plan, request = opened.plan, opened.request
+    spec, seed = (plan.data.spec, plan.seed) if plan else (request.data, request.seed)
+    say("reading the images ...")
     prepared = prepare.prepare(spec, seed=seed, root=Path("data"))
     card = prepared.card
-    console.print(
+    say(
         f"data: {card.spec}, {card.train} images to train and validate on, {card.test} sealed for the test, "
-        f"{len(card.classes)} classes, {card.size} x {card.size} pixels. {card.note}",
-        markup=False,
+        f"{len(card.classes)} classes, {card.size} x {card.size} pixels. {card.note}"
     )
     if prepared.kept:
-        console.print(prepared.kept, markup=False)
+        say(prepared.kept)
     return prepared
 
 
-def _need_gpu(budget: Budget, options: Options) -> None:
-    if budget.resource != "gpu" or options.address:
-        return
-    import torch
+def _begin(opened: Opened, prepared: "Prepared", console: Console) -> Plan:
+    """Measure, plan and show the plan; a new study is then in its folder."""
+    from study.commands.plan import overview
 
-    if not torch.cuda.is_available():
-        cpu = Budget(seconds=budget.seconds, resource="cpu")
-        raise PlanError(
-            f"a budget of {budget} needs a GPU, and this machine has none that torch can use. "
-            f"On the CPU this works: python study/run.py --budget 20cpu-minutes --data digits "
-            f"(or --budget {cpu} with --data {options.data}); a cluster's GPUs: --address HOST:PORT"
-        )
-
-
-def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", console: Console) -> Plan:
-    """Measure the arms and freeze the question. Raises PlanError when the budget is too small for it."""
-    from study.data.split import split_for
-    from study.execution import profile, quick
-    from study.scheduling.sampler import describe, searched
-
+    request = opened.request
     console.print("measuring the arms ...")
-    survey = profile.survey(
-        arms,
-        prepared.card,
-        options.budget,
-        fraction=options.fraction,
-        pool=prepared.train,
-        train_images=round(options.train_fraction * (1 - plans.VAL_SHARE[1]) * prepared.card.train),
-        check=functools.partial(
-            quick.check,
-            arms,
-            prepared.card,
-            options.budget,
-            epochs=options.epochs,
-            train_fraction=options.train_fraction,
-        ),
-    )
-    _show_audit(survey.audits, console)
-    _show_packing(survey.packing, survey.notes, console)
-    plan = Plan(
-        arms=options.arms,
-        data=prepared.card,
-        budget=options.budget,
-        epochs=options.epochs or plans.EPOCHS[0],
-        rope=options.rope,
-        seed=options.seed,
-        train_fraction=options.train_fraction,
-        widen=options.widen,
-        spaces={
-            name: describe(searched(arm.space, survey.batch_sizes, options.widen))
-            for name, arm in arms.items()
-        },
-        batch_sizes=survey.batch_sizes,
-        audits=survey.audits,
-        machine=survey.machine,
-        probe_cost=survey.cost,
-        command=options.command,
-        versions=provenance.versions(),
-        code=provenance.code_hash(options.arms),
-        packing=survey.packing,
-        packing_notes=survey.notes,
-        looks=options.looks,
-        earlier=looks.earlier_studies(options.out.parent, options.out.name, prepared.test_source),
-        test_source=prepared.test_source,
-    )
-    plan = plans.with_length(plan, options.epochs)
-    split_for(plan, prepared.train.labels, fold=0)  # raises now what would be every trial's end
+    plan = planning.make_plan(request, opened.arms, prepared, opened.place.path)
+    console.print(overview(plan, verbose=request.verbose))
+    if not request.plan:
+        opened.begin(plan, prepared)
     return plan
 
 
-def _check_widen(options: Options, arms: Mapping[str, Arm]) -> None:
-    numeric = {n for arm in arms.values() for n, axis in arm.space.items() if not isinstance(axis, Choice)}
-    unknown = [name for name in options.widen if name not in numeric]
-    if unknown:
-        raise PlanError(
-            f"--widen {unknown[0]}: the arms' numeric parameters are {', '.join(sorted(numeric))}"
-        )
+def _resume(opened: Opened, prepared: "Prepared", say: Say) -> Plan:
+    """The plan of what goes on: as it was, or with the second look or the arm that is asked for, now in the ledger."""
+    from study.execution import cluster
+
+    assert opened.plan is not None
+    cluster.check(opened.plan.machine)
+    extension = opened.extension
+    if opened.added:
+        say(f"measuring {', '.join(opened.added)} ...")
+        extension = planning.added_arm(opened.plan, opened.request.arms, opened.added, prepared)
+    if extension:
+        opened.extend(extension)
+        say(planning.extension_sentence(opened.plan, extension))
+    return opened.plan
 
 
-def _begin(plan: Plan, ledger: Ledger, prepared: "Prepared", home: Path) -> None:
-    """Write what a study begins with, as far as it is not there."""
-    prepared.seal(home / SEALED)  # also once more: the images are known to be the same
-    if not ledger.sessions:
-        ledger.add(provenance.session(home, plan.arms))
-    _book_probe(plan, ledger)
-
-
-def _book_probe(plan: Plan, ledger: Ledger) -> None:
-    """What measuring the arms has cost, where it is not booked."""
-    for arm, cost in plan.probe_cost.items():
-        if not ledger.spent(arm, "probe"):
-            ledger.add(Cost(arm=arm, phase="probe", what="speed and memory", cost=cost))
-
-
-def _wanted(
-    plan: Plan, ledger: Ledger, home: Path, options: Options
-) -> tuple[Extension | None, tuple[str, ...]]:
-    """The second look that ``--budget`` asks for, or the arm that ``--arms`` adds. Raises PlanError."""
-    known = ledger.extension
-    if options.more is not None:
-        if (
-            known
-            and known.pairs
-            and known.budget_seconds == options.more.seconds
-            and not looks.finished(ledger)
-        ):
-            return None, ()  # it was asked for and interrupted
-        return looks.second_look(plan, ledger, home, options.more), ()
-    if options.with_arms:
-        if (
-            known
-            and not known.pairs
-            and set(options.with_arms) == set(plan.arms)
-            and not looks.finished(ledger)
-        ):
-            return None, ()
-        return None, (looks.one_arm_more(plan, ledger, options.with_arms),)
-    return None, ()
-
-
-def _add_arm(
-    plan: Plan, options: Options, added: Mapping[str, Arm], prepared: "Prepared", console: Console
-) -> Extension:
-    """Measure the arm as it will train: as the others do. Raises PlanError when the study's protocol does not fit it."""
-    from study.execution import profile
-    from study.scheduling.sampler import describe, searched
-
-    (name,) = added
-    instead = f"Instead: a new study of all of them, --arms {','.join((*plan.arms, name))} --budget " + str(
-        Budget(seconds=plan.share * (len(plan.arms) + 1), resource=plan.budget.resource)
-    )
-    console.print(f"measuring {name} ...", markup=False)
-    share = Budget(seconds=plan.share, resource=plan.budget.resource)
-    survey = profile.survey(added, prepared.card, share, fraction=plan.machine.fraction, pool=prepared.train)
-    _show_audit({**plan.audits, **survey.audits}, console)
-    one, other = (
-        (m.resource, m.fraction, m.threads, m.kind) for m in (plan.machine, survey.machine)
-    )  # fmt: skip
-    if one != other:
-        raise PlanError(
-            f"{name} would run on {survey.machine.name}, and the others ran on {plan.machine.name}: what they cost would not "
-            f"compare. {instead}"
-        )
-    if missing := sorted(set(plan.batch_sizes) - set(survey.batch_sizes)):
-        raise PlanError(
-            f"{name} cannot train with batches of {missing[-1]}, which the others' searches had. {instead}"
-        )
-    extension = Extension(
-        look=2,
-        budget_seconds=plan.share * (len(plan.arms) + 1),
-        arms=(name,),
-        pairs=0,
-        level=looks.ADDED,
-        declared=False,
-        reason=f"--arms {','.join(options.with_arms)} after {','.join(plan.arms)}",
-        plan=plain(
-            {
-                "audits": {arm: dataclasses.asdict(audit) for arm, audit in survey.audits.items()},
-                "spaces": {
-                    arm: describe(searched(it.space, plan.batch_sizes, plan.widen))
-                    for arm, it in added.items()
-                },
-                "probe_cost": survey.cost,
-            }
-        ),
-    )
-    try:
-        extended = plan.extended(extension)
-    except PlanError as error:
-        raise PlanError(
-            f"{name} cannot be added: a full run of it costs so much more that the share of {duration(plan.share)} which the "
-            f"others had is divided otherwise ({error}). {instead}"
-        ) from error
-    if extended.tuning_runs + extended.pairs < plans.TUNING_RUNS_FLOOR:
-        raise PlanError(
-            f"{name} cannot be added: the share of {duration(plan.share)} that the others had leaves it "
-            f"{max(0.0, extended.tuning_runs):.1f} full runs of search, and fewer than {plans.TUNING_RUNS_FLOOR} say little. "
-            f"{instead}"
-        )
-    return extension
-
-
-def _told_extension(plan: Plan, extension: Extension) -> str:
-    if extension.pairs:
-        return looks.told_second(plan, extension)
-    others = [arm for arm in plan.arms if arm not in extension.arms]
-    return (
-        f"{extension.arms[0]} is added: {plan.pairs} searches on the folds and with the share of {duration(plan.share)} that "
-        f"{', '.join(others)} had. Its pairs of arms share an error of {100 * extension.level:g} %; all pairs together have "
-        f"{100 * (looks.LEVEL + extension.level):g} %"
-    )
-
-
-def _session(arms: Sequence[str], ledger: Ledger, home: Path, options: Options, console: Console) -> Session:
-    """What goes on with the study. Raises PlanError when plan or code are not what they were."""
-    if ledger.torn:
-        console.print(f"note: {ledger.torn}", markup=False)
-    now = provenance.session(home, arms)
-    differs = provenance.differences(ledger, now) if ledger.sessions else ""
-    if differs and not options.accept_changed_code:
-        raise PlanError(
-            f"the study began with other code or versions ({differs}), and its runs would not be comparable. Put "
-            "them back, or go on with --accept-changed-code: the report will say so"
-        )
-    return dataclasses.replace(now, accepted=differs)
-
-
-def _take_up(
-    plan: Plan, ledger: Ledger, session: Session, prepared: "Prepared", home: Path, console: Console
-) -> None:
-    """Go on where the ledger ends. Raises PlanError when the data is not what it was."""
-    provenance.check_data(plan, prepared.card)
-    if ledger.sessions:
-        ledger.add(session)
-    _begin(plan, ledger, prepared, home)
-    done = sum(o.state != "failed" for o in ledger.outcomes.values())
-    console.print(
-        f"going on: {done} trials are done, {len(ledger.open)} are taken up again, "
-        f"{duration(sum(ledger.spent(arm) for arm in plan.arms))} of {plan.budget} are spent",
-        markup=False,
-    )
-
-
-def _run(
-    plan: Plan,
-    arms: Mapping[str, Arm],
-    prepared: "Prepared",
-    ledger: Ledger,
-    home: Path,
-    console: Console,
-    leaving: Leaving,
-    mirror: Mirror | None,
-) -> None:
-    from study.execution.final_test import open_test
+def _run_trials(opened: Opened, plan: Plan, prepared: "Prepared", console: Console, stop: StopSignal) -> None:
     from study.execution.tune import run_trials
     from study.progress import View
     from study.scheduling.schedule import Schedule
 
-    def tell(record: Record) -> None:
-        if isinstance(record, Tuning) and (warning := shrunk(plan, ledger)):
-            console.print(f"note: {warning}", markup=False)
+    ledger, mirror = opened.ledger, opened.mirror
 
-    ledger.watchers.append(tell)
-    schedule = Schedule(plan, ledger, arms)
-    with View(schedule, console) as view, leaving.gently():
+    def watch(record: Record) -> None:
+        if isinstance(record, Tuning) and (warning := shrunk(plan, ledger)):
+            console.print(f"note: {warning}")
+
+    ledger.watchers.append(watch)
+    schedule = Schedule(plan, ledger, opened.arms)
+    with View(schedule, console) as view, stop.in_order():
         run_trials(
-            schedule, prepared.train, home, view.tick,
-            lambda: leaving.asked() or bool(mirror and mirror.lost),
-            say=lambda text: console.print(f"note: {text}", markup=False), mirror=mirror,
+            schedule, prepared.train, opened.run, view.tick,
+            lambda: stop.requested() or bool(mirror and mirror.lost),
+            say=lambda text: console.print(f"note: {text}"), mirror=mirror,
         )  # fmt: skip
     if mirror:
         mirror.sync()  # what is to be tested lies there before the test is opened
         mirror.check()
-    if leaving.asked():
-        return
-    for arm, seconds in unspent(plan, ledger).items():
-        console.print(
-            f"note: {duration(seconds)} of {arm}'s share is left over: it made {plans.CONFIRM_CEILING} confirmation "
-            "runs, the most of any study"
+
+
+def _open_test(opened: Opened, plan: Plan, prepared: "Prepared", say: Say) -> None:
+    from study.execution.final_test import open_test
+
+    for arm, seconds in unspent(plan, opened.ledger).items():
+        say(
+            f"note: {duration(seconds)} of {arm}'s share is left over: it made {plans.CONFIRM_CEILING} confirmation runs, the "
+            "most of any study"
         )
-    if ledger.extension is None:
-        console.print("opening the test set, once, for all arms together ...")
-    else:
-        console.print("opening the test set for the new nets ...")
-    open_test(plan, ledger, prepared.train, home / SEALED, home)
-
-
-def _show_audit(audits: Mapping[str, Audit], console: Console) -> None:
-    table = Table(title="complexity audit (default settings)")
-    for column in ("arm", "parameters", "MACs per image", "images/s training", "peak memory"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
-    for arm, audit in audits.items():
-        table.add_row(
-            arm,
-            f"{audit.params / 1e6:.2f} M",
-            f"{audit.macs / 1e6:.1f} M",
-            f"{audit.images_per_second:.0f}",
-            f"{audit.peak_bytes / 2**30:.1f} GiB",
-        )
-    console.print(table)
-    warning = plans.unmatched(audits)
-    if warning:
-        console.print(f"warning: {warning}", markup=False)
-
-
-def _show_packing(packing: Sequence[Packed], notes: Sequence[str], console: Console) -> None:
-    table = Table(title="packing: how many trials side by side")
-    for column in (
-        "arm",
-        "trials",
-        "of each",
-        "threads",
-        "batch",
-        "layout",
-        "images/s of all",
-        "peak memory",
-    ):
-        table.add_column(column, justify="left" if column == "arm" else "right")
-    for row in packing:
-        table.add_row(
-            row.arm,
-            str(row.trials),
-            f"{row.fraction:g}",
-            str(row.threads),
-            str(row.batch_size),
-            "channels_last" if row.channels_last else "contiguous",
-            f"{row.images_per_second:.0f}",
-            f"{row.peak_bytes / 2**30:.1f} GiB",
-        )
-    console.print(table)
-    console.print(" ".join(notes), markup=False)
-
-
-def _show(plan: Plan, console: Console) -> None:
-    from analysis import power
-
-    wall = plan.budget.seconds / (plan.machine.slots * plan.machine.fraction)
-    runs = ", ".join(f"{arm} {duration(plan.full_run(arm))}" for arm in plan.arms)
-    rungs = ", ".join(map(str, plan.rungs)) or "none"
-    console.print(
-        f"plan: {' against '.join(plan.arms)} for {plan.budget}, about {duration(wall)} of wall time, "
-        f"{plan.machine.slots} trials side by side ({plan.machine.name})\n"
-        f"  each arm gets {duration(plan.share)} of {plan.machine.resource} time = {plan.full_runs:.1f} full runs "
-        f"of {plan.epochs} epochs ({runs} each)\n"
-        f"  {_told_pairs(plan)} (ASHA decides at epochs {rungs}), {plan.folds} for the default setting on "
-        f"{plan.folds} folds of {plan.val_images} images to validate on, {plan.select_runs} for selection, "
-        f"{plan.confirm_reserved} or more for confirmation, if costs hold\n  "
-        + "\n  ".join([power.promise(plan), *power.price(plan)]),
-        markup=False,
+    say(
+        "opening the test set for the new nets ..."
+        if opened.ledger.extension
+        else "opening the test set, once, for all arms together ..."
     )
-    if told := looks.told_earlier(plan):
-        console.print(f"note: {told}", markup=False)
+    open_test(plan, opened.ledger, prepared.train, opened.run)
 
 
-def _told_searches(plan: Plan, history: ledgers.History) -> list[str]:
+def _search_lines(plan: Plan, opened: Opened) -> list[str]:
     """How many full runs each search really had."""
-    had = search_runs(plan, history)
+    had = search_runs(plan, opened.ledger)
     runs = "; ".join(f"{arm} {', '.join(f'{r:.1f}' for r in own)}" for arm, own in had.items())
-    warning = shrunk(plan, history)
+    warning = shrunk(plan, opened.ledger)
     return [f"full runs that each search had: {runs}", *([f"warning: {warning}"] if warning else [])]
-
-
-def _told_pairs(plan: Plan) -> str:
-    """What the searches get, and what they can be the ground for."""
-    each = plan.tuning_runs / plan.pairs
-    if plan.pairs == 1:
-        return (
-            f"of these about {each:.1f} for one search per arm, too few for a verdict on architectures: only on the nets "
-            f"that it finds. From --budget {plan.budget_for_pairs(3)} --epochs {plan.epochs} there are three pairs of searches"
-        )
-    return f"of these about {plan.tuning_runs:.1f} for {plan.pairs} pairs of searches, {each:.1f} for each search"
 
 
 if __name__ == "__main__":

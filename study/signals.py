@@ -1,7 +1,6 @@
-"""Signals that ask the study to stop: at first a wish that is met in order, the second Ctrl-C an order.
+"""Signals that ask the study to stop. The first one is met in order; a second Ctrl-C stops at once.
 
-SIGTERM is what a spot machine or a batch system sends before it takes the machine, SIGHUP what a closed
-terminal sends.
+SIGTERM comes from a spot machine or a batch system before it takes the machine away, SIGHUP from a terminal that closes.
 """
 
 import io
@@ -16,29 +15,29 @@ from typing import Any, TextIO
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Leaving:
-    """Remembers the signal that came. ``listen`` again after anything that took the handlers, as Ray does."""
+class StopSignal:
+    """Remembers the signal that came. Call ``listen`` again after anything that takes the handlers, as Ray does."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._gently = False
+        self._in_order = False
 
     def listen(self) -> None:
         for number in SIGNALS:
-            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup is respected
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # respects nohup
                 signal.signal(number, self._take)
 
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         return self.signal is not None
 
     @contextmanager
-    def gently(self) -> Iterator[None]:
-        """In this block a first signal only makes ``asked`` true; elsewhere it raises KeyboardInterrupt."""
-        self._gently = True
+    def in_order(self) -> Iterator[None]:
+        """Inside, a first signal only makes ``requested`` true; elsewhere it raises KeyboardInterrupt."""
+        self._in_order = True
         try:
             yield
         finally:
-            self._gently = False
+            self._in_order = False
 
     @property
     def exit_code(self) -> int:
@@ -47,12 +46,12 @@ class Leaving:
     def _take(self, number: int, frame: FrameType | None) -> None:
         del frame
         first, self.signal = self.signal is None, self.signal or number
-        if not self._gently or (not first and number == signal.SIGINT):
+        if not self._in_order or (not first and number == signal.SIGINT):
             raise KeyboardInterrupt
 
 
-class Sturdy:
-    """A terminal that may be closed: what is written after that goes nowhere, and the study goes on."""
+class _Outliving:
+    """A stream whose terminal may close: later output goes nowhere, and the study goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -79,9 +78,9 @@ class Sturdy:
         return getattr(self._stream, name)
 
 
-def sturdy_output() -> None:
-    """Make standard output and error outlive their terminal, and write any name of a file."""
+def outlive_terminal() -> None:
+    """Let standard output and error survive their terminal, and print any file's name."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.stdout, sys.stderr = Sturdy(sys.stdout), Sturdy(sys.stderr)
+    sys.stdout, sys.stderr = _Outliving(sys.stdout), _Outliving(sys.stderr)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ from support.synthetic import write_run
 
 from analysis.__main__ import main
 from study.__main__ import main as study_command
-from study.protocol.ledger import Ledger, LedgerError, check, check_links, load, plan_hash, read
+from study.protocol.errors import LedgerError, StudyError
+from study.protocol.ledger import Ledger, check, load, plan_hash, read
 from study.protocol.plan import Plan
 from study.protocol.records import Cost, Epoch, Manifest, Outcome, Record, Session, Trial, Tuning
-from study.protocol.selection import StudyError
+from study.protocol.rundir import RunDir
 from study.run import main as study_main
 from study.signals import SIGNALS
 
@@ -124,7 +126,7 @@ def test_a_tools_own_links_are_no_matter(run: Path, capsys: pytest.CaptureFixtur
     """As W&B makes them in its folder."""
     (run / "wandb" / "offline-run-1").mkdir(parents=True)
     (run / "wandb" / "latest-run").symlink_to("offline-run-1")
-    check_links(run)
+    RunDir(run).check_links()
     (run / "predictions" / "wandb").mkdir()
     (run / "predictions" / "wandb" / "x").symlink_to("/tmp")
     assert "is a link" in refused(capsys, run)
@@ -134,9 +136,9 @@ def test_a_plan_that_was_edited_after_the_study_began_is_refused(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A margin that is chosen when the result is known makes any verdict."""
-    session = Session(plan=plan_hash(run), code={}, versions={}, accepted="")
+    session = Session(plan=plan_hash(RunDir(run)), code={}, versions={}, accepted="")
     append(run / "ledger.jsonl", session)
-    load(run)
+    load(RunDir(run))
     dataclasses.replace(Plan.load(run / "plan.json"), rope=0.15).save(run / "plan.json")
     assert "not the one that the study began with" in refused(capsys, run)
     for words in (["status", str(run)], ["export", str(run), "resnet8"], ["log", str(run), "--to", "optuna"]):
@@ -148,9 +150,9 @@ def test_a_plan_that_was_edited_after_the_study_began_is_refused(
     "address", ["auto", "h:\N{SUPERSCRIPT TWO}", "n" * 70 + ":80", "127.0.0.1:99999", ":1"]
 )
 def test_an_address_that_is_none_is_one_sentence(address: str) -> None:
-    from study.execution.cluster import ClusterError, knock
+    from study.execution.cluster import knock
 
-    with pytest.raises(ClusterError, match="no HOST:PORT|cannot be reached"):
+    with pytest.raises(StudyError, match="no HOST:PORT|cannot be reached"):
         knock(address)
 
 
@@ -165,28 +167,21 @@ def unhandled(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
         signal.signal(number, handler)
 
 
-def test_a_ledger_stays_though_the_plan_beside_it_is_gone(
-    run: Path, unhandled: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def breaks(*_: object) -> None:
-        (run / "plan.json").unlink()
-        raise StudyError("no room")
-
+def test_a_ledger_stays_though_the_plan_beside_it_is_gone(run: Path) -> None:
     before = (run / "ledger.jsonl").read_bytes()
-    unhandled.setattr("study.run._study", breaks)
-    assert study_main(["--resume", str(run)]) == 3
-    assert capsys.readouterr().err == "error: no room\n"
+    (run / "plan.json").unlink()
+    RunDir(run).discard_false_start()
     assert (run / "ledger.jsonl").read_bytes() == before
 
 
 def test_a_disk_that_is_full_is_one_line_and_a_command_to_go_on_with(
     run: Path, unhandled: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def breaks(*_: object) -> None:
+    def breaks(*_: object) -> NoReturn:
         raise OSError(28, "No space left on device", str(odd / "predictions"))
 
     odd = run.rename(run.with_name("a run"))
-    unhandled.setattr("study.run._study", breaks)
+    unhandled.setattr("study.session.open_run", breaks)
     assert study_main(["--resume", str(odd), "--address", "127.0.0.1:6379", "--log", "optuna"]) == 3
     told = capsys.readouterr()
     assert told.err == f"error: {odd}/predictions: No space left on device\n"
@@ -236,10 +231,12 @@ def test_what_cannot_go_on_is_said_before_anything_is_read(
     run: Path, unhandled: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
 ) -> None:
     """Without a command to go on with, which would say the same once more."""
-    unhandled.setattr("study.run._prepare", None)
+    unhandled.setattr("study.run._read_data", None)
     ledger, known = run / "ledger.jsonl", read(run / "ledger.jsonl")
     if why == "other code":
-        session = Session(plan=plan_hash(run), code={"study/training/loop.py": "0"}, versions={}, accepted="")
+        session = Session(
+            plan=plan_hash(RunDir(run)), code={"study/training/loop.py": "0"}, versions={}, accepted=""
+        )
         ledger.write_text(chained([session]))
     if why == "line 2: not a record":
         ledger.write_text(chained([next(iter(known.trials.values()))]) + "rubbish\n")

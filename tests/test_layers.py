@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = [
     {"run", "__main__"},
     {"commands"},
-    {"progress"},
+    {"progress", "session", "planning"},
     {"execution"},
     {"scheduling", "training"},
     {"cli", "provenance"},
@@ -21,7 +21,7 @@ ROOMS = [
 ]
 """Rooms of ``study``, and its modules outside them, from top to bottom: each imports only from the rows below its own."""
 MAY_IMPORT = {
-    "ray": {"study.execution", "study.loggers", "study.run"},
+    "ray": {"study.execution", "study.loggers"},
     "optuna": {"study.scheduling.sampler", "study.loggers", "analysis.statistics.importance"},
     "torch": {
         "study.training",
@@ -30,7 +30,7 @@ MAY_IMPORT = {
         "study.memory",
         "study.data",
         "study.loggers",
-        "study.run",
+        "study.planning",
     },
 }
 FILES = [

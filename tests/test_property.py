@@ -21,18 +21,18 @@ from support.edited import chained
 from support.plans import PLAN
 from support.synthetic import write_run
 
-from study.cli import Options
-from study.data.images import DataError
+from study.cli import parse
 from study.data.prepare import prepare
-from study.protocol.ledger import Ledger, LedgerError, read
-from study.protocol.plan import Plan, PlanError
+from study.protocol.errors import InputError, LedgerError
+from study.protocol.ledger import Ledger, read
+from study.protocol.plan import Plan
 from study.protocol.records import Cost, asdict, checksum
 
 # -- flags
 
 FLAGS = (
     "--budget", "--arms", "--data", "--epochs", "--rope", "--train-fraction", "--widen", "--seed", "--out", "--plan",
-    "--resume", "--accept-changed-code", "--address", "--fraction", "--log", "--wait-for",
+    "--resume", "--accept-changed-code", "--address", "--fraction", "--log", "--wait-for", "--looks", "--verbose",
 )  # fmt: skip
 VALUES = st.one_of(
     st.sampled_from(
@@ -74,7 +74,7 @@ def test_any_flags_are_understood_or_refused_in_one_line(
         told = io.StringIO()
         try:
             with contextlib.redirect_stderr(told):
-                options = Options.parse([*start, *argv])
+                request = parse([*start, *argv])
         except SystemExit as stopped:
             assert stopped.code == 2
             first, second, rest = told.getvalue().split("\n")
@@ -82,11 +82,12 @@ def test_any_flags_are_understood_or_refused_in_one_line(
             assert "--help" in second
             assert rest == ""
         else:
-            assert 0 < options.budget.seconds
-            assert len(set(options.arms)) >= 2
-            assert 0 < options.rope <= 0.2
-            assert 0 <= options.seed < 2**31
-            assert 0 < options.train_fraction <= 1
+            assert request.resume is not None or (request.budget and len(set(request.arms)) >= 2)
+            assert request.budget is None or request.budget.seconds > 0
+            assert 0 < request.rope <= 0.2
+            assert 0 <= request.seed < 2**31
+            assert 0 < request.train_fraction <= 1
+        assert not list(Path(folder).iterdir())
 
 
 # -- the plan
@@ -127,7 +128,7 @@ def loads_or_says_why(body: Any) -> None:
         path.write_text(json.dumps(body))
         try:
             plan = Plan.load(path)
-        except PlanError as error:
+        except InputError as error:
             assert "\n" not in str(error)
             assert len(str(error)) < 500 + len(folder)
             return
@@ -152,7 +153,7 @@ def test_a_plan_edited_anywhere_is_used_or_refused_in_one_sentence(path: tuple[A
 )
 def test_a_plan_value_of_the_wrong_kind_is_refused_by_name(tmp_path: Path, path: tuple[Any, ...]) -> None:
     (tmp_path / "plan.json").write_text(json.dumps(put(path, None)))
-    with pytest.raises(PlanError, match=f"{path[0]}: "):
+    with pytest.raises(InputError, match=f"{path[0]}: "):
         Plan.load(tmp_path / "plan.json")
 
 
@@ -163,7 +164,7 @@ def test_a_plan_value_of_the_wrong_kind_is_refused_by_name(tmp_path: Path, path:
 )
 def test_what_is_hardly_json_is_no_plan(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(PlanError, match="no plan of this version"):
+    with pytest.raises(InputError, match="no plan of this version"):
         Plan.load(tmp_path / "plan.json")
 
 
@@ -311,7 +312,7 @@ def test_any_folder_is_prepared_or_refused_in_one_sentence(tree: dict[str, Any],
     try:
         grow(folder, tree)
         prepared = prepare(f"folder:{folder}", seed=seed, root=folder.parent)
-    except DataError as error:
+    except InputError as error:
         assert "\n" not in str(error)
     else:
         card = prepared.card

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.plans import PLAN
 
 import search_spaces
-from study.cli import Options
+from study.cli import parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -28,12 +27,8 @@ def test_the_help_is_the_one_that_is_printed() -> None:
 
 
 @pytest.mark.parametrize("flags", sorted(set(COMMANDS)))
-def test_every_command_is_understood(flags: str, tmp_path: Path) -> None:
-    if "--resume" in flags:
-        PLAN.save(tmp_path / "plan.json")
-        assert Options.parse(["--resume", str(tmp_path)]).resume
-    else:
-        Options.parse([*shlex.split(flags), "--out", str(tmp_path / "out")])
+def test_every_command_is_understood(flags: str) -> None:
+    parse(shlex.split(flags.replace("my_net", "tiny_resnet")))  # which the reader is about to write
 
 
 def test_every_room_and_arm_is_named() -> None:

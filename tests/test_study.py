@@ -33,6 +33,7 @@ from study.protocol import validation
 from study.protocol.ledger import History, read
 from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Record, Trial
+from study.protocol.rundir import RunDir
 from study.protocol.selection import RUNS_FLOOR, SCORED_PHASES, to_be_scored
 
 pytestmark = pytest.mark.slow
@@ -147,7 +148,7 @@ def test_it_ends_with_the_verdict_and_the_report(finished: Finished) -> None:
     assert (finished.home / "report.html").read_text().count("<svg") >= 3
     stored = json.loads((finished.home / "verdict.json").read_text())
     assert verdict in json.dumps(stored, ensure_ascii=False)
-    for part in ("measuring the arms", "complexity audit", "each arm gets", "127.0.0.1"):
+    for part in ("measuring the arms", "one search per arm", "127.0.0.1", *finished.plan.arms):
         assert part in finished.output
 
 
@@ -158,7 +159,6 @@ def test_the_packing_is_one_that_was_measured_for_every_arm(finished: Finished) 
     assert all(row.threads == plan.machine.threads for row in taken)
     assert all(row.images_per_second > 0 and row.peak_bytes > 10**7 for row in plan.packing)
     assert "% of the budget" in plan.packing_notes[-1]
-    assert plan.packing_notes[-1] in finished.output.replace("\n", " ")
 
 
 def test_a_new_file_was_a_new_arm(finished: Finished) -> None:
@@ -216,7 +216,7 @@ def test_every_net_that_met_the_test_left_its_predictions(finished: Finished) ->
 
 
 def test_what_baseline_and_selection_runs_are_right_on_is_kept(finished: Finished) -> None:
-    history, plan, kept = finished.history, finished.plan, validation.reader(finished.home)
+    history, plan, kept = finished.history, finished.plan, validation.reader(RunDir(finished.home))
     for arm in plan.arms:
         for phase in validation.PHASES:
             for trial in history.full_length(arm, phase):
@@ -432,8 +432,9 @@ def test_a_gpu_budget_without_a_gpu_ends_with_a_command_that_works(repo: Path) -
 def test_planning_runs_nothing(repo: Path) -> None:
     done = command(repo, "--budget 5cpu-minutes --data folder:images --arms tiny_resnet,tiny_resnext --plan")
     assert done.returncode == 0, done.stderr
-    for part in ("full runs", "each arm gets", "smallest true gap", "confirmation"):
+    for part in ("full run", "confirm", "This budget can"):
         assert part in done.stdout
+    assert len(done.stdout.splitlines()) <= 30
     assert not (repo / "runs").exists()
 
 

@@ -13,10 +13,11 @@ from analysis.answer import Answer
 from analysis.report import figures, pages, verdict_json
 from analysis.report.section import Context, Part
 from analysis.report.sections import health
-from analysis.results import EvidenceError, read
+from analysis.results import read
 from analysis.summary import Findings
 from analysis.verdict import Verdict
 from study.protocol import plugins
+from study.protocol.errors import StudyError
 
 HTML, MARKDOWN, JSON, FIGURES = "report.html", "report.md", "verdict.json", "figures"
 
@@ -56,7 +57,7 @@ def parts() -> list[Part]:
 def write(run: Path) -> Report:
     """Build the report of the study in the folder ``run`` and write it there.
 
-    Raises EvidenceError, with the sentence for the user, when the folder cannot be read or written.
+    Raises StudyError, with the sentence for the user, when the folder cannot be read or written.
     """
     evidence = read(run)
     context = Context(run=run, evidence=evidence, found=summary.find(evidence))
@@ -74,7 +75,7 @@ def write(run: Path) -> Report:
         for name, content in files.items():
             (run / name).write_bytes(content)
     except OSError as error:
-        raise EvidenceError(f"the report cannot be written to {run}: {error.strerror}") from error
+        raise StudyError(f"the report cannot be written to {run}: {error.strerror}") from error
     return Report(
         path=run / HTML,
         headline=context.found.headline,

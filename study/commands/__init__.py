@@ -1,1 +1,1 @@
-"""``python -m study WORD``: one file per word."""
+"""One file per word: those of ``python -m study`` have a function ``command``, and ``plan`` is run.py's."""

@@ -4,20 +4,25 @@ Safetensors holds tensors and nothing that could run when it is opened, and ever
 ``.pt`` file is a pickle.
 """
 
+import argparse
 import json
 import warnings
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import search_spaces
 from study.execution.trainable import image_spec
 from study.protocol import ledger
+from study.protocol.errors import DONE, InputError
 from study.protocol.ledger import History
-from study.protocol.plan import Plan, PlanError
+from study.protocol.plan import Plan
 from study.protocol.records import Trial
+from study.protocol.rundir import RunDir
+from study.storage.fetch import local
 from study.training import checkpoint
 from study.training.augment import normalise
 from study.training.loop import build
@@ -36,24 +41,31 @@ print(card["classes"][int(net.eval()(images / 127.5 - 1).argmax(1))])  # pixels 
 '''
 
 
-def export(home: Path, arm: str, out: Path) -> list[str]:
-    """Write the net into ``out``; what was written, line by line.
+def command(given: argparse.Namespace, console: Console) -> int:
+    run = RunDir(local(given.run, nets=True))
+    for line in export(run, given.arm, given.out or run.path / "export" / given.arm):
+        console.print(line)
+    return DONE
 
-    It is the confirmation run with the best validation accuracy of the find in hand: the test set has no say. Raises PlanError when the
-    arm has no confirmed net yet, or its weights are gone.
+
+def export(run: RunDir, arm: str, out: Path) -> list[str]:
+    """Write the arm's net into ``out``; a line for each thing written.
+
+    The net is the confirmation run with the best validation accuracy of the find in hand: the test set has no say. Raises
+    InputError when the arm has no confirmed net yet, or its weights are gone.
     """
-    plan, history = ledger.load(home)
-    trial = _best(plan, history, home, arm)
-    path = checkpoint.path_of(home, trial.id)
+    plan, history = ledger.load(run)
+    trial = _best(plan, history, run, arm)
+    path = run.checkpoint(trial.id)
     state = checkpoint.load(path, torch.device("cpu"))
     if state is None:
-        raise PlanError(f"the weights of {trial.id} are gone: there is no whole {path}")
+        raise InputError(f"the weights of {trial.id} are gone: there is no whole {path}")
     images = image_spec(plan.data)
     net = build(search_spaces.load(arm), trial.config, images, seed=0, device=torch.device("cpu"))
     try:
         net.load_state_dict(state["net"])
     except (KeyError, RuntimeError, TypeError) as error:
-        raise PlanError(f"{path} holds no weights of {trial.id} as {arm} is built now") from error
+        raise InputError(f"{path} holds no weights of {trial.id} as {arm} is built now") from error
     score = history.scores.get(trial.id)
     card = {
         "arm": arm,
@@ -78,15 +90,15 @@ def export(home: Path, arm: str, out: Path) -> list[str]:
     return [f"{out}: {trial.id}, weights.safetensors, config.json, load.py", _onnx(net, images, out)]
 
 
-def _best(plan: Plan, history: History, home: Path, arm: str) -> Trial:
+def _best(plan: Plan, history: History, run: RunDir, arm: str) -> Trial:
     if arm not in plan.arms:
-        raise PlanError(f"{home} has no arm {arm!r}: it compares {', '.join(plan.arms)}")
+        raise InputError(f"{run} has no arm {arm!r}: it compares {', '.join(plan.arms)}")
     chosen = any(arm in manifest.in_hand for manifest in history.manifests)
     runs = history.confirmed(arm, history.in_hand(arm)) if chosen else []
     runs = [trial for trial in runs if history.finished(trial.id)]
     if not runs:
-        raise PlanError(
-            f"{home} has no confirmed net of {arm} yet: `python -m study status {home}` shows how far it is"
+        raise InputError(
+            f"{run} has no confirmed net of {arm} yet: `python -m study status {run}` shows how far it is"
         )
     return max(runs, key=lambda trial: history.val_accuracy(trial.id) or 0.0)
 

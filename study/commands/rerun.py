@@ -1,9 +1,11 @@
 """One trial trained again from its record: the same numbers, to the last digit on the same kind of device."""
 
+import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.table import Table
 
 import search_spaces
@@ -12,24 +14,34 @@ from study.data.images import Images
 from study.data.prepare import prepare
 from study.execution.trainable import device_of, start
 from study.protocol import ledger
-from study.protocol.plan import Plan, PlanError
+from study.protocol.errors import DIFFERENT, DONE, InputError
+from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Trial
+from study.protocol.rundir import RunDir
+from study.storage.fetch import local
 from study.training.loop import DivergedError
 
 MEASURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
-def rerun(home: Path, trial_id: str) -> tuple[Table, bool]:
-    """Recorded against again, epoch by epoch, and whether all are equal.
+def command(given: argparse.Namespace, console: Console) -> int:
+    table, same = rerun(RunDir(local(given.run)), given.trial)
+    console.print(table)
+    console.print("the same numbers" if same else "the numbers differ")
+    return DONE if same else DIFFERENT
 
-    Raises ArmError when the arm is not here, PlanError when there is no such trial, the data is not what it was, or
+
+def rerun(run: RunDir, trial_id: str) -> tuple[Table, bool]:
+    """A table of the recorded numbers beside the new ones, epoch by epoch, and whether all are equal.
+
+    Raises ArmError when the arm is not here, InputError when there is no such trial, the data is not what it was, or
     the machine has no GPU where the study had one.
     """
-    plan, history = ledger.load(home)
+    plan, history = ledger.load(run)
     trial = history.trials.get(trial_id)
     if trial is None:
-        raise PlanError(
-            f"{home} has no trial {trial_id!r}: "
+        raise InputError(
+            f"{run} has no trial {trial_id!r}: "
             + (
                 f"they are called like {next(iter(history.trials))}"
                 if history.trials
@@ -37,16 +49,16 @@ def rerun(home: Path, trial_id: str) -> tuple[Table, bool]:
             )
         )
     if plan.machine.resource == "gpu" and not torch.cuda.is_available():
-        raise PlanError("the study trained on GPUs, and this machine has none: its numbers would differ")
+        raise InputError("the study trained on GPUs, and this machine has none: its numbers would differ")
     prepared = prepare(plan.data.spec, seed=plan.seed, root=Path("data"))
     provenance.check_data(plan, prepared.card)
     recorded = history.epochs[trial_id]
-    search_spaces.load(trial.arm)  # an arm that is not here is no fault of the trial
+    search_spaces.load(trial.arm)  # an arm that is not here is no failure of the trial
     epochs = _epochs(plan, trial, prepared.train, history.fraction(trial_id, plan))
     again, end = _train(epochs, len(recorded))
     outcome = history.outcomes.get(trial_id)
     failed = outcome is not None and outcome.state == "failed"
-    if failed and not end:  # what ended it comes in the epoch after the last that was whole
+    if failed and not end:  # it failed in the epoch after the last whole one
         more, end = _train(epochs, 1)
         again += more
     table = Table(title=f"{trial_id}: recorded, and again{f' ({end})' if end else ''}")
@@ -61,7 +73,7 @@ def rerun(home: Path, trial_id: str) -> tuple[Table, bool]:
 
 
 def _epochs(plan: Plan, trial: Trial, pool: Images, fraction: float) -> Iterator[Epoch]:
-    """As they are drawn; building the net, which may be the arm's fault too, comes with the first."""
+    """Lazily: building the net, which may be what failed, comes with the first."""
     _, epochs = start(plan, trial, pool, device_of(plan.machine, fraction))
     yield from epochs
 
@@ -78,6 +90,6 @@ def _train(epochs: Iterable[Epoch], count: int) -> tuple[list[Epoch], str]:
                 break
     except DivergedError as error:
         return done, f"diverged: {error}"
-    except Exception as error:  # noqa: BLE001  # an arm's own fault, as it was recorded
+    except Exception as error:  # noqa: BLE001  # the arm's own failure, as recorded
         return done, f"error: {type(error).__name__}: {error}"
     return done, ""

@@ -1,8 +1,9 @@
-"""How far a study is, told from its folder alone: from another terminal, or another machine.
+"""How far a study is, from its folder alone: in another terminal, or on another machine.
 
 Imports neither torch nor Ray nor Optuna, and writes nothing.
 """
 
+import argparse
 import fcntl
 import json
 import shlex
@@ -12,26 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Group
-from rich.table import Table
+from rich.console import Console, Group
 from rich.text import Text
 
+from study.progress import arm_table
 from study.protocol import ledger
+from study.protocol.errors import DONE, InputError
 from study.protocol.ledger import History
-from study.protocol.plan import FILE, Plan, PlanError
+from study.protocol.looks import finished
+from study.protocol.plan import Plan
 from study.protocol.records import setting
+from study.protocol.rundir import LEDGER, PLAN, RunDir
 from study.protocol.selection import budget, shrunk
-from study.protocol.standing import phase, searches, states
 from study.protocol.text import duration, percent
+from study.storage.fetch import local
 
 LIVELY_SECONDS = 60.0
-"""A study of another machine whose ledger was written within this time runs: a sign of life is written every
-ten seconds. On this machine the ledger's lock tells."""
-VERDICT = "verdict.json"
-HOLDS = (
-    "A verdict on architectures holds for searches of the budget that it names; python -m study status RUN says it in "
-    "full."
-)
+"""Age of the last record up to which a study on another machine counts as running: it writes every ten seconds. On this
+machine the ledger's lock shows it."""
 State = Literal["measuring", "running", "stopped", "finished"]
 
 
@@ -39,7 +38,6 @@ State = Literal["measuring", "running", "stopped", "finished"]
 class Run:
     """A run as its folder shows it now."""
 
-    home: Path
     state: State
     plan: Plan | None
     """None until the arms are measured."""
@@ -49,29 +47,30 @@ class Run:
     verdict: str
     """The report's headline, empty before there is one."""
     scope: str
-    """What the verdict holds for and what another search would give, empty while there is none."""
+    """What the verdict holds for and which of the nets in hand is better, empty while there is none."""
 
 
-def look(home: Path) -> Run:
-    """Raises PlanError when there is no study in ``home``, LedgerError when its ledger is damaged."""
-    path = home / ledger.FILE
-    if not path.exists():
-        raise PlanError(f"{home} holds no study (no {ledger.FILE})")
-    plan, history = ledger.load(home) if (home / FILE).exists() else (None, ledger.read(path))
-    quiet = max(0.0, time.time() - path.stat().st_mtime)
-    looks = 2 if history.extension else 1
-    done = len(history.opened) == looks and set(history.opened[-1].trials) <= history.scores.keys()
-    ours = ledger.holder(path).endswith(f" on {socket.gethostname()}")
-    alive = _is_written(path) or (quiet < LIVELY_SECONDS and not done and not ours)
+def command(given: argparse.Namespace, console: Console) -> int:
+    console.print(overview(RunDir(local(given.run)), given.run))
+    return DONE
+
+
+def look(run: RunDir) -> Run:
+    """Raises InputError when there is no study in the folder, LedgerError when its ledger is damaged."""
+    if not run.ledger.exists():
+        raise InputError(f"{run} holds no study (no {LEDGER})")
+    plan, history = ledger.load(run) if run.plan.exists() else (None, ledger.read(run.ledger))
+    quiet = max(0.0, time.time() - run.ledger.stat().st_mtime)
+    done = finished(history)
+    ours = run.holder().endswith(f" on {socket.gethostname()}")
+    alive = _is_locked(run.ledger) or (quiet < LIVELY_SECONDS and not done and not ours)
     state: State = "finished" if done else "stopped" if not alive else "running" if plan else "measuring"
-    verdict, scope = _verdict(home / VERDICT) if done else ("", "")
-    return Run(
-        home=home, state=state, plan=plan, history=history, quiet=quiet, verdict=verdict, scope=scope
-    )  # fmt: skip
+    verdict, scope = _verdict(run.verdict) if done else ("", "")
+    return Run(state=state, plan=plan, history=history, quiet=quiet, verdict=verdict, scope=scope)
 
 
 def _verdict(path: Path) -> tuple[str, str]:
-    """The headline, and what is said beside it: what it holds for, and which of the nets in hand is better."""
+    """The headline, and the sentences that go with it."""
     try:
         body = json.loads(path.read_text())
         told = [body["scope"], *(net["sentence"] for net in body["nets"])] if body["answer"] else []
@@ -80,39 +79,30 @@ def _verdict(path: Path) -> tuple[str, str]:
         return "", ""
 
 
-def overview(home: Path, name: str = "") -> Group:
-    """One study: its state, its money and its arms. ``name`` is what its user calls it, if not by its folder: a URI."""
-    name = name or str(home)
-    run = look(home)
-    said = [Text(f"{name}: {run.state}, last record {duration(run.quiet)} ago")]
-    if run.plan is None:
-        if run.history.trials:
-            said.append(Text(f"{FILE} is gone: without it there is neither a report nor a way to go on"))
-        return Group(*said)
-    plan, history = run.plan, run.history
-    spent = sum(history.spent(arm) for arm in plan.arms)
+def overview(run: RunDir, name: str = "") -> Group:
+    """One study: its state, its money and its arms. ``name`` is what its user calls it, a URI maybe."""
+    name = name or str(run)
+    seen = look(run)
+    lines = [Text(f"{name}: {seen.state}, last record {duration(seen.quiet)} ago")]
+    if seen.plan is None:
+        if seen.history.trials:
+            lines.append(Text(f"{PLAN} is gone: without it there is neither a report nor a way to go on"))
+        return Group(*lines)
+    plan, history = seen.plan, seen.history
+    spent = {arm: history.spent(arm) for arm in plan.arms}
     total = budget(plan, history)
-    left = max(0.0, total.seconds - spent) / (plan.machine.slots * plan.machine.fraction)
-    ending = f", about {duration(left)} to go" if run.state == "running" else ""
-    said.append(Text(f"{duration(spent)} of {total} spent{ending}; data {plan.data.spec}"))
-    table = Table(caption="best so far: validation accuracy, optimistic until confirmed")
-    counted = tuple(states(history, plan.arms[0]))
-    for column in ("arm", "phase", "spent", "share", "best so far", "full runs per search", *counted):
-        table.add_column(column, justify="left" if column in ("arm", "phase") else "right")
-    for arm in plan.arms:
-        accuracy = history.best.get(arm)
-        table.add_row(
-            arm, phase(history, arm), duration(history.spent(arm)), duration(total.seconds / len(plan.arms)),
-            "-" if accuracy is None else percent(accuracy), searches(plan, history, arm) or "-", *(str(n) for n in states(history, arm).values()),
-        )  # fmt: skip
-    said += [Text(line) for line in _running(history)]
+    left = max(0.0, total.seconds - sum(spent.values())) / (plan.machine.slots * plan.machine.fraction)
+    ending = f", about {duration(left)} to go" if seen.state == "running" else ""
+    lines.append(Text(f"{duration(sum(spent.values()))} of {total} spent{ending}; data {plan.data.spec}"))
+    lines += [Text(line) for line in _running(history)]
     if warning := shrunk(plan, history):
-        said.append(Text(f"note: {warning}"))
+        lines.append(Text(f"note: {warning}"))
     ends = {
-        "finished": "\n".join(filter(None, (run.scope, run.verdict))),
+        "finished": "\n".join(filter(None, (seen.scope, seen.verdict))),
         "stopped": f"go on with: python study/run.py --resume {shlex.quote(name)}",
     }  # fmt: skip
-    return Group(*said, table, Text(ends.get(run.state, "")))
+    table = arm_table(plan, history, spent, share=total.seconds / len(plan.arms))
+    return Group(*lines, table, Text(ends.get(seen.state, "")))
 
 
 def _running(history: History) -> list[str]:
@@ -124,32 +114,7 @@ def _running(history: History) -> list[str]:
     ]  # fmt: skip
 
 
-def listing(folder: Path) -> Group:
-    """All runs in ``folder``, the oldest first. One that cannot be read is said to be so.
-
-    Raises PlanError when there is no such folder.
-    """
-    if not folder.is_dir():
-        raise PlanError(f"{folder} is no folder: give the one that holds the runs, as in runs")
-    table, judged = Table(), False
-    for column in ("run", "state", "arms", "data", "spent", "verdict"):
-        table.add_column(column, justify="right" if column == "spent" else "left")
-    for home in sorted(path.parent for path in folder.glob(f"*/{ledger.FILE}")):
-        try:
-            run = look(home)
-        except (PlanError, ledger.LedgerError, OSError) as error:
-            table.add_row(home.name, "unreadable", "", "", "", Text(str(error)))
-            continue
-        plan, judged = run.plan, judged or bool(run.scope)
-        table.add_row(
-            home.name, run.state, ", ".join(plan.arms) if plan else "-", Text(plan.data.spec if plan else "-"),
-            f"{duration(sum(run.history.spent(a) for a in plan.arms))} of {budget(plan, run.history)}" if plan else "-",
-            Text(run.verdict or "-"),
-        )  # fmt: skip
-    return Group(table, *([Text(HOLDS)] if judged else []))
-
-
-def _is_written(path: Path) -> bool:
+def _is_locked(path: Path) -> bool:
     """Whether a process of this machine, or of one that shares its locks, has the ledger open to write."""
     with path.open("rb") as file:
         try:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from study.memory import free_memory
+from study.protocol.errors import InputError
 from study.protocol.settings import SETTINGS
 
 LARGEST_SIDE = 224
@@ -38,10 +39,6 @@ MANY = 64
 """Files per task that only reads sizes."""
 FEW = 10
 """Most classes that a message names."""
-
-
-class DataError(ValueError):
-    """Images that cannot be studied; the message says what is wrong, what is allowed and what to do."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,7 @@ class Streamed(Images):
             file, length = _path(self._root, self._names[index]), int(self._lengths[index])
             with suppress(OSError):  # opening it below says what is wrong
                 if (here := file.stat().st_size) != length:
-                    raise DataError(
+                    raise InputError(
                         f"{shown(file)} has {here} bytes on {os.uname().nodename}, and {length} where the study was "
                         "started: the images have to stay as they were, and be the same on every node"
                     )
@@ -176,7 +173,7 @@ def fetched(
 ) -> Iterator[NDArray[np.uint8]]:
     """The pixels of each batch of positions in turn, in arrays from ``new``; threads decode ``AHEAD`` batches ahead.
 
-    Raises DataError with the name of the first file, in their order, that cannot be decoded.
+    Raises InputError with the name of the first file, in their order, that cannot be decoded.
     """
     Image.preinit()
     waiting: deque[tuple[NDArray[np.uint8], list[Future[None]]]] = deque()
@@ -254,16 +251,16 @@ def open_all(
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
-    """The image in ``file``; any error becomes a DataError with its name."""
+    """The image in ``file``; any error becomes a InputError with its name."""
     try:
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):  # Pillow only warns
-                raise DataError(f"its {image.width} x {image.height} pixels could be a decompression bomb")
+                raise InputError(f"its {image.width} x {image.height} pixels could be a decompression bomb")
             if image.mode.startswith(("I", "F")):
-                raise DataError(f"its pixels are of more than 8 bits (mode {image.mode})")
+                raise InputError(f"its pixels are of more than 8 bits (mode {image.mode})")
             yield image
     except Exception as error:  # decoders raise what they like
-        raise DataError(f"{shown(file)} cannot be used: {error}. Repair or remove it") from error
+        raise InputError(f"{shown(file)} cannot be used: {error}. Repair or remove it") from error
 
 
 def _path(root: Path, name: bytes) -> Path:

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from study.data.images import DataError, Files, Images, few, memory_for_images, open_all, shown
+from study.data.images import Files, Images, few, memory_for_images, open_all, shown
 from study.data.sealed import SMALLEST_CLASS, Prepared, source_of
 from study.data.sources import Content, Part, sources, spellings
 from study.data.split import sealed_share, split
+from study.protocol.errors import InputError
 
 
 def prepare(spec: str, *, seed: int, root: Path, memory: int | None = None) -> Prepared:
@@ -24,10 +25,10 @@ def prepare(spec: str, *, seed: int, root: Path, memory: int | None = None) -> P
 
     ``seed`` decides which images become the test part where the data set brings none; ``root`` is the folder that
     downloads go to. Files are decoded into memory up to ``memory`` bytes, by default half of what is available, and
-    beyond that each time they are used. Raises DataError.
+    beyond that each time they are used. Raises InputError.
     """
     if shown(spec) != spec:
-        raise DataError(f"the name {shown(spec)} is no text, or more than a line: rename the folder")
+        raise InputError(f"the name {shown(spec)} is no text, or more than a line: rename the folder")
     content = _content(spec, root)
     _check_classes(spec, content)
     images, notes, kept = _opened(content, memory_for_images() if memory is None else memory)
@@ -50,7 +51,7 @@ def _content(spec: str, root: Path) -> Content:
     for source in sources():
         if (argument := source.argument(spec)) is not None:
             return source.read(argument, root)
-    raise DataError(
+    raise InputError(
         f"no data set {spec!r}. There are: {', '.join(spellings())}, where PATH is a folder that holds "
         "train/<class>/<image>"
     )
@@ -59,10 +60,10 @@ def _content(spec: str, root: Path) -> Content:
 def _check_classes(spec: str, content: Content) -> None:
     classes = content.classes
     if len(classes) < 2:
-        raise DataError(f"{spec} has one class, {classes[0]!r}: at least two are needed to tell apart")
+        raise InputError(f"{spec} has one class, {classes[0]!r}: at least two are needed to tell apart")
     counts = np.bincount(content.train.labels, minlength=len(classes))
     if counts.min() < SMALLEST_CLASS:
-        raise DataError(
+        raise InputError(
             f"{spec} has {counts.min()} training images of class {classes[counts.argmin()]!r}: at least "
             f"{SMALLEST_CLASS} of each class are needed. Add some, or remove the class"
         )
@@ -106,4 +107,4 @@ def _files_hash(root: Path, names: Sequence[bytes]) -> str:
         with ThreadPoolExecutor() as pool:
             return source_of(pool.map(digest, names))
     except OSError as error:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error

@@ -5,15 +5,16 @@ alone reads that file, and asks for the manifest of confirmed settings.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from study.data.images import DataError, Images, blocks, from_arrays, quiet
+from study.data.images import Images, blocks, from_arrays, quiet
+from study.protocol.errors import InputError
 from study.protocol.plan import DataCard
 from study.protocol.records import Manifest
+from study.protocol.rundir import replacing
 
 SMALLEST_TEST = 2
 SMALLEST_CLASS = 3
@@ -38,10 +39,10 @@ class Prepared:
         """``source``: SHA-256 over the test's source files, where the images have any. ``apart``: the study chose the
         test part, so copies of its images leave the training images.
 
-        Raises DataError when the test part is too small to say anything, or all images of a class are copies.
+        Raises InputError when the test part is too small to say anything, or all images of a class are copies.
         """
         if len(test) < SMALLEST_TEST:
-            raise DataError(
+            raise InputError(
                 f"{spec} has {len(test)} test images, and fewer than {SMALLEST_TEST} say nothing: add some, or leave "
                 "test/ out, and 10 to 30 % of the training images are set apart"
             )
@@ -60,7 +61,7 @@ class Prepared:
             notes.append(f"{len(train) - len(own)} training images left out, as copies of test images")
             train, copies = train.take(own), 0
             if (counts := np.bincount(train.labels, minlength=len(classes))).min() < SMALLEST_CLASS - 1:
-                raise DataError(
+                raise InputError(
                     f"{spec} has too few different images of class {classes[counts.argmin()]!r}, the rest are copies: at "
                     f"least {SMALLEST_CLASS} of each class are needed. Add some, or remove the class"
                 )
@@ -84,30 +85,26 @@ class Prepared:
     def seal(self, path: Path) -> None:
         """Write the test part to ``path`` (.npz, all or nothing) and forget it.
 
-        Raises DataError when it is sealed already or the file cannot be written.
+        Raises InputError when it is sealed already or the file cannot be written.
         """
         if self._test is None:
-            raise DataError("the test part is sealed already: prepare the data again to seal it elsewhere")
+            raise InputError("the test part is sealed already: prepare the data again to seal it elsewhere")
         test = self._test
-        partial = path.with_name(path.name + ".partial")
         try:
-            with partial.open("wb") as file:
+            with replacing(path) as file:
                 np.savez(file, **test.arrays(), sha256=np.array(_read(test)[0]))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
         except OSError as error:
-            raise DataError(f"the sealed test part cannot be written to {path}: {error}") from error
+            raise InputError(f"the sealed test part cannot be written to {path}: {error}") from error
         self._test = None
 
 
 def unseal(path: Path, manifest: Manifest) -> Images:
     """The test part that ``Prepared.seal`` wrote to ``path``.
 
-    Raises DataError without a valid manifest, or when the file has changed since.
+    Raises InputError without a valid manifest, or when the file has changed since.
     """
     if not isinstance(manifest, Manifest) or manifest.sha256 != _hash(manifest):
-        raise DataError(
+        raise InputError(
             "the test part stays sealed until every arm has its confirmed setting: its manifest is missing "
             "or was changed after it was written"
         )
@@ -116,9 +113,9 @@ def unseal(path: Path, manifest: Manifest) -> Images:
             test = from_arrays(file)
             sealed = str(file["sha256"])
     except Exception as error:  # a damaged archive fails in many ways, and all mean the same
-        raise DataError(f"the sealed test part {path} cannot be read: {error}") from error
+        raise InputError(f"the sealed test part {path} cannot be read: {error}") from error
     if sealed != _read(test)[0]:
-        raise DataError(f"the sealed test part {path} is not what was sealed: start a new study")
+        raise InputError(f"the sealed test part {path} is not what was sealed: start a new study")
     return test
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from study.data.images import DataError
+from study.protocol.errors import InputError
 from study.protocol.plan import Plan
 
 Positions = NDArray[np.int64]
@@ -23,11 +23,11 @@ def split(labels: Positions, *, val: int, seed: int) -> tuple[Positions, Positio
     """Positions to train on and to validate on, ascending: exactly ``val`` of them in the second.
 
     Stratified: each class gives its share, rounded so that the sum fits, and has at least one image on
-    both sides. Raises DataError where that cannot be.
+    both sides. Raises InputError where that cannot be.
     """
     _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if counts.min(initial=2) < 2 or not 1 <= len(counts) <= val <= len(labels) - len(counts):
-        raise DataError(
+        raise InputError(
             f"{len(labels)} images of {len(counts)} classes (the rarest has {counts.min(initial=0)}) cannot be split "
             f"into {len(labels) - val} and {val} with one of each class on both sides"
         )
@@ -60,11 +60,11 @@ def folds(labels: Positions, *, count: int, val: int, seed: int) -> list[Positio
 def split_for(plan: Plan, labels: Positions, *, fold: int) -> tuple[Positions, Positions]:
     """Positions that a run of the plan trains on, and those of the fold that it validates on, ascending.
 
-    Raises DataError when there are too few images for that.
+    Raises InputError when there are too few images for that.
     """
     counts = np.bincount(labels, minlength=len(plan.data.classes))
     if plan.folds * plan.val_images > len(labels) or counts.min() < 2:
-        raise DataError(
+        raise InputError(
             f"{len(labels)} images of {len(counts)} classes (the rarest has {counts.min()}) cannot be divided into "
             f"{plan.folds} folds of {plan.val_images} to validate on"
         )

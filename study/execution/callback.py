@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from study.execution import cluster  # first: it sets what Ray reads when it is imported
+from study.protocol.errors import LedgerError, StudyError
 from study.protocol.settings import SETTINGS
 
 # isort: split
@@ -23,9 +24,9 @@ from ray.tune.result import SHOULD_CHECKPOINT
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.protocol import validation
-from study.protocol.ledger import LedgerError
 from study.protocol.records import Epoch, told
-from study.protocol.selection import SCORED_PHASES, StudyError
+from study.protocol.rundir import RunDir
+from study.protocol.selection import SCORED_PHASES
 from study.scheduling.schedule import LossKind, Schedule
 from study.storage.sync import Mirror
 from study.training import checkpoint
@@ -44,7 +45,7 @@ class Runner(tune.Callback):
     def __init__(
         self,
         schedule: Schedule,
-        home: Path,
+        run: RunDir,
         tick: Callable[[], None],
         leaving: Callable[[], bool],
         say: Callable[[str], None],
@@ -53,7 +54,7 @@ class Runner(tune.Callback):
         self._schedule = schedule
         self._mirror = mirror
         self._told_unsaved = False
-        self._home = home
+        self._dir = run
         self._tick = tick
         self._leaving = leaving
         self._say = say
@@ -74,13 +75,13 @@ class Runner(tune.Callback):
         self._ended: set[str] = set()
         """Trials that ended by themselves or by decision, not because the study leaves."""
         self._silenced: set[str] = set()
-        self.error: StudyError | LedgerError | None = None
+        self.error: StudyError | None = None
 
     def leaving(self) -> bool:
         """Whether the study stops here: asked to, or because it must."""
         return self.error is not None or self._leaving()
 
-    def leave_for(self, error: StudyError | LedgerError) -> None:
+    def leave_for(self, error: StudyError) -> None:
         """Stop in order, and raise ``error`` then; the first one counts."""
         self.error = self.error or error
 
@@ -135,9 +136,9 @@ class Runner(tune.Callback):
     def _keep(self, trial_id: str, result: dict[str, Any]) -> None:
         """What a trial hands over is on disk before the ledger says that it is there; and Tune would keep it."""
         if "net" in result:
-            checkpoint.save(checkpoint.path_of(self._home, trial_id), result.pop("net"))
+            checkpoint.save(self._dir.checkpoint(trial_id), result.pop("net"))
         if "correct" in result:
-            validation.save(self._home, trial_id, result.pop("correct"))
+            validation.save(self._dir.validation(trial_id), result.pop("correct"))
 
     def _tell_unsaved(self, reason: str | None) -> None:
         if reason and self._mirror and not self._told_unsaved:
@@ -243,14 +244,14 @@ class Runner(tune.Callback):
             return
         self._disk_seen = now
         try:
-            free = shutil.disk_usage(self._home).free
+            free = shutil.disk_usage(self._dir.path).free
         except OSError as error:
-            self.leave_for(StudyError(f"the run directory {self._home} is gone: {error.strerror}"))
+            self.leave_for(StudyError(f"the run directory {self._dir} is gone: {error.strerror}"))
             return
         if free < SETTINGS.disk_floor:
             self.leave_for(
                 StudyError(
-                    f"the disk of {self._home} is nearly full: {free / 2**20:.0f} MiB are free, and "
+                    f"the disk of {self._dir} is nearly full: {free / 2**20:.0f} MiB are free, and "
                     f"{SETTINGS.disk_floor / 2**20:.0f} are needed to go on. Make room, then resume"
                 )
             )
@@ -286,7 +287,7 @@ class Runner(tune.Callback):
         history = self._schedule.ledger
         if history.trials[trial_id].phase not in SCORED_PHASES or not history.finished(trial_id):
             with suppress(OSError):
-                checkpoint.remove(checkpoint.path_of(self._home, trial_id))
+                checkpoint.remove(self._dir.checkpoint(trial_id))
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

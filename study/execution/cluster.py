@@ -41,9 +41,9 @@ from ray.util.scheduling_strategies import (
 import search_spaces
 import study
 from study.execution.packing import Hardware
+from study.protocol.errors import StudyError
 from study.protocol.plan import Budget, Machine
 from study.protocol.records import told
-from study.protocol.selection import StudyError
 from study.protocol.settings import passed_on
 
 WAIT_SECONDS = 1200
@@ -55,14 +55,10 @@ HOST_BYTES = 3 * 2**30
 Result = TypeVar("Result")
 
 
-class ClusterError(StudyError):
-    """Ray cannot be started or joined, or has not what the budget asks for."""
-
-
 def connect(address: str | None, log: Path) -> str:
     """Start Ray on this machine, or join the cluster at ``address``; the dashboard's URL, or "".
 
-    All of Ray's own messages go to ``log``. Raises ClusterError when Ray does not come up.
+    All of Ray's own messages go to ``log``. Raises StudyError when Ray does not come up.
     """
     hang_up = signal.signal(
         signal.SIGHUP, signal.SIG_IGN
@@ -93,13 +89,13 @@ def connect(address: str | None, log: Path) -> str:
     except Exception as error:  # Ray raises what it likes, plain Exception included
         said = told(" ".join(str(error).split())) or type(error).__name__
         if "Version mismatch" in said:
-            raise ClusterError(f"{said}. Every machine needs the same Ray and the same Python") from error
+            raise StudyError(f"{said}. Every machine needs the same Ray and the same Python") from error
         hint = (
             "is it running, and does this machine have its token (RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)?"
             if address
             else f"its messages are in {log}"
         )
-        raise ClusterError(
+        raise StudyError(
             f"Ray cannot be {'reached at ' + address if address else 'started'}: {said}; {hint}"
         ) from error
     finally:
@@ -165,14 +161,14 @@ def _keep_token_private() -> None:
 
 
 def knock(address: str) -> None:
-    """Raises ClusterError when nothing listens there: Ray itself would try for minutes."""
+    """Raises StudyError when nothing listens there: Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not (port.isascii() and port.isdigit()):
-        raise ClusterError(f"--address {address!r} is no HOST:PORT, as in 127.0.0.1:6379")
+        raise StudyError(f"--address {address!r} is no HOST:PORT, as in 127.0.0.1:6379")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, OverflowError, UnicodeError) as error:
-        raise ClusterError(
+        raise StudyError(
             f"Ray cannot be reached at {address}: {error}. Start it there with: ray start --head"
         ) from error
 
@@ -183,11 +179,11 @@ def disconnect() -> None:
 
 
 def hardware(budget: Budget) -> Hardware:
-    """What the cluster has for the budget. Raises ClusterError when it has nothing, or GPUs of several kinds."""
+    """What the cluster has for the budget. Raises StudyError when it has nothing, or GPUs of several kinds."""
     resource = budget.resource.upper()
     nodes = list(nodes_with(resource).values())
     if not nodes:
-        raise ClusterError(f"the cluster has no {resource}, but the budget is {budget}")
+        raise StudyError(f"the cluster has no {resource}, but the budget is {budget}")
     units = sum(int(node[resource]) for node in nodes)
     kind = _one_kind(nodes) if budget.resource == "gpu" else ""
     cores = tuple(max(1, int(node.get("CPU", 1))) for node in nodes)
@@ -219,7 +215,7 @@ def kind_of(node: dict[str, float]) -> str:
 
 
 def _one_kind(nodes: list[dict[str, float]]) -> str:
-    """Raises ClusterError when there are several."""
+    """Raises StudyError when there are several."""
     units: collections.Counter[str] = collections.Counter()
     for node in nodes:
         units[kind_of(node)] += int(node["GPU"])
@@ -227,7 +223,7 @@ def _one_kind(nodes: list[dict[str, float]]) -> str:
         there = ", ".join(
             f"{count} {kind or 'of a kind unknown to Ray'}" for kind, count in sorted(units.items())
         )
-        raise ClusterError(
+        raise StudyError(
             f"the cluster has GPUs of several kinds ({there}), and run times on two kinds do not compare: "
             "the arms' budgets would buy different amounts. Take out the nodes of all kinds but one, or start "
             "them with --num-gpus=0"
@@ -238,14 +234,14 @@ def _one_kind(nodes: list[dict[str, float]]) -> str:
 def wait_for(units: int, resource: str) -> None:
     """Wait until the cluster has so many GPUs or CPU cores; one that grows starts machines for it.
 
-    Before the plan is made, since a study is planned with what is there. Raises ClusterError when they do not
+    Before the plan is made, since a study is planned with what is there. Raises StudyError when they do not
     come. The wish ends here, or with this process: nothing keeps machines running for it.
     """
     wish = placement_group([{resource.upper(): 1.0}] * units)
     try:
         if not wish.wait(timeout_seconds=WAIT_SECONDS):
             have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            raise ClusterError(
+            raise StudyError(
                 f"--wait-for {units}: after {WAIT_SECONDS / 60:.0f} minutes the cluster has "
                 f"{have.get(resource.upper(), 0):g} {resource.upper()}s (`ray status` on its head says why)"
             )
@@ -254,11 +250,11 @@ def wait_for(units: int, resource: str) -> None:
 
 
 def check(machine: Machine) -> None:
-    """Raises ClusterError when the cluster has less than a study that goes on was planned with."""
+    """Raises StudyError when the cluster has less than a study that goes on was planned with."""
     needed, resource = machine.slots * machine.fraction, machine.resource.upper()
     have = sum(n[resource] for n in nodes_with(resource).values() if machine.kind in ("", kind_of(n)))
     if have + 1e-9 < needed:
-        raise ClusterError(
+        raise StudyError(
             f"the study was planned with {needed:g} {resource}s ({machine.name}), and {have:g} are here: "
             "costs and run times would no longer compare. Go on where there are as many, or start a new study"
         )

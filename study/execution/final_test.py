@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,20 +20,19 @@ from study.execution.trainable import device_of, give_back, image_spec, placed, 
 from study.protocol.ledger import Ledger
 from study.protocol.plan import Plan
 from study.protocol.records import Config, Cost, Scored, TestOpened, Trial, asdict
+from study.protocol.rundir import RunDir, replacing
 from study.protocol.selection import to_be_scored
-from study.training.checkpoint import FOLDER, is_whole, pack, path_of, remove, save
+from study.training.checkpoint import is_whole, pack, remove, save
 from study.training.loop import build, predict
 
-PREDICTIONS = "predictions"
 
-
-def open_test(plan: Plan, ledger: Ledger, pool: Images, sealed: Path, out: Path) -> None:
+def open_test(plan: Plan, ledger: Ledger, pool: Images, run: RunDir) -> None:
     """Score every kept net on the test set and store its predictions, ``predictions/<trial>.npz``.
 
     Each file has ``labels`` and ``predictions`` (images,) int64 and ``probabilities`` (images, classes) float16.
-    The workers need not see ``out``. The cost is booked per arm. After an interruption only what is left is scored: the set of nets is
+    The workers need not see the folder. The cost is booked per arm. After an interruption only what is left is scored: the set of nets is
     in the ledger from the moment that the test was opened. A net whose file is gone or torn is trained again
-    before, on ``pool``. Raises DataError when the sealed file is not as it was, StudyError when a net cannot be scored.
+    before, on ``pool``. Raises InputError when the sealed file is not as it was, StudyError when a net cannot be scored.
     """
     manifest = ledger.manifests[-1]
     opened = next((o for o in ledger.opened if o.manifest == manifest.sha256), None)
@@ -45,27 +43,27 @@ def open_test(plan: Plan, ledger: Ledger, pool: Images, sealed: Path, out: Path)
     else:
         trials = [ledger.trials[t] for t in opened.trials]
     left = [t for t in trials if t.id not in ledger.scores]
-    _replace(plan, ledger, pool, out, [t for t in left if not is_whole(path_of(out, t.id))])
-    test = unseal(sealed, manifest)
+    _replace(plan, ledger, pool, run, [t for t in left if not is_whole(run.checkpoint(t.id))])
+    test = unseal(run.sealed, manifest)
     if opened is None:
         ledger.add(TestOpened(manifest=manifest.sha256, trials=tuple(t.id for t in trials)))
-    (out / PREDICTIONS).mkdir(exist_ok=True)
+    run.predictions.mkdir(exist_ok=True)
     images = ray.put(test)
-    jobs = ((t.id, (plan, t.arm, t.config, path_of(out, t.id).read_bytes(), images)) for t in left)
+    jobs = ((t.id, (plan, t.arm, t.config, run.checkpoint(t.id).read_bytes(), images)) for t in left)
     for trial_id, probabilities, held in run_tasks(probabilities_of, jobs, plan.machine):
         predictions = probabilities.argmax(1)
-        _write(out / PREDICTIONS / f"{trial_id}.npz", test.labels, predictions, probabilities)
+        _write(run.prediction(trial_id), test.labels, predictions, probabilities)
         ledger.add(Cost(arm=ledger.trials[trial_id].arm, phase="test", what=trial_id, cost=held))
         ledger.add(Scored(trial=trial_id, test_accuracy=float((predictions == test.labels).mean())))
     for trial_id in ledger.trials.keys() - ledger.scores.keys():  # nothing asks for these any more
-        remove(path_of(out, trial_id))
+        remove(run.checkpoint(trial_id))
 
 
-def _replace(plan: Plan, ledger: Ledger, pool: Images, out: Path, gone: Sequence[Trial]) -> None:
+def _replace(plan: Plan, ledger: Ledger, pool: Images, run: RunDir, gone: Sequence[Trial]) -> None:
     """Train these nets again, from their records to the last digit; what that holds is booked as lost."""
     if not gone:
         return
-    (out / FOLDER).mkdir(exist_ok=True)
+    run.checkpoints.mkdir(exist_ok=True)
     shared = ray.put(pool)
     holding: defaultdict[float, list[Trial]] = defaultdict(list)
     for trial in gone:
@@ -75,7 +73,7 @@ def _replace(plan: Plan, ledger: Ledger, pool: Images, out: Path, gone: Sequence
         slots = plan.machine.slots // plan.machine.slots_of(fraction)
         machine = replace(plan.machine, fraction=fraction, slots=slots)
         for trial_id, net, held in run_tasks(train_again, jobs, machine):
-            save(path_of(out, trial_id), net)
+            save(run.checkpoint(trial_id), net)
             what = f"{trial_id} trained again: its weights were gone"
             ledger.add(Cost(arm=ledger.trials[trial_id].arm, phase="lost", what=what, cost=held))
 
@@ -109,11 +107,7 @@ def probabilities_of(
 
 def _write(path: Path, labels: Any, predictions: Any, probabilities: Any) -> None:
     """The file is there whole or not at all."""
-    torn = path.with_suffix(".tmp")
-    with torn.open("wb") as file:
+    with replacing(path) as file:
         np.savez_compressed(
             file, labels=labels, predictions=predictions, probabilities=probabilities.astype(np.float16)
         )
-        file.flush()
-        os.fsync(file.fileno())
-    torn.replace(path)

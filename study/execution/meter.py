@@ -21,12 +21,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import search_spaces
 from search_spaces import Arm, ArmError, Config, ImageSpec
-from study.data.images import DataError, Images
+from study.data.images import Images
 from study.execution import packing, quick
 from study.execution.packing import Way
 from study.execution.trainable import described, device_of
 from study.memory import all_memory, free_memory, out_of_memory
-from study.protocol.plan import Machine, PlanError
+from study.protocol.errors import InputError
+from study.protocol.plan import Machine
 from study.protocol.records import Epoch, Trial, first_line
 from study.training.loop import Split, Training, build, eval_batch, predict
 from study.training.step import EAGER_STEPS
@@ -146,7 +147,7 @@ class Meter:
 
         On a GPU, try until the memory runs out. On a CPU, Ray would kill the process, so extrapolate from the smallest batch, in
         proportion, which overstates it by up to a half: the weights do not grow; ``to_come`` is what the study itself will take.
-        Raises PlanError when that many trials do not fit with any batch size, ArmError when one does not.
+        Raises InputError when that many trials do not fit with any batch size, ArmError when one does not.
         """
         sizes = sorted(batch_sizes)
 
@@ -260,7 +261,7 @@ def named(function: Callable[[Arm], Result], name: str) -> Result:
     try:
         return function(search_spaces.load(name))
     except Exception as error:  # any fault of an arm becomes a sentence with its name
-        if isinstance(error, ArmError | DataError) or out_of_memory(error):
+        if isinstance(error, ArmError | InputError) or out_of_memory(error):
             raise
         raise ArmError(
             f"arm {name} cannot be built and trained at its default setting: "
@@ -294,7 +295,7 @@ def _largest_on_cores(
     shares = {size: each * size / free for size in sizes}
     size = packing.largest(way, shares)
     if size is None and way.trials > 1:
-        raise PlanError(
+        raise InputError(
             f"the memory has no room for {packing.told(way)}: of the {free / 2**30:.1f} GiB that are free, {name} takes "
             f"{each * smallest / 2**30:.1f} with batches of {smallest}. Give a larger --fraction, or none"
         )

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from study.protocol.plan import Machine, Packed, PlanError
+from study.protocol.errors import InputError
+from study.protocol.plan import Machine, Packed
 
 ON_A_GPU = (2, 3, 4, 8)
 """Trials on one: at least two, so that one computes while another starts, unless two do not fit."""
@@ -48,7 +49,7 @@ class Way:
 def ways(hardware: Hardware, fraction: float | None) -> list[Way]:
     """Every packing to be measured, the usual one first; only one when ``fraction`` is the user's.
 
-    Raises PlanError when no trial can hold that fraction.
+    Raises InputError when no trial can hold that fraction.
     """
     smallest = min(hardware.cores)
     if hardware.resource == "gpu":
@@ -56,7 +57,7 @@ def ways(hardware: Hardware, fraction: float | None) -> list[Way]:
         shares = room if fraction is None else (int(1 / fraction),)
         return [_on_a_gpu(hardware, count, fraction) for count in shares]
     if fraction is not None and fraction > smallest:
-        raise PlanError(
+        raise InputError(
             f"--fraction {fraction:g}: a trial can hold at most the {smallest} cores of the smallest node"
         )
     if fraction is not None:

@@ -16,12 +16,13 @@ import ray
 import ray.exceptions
 
 from search_spaces import Arm, ArmError, Choice, Config, ImageSpec, default
-from study.data.images import DataError, Images, Streamed
+from study.data.images import Images, Streamed
 from study.execution import cluster, packing
 from study.execution.meter import MEASURE_SECONDS, Meter, Speed
 from study.execution.packing import Way
 from study.execution.trainable import image_spec
-from study.protocol.plan import LAYOUT_AXIS, Audit, Budget, DataCard, Machine, Packed, PlanError
+from study.protocol.errors import InputError, StudyError
+from study.protocol.plan import LAYOUT_AXIS, Audit, Budget, DataCard, Machine, Packed
 from study.scheduling.sampler import restrict
 
 SHARE = 0.03
@@ -61,9 +62,9 @@ def survey(
 
     ``fraction`` of a GPU, or cores, per trial is the user's choice instead. A ``pool`` that is streamed is trained
     on, so that what its batches take is measured too. ``check`` is called with what tells an arm's speed after a second of
-    measuring, ``measure``, and raises PlanError when the budget cannot do. Raises ArmError when an arm
-    cannot be built and trained at its default setting, DataError when one of the pool's images cannot be used where
-    the arms are measured, PlanError when no trial can hold ``fraction``.
+    measuring, ``measure``, and raises InputError when the budget cannot do. Raises ArmError when an arm
+    cannot be built and trained at its default setting, InputError when one of the pool's images cannot be used where
+    the arms are measured, or when no trial can hold ``fraction``.
     """
     began = time.monotonic()
     have = cluster.hardware(budget)
@@ -363,11 +364,9 @@ def _all(meters: Sequence[Any], method: str, *arguments: Any, **named: Any) -> l
     try:
         return list(ray.get([getattr(meter, method).remote(*arguments, **named) for meter in meters]))
     except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, ArmError | DataError | PlanError) else error) from None
+        raise (error.cause if isinstance(error.cause, ArmError | InputError) else error) from None
     except ray.exceptions.RayError as error:  # killed, by the system for want of memory for example
-        raise cluster.ClusterError(
-            f"a process that measured the arms is gone: {cluster.last_line(error)}"
-        ) from error
+        raise StudyError(f"a process that measured the arms is gone: {cluster.last_line(error)}") from error
 
 
 def _batch_sizes(arms: Mapping[str, Arm], train: int) -> tuple[int, ...]:

@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from search_spaces import Arm, ArmError, ImageSpec, default
-from study.protocol.plan import EPOCHS, FEWEST_RUNS, SCATTER, VAL_SHARE, Budget, DataCard, PlanError
+from study.protocol.errors import InputError
+from study.protocol.plan import EPOCHS, FEWEST_RUNS, SCATTER, VAL_SHARE, Budget, DataCard
 from study.protocol.records import first_line
 
 SECONDS = 1.0
@@ -70,7 +71,7 @@ def check(
     train_fraction: float,
     measure: Callable[[str], tuple[float, int]] | None = None,
 ) -> None:
-    """Raises PlanError, naming a budget, when no plan could be made even of runs faster than they can be.
+    """Raises InputError, naming a budget, when no plan could be made even of runs faster than they can be.
 
     ``measure`` gives an arm's speed as ``images_per_second``; by default it is measured here, on one core, which is the
     cheapest way to train per core and second. Raises ArmError when an arm cannot be trained.
@@ -86,7 +87,7 @@ def check(
             continue
         run = count / speed
         enough = math.ceil(len(arms) * (STARTING + SCATTER * FEWEST_RUNS * run) / 60)
-        raise PlanError(
+        raise InputError(
             f"a budget of {budget} is too small: {card.train} images of {card.size} x {card.size} pixels, and {name} trains "
             f"about {speed:.3g} of them a second, so that a run of {length} epochs takes about {_told(run)}, and each arm needs "
             f"{math.ceil(FEWEST_RUNS)} of them. This would do: --budget "

@@ -22,13 +22,15 @@ from torch import Tensor, nn
 
 import search_spaces
 from search_spaces import ImageSpec
-from study.data.images import DataError, Images, Streamed
+from study.data.images import Images, Streamed
 from study.data.split import split_for
 from study.memory import keep_freed, out_of_memory
 from study.protocol import validation
+from study.protocol.errors import StudyError
 from study.protocol.plan import DataCard, Machine, Plan
 from study.protocol.records import Epoch, Trial, first_line, setting
-from study.protocol.selection import SCORED_PHASES, StudyError
+from study.protocol.rundir import RunDir
+from study.protocol.selection import SCORED_PHASES
 from study.protocol.settings import SETTINGS
 from study.storage import objects
 from study.training import checkpoint
@@ -53,7 +55,7 @@ def device_of(machine: Machine, fraction: float | None = None) -> torch.device:
     # Ray's fractions are bookkeeping; this is the wall between trials
     device = torch.device("cuda", torch.cuda.current_device())
     if machine.gpu and described(device) != machine.gpu:
-        raise OtherGpuError(f"this node has {described(device)}, and the study was measured on {machine.gpu}")
+        raise StudyError(f"this node has {described(device)}, and the study was measured on {machine.gpu}")
     torch.cuda.empty_cache()  # cuDNN picks other kernels where the last trial's blocks leave it no room
     context = machine.context_bytes / torch.cuda.get_device_properties(device).total_memory
     torch.cuda.set_per_process_memory_fraction(max(0.0, min(1.0, fraction or machine.fraction) - context))
@@ -147,7 +149,7 @@ class StudyTrial(tune.Trainable):
     ) -> None:
         self._plan = Plan.from_dict(plan)
         self._pool = pool
-        self._home = Path(home)
+        self._dir = RunDir(Path(home))
         # not _storage, which is Tune's own
         self._at_uri = objects.Storage(home) if objects.is_uri(home) else None
         self.reset_config(config)
@@ -159,7 +161,7 @@ class StudyTrial(tune.Trainable):
         self._again = bool(new_config["again"])
         self._fraction = float(new_config["fraction"])
         self._device: torch.device | None = None
-        self._path = checkpoint.path_of(self._home, self._trial.id)
+        self._path = self._dir.checkpoint(self._trial.id)
         self._spoke = False
         self._measures: list[dict[str, Any]] = []
         self._aside: dict[str, Any] = {}
@@ -173,7 +175,7 @@ class StudyTrial(tune.Trainable):
             result = self._step()
         except DivergedError as error:
             result = {"failure": f"diverged: {error}", "done": True}
-        except (DataError, OtherGpuError, _BlockedError) as error:
+        except StudyError as error:
             result = {"blocked": first_line(error)}
         except Exception as error:  # noqa: BLE001  # an arm's fault is that trial's end, not the study's
             result = {"failure": f"error: {type(error).__name__}: {first_line(error)}", "done": True}
@@ -267,7 +269,7 @@ class StudyTrial(tune.Trainable):
                 self._at_uri.put(objects.unfinished(self._trial), content)
         except OSError as error:
             if self._at_uri is None:
-                raise _BlockedError(f"no checkpoint can be written: {error}") from error
+                raise StudyError(f"no checkpoint can be written: {error}") from error
             self._aside["unsaved"] = first_line(error)
         finally:
             self._saved = time.monotonic()
@@ -288,11 +290,3 @@ class StudyTrial(tune.Trainable):
         """Give back the memory; when the error is gone, which holds the net and what it had computed."""
         self.cleanup()
         give_back(self._device or torch.device("cpu"))
-
-
-class OtherGpuError(StudyError):
-    """This node's GPU is another model than the one that the study was measured on."""
-
-
-class _BlockedError(Exception):
-    """The run directory cannot be written: as with an image that is gone, nothing that a trial could do about it."""

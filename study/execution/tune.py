@@ -12,10 +12,10 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from study.execution import cluster  # first: it sets what Ray reads when it is imported
+from study.protocol.errors import LedgerError, StudyError
 
 # isort: split
 import ray
@@ -28,13 +28,11 @@ from ray.tune.search import Searcher
 from study.data.images import Images
 from study.execution.callback import Runner
 from study.execution.trainable import StudyTrial
-from study.protocol.ledger import LedgerError
 from study.protocol.plan import Machine
 from study.protocol.records import asdict, setting
-from study.protocol.selection import StudyError
+from study.protocol.rundir import RunDir
 from study.scheduling.schedule import Schedule
 from study.storage.sync import Mirror
-from study.training import checkpoint
 
 TUNES_OWN = ".tune"
 """Where Tune keeps its state while it runs; what we keep of a trial lies in the ledger and its checkpoint."""
@@ -43,7 +41,7 @@ TUNES_OWN = ".tune"
 def run_trials(
     schedule: Schedule,
     pool: Images,
-    out: Path,
+    run: RunDir,
     tick: Callable[[], None],
     leaving: Callable[[], bool],
     say: Callable[[str], None],
@@ -53,12 +51,12 @@ def run_trials(
 
     ``tick`` is called after every event, ``say`` with a sentence for the user. When ``leaving`` turns true, every
     running trial writes a checkpoint and stops, and the call returns. With a ``mirror`` the workers see its URI
-    instead of the folder ``out``. Raises StudyError or LedgerError when the study cannot be finished.
+    instead of the run's folder. Raises StudyError when the study cannot be finished.
     """
     plan = schedule.plan
-    (out / checkpoint.FOLDER).mkdir(exist_ok=True)
-    runner = Runner(schedule, out, tick, leaving, say, mirror)
-    home = mirror.uri if mirror else str(out.resolve())
+    run.checkpoints.mkdir(exist_ok=True)
+    runner = Runner(schedule, run, tick, leaving, say, mirror)
+    home = mirror.uri if mirror else str(run.path.resolve())
     if schedule.done:
         return
     trainable = tune.with_resources(
@@ -78,7 +76,7 @@ def run_trials(
         ),
         run_config=tune.RunConfig(
             name=TUNES_OWN,
-            storage_path=str(out.resolve()),
+            storage_path=str(run.path.resolve()),
             stop=_Stops(runner),
             callbacks=[runner],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -102,7 +100,7 @@ def run_trials(
     finally:
         with suppress(LedgerError):  # which has been told before
             schedule.leave()
-        shutil.rmtree(out / TUNES_OWN, ignore_errors=True)
+        shutil.rmtree(run.path / TUNES_OWN, ignore_errors=True)
     if runner.error is not None:
         raise runner.error
 
@@ -143,7 +141,7 @@ class _Asks(Searcher):
             return None
         try:
             start = self._schedule.next()
-        except (StudyError, LedgerError) as error:
+        except StudyError as error:
             self._runner.leave_for(error)
             return Searcher.FINISHED
         if start is None:

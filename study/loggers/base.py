@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from study.protocol import plugins
+from study.protocol.errors import InputError
 from study.protocol.ledger import History
-from study.protocol.plan import Plan, PlanError
+from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Record, first_line
 
 NO_TOOLS = ("base", "feed")
@@ -57,13 +58,13 @@ def choices() -> list[str]:
 
 
 def check(names: Iterable[str]) -> None:
-    """Raises PlanError, with the package to install, when a tool is unknown or its package is missing."""
+    """Raises InputError, with the package to install, when a tool is unknown or its package is missing."""
     known = tools()
     for name in names:
         if name not in choices():
-            raise PlanError(f"--log {name!r}: there are {', '.join(choices())}")
+            raise InputError(f"--log {name!r}: there are {', '.join(choices())}")
         if importlib.util.find_spec(known[name].needs) is None:
-            raise PlanError(f"--log {name} needs a package: pip install {known[name].needs}")
+            raise InputError(f"--log {name} needs a package: pip install {known[name].needs}")
 
 
 class Loggers:

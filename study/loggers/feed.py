@@ -10,9 +10,11 @@ from pathlib import Path
 
 from study.loggers.base import Logger, Loggers, check, failed, tools
 from study.protocol import ledger
+from study.protocol.errors import InputError, LedgerError
 from study.protocol.ledger import History
-from study.protocol.plan import Plan, PlanError
+from study.protocol.plan import Plan
 from study.protocol.records import Record
+from study.protocol.rundir import RunDir
 
 FOLLOW_SECONDS = 1.0
 CLOSE_SECONDS = 60.0
@@ -47,34 +49,34 @@ class Feed:
         self._loggers.close()
 
 
-def start(names: Iterable[str], plan: Plan, home: Path, say: Callable[[str], None]) -> Feed:
+def start(names: Iterable[str], plan: Plan, run: RunDir, say: Callable[[str], None]) -> Feed:
     """Feed the tools ``names`` and those that always run; ``say`` takes a sentence on each that cannot start."""
     wanted, opened = set(names), []
     for name, tool in tools().items():
         if not (tool.always or name in wanted):
             continue
         try:
-            opened.append(tool.start(plan, home))
+            opened.append(tool.start(plan, run.path))
         except Exception as error:  # noqa: BLE001  # a tool that is down takes nothing from the study
             say(f"note: --log {name} is left out: {failed(name, error)}")
-    return Feed(home / ledger.FILE, opened)
+    return Feed(run.ledger, opened)
 
 
 def write(home: Path, name: str, *, follow: bool = False, refresh: Callable[[], None] = lambda: None) -> str:
     """Write the run in ``home`` for one tool, with ``follow`` until the study ends. Returns how to open the result.
 
-    ``refresh`` brings the ledger up to date where the study runs on another machine. Raises PlanError when there is
+    ``refresh`` brings the ledger up to date where the study runs on another machine. Raises InputError when there is
     no study or no such tool, when another process is writing it, or the tool fails.
     """
     check([name])
     tool = tools()[name]
-    plan, _ = ledger.load(home)
+    plan, _ = ledger.load(RunDir(home))
     try:
         _write(tool.start(plan, home), home, follow, refresh)
-    except (PlanError, ledger.LedgerError):
+    except (InputError, LedgerError):
         raise
     except Exception as error:  # tools raise what they like
-        raise PlanError(failed(name, error)) from error
+        raise InputError(failed(name, error)) from error
     return tool.shown_by.format(home=home)
 
 
@@ -82,7 +84,7 @@ def _write(logger: Logger, home: Path, follow: bool, refresh: Callable[[], None]
     history, done = History(), 0
     try:
         while True:
-            for record in itertools.islice(ledger.records(home / ledger.FILE), done, None):
+            for record in itertools.islice(ledger.records(RunDir(home).ledger), done, None):
                 history.add(record)
                 logger.take(record, history)
                 done += 1

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from study.loggers.base import Tool
+from study.protocol.errors import InputError
 from study.protocol.ledger import History
-from study.protocol.plan import Plan, PlanError
+from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Outcome, Record, Trial
 
 
@@ -27,7 +28,7 @@ class OptunaStorage:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
-            raise PlanError(
+            raise InputError(
                 f"{path} is being written by another process, a study with --log optuna or a `log --follow`: open it, "
                 f"optuna-dashboard {path}, or end that first"
             ) from None

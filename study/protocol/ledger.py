@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import os
 import re
-import socket
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from study.protocol.plan import FILE as PLAN
-from study.protocol.plan import Plan, PlanError
+from study.protocol.errors import InputError, LedgerError
+from study.protocol.plan import Plan
 from study.protocol.records import (
     Beat,
     Choice,
@@ -39,24 +38,10 @@ from study.protocol.records import (
     decode,
     encode,
 )
+from study.protocol.rundir import PLAN, RunDir
 
-FILE = "ledger.jsonl"
-CLAIM = ".claimed"
-"""Lies in a run's directory from the first moment, so that two studies never share one; says who writes."""
-
-
-FOREIGN = "wandb"
-"""A tool's own folder in a run: full of links of its making, and nothing of a study is read or written there."""
 _A_FILE_NAME = re.compile(r"\w[\w.-]{0,199}")
 """What a trial may be called: its checkpoint and its predictions are files of that name."""
-
-
-class LedgerError(ValueError):
-    """A ledger that cannot be trusted or written; the message says where and why."""
-
-
-class NotOpenedError(LedgerError):
-    """A ledger that cannot be gone on with: damaged, written by another process, or read-only."""
 
 
 class History:
@@ -238,32 +223,32 @@ class History:
         self.booked[trial.id] = held
 
 
-def load(run: Path) -> tuple[Plan, History]:
+def load(run: RunDir) -> tuple[Plan, History]:
     """Plan and ledger of the study in the folder ``run``, wherever it came from: they must belong together.
 
     The plan is that of all arms, also of one that was added later.
-    Raises PlanError or LedgerError.
+    Raises InputError or LedgerError.
     """
-    check_links(run)
-    plan, history = Plan.load(run / PLAN), read(run / FILE)
+    run.check_links()
+    plan, history = Plan.load(run.plan), read(run.ledger)
     plan = plan.extended(history.extension)
     try:
         check(history, plan)
     except LedgerError as error:
-        raise LedgerError(f"{run / FILE}: {error}") from error
+        raise LedgerError(f"{run.ledger}: {error}") from error
     check_question(history, plan_hash(run))
     return plan, history
 
 
-def plan_hash(run: Path) -> str:
+def plan_hash(run: RunDir) -> str:
     """SHA-256 of the plan in the folder ``run``, as a Session has it."""
-    return hashlib.sha256((run / PLAN).read_bytes()).hexdigest()
+    return hashlib.sha256(run.plan.read_bytes()).hexdigest()
 
 
 def check_question(history: History, plan: str) -> None:
-    """Raises PlanError when the study began with another plan than that of this hash: it was edited since."""
+    """Raises InputError when the study began with another plan than that of this hash: it was edited since."""
     if history.sessions and history.sessions[0].plan != plan:
-        raise PlanError(
+        raise InputError(
             f"{PLAN} is not the one that the study began with: put that back, or ask the new question in a new study"
         )
 
@@ -327,6 +312,7 @@ class Ledger(History):
         self.watchers: list[Callable[[Record], None]] = []
         """Told every record once it is written; they must neither wait nor raise."""
         self._path = path
+        self.run = RunDir(path.parent)
         self._whole = True
         """Whether the file ends where the last record does."""
         try:
@@ -337,21 +323,16 @@ class Ledger(History):
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._size, self._last = _fold(path, self)
             os.ftruncate(self._file, self._size)
-            path.with_name(CLAIM).write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            self.run.sign()
         except BlockingIOError as error:
             os.close(self._file)
-            raise LedgerError(f"{path} is being written by {holder(path)}") from error
+            raise LedgerError(f"{path} is being written by {self.run.holder()}") from error
         except OSError as error:
             os.close(self._file)
             raise LedgerError(f"{path} cannot be written: {error.strerror}") from error
         except LedgerError:
             os.close(self._file)
             raise
-
-    @property
-    def folder(self) -> Path:
-        """The run's, in which the ledger lies."""
-        return self._path.parent
 
     def add(self, record: Record) -> None:
         """Fold the record in and write it. Raises LedgerError, and leaves the file whole, when it cannot be written."""
@@ -388,14 +369,6 @@ class Ledger(History):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._file)
-
-
-def holder(path: Path) -> str:
-    """Who writes the ledger at ``path``, or did last: a process on a host."""
-    try:
-        return path.with_name(CLAIM).read_text(errors="replace") or "another process"
-    except OSError:
-        return "another process"
 
 
 def check(history: History, plan: Plan) -> None:
@@ -442,18 +415,3 @@ def _check_manifests(history: History, plan: Plan) -> None:
     named += [t for opened in history.opened for t in opened.trials]
     if unknown := {*named, *history.scores} - history.trials.keys():
         raise LedgerError(f"manifest, test or scores of unknown trials {', '.join(sorted(unknown))}")
-
-
-def check_links(run: Path) -> None:
-    """Raises NotOpenedError when anything of a study in a run directory is a link.
-
-    One that came from elsewhere could otherwise have a report or a ledger written over any file of its reader.
-    """
-    for folder, folders, files in os.walk(run):
-        for name in sorted([*folders, *files]):
-            if (entry := Path(folder, name)).is_symlink():
-                raise NotOpenedError(
-                    f"{entry} is a link, and a study holds its own files only: remove it, or copy what it shows"
-                )
-        if Path(folder) == run and FOREIGN in folders:
-            folders.remove(FOREIGN)

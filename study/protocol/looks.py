@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from study.protocol import selection
-from study.protocol.ledger import FILE as LEDGER
-from study.protocol.ledger import History, LedgerError, load
-from study.protocol.plan import FILE, MARGIN, Budget, Earlier, Plan, PlanError
+from study.protocol.errors import InputError, StudyError
+from study.protocol.ledger import History, load
+from study.protocol.plan import MARGIN, Budget, Earlier, Plan
 from study.protocol.records import Extension
+from study.protocol.rundir import PLAN, RunDir
 
 LEVEL = 0.05
 """Error of one look that is the only one."""
@@ -33,7 +34,6 @@ POINTS = 18
 """Power of 2: so many points for the law of both looks together; the level is then right to 0.0002."""
 MOST_PAIRS = 20
 """Of both looks together: up to here the normal theory's levels were checked (METHOD.md 6)."""
-VERDICT = "verdict.json"
 FINAL = ("better", "practical tie")
 """Words that no second look may take back."""
 
@@ -125,15 +125,15 @@ def earlier_studies(folder: Path, own: str, source: str) -> tuple[Earlier, ...]:
     One that cannot be read is passed over: the plan says what was counted.
     """
     found = []
-    for path in sorted(folder.glob(f"*/{FILE}")):
-        run = path.parent
+    for path in sorted(folder.glob(f"*/{PLAN}")):
+        run = RunDir(path.parent)
         try:
             if run.name == own or json.loads(path.read_text())["test_source"] != source:
                 continue
-            if b'"record":"TestOpened"' not in (run / LEDGER).read_bytes():
+            if b'"record":"TestOpened"' not in run.ledger.read_bytes():
                 continue
             plan, history = load(run)
-        except (OSError, ValueError, KeyError, TypeError, LedgerError):
+        except (StudyError, OSError, ValueError, KeyError, TypeError):
             continue
         found.append(Earlier(run=run.name, arms=plan.arms, level=total_level(plan, history)))
     return tuple(found)
@@ -174,32 +174,32 @@ def finished(history: History) -> bool:
     return len(history.opened) == looks and set(history.opened[-1].trials) <= history.scores.keys()
 
 
-def answers(run: Path) -> list[tuple[str, str]]:
-    """Word and sentence of the study's answer for each pair of arms. Raises PlanError when there is none yet."""
+def answers(run: RunDir) -> list[tuple[str, str]]:
+    """Word and sentence of the study's answer for each pair of arms. Raises InputError when there is none yet."""
     try:
-        body = json.loads((run / VERDICT).read_text())
+        body = json.loads(run.verdict.read_text())
         return [(str(answer["word"]), str(answer["sentence"])) for answer in body["answer"]]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise PlanError(
+        raise InputError(
             f"{run} has no answer yet that could be open: python -m analysis {run} writes it"
         ) from error
 
 
-def second_look(plan: Plan, history: History, run: Path, budget: Budget) -> Extension:
+def second_look(plan: Plan, history: History, run: RunDir, budget: Budget) -> Extension:
     """What more money buys a finished, undecided study: further pairs under the frozen protocol.
 
-    ``budget`` is the new total. Raises PlanError, with the reason and what would do instead, where a second look cannot be.
+    ``budget`` is the new total. Raises InputError, with the reason and what would do instead, where a second look cannot be.
     """
     _can_be_extended(history, f"--budget {budget}")
     if budget.resource != plan.budget.resource:
-        raise PlanError(f"--budget {budget}: the study is one of {plan.budget.resource} time, and stays it")
+        raise InputError(f"--budget {budget}: the study is one of {plan.budget.resource} time, and stays it")
     if budget.seconds <= plan.budget.seconds:
-        raise PlanError(
+        raise InputError(
             f"--budget {budget} is the new total: give more than the {plan.budget} that the study had"
         )
     known = answers(run)
     if known and all(word in FINAL for word, _ in known):
-        raise PlanError(f"the study has its answer, and a second look cannot take it back: {known[0][1]}")
+        raise InputError(f"the study has its answer, and a second look cannot take it back: {known[0][1]}")
     spare, costs = {}, {}
     for arm in plan.arms:
         costs[arm] = pair_cost(plan, history, arm)
@@ -210,7 +210,7 @@ def second_look(plan: Plan, history: History, run: Path, budget: Budget) -> Exte
         dearest = max(least * costs[arm] - spare[arm] for arm in plan.arms)
         minutes = math.ceil((budget.seconds + 1.02 * dearest * len(plan.arms)) / 60)
         enough = Budget(seconds=60.0 * minutes, resource=budget.resource)
-        raise PlanError(
+        raise InputError(
             f"--budget {budget} buys no further pair of searches{' or only one' if least == 2 else ''} of the kind that this "
             f"study has: --budget {enough} does"
         )
@@ -260,12 +260,12 @@ def _half_width(pairs: int, level: float) -> float:
 
 
 def one_arm_more(plan: Plan, history: History, arms: Sequence[str]) -> str:
-    """The arm that is asked for beside those of the study. Raises PlanError with the reason when it cannot be added."""
+    """The arm that is asked for beside those of the study. Raises InputError with the reason when it cannot be added."""
     asked = f"--arms {','.join(arms)}"
     _can_be_extended(history, asked)
     new = [arm for arm in arms if arm not in plan.arms]
     if len(new) != 1 or set(arms) - set(new) != set(plan.arms):
-        raise PlanError(
+        raise InputError(
             f"{asked}: the study has {', '.join(plan.arms)}, and can be given one arm more: --arms "
             f"{','.join(plan.arms)},{new[0] if new else 'NEW'}"
         )
@@ -275,14 +275,14 @@ def one_arm_more(plan: Plan, history: History, arms: Sequence[str]) -> str:
 def _can_be_extended(history: History, asked: str) -> None:
     extension = history.extension
     if extension is not None and extension.pairs:
-        raise PlanError(
+        raise InputError(
             f"{asked}: the test images were looked at twice, and a third look is one too many: its error would have to be "
             "paid for by an interval that shows nothing. A new study on fresh test images can go on from here"
         )
     if extension is not None:
-        raise PlanError(
+        raise InputError(
             f"{asked}: the study was extended once already, by {', '.join(extension.arms)}: what it says has its level, and "
             "more would need another. Ask in a new study, of all the arms, on fresh test images"
         )
     if not finished(history):
-        raise PlanError(f"{asked}: the study is not finished: let it end first (--resume RUN alone)")
+        raise InputError(f"{asked}: the study is not finished: let it end first (--resume RUN alone)")

@@ -8,17 +8,17 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from study.protocol.errors import InputError, StudyError
 from study.protocol.records import Config, Extension, Scalar, from_plain, parse
+from study.protocol.rundir import write
 from study.protocol.settings import SETTINGS
 
-FILE = "plan.json"
 FOLDS_FLOOR = 3
 """Disjoint folds of the training pool, at least: a search's own and two more to select on (METHOD.md 2)."""
 PAIRS = {8: 200, 6: 100, 4: 50, 3: 25}
@@ -68,10 +68,6 @@ AIMS = ((60, 10), (30, 3))
 than was measured; where these would be shorter than 10 epochs, too short for two rungs, for 30, three pairs."""
 
 
-class PlanError(ValueError):
-    """A question that cannot be asked like this; the message says what is allowed instead."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """Resource-seconds of one kind: ``8gpu-hours``, ``20cpu-minutes``."""
@@ -81,19 +77,19 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises PlanError for anything that is no sane amount with a known unit."""
+        """Raises InputError for anything that is no sane amount with a known unit."""
         match = re.fullmatch(
             r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(gpu|cpu)-?(hour|minute)s?\s*", text.lower()
         )
         if match is None:
-            raise PlanError(
+            raise InputError(
                 f"budget {text!r} is not understood: give a positive number and one of gpu-hours, "
                 "gpu-minutes, cpu-hours, cpu-minutes, as in 8gpu-hours or 10cpu-minutes"
             )
         amount, resource, unit = match.groups()
         seconds = float(amount) * (3600 if unit == "hour" else 60)
         if not SHORTEST <= seconds <= LONGEST:
-            raise PlanError(
+            raise InputError(
                 f"budget {text!r} is out of range: at least a minute, which measuring the arms and starting workers "
                 "takes, and at most a million hours"
             )
@@ -249,14 +245,14 @@ class Plan:
     def extended(self, extension: Extension | None) -> "Plan":
         """The plan of all arms, with that which an extension added: each with the same share as before.
 
-        Raises PlanError when the extension has not what a plan has of every arm.
+        Raises InputError when the extension has not what a plan has of every arm.
         """
         if extension is None or extension.pairs:
             return self
         try:
             added = from_plain(_Added, extension.plan)
         except TypeError as error:
-            raise PlanError(f"the added arm: {error}") from error
+            raise InputError(f"the added arm: {error}") from error
         arms = (*self.arms, *extension.arms)
         plan = dataclasses.replace(
             self,
@@ -268,7 +264,7 @@ class Plan:
         )
         plan._check()
         if plan.pairs != self.pairs:
-            raise PlanError(f"the added arm is of {plan.pairs} searches, the others of {self.pairs}")
+            raise InputError(f"the added arm is of {plan.pairs} searches, the others of {self.pairs}")
         return plan
 
     @property
@@ -392,26 +388,18 @@ class Plan:
 
     def save(self, path: Path) -> None:
         """Write it to ``path``, whole or not at all. Raises OSError."""
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            with partial.open("w") as file:
-                file.write(json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write(path, f"{json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)}\n".encode())
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Raises PlanError when the file is not a plan of this version, or one that nobody could have made."""
+        """Raises InputError when the file is not a plan of this version, or one that nobody could have made."""
         try:
             if not path.is_file():
-                raise PlanError("it is missing" if not path.exists() else "it is no file")
+                raise InputError("it is missing" if not path.exists() else "it is no file")
             plan = cls.from_dict(parse(path.read_text()))
             plan._check()
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise PlanError(f"{path} is no plan of this version: {error}") from error
+        except (StudyError, OSError, ValueError, TypeError, RecursionError) as error:
+            raise InputError(f"{path} is no plan of this version: {error}") from error
         return plan
 
     @classmethod
@@ -421,23 +409,23 @@ class Plan:
         return plan
 
     def _check(self) -> None:
-        """Raises PlanError for a value that the command line or the probe would never have given."""
+        """Raises InputError for a value that the command line or the probe would never have given."""
         if len(self.arms) < 2 or len(set(self.arms)) < len(self.arms):
-            raise PlanError(f"arms: {list(self.arms)} are not two or more different ones")
+            raise InputError(f"arms: {list(self.arms)} are not two or more different ones")
         for name, known in (("audits", self.audits), ("probe_cost", self.probe_cost)):
             if known.keys() != set(self.arms):
-                raise PlanError(f"{name}: not one for each arm")
+                raise InputError(f"{name}: not one for each arm")
         if len(self.data.classes) < 2 or not self.batch_sizes:
-            raise PlanError(
+            raise InputError(
                 "data: fewer than two classes" if self.batch_sizes else "batch_sizes: there are none"
             )
         for name, value, low, high in self._limits():
             if not low <= value <= high:
-                raise PlanError(f"{name}: {value:g} is not from {low:g} to {high:g}")
+                raise InputError(f"{name}: {value:g} is not from {low:g} to {high:g}")
         for arm, space in self.spaces.items():
             for axis, what in space.items():
                 if not _is_axis(what):
-                    raise PlanError(f"spaces: {arm}: {axis}: neither a range nor a choice")
+                    raise InputError(f"spaces: {arm}: {axis}: neither a range nor a choice")
 
     def _limits(self) -> list[tuple[str, float, float, float]]:
         """Every number by its name, with the lowest and the highest that it may be."""
@@ -505,13 +493,13 @@ def unmatched(audits: Mapping[str, Audit]) -> str:
 def with_length(plan: Plan, epochs: int | None) -> Plan:
     """The plan with full runs of ``epochs``; without one, the longest that leaves room for ``AIM`` of them.
 
-    Raises PlanError, naming a budget that would do, when too few runs would be left.
+    Raises InputError, naming a budget that would do, when too few runs would be left.
     """
     if epochs is None:
         epochs = _affordable(plan)
     plan = dataclasses.replace(plan, epochs=epochs)
     if plan.tuning_runs + plan.pairs < TUNING_RUNS_FLOOR:
-        raise PlanError(
+        raise InputError(
             f"a budget of {plan.budget} is too small: it buys each arm {max(0.0, plan.full_runs):.1f} full runs of "
             f"{epochs} epochs, of which {max(0.0, plan.tuning_runs):.1f} would be left for the search, and a search "
             f"of fewer than {TUNING_RUNS_FLOOR} says little. This would do: --budget {plan._budget_of(FEWEST_RUNS, spare=SCATTER)}"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from search_spaces import Config
+from study.protocol.errors import FinalError
 from study.protocol.ledger import History
 from study.protocol.plan import CONFIRM_CEILING, CONFIRM_EACH, CONFIRM_FLOOR, Budget, Plan
 from study.protocol.records import Choice, Phase, Trial
@@ -31,14 +32,6 @@ ENOUGH = 8
 """More settings than anyone looks at."""
 SCORED_PHASES: tuple[Phase, ...] = ("baseline", "slice", "confirm")
 """Phases whose nets meet the test set, so that their weights are kept."""
-
-
-class StudyError(RuntimeError):
-    """The study cannot go on now; the message says why and what would help."""
-
-
-class GivenUpError(StudyError):
-    """The study can never be finished as it was asked for."""
 
 
 def default_of(history: History, arm: str) -> Config:
@@ -149,7 +142,7 @@ def choose(plan: Plan, history: History, arm: str, pair: int, correct: Reader) -
     What it found is taken when it leads the default, on the same folds, by half a standard error of that lead:
     se^2 = Var(d_i) / (m n) + 2 v / m for m folds of n images, d_i the difference on image i, and v the variance of
     one run (METHOD.md 3). Where a fold's file is missing, its images are taken to be independent, which makes
-    the standard error larger. Raises GivenUpError when neither setting trains to the end.
+    the standard error larger. Raises FinalError when neither setting trains to the end.
     """
     trial, ties = found_by(plan, history, arm, pair)
     tuned = [t for t in history.of(arm, "select") if t.pair == pair]
@@ -182,11 +175,11 @@ def choose(plan: Plan, history: History, arm: str, pair: int, correct: Reader) -
     )
 
 
-def _nothing_lasts(history: History, arm: str) -> GivenUpError:
+def _nothing_lasts(history: History, arm: str) -> FinalError:
     ends = [history.outcomes.get(t.id) for phase in ("search", "baseline") for t in history.of(arm, phase)]
     reasons = [o.reason for o in ends if o is not None and o.state == "failed"]
     why = f" The last failure: {reasons[-1]}" if reasons else ""
-    return GivenUpError(
+    return FinalError(
         f"arm {arm} has no setting that trains to the end, so there is nothing to confirm.{why}"
     )
 

@@ -4,7 +4,6 @@ Selection compares settings image by image (METHOD.md 3), so that what counts is
 is on disk before the ledger has the end of its trial. Knows numpy only.
 """
 
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.protocol.records import Phase
+from study.protocol.rundir import RunDir, replacing
 
-FOLDER = "validation"
 PHASES: tuple[Phase, ...] = ("baseline", "select")
 """Phases whose runs are compared image by image."""
 
@@ -23,28 +22,19 @@ Reader = Callable[[str], Correct | None]
 """Trial -> whether it was right, for each image of its fold in the order of their positions; None where none is kept."""
 
 
-def path_of(home: Path, trial: str) -> Path:
-    return home / FOLDER / f"{trial}.npz"
-
-
-def save(home: Path, trial: str, correct: Correct) -> None:
-    """The file is there whole or not at all, and on disk. Raises OSError."""
-    path = path_of(home, trial)
+def save(path: Path, correct: Correct) -> None:
+    """Write the file, whole and on disk. Raises OSError."""
     path.parent.mkdir(exist_ok=True)
-    torn = path.with_suffix(".tmp")
-    with torn.open("wb") as file:
+    with replacing(path) as file:
         np.savez_compressed(file, correct=correct)
-        file.flush()
-        os.fsync(file.fileno())
-    torn.replace(path)
 
 
-def reader(home: Path) -> Reader:
-    """Reads what is kept in the run's folder ``home``; a file that is torn or missing is None."""
+def reader(run: RunDir) -> Reader:
+    """Reads what the run keeps; a file that is torn or missing is None."""
 
     def read(trial: str) -> Correct | None:
         try:
-            with np.load(path_of(home, trial), allow_pickle=False) as file:
+            with np.load(run.validation(trial), allow_pickle=False) as file:
                 correct = file["correct"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None

@@ -17,6 +17,7 @@ from typing import Literal
 from search_spaces import Arm, Config, default
 from study.protocol import plan as plans
 from study.protocol import selection
+from study.protocol.errors import FinalError, StudyError
 from study.protocol.ledger import Ledger
 from study.protocol.plan import MARGIN, Plan
 from study.protocol.records import Beat, Choice, Epoch, Manifest, Outcome, Phase, Resumed, Trial, Tuning
@@ -88,7 +89,7 @@ class Schedule:
         self._beat = clock()
         self.spaces = {name: searched(arm.space, plan.batch_sizes, plan.widen) for name, arm in arms.items()}
         self.defaults = {name: default(space) for name, space in self.spaces.items()}
-        self._correct = correct or reader(ledger.folder)
+        self._correct = correct or reader(ledger.run)
         extension = ledger.extension
         self._further = range(plan.pairs, plan.pairs + extension.pairs) if extension else range(0)
         self._searches = {
@@ -120,7 +121,7 @@ class Schedule:
             try:
                 self._searches[trial.arm, pair].restore(trial, self.ledger.epochs[trial.id], outcome)
             except (KeyError, ValueError) as error:
-                raise selection.StudyError(
+                raise StudyError(
                     f"trial {trial.id} has a setting that the search of {trial.arm} does not have: {error}"
                 ) from error
 
@@ -129,7 +130,7 @@ class Schedule:
     def next(self) -> Start | None:
         """The next trial, now held and in the ledger; None while there is nothing to start.
 
-        Raises GivenUpError when there is no way to finish.
+        Raises FinalError when there is no way to finish.
         """
         if self._again:
             return self._take_up(next(iter(self._again)))
@@ -197,7 +198,7 @@ class Schedule:
         failed = ledger.ends[arm, "failed"]
         if failed >= HOPELESS and not ledger.ends[arm, "finished"] + ledger.ends[arm, "stopped"]:
             last = next(o for o in reversed(ledger.outcomes.values()) if ledger.trials[o.trial].arm == arm)
-            raise selection.GivenUpError(
+            raise FinalError(
                 f"arm {arm} is given up: all of its {failed} trials failed, the latest by {last.reason!r}. "
                 "Mend or leave out this arm, and start a new study"
             )

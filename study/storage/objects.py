@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from study.protocol.plan import PlanError
+from study.protocol.errors import InputError
 from study.protocol.records import Trial, encode
 
 UNFINISHED = "unfinished"
@@ -28,10 +28,6 @@ CREDENTIALS = {
     "file": "a folder is made where there is none",
 }
 SCHEMES = {"s3": "s3://BUCKET/FOLDER", "gs": "gs://BUCKET/FOLDER", "file": "file:///FOLDER"}
-
-
-class StorageError(PlanError):
-    """A URI that cannot be used; the message says what was wrong, what is allowed and what to do."""
 
 
 def is_uri(text: object) -> bool:
@@ -58,22 +54,22 @@ class Storage:
     """Objects under a URI, by name; each is there whole or not at all. What fails is an OSError of one line."""
 
     def __init__(self, uri: str) -> None:
-        """Looks at the words only. Raises StorageError."""
+        """Looks at the words only. Raises InputError."""
         scheme, _, rest = uri.partition("://")
         folder = rest.partition("?")[0]
         if scheme == "gs":
             folder = folder.removeprefix("anonymous@")  # no key, but that there is none
         if "@" in folder:
-            raise StorageError(
+            raise InputError(
                 "a storage's URI with a key in it would be seen by others: leave the part up to the @ out, and set "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (for gs:// GOOGLE_APPLICATION_CREDENTIALS), or use ~/.aws or "
                 "the machine's role"
             )
         if scheme not in SCHEMES:
-            raise StorageError(f"{uri}: {scheme}:// is no storage; there are {', '.join(SCHEMES.values())}")
+            raise InputError(f"{uri}: {scheme}:// is no storage; there are {', '.join(SCHEMES.values())}")
         bucket, _, path = folder.partition("/")
         if not path.strip("/") or bool(bucket) == (scheme == "file"):
-            raise StorageError(f"{uri} names no folder of its own: write {SCHEMES[scheme]}")
+            raise InputError(f"{uri} names no folder of its own: write {SCHEMES[scheme]}")
         self.uri = uri
 
     @cached_property
@@ -153,7 +149,7 @@ def at_the_edge(uri: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
+        raise InputError(
             f"{uri} cannot be used: {str(error).rstrip('.')}. It takes a bucket (or folder) that exists and that this machine may read "
             f"and write; {CREDENTIALS[uri.partition('://')[0]]}"
         ) from error

@@ -1,188 +1,82 @@
-"""A run at a URI: kept there from a folder of this machine, and fetched back.
+"""A run kept at a URI: the driver works in a local folder as ever, and a thread copies what changed.
 
-The driver works in a local folder as ever. A thread of its own copies what changed to the URI every
-``SYNC_SECONDS``: what the ledger names first, the ledger last, so that what lies there can always be gone on
-with. A driver that is lost with its machine takes that long, and the time of one upload, with it. The workers of a
-study at a URI write the checkpoints of unfinished trials there themselves, and hand their trained nets to the
-driver: nodes need share no disk.
+Each round uploads what the ledger names first and the ledger last, so that a study can be resumed from what lies there at any
+time. A driver that is lost with its machine loses one round and the time of its upload. The workers of such a study
+write the checkpoints of unfinished trials to the URI themselves, and hand their trained nets to the driver: nodes need share no
+disk.
 """
 
-import hashlib
-import json
-import os
-import re
-import secrets
 import shlex
-import socket
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Self
 
 from study.protocol import ledger
-from study.protocol.ledger import CLAIM, LedgerError
-from study.protocol.plan import FILE
+from study.protocol.errors import InputError, LedgerError
 from study.protocol.records import Outcome, Record
-from study.protocol.settings import SETTINGS
-from study.storage.objects import UNFINISHED, Storage, StorageError, at_the_edge, is_uri
+from study.protocol.rundir import CHECKPOINTS, LEDGER, PARTIAL, PREDICTIONS, VALIDATION, RunDir
+from study.storage import lease
+from study.storage.fetch import fetch, home_of, read
+from study.storage.lease import Lease
+from study.storage.objects import UNFINISHED, Storage, at_the_edge
 
-SYNC_SECONDS = SETTINGS.sync_seconds
-LEASE_ROUNDS = 3
-"""So many rounds without a sign of life, and another driver may take the study over."""
-SETTLE_SECONDS = 1.0
-"""Two drivers that claim a study at once see after this time whose claim lasted."""
 CLOSE_SECONDS = 20.0
-"""So long a study that ends tries to bring everything to a storage that fails."""
-IMMUTABLE = ("checkpoints/", "predictions/", "validation/")
+"""Timeout for the last upload, when the storage fails."""
+IMMUTABLE = tuple(f"{folder}/" for folder in (CHECKPOINTS, PREDICTIONS, VALIDATION))
 """Folders whose files never change: equal size, equal content."""
 
-
-def home_of(uri: str) -> Path:
-    """The folder of this machine that stands for the run at ``uri``."""
-    folder = uri.partition("?")[0].rstrip("/")
-    name = re.sub(r"[^\w-]", "-", folder.rpartition("/")[2])
-    return Path("runs") / f"{name}-{hashlib.sha256(folder.encode()).hexdigest()[:8]}"
-
-
-def check_new(uri: str) -> None:
-    """Raises StorageError when ``uri`` cannot be read, or has something already."""
-    with at_the_edge(uri):
-        found = Storage(uri).files().keys() - {CLAIM}
-    if found:
-        study = FILE in found
-        raise StorageError(
-            f"{uri} holds {'a study' if study else 'something else'} already and is left as it is: give another folder"
-            + (f"; python -m analysis {shlex.quote(uri)} shows that study" if study else "")
-        )
-
-
-def local(run: Path | str, *, nets: bool = False) -> Path:
-    """The folder of a run that is named by its folder, or by a URI: then it is fetched."""
-    return fetch(str(run), nets=nets) if is_uri(run) else Path(run)
-
-
-def fetch(uri: str, *, nets: bool = False, say: Callable[[str], None] = lambda _: None) -> Path:
-    """Bring the run at ``uri`` into its folder on this machine, trained nets too if asked; that folder.
-
-    A folder whose ledger says all that the storage's says, and perhaps more, is kept. One that says otherwise is
-    set aside: the study went on elsewhere. Raises StorageError.
-    """
-    home, storage = home_of(uri), Storage(uri)
-    with at_the_edge(uri):
-        found = storage.files()
-        plan, content = storage.get(FILE) or b"", storage.get(ledger.FILE) or b""
-        ours, lines = _read(home / FILE), _whole(_read(home / ledger.FILE))
-        if not plan and not ours:
-            raise StorageError(f"{uri}: there is no study (no {FILE})")
-        ahead = bool(ours) and plan in (b"", ours) and lines.startswith(_whole(content))
-        behind = ours in (b"", plan) and _whole(content).startswith(lines)
-        if not ahead and not behind:
-            aside = home.rename(home.with_name(f"{home.name}.before-{time.strftime('%Y%m%d-%H%M%S')}"))
-            say(f"note: the study went on elsewhere; what only this machine had of it is in {aside}")
-        for name, stored in found.items():
-            parts, path = PurePosixPath(name).parts, home / name
-            if name in (CLAIM, ledger.FILE) or parts[0] == UNFINISHED:
-                continue
-            if ".." in parts or PurePosixPath(name).is_absolute():
-                raise StorageError(f"{uri} holds {name!r}, which no study wrote")
-            if parts[0] == "checkpoints" and not nets:
-                continue
-            if path.exists() and (ahead or path.stat().st_mtime == stored.mtime):  # fetched before
-                continue
-            if (fetched := storage.get(name)) is not None:
-                _replace(path, fetched, stored.mtime)
-        if not ahead and ledger.FILE in found:
-            _replace(home / ledger.FILE, content, found[ledger.FILE].mtime)
-    return home
-
-
-def refresher(run: str, *, every: float = SYNC_SECONDS) -> Callable[[], None]:
-    """Brings the ledger of a run at a URI up to date, in the folder that ``fetch`` made, as often as it changes there.
-
-    It raises StorageError when the storage fails. For a folder it does nothing.
-    """
-    asked = time.monotonic()
-
-    def refresh() -> None:
-        nonlocal asked
-        if not is_uri(run) or time.monotonic() < asked + every:
-            return
-        asked, path = time.monotonic(), home_of(run) / ledger.FILE
-        with at_the_edge(run):
-            content = Storage(run).get(ledger.FILE) or b""
-        if len(content) > path.stat().st_size and content.startswith(_whole(_read(path))):
-            _replace(path, content, path.stat().st_mtime)
-
-    return refresh
-
-
-def _whole(content: bytes) -> bytes:
-    """A ledger's whole lines."""
-    return content[: content.rfind(b"\n") + 1]
-
-
-def _read(path: Path) -> bytes:
-    return path.read_bytes() if path.is_file() else b""
-
-
-def _replace(path: Path, content: bytes, mtime: float) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    os.utime(partial, (mtime, mtime))
-    partial.replace(path)
-
-
-# -- a run on its way to its URI
+Seen = tuple[int, int]
+"""Modification time in ns, and size in bytes."""
 
 
 class Mirror:
-    """Holds the claim on a URI, and brings a run's folder to it. To be used with ``with``.
+    """Holds the lease on a URI, and brings a run's folder to it. Use it with ``with``.
 
-    Nothing goes there before there is a plan. What fails is said once and tried again; the study goes on.
+    Uploads nothing before there is a plan. Reports a failure once and tries again; the study goes on.
     """
 
     def __init__(self, uri: str, say: Callable[[str], None], *, goes_on: bool) -> None:
         self.uri = uri
         self.say = say
-        self.lost = ""
-        """Who has taken the study over; this process then writes no more."""
         self._goes_on = goes_on
         self._storage = Storage(uri)
-        self._home = home_of(uri)
-        self._key = secrets.token_hex(8)
-        self._since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-        self._renewals = 0
-        self._renewed = 0.0
+        self._lease = Lease(self._storage, say)
+        self._run = RunDir(home_of(uri))
         self._open = False
-        """Whether the folder is what counts: not while a study that goes on is being fetched."""
-        self._up: dict[str, tuple[int, int]] = {}
-        """Name -> modification time and size of what is at the URI."""
+        """Whether the folder counts: not while a study that goes on is being fetched."""
+        self._up: dict[str, Seen] = {}
+        """What is at the URI, by name."""
         self._ended: list[str] = []
         """Trials whose checkpoints are to be deleted once the ledger there has their ends."""
         self._trouble = ""
         self._turn = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="storage", daemon=True)
+        self._thread = threading.Thread(target=self._sync_forever, name="storage", daemon=True)
+
+    @property
+    def lost(self) -> str:
+        """The driver that took the study over, if any; this process then writes no more."""
+        return self._lease.lost
 
     def __enter__(self) -> Self:
-        """Claim the URI, and fetch a study that goes on.
+        """Take the lease, and fetch a study that goes on.
 
-        Raises StorageError when it cannot be read and written, or another driver writes there.
+        Raises InputError when the URI cannot be read and written, or another driver writes there.
         """
         with at_the_edge(self.uri):
-            self._claim()
+            self._lease.take()
         self._thread.start()
         try:
             if self._goes_on:
                 fetch(self.uri, nets=True, say=self.say)
                 with at_the_edge(self.uri):
-                    self._up = self._as_there()
+                    self._up = self._same_as_there()
         except BaseException:
-            self._release()
+            self._end()
             raise
         self._open = True
         return self
@@ -195,26 +89,24 @@ class Mirror:
         deadline = time.monotonic() + CLOSE_SECONDS
         while not (done := self.sync()) and not self.lost and time.monotonic() < deadline:
             time.sleep(1.0)
-        self._release()
+        self._end()
         if done and self._up:
             self.say(f"all of it is at {self.uri}")
         elif not done and not self.lost:
             missing = [name for name, seen in self._found().items() if self._up.get(name) != seen]
             shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             self.say(
-                f"not yet at {self.uri}: {shown or 'the end of the study'}; it is in {self._home}. When the storage "
+                f"not yet at {self.uri}: {shown or 'the end of the study'}; it is in {self._run}. When the storage "
                 f"works again: python -m study copy {shlex.quote(self.uri)}"
             )
 
-    def _release(self) -> None:
+    def _end(self) -> None:
         self._stop.set()
         self._thread.join()
-        if not self.lost:
-            with suppress(OSError):
-                self._storage.delete(CLAIM)
+        self._lease.release()
 
     def follow(self, history: ledger.Ledger) -> None:
-        """See trials end from now on, and those that have ended."""
+        """Watch for trials that end, and take those that have ended."""
         self._ended += history.outcomes
         history.watchers.append(self._see)
 
@@ -222,8 +114,8 @@ class Mirror:
         if isinstance(record, Outcome):
             self._ended.append(record.trial)
 
-    def _as_there(self) -> dict[str, tuple[int, int]]:
-        """What lies in the folder as it does at the URI."""
+    def _same_as_there(self) -> dict[str, Seen]:
+        """The folder's files that need no upload."""
         stored = self._storage.files()
         return {
             name: seen
@@ -236,11 +128,11 @@ class Mirror:
         if self.lost:
             raise LedgerError(
                 f"the study at {self.uri} was taken over by {self.lost}: this one stopped, and what it did since then "
-                f"is in {self._home} alone"
+                f"is in {self._run} alone"
             )
 
     def sync(self) -> bool:
-        """Bring what changed to the URI, now; whether all is there."""
+        """Upload what changed, now; whether all is there."""
         with self._turn:
             if self.lost:
                 return False
@@ -249,8 +141,8 @@ class Mirror:
             except OSError as error:
                 if not self._trouble:
                     self.say(
-                        f"note: {self.uri} cannot be written ({error}). The study goes on in {self._home}, and it "
-                        f"is tried again every {SYNC_SECONDS:g} s"
+                        f"note: {self.uri} cannot be written ({error}). The study goes on in {self._run}, and tries again "
+                        f"every {lease.SYNC_SECONDS:g} s"
                     )
                 self._trouble = str(error)
                 return False
@@ -259,24 +151,24 @@ class Mirror:
             self._trouble = ""
             return not self.lost
 
-    def _run(self) -> None:
-        while not self._stop.wait(SYNC_SECONDS):
+    def _sync_forever(self) -> None:
+        while not self._stop.wait(lease.SYNC_SECONDS):
             self.sync()
 
     def _round(self) -> None:
-        self._renew()
-        if self.lost or not self._open or not (self._home / FILE).exists():
+        self._lease.renew()
+        if self.lost or not self._open or not self._run.plan.exists():
             return
         ended, self._ended = self._ended, []  # before the ledger is read, which then has their ends
         try:
-            content = _read(self._home / ledger.FILE)
+            content = read(self._run.ledger)
             found = self._found()  # after it was read: all that it names is among them
-            seen = found.pop(ledger.FILE, (0, 0))
+            seen = found.pop(LEDGER, (0, 0))
             for name in found:
-                self._put(name, _read(self._home / name), found[name])
-            self._put(ledger.FILE, content, (seen[0], len(content)))
+                self._put(name, read(self._run.path / name), found[name])
+            self._put(LEDGER, content, (seen[0], len(content)))
             if not self.lost:
-                self._forget({*found, ledger.FILE}, ended)
+                self._forget({*found, LEDGER}, ended)
         except OSError:
             self._ended += ended
             raise
@@ -290,78 +182,32 @@ class Mirror:
             if PurePosixPath(name).name.rsplit(".", 2)[0] in ended:
                 self._storage.delete(name)
 
-    def _put(self, name: str, content: bytes, seen: tuple[int, int]) -> None:
-        """Unless it is there already, or another driver writes now."""
+    def _put(self, name: str, content: bytes, seen: Seen) -> None:
+        """Upload it, unless it is there already or another driver writes now."""
         if self._up.get(name) == seen:
             return
-        if time.monotonic() > self._renewed + SYNC_SECONDS:
-            self._renew()
+        self._lease.renew_if_due()
         if not self.lost:
             self._storage.put(name, content)
             self._up[name] = seen
 
-    def _found(self) -> dict[str, tuple[int, int]]:
-        """The folder's files but those of the moment: name -> modification time and size."""
+    def _found(self) -> dict[str, Seen]:
+        """The folder's files, without hidden and half-written ones."""
         found = {}
-        for path in sorted(self._home.rglob("*")):
-            name = path.relative_to(self._home).as_posix()
-            if any(part.startswith(".") for part in path.parts[len(self._home.parts) :]):
+        home = self._run.path
+        for path in sorted(home.rglob("*")):
+            if any(part.startswith(".") for part in path.parts[len(home.parts) :]):
                 continue
             with suppress(FileNotFoundError):
-                if path.is_file() and not path.name.endswith((".partial", ".tmp")):
-                    found[name] = (path.stat().st_mtime_ns, path.stat().st_size)
+                if path.is_file() and path.suffix != PARTIAL:
+                    found[path.relative_to(home).as_posix()] = (path.stat().st_mtime_ns, path.stat().st_size)
         return found
-
-    # -- the claim: who writes, since when, and a count that only a living driver moves
-
-    def _claim(self) -> None:
-        before = self._storage.get(CLAIM)
-        if before is not None:
-            wait = LEASE_ROUNDS * SYNC_SECONDS
-            self.say(
-                f"{_told(before)} wrote to {self.uri}: waiting up to {wait:g} s to see whether it still does"
-            )
-            deadline = time.monotonic() + wait
-            while time.monotonic() < deadline and (now := self._storage.get(CLAIM)) is not None:
-                if now != before:
-                    raise self._taken(now)
-                time.sleep(SYNC_SECONDS / 10)
-        self._renew()
-        time.sleep(SETTLE_SECONDS)
-        self._renew()
-        if self.lost:
-            raise StorageError(f"{self.uri} is being written by {self.lost}")
-
-    def _taken(self, claim: bytes) -> StorageError:
-        return StorageError(
-            f"{self.uri} is being written by {_told(claim)}: one study has one driver. Stop that one, or give another "
-            "folder"
-        )
-
-    def _renew(self) -> None:
-        """Show that this driver lives, or find out that another one has taken over."""
-        now = self._storage.get(CLAIM) if self._renewals else None
-        if now is not None and self._key.encode() not in now:
-            self.lost = _told(now)
-            return
-        self._renewals += 1
-        who = f"process {os.getpid()} on {socket.gethostname()}"
-        claim = {"who": who, "since": self._since, "key": self._key, "renewals": self._renewals}
-        self._storage.put(CLAIM, json.dumps(claim).encode())
-        self._renewed = time.monotonic()
-
-
-def _told(claim: bytes) -> str:
-    try:
-        said = json.loads(claim)
-        return f"{said['who']}, since {said['since']}"
-    except (ValueError, KeyError, TypeError):
-        return "another driver"
 
 
 def copy(uri: str, say: Callable[[str], None]) -> None:
-    """Bring what the run's folder on this machine has, and ``uri`` has not, to ``uri``. Raises StorageError."""
-    if not (home_of(uri) / FILE).exists():
-        raise StorageError(f"this machine has nothing of {uri}: no study in {home_of(uri)}")
-    with Mirror(uri, say, goes_on=True) as mirror:  # closing it does it
-        mirror._ended += ledger.read(home_of(uri) / ledger.FILE).outcomes
+    """Bring what the run's folder on this machine has, and ``uri`` lacks, to ``uri``. Raises InputError."""
+    run = RunDir(home_of(uri))
+    if not run.plan.exists():
+        raise InputError(f"this machine has nothing of {uri}: no study in {run}")
+    with Mirror(uri, say, goes_on=True) as mirror:  # closing it uploads
+        mirror._ended += ledger.read(run.ledger).outcomes

@@ -5,7 +5,6 @@ at the same place has the same content: a stale writer can do no harm.
 """
 
 import io
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -15,13 +14,10 @@ from typing import Any
 
 import torch
 
-FOLDER = "checkpoints"
+from study.protocol.rundir import replacing
+
 DAMAGED = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
 """What a file that is not a whole checkpoint raises."""
-
-
-def path_of(home: Path, trial: str) -> Path:
-    return home / FOLDER / f"{trial}.pt"
 
 
 class Packed(bytes):
@@ -48,17 +44,8 @@ def unpack(content: bytes, device: torch.device) -> dict[str, Any] | None:
 
 def save(path: Path, content: bytes) -> None:
     """Replace the checkpoint at ``path``, keeping the one before. Raises OSError, and then changes nothing."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            path.replace(_before(path))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, previous=_before(path)) as file:
+        file.write(content)
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from study.protocol.ledger import Ledger, load
 from study.protocol.looks import ADDED, last_level
 from study.protocol.plan import Earlier, Plan
 from study.protocol.records import Extension, Manifest, TestOpened
+from study.protocol.rundir import RunDir
 from study.protocol.selection import choose, in_hand
 
 RUNS = 3
@@ -32,7 +33,8 @@ def told(run: Path) -> dict[str, Any]:
 def reopened(run: Path, plan: Plan) -> Diary:
     """A diary that goes on where the study ended."""
     diary = Diary.__new__(Diary)
-    diary.folder, diary.plan, diary.rng = run, plan, np.random.default_rng(99)
+    diary.folder, diary.run = run, RunDir(run)
+    diary.plan, diary.rng = plan, np.random.default_rng(99)
     diary.ledger = Ledger(run / "ledger.jsonl")
     with np.load(next((run / "predictions").glob("*.npz"))) as arrays:
         diary.labels = arrays["labels"]
@@ -41,7 +43,7 @@ def reopened(run: Path, plan: Plan) -> Diary:
 
 def extend(run: Path, extension: Extension, arms: tuple[str, ...], pairs: range, level: float) -> Diary:
     """Search, select, confirm and (by ``finish``) score what the extension asks for."""
-    plan, _ = load(run)
+    plan, _ = load(RunDir(run))
     diary = reopened(run, plan)
     diary.ledger.add(extension)
     whole = plan.extended(extension)
@@ -69,7 +71,7 @@ def extend(run: Path, extension: Extension, arms: tuple[str, ...], pairs: range,
     diary.validated()
     choices = {
         arm: tuple(
-            replace(choose(whole, diary.ledger, arm, pair, validation.reader(run)), runs=RUNS)
+            replace(choose(whole, diary.ledger, arm, pair, validation.reader(RunDir(run))), runs=RUNS)
             for pair in pairs
         )
         for arm in arms
@@ -117,7 +119,7 @@ def test_a_second_look_runs_over_all_pairs_at_its_level(open_still: Path) -> Non
     before = told(open_still)
     assert (before["verdict"], before["look"], before["answer"][0]["pairs"]) == ("open", 1, 4)
     assert "--resume RUN --budget" in before["answer"][0]["advice"]
-    plan, _ = load(open_still)
+    plan, _ = load(RunDir(open_still))
     extension = more_pairs(plan, 4)
     extend(open_still, extension, plan.arms, range(4, 8), 0.92)
     body = told(open_still)
@@ -150,7 +152,7 @@ def test_a_declared_second_look_keeps_95_percent(tmp_path: Path) -> None:
     (run / "plan.json").write_text(json.dumps(body | {"looks": 2}))
     first = told(run)["answer"][0]
     assert (first["level"], first["held"]) == (pytest.approx(0.973), "95 % over both looks")
-    plan, _ = load(run)
+    plan, _ = load(RunDir(run))
     extend(run, more_pairs(plan, 4, declared=True), plan.arms, range(4, 8), 0.92)
     second = told(run)["answer"][0]
     assert second["held"] == "95 % over both looks"
@@ -159,7 +161,7 @@ def test_a_declared_second_look_keeps_95_percent(tmp_path: Path) -> None:
 
 def test_while_a_second_look_is_under_way_the_first_one_stands(open_still: Path) -> None:
     before = told(open_still)
-    plan, _ = load(open_still)
+    plan, _ = load(RunDir(open_still))
     with Ledger(open_still / "ledger.jsonl") as ledger:
         ledger.add(more_pairs(plan, 4))
     body = told(open_still)
@@ -182,7 +184,7 @@ def third(plan: Plan) -> Extension:
 
 def test_while_an_arm_is_being_added_the_old_answer_stands(open_still: Path) -> None:
     before = told(open_still)
-    plan, _ = load(open_still)
+    plan, _ = load(RunDir(open_still))
     with Ledger(open_still / "ledger.jsonl") as ledger:
         ledger.add(third(plan))
     body = told(open_still)
@@ -193,7 +195,7 @@ def test_while_an_arm_is_being_added_the_old_answer_stands(open_still: Path) -> 
 
 def test_an_added_arm_leaves_the_old_interval_and_shares_its_own_error(open_still: Path) -> None:
     before = told(open_still)["answer"][0]
-    plan, _ = load(open_still)
+    plan, _ = load(RunDir(open_still))
     extend(open_still, third(plan), ("third",), range(4), 0.95)
     body = told(open_still)
     assert body["arms"] == ["resnet8", "resnext8", "third"]

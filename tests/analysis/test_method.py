@@ -51,9 +51,9 @@ from analysis.statistics.mcnemar import mcnemar, paired, tango
 from analysis.statistics.superiority import holm, superiority
 from analysis.verdict import Verdict, judge, of_nets
 from study.__main__ import main as status_of
-from study.data.images import DataError
 from study.data.prepare import prepare
 from study.data.sealed import unseal
+from study.protocol.errors import InputError
 from study.protocol.ledger import Ledger
 from study.protocol.plan import Plan
 from study.protocol.records import Trial
@@ -512,7 +512,7 @@ def test_sel_3_the_test_file_is_not_opened_before_the_manifest_exists(tmp_path: 
     (frozen,) = ledger.manifests
     changed = dataclasses.replace(frozen, sha256="0" * 64)
     for manifest in (None, changed):
-        with pytest.raises(DataError, match="stays sealed"):
+        with pytest.raises(InputError, match="stays sealed"):
             unseal(sealed, manifest)  # type: ignore[arg-type]
     assert openings == []
     assert len(unseal(sealed, frozen)) == prepared.card.test

@@ -23,8 +23,9 @@ from analysis.__main__ import main
 from analysis.report import figures
 from analysis.report.build import write
 from analysis.report.sections import default_tuned, ensembles, health, learning_curves
-from analysis.results import EvidenceError, fell_short, read
+from analysis.results import fell_short, read
 from analysis.summary import find
+from study.protocol.errors import StudyError
 from study.protocol.ledger import Ledger, plan_hash
 from study.protocol.records import (
     PHASES,
@@ -40,6 +41,7 @@ from study.protocol.records import (
     TestOpened,
     Trial,
 )
+from study.protocol.rundir import RunDir
 
 NASTY = "<script>alert(1)</script>"
 
@@ -268,7 +270,9 @@ def test_an_interruption_is_told_with_what_it_cost_and_what_was_accepted(tmp_pat
         ledger.add(Beat(held={"open": 500.0}))
         ledger.add(Resumed(trial="open", epoch=0, reason="study interrupted", cost=0, lost=500.0, fraction=1))
         ledger.add(
-            Session(plan=plan_hash(tmp_path / "run"), code={}, versions={}, accepted="torch 2.11 -> 2.15")
+            Session(
+                plan=plan_hash(RunDir(tmp_path / "run")), code={}, versions={}, accepted="torch 2.11 -> 2.15"
+            )
         )
         assert not fell_short(ledger, "open")
     write(tmp_path / "run")
@@ -382,14 +386,14 @@ def test_a_missing_file_is_named(copied: Path, missing: str, capsys: pytest.Capt
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"text"])
 def test_damaged_predictions_are_named(copied: Path, content: bytes) -> None:
     (copied / "predictions" / "arm0-confirm-1.npz").write_bytes(content)
-    with pytest.raises(EvidenceError, match=r"arm0-confirm-1\.npz cannot be read"):
+    with pytest.raises(StudyError, match=r"arm0-confirm-1\.npz cannot be read"):
         write(copied)
 
 
 def test_predictions_that_are_pickles_are_not_loaded(copied: Path) -> None:
     strange = np.array([{"a": 1}], dtype=object)
     np.savez(copied / "predictions" / "arm0-confirm-1.npz", labels=strange, predictions=strange)
-    with pytest.raises(EvidenceError, match="cannot be read"):
+    with pytest.raises(StudyError, match="cannot be read"):
         write(copied)
 
 
@@ -398,16 +402,16 @@ def test_predictions_that_contradict_the_ledger_are_refused(copied: Path) -> Non
     with np.load(path) as arrays:
         labels = arrays["labels"]
     np.savez(path, labels=labels, predictions=labels)
-    with pytest.raises(EvidenceError, match="does not give the accuracy"):
+    with pytest.raises(StudyError, match="does not give the accuracy"):
         write(copied)
     np.savez(path, labels=labels[::-1], predictions=labels)
-    with pytest.raises(EvidenceError, match="other labels"):
+    with pytest.raises(StudyError, match="other labels"):
         write(copied)
     np.savez(path, labels=labels, predictions=labels[:-1])
-    with pytest.raises(EvidenceError, match="of one length"):
+    with pytest.raises(StudyError, match="of one length"):
         write(copied)
     np.savez(path, labels=labels, predictions=labels.astype(str))
-    with pytest.raises(EvidenceError, match="class numbers"):
+    with pytest.raises(StudyError, match="class numbers"):
         write(copied)
 
 
@@ -448,7 +452,7 @@ def test_a_plan_with_wrong_values_is_no_traceback(copied: Path) -> None:
 def test_scores_of_unknown_trials_are_refused(copied: Path) -> None:
     with Ledger(copied / "ledger.jsonl") as ledger:
         ledger.add(Scored(trial="nobody", test_accuracy=0.9))
-    with pytest.raises(EvidenceError, match="unknown trials nobody"):
+    with pytest.raises(StudyError, match="unknown trials nobody"):
         write(copied)
 
 
@@ -474,7 +478,7 @@ def test_the_command_refuses_what_is_no_study(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_folder_that_cannot_be_written_is_said(copied: Path) -> None:
     (copied / "figures").write_text("in the way")
-    with pytest.raises(EvidenceError, match="cannot be written"):
+    with pytest.raises(StudyError, match="cannot be written"):
         write(copied)
 
 

@@ -27,7 +27,6 @@ from support.schedules import ARMS, SECONDS, accuracy_of, diverges, drive
 
 from analysis.report.build import HTML, write
 from study.progress import View
-from study.protocol import ledger as ledgers
 from study.protocol import plan as plans
 from study.protocol.ledger import Ledger
 from study.protocol.plan import Budget, Plan
@@ -43,6 +42,7 @@ from study.protocol.records import (
     Trial,
     Tuning,
 )
+from study.protocol.rundir import RunDir
 from study.protocol.selection import to_be_scored
 from study.scheduling.sampler import Rungs, describe, random_config, searched
 from study.scheduling.schedule import Schedule, Start, derive_seed
@@ -149,8 +149,8 @@ def make(home: Path, trials: int) -> Plan:
     made = _Made(trials)
     home.mkdir(parents=True)
     (home / "predictions").mkdir()
-    made.plan.save(home / plans.FILE)
-    (home / ledgers.FILE).write_text(chained(made.records))
+    made.plan.save(RunDir(home).plan)
+    (RunDir(home).ledger).write_text(chained(made.records))
     return made.plan
 
 
@@ -204,7 +204,7 @@ def go_on(home: Path, plan: Plan) -> dict[str, Any]:
     """Resume the study in ``home`` and play it to the end, its test scores included; what that took."""
     now = [0.0]
     began = time.perf_counter()
-    with Ledger(home / ledgers.FILE) as ledger:
+    with Ledger(RunDir(home).ledger) as ledger:
         schedule = Timed(plan, ledger, ARMS, clock=lambda: now[0])
         resumed = time.perf_counter() - began
         known = len(ledger.trials)
@@ -215,7 +215,7 @@ def go_on(home: Path, plan: Plan) -> dict[str, Any]:
         return {
             "trials": known,
             "trials_played": len(ledger.trials) - known,
-            "records": (home / ledgers.FILE).read_bytes().count(b"\n"),
+            "records": (RunDir(home).ledger).read_bytes().count(b"\n"),
             "resume_seconds": resumed,
             "median_us": {name: 1e6 * float(np.median(took)) for name, took in schedule.took.items()},
         }

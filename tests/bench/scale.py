@@ -35,9 +35,10 @@ from study.data.images import Images
 from study.execution import cluster  # sets Ray's environment, so it comes before Ray
 from study.execution.trainable import slice_seconds
 from study.execution.tune import run_trials
-from study.protocol.ledger import FILE, Ledger
+from study.protocol.ledger import Ledger
 from study.protocol.plan import Budget, Machine, Plan
 from study.protocol.records import Cost, Epoch, Outcome, Record, Trial
+from study.protocol.rundir import RunDir
 from study.scheduling.sampler import describe
 from study.scheduling.schedule import Schedule, derive_seed
 
@@ -322,13 +323,13 @@ def measure(nodes: Any, slots: int, *, pause: float, reports: int, seconds: floa
         for each in several
     ]
     ray.get([host.so_far.remote() for host in hosts])
-    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / FILE) as ledger:
+    with tempfile.TemporaryDirectory() as folder, Ledger(RunDir(Path(folder)).ledger) as ledger:
         schedule = Schedule(plan, ledger, ARMS)
         add_baselines(plan, ledger, schedule)
         meter = Meter(schedule, hosts, processes, seconds)
         pool = Images(pixels=np.zeros((1, 1, 1, 1), np.uint8), labels=np.zeros(1, np.int64))
         with seated(hosts):
-            run_trials(schedule, pool, Path(folder), meter.tick, lambda: meter.done, print)
+            run_trials(schedule, pool, RunDir(Path(folder)), meter.tick, lambda: meter.done, print)
         memory = psutil.Process().memory_info().rss
         said: dict[tuple[str, int], float] = {}
         for host in hosts:

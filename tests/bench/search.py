@@ -24,26 +24,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study import run  # before ray: it sets Ray's environment
-from study.execution import cluster
+from study.execution import cluster  # before ray: it sets Ray's environment
 
 # isort: split
 import torch
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
-from rich.console import Console
 
 from bench.timing import parser, save, table
 from search_spaces import Arm, Choice, Config, Float, Int, load
-from study.cli import Options
+from study import planning
+from study.cli import parse
 from study.data.images import Images
 from study.data.prepare import prepare
 from study.execution.trainable import device_of, start
 from study.execution.tune import run_trials
-from study.protocol.ledger import FILE, Ledger
-from study.protocol.plan import REDUCTION, Plan, PlanError
+from study.protocol.errors import InputError
+from study.protocol.ledger import Ledger
+from study.protocol.plan import REDUCTION, Plan
 from study.protocol.records import Epoch, Outcome, Record, Trial, asdict
+from study.protocol.rundir import RunDir
 from study.scheduling.sampler import searched
 from study.scheduling.schedule import Schedule
 
@@ -83,13 +84,13 @@ def study_search(plan: Plan, arms: Mapping[str, Arm], pool: Images, home: Path) 
             case _:
                 pass
 
-    with Ledger(home / FILE) as ledger:
+    with Ledger(RunDir(home).ledger) as ledger:
         ledger.watchers.append(watch)
         schedule = Schedule(plan, ledger, arms)
         run_trials(
             schedule,
             pool,
-            home,
+            RunDir(home),
             lambda: None,
             lambda: all(ledger.of(arm, "select") for arm in plan.arms),
             print,
@@ -247,7 +248,7 @@ def main(arguments: list[str] | None = None) -> None:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "study"
-        asked = Options.parse([
+        asked = parse([
             "--budget", given.budget, "--data", given.data, "--seed", str(given.seed), "--out", str(home),
             *(["--arms", given.arms] if given.arms else []),
         ])  # fmt: skip
@@ -256,8 +257,8 @@ def main(arguments: list[str] | None = None) -> None:
         cluster.connect(None, home / "ray.log")
         try:
             try:
-                plan = run._plan(asked, arms, prepared, Console(quiet=True))
-            except PlanError as error:
+                plan = planning.make_plan(asked, arms, prepared, home)
+            except InputError as error:
                 options.error(str(error))
             ours, seconds = study_search(plan, arms, prepared.train, home)
             took = time.perf_counter() - began

@@ -5,14 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from study.cli import Options
+from study.cli import parse
+from study.protocol.errors import InputError
+from study.protocol.rundir import RunDir
+from study.session import open_run, place_of
 
 GOOD = ["--budget", "10cpu-minutes", "--data", "digits"]
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
     with pytest.raises(SystemExit) as caught:
-        Options.parse(list(flags))
+        parse(list(flags))
     assert caught.value.code == 2
     printed = capsys.readouterr().err
     assert printed.startswith("error: ")
@@ -39,74 +42,79 @@ def refusal(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
         ([*GOOD, "--epochs", "many"], "--epochs"),
         ([*GOOD, "--rope", "0"], "above 0"),
         ([*GOOD, "--rope", "nan"], "above 0"),
+        ([*GOOD, "--looks", "3"], "twice"),
         ([*GOOD, "--seed", "-1"], "from 0"),
         ([*GOOD, "--fraction", "0.5"], "whole cores"),
+        ([*GOOD, "--fraction", "half"], "--fraction half"),
         (["--budget", "1gpu-hour", "--fraction", "2"], "0.01 to 1"),
         ([*GOOD, "--bugdet", "1"], "--bugdet"),
         ([*GOOD, "--wait-for", "8"], "--address"),
         ([*GOOD, "--wait-for", "0", "--address", "127.0.0.1:6379"], "1 or more"),
+        ([*GOOD, "--out", ""], "--out is empty"),
+        (["--resume", "RUN", "--epochs", "9"], "leave out --epochs"),
+        (["--resume", "RUN", "--looks=2"], "leave out --looks"),
+        (
+            ["--resume", "RUN", "--budget", "1cpu-hours", "--arms", "tiny_resnet,tiny_resnext"],
+            "extended once",
+        ),
+        (["--resume", "RUN", "--budget", "1cpu-days"], "is not understood"),
+        (["--resume", "RUN", "--arms", "tiny_resnet,nothing"], "no arm 'nothing'"),
+        (["--accept-changed-code", "--budget", "1cpu-hours"], "goes with --resume"),
+        ([], "--budget is missing"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
-def test_wrong_flags_are_refused(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, flags: list[str], says: str
-) -> None:
-    assert says in refusal(capsys, *flags, "--out", str(tmp_path / "new"))
+def test_wrong_flags_are_refused(capsys: pytest.CaptureFixture[str], flags: list[str], says: str) -> None:
+    assert says in refusal(capsys, *flags)
 
 
-def test_an_out_folder_that_is_taken_is_left_alone(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_folder_that_is_taken_is_left_alone(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
     (tmp_path / "mine.txt").write_text("precious")
-    assert "something else" in refusal(capsys, *GOOD, "--out", str(tmp_path))
-    (tmp_path / ".claimed").touch()
-    told = refusal(capsys, *GOOD, "--out", str(tmp_path))
-    assert "killed before it began" in told
-    assert f"delete this one if python -m study status {tmp_path} says" in told
-    (tmp_path / "plan.json").write_text("{}")
-    assert "python -m analysis" in refusal(capsys, *GOOD, "--out", str(tmp_path))
-    assert (tmp_path / "mine.txt").read_text() == "precious"
+    with pytest.raises(InputError, match="something else"):
+        run.take()
+    run.claim.touch()
+    with pytest.raises(
+        InputError, match=f"before it began.*delete this one if python -m study status {tmp_path}"
+    ):
+        run.take()
+    run.plan.write_text("{}")
+    request = parse([*GOOD, "--out", str(tmp_path)])
+    with pytest.raises(InputError, match="python -m analysis"), open_run(request, place_of(request), print):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.txt", ".claimed", "plan.json"}
 
 
-def test_an_out_folder_that_cannot_be_written_is_refused(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert "cannot be written" in refusal(capsys, *GOOD, "--out", str(tmp_path / "file" / "below"))
-    assert "--out is empty" in refusal(capsys, *GOOD, "--out", "")
+    with pytest.raises(InputError, match="cannot be written"):
+        RunDir(tmp_path / "file" / "below").take()
 
 
-def test_a_cpu_budget_takes_the_small_arms_and_says_so(tmp_path: Path) -> None:
-    options = Options.parse([*GOOD, "--out", str(tmp_path / "new")])
-    assert options.arms == ("small_resnet", "small_resnext")
-    assert "small_resnet with small_resnext" in options.notes[0]
+def test_one_of_two_studies_gets_a_folder(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "new")
+    run.take()
+    with pytest.raises(InputError, match="holds a study that is being measured"):
+        run.take()
+    run.discard_false_start()
+    assert not run.path.exists()
 
 
-def test_the_command_it_remembers_asks_the_same_question(tmp_path: Path) -> None:
-    flags = [
-        "--budget",
-        "10cpu-minutes",
-        "--data",
-        "folder:my images",
-        "--arms",
-        "tiny_resnet,tiny_resnext",
-        "--rope",
-        "1.5",
-        "--seed",
-        "7",
-        "--epochs",
-        "4",
-        "--fraction",
-        "2",
-    ]
-    first = Options.parse([*flags, "--out", str(tmp_path / "a")])
-    words = shlex.split(first.command.removeprefix("python study/run.py "))
-    again = Options.parse([*words, "--out", str(tmp_path / "b")])
-    for field in ("budget", "arms", "data", "epochs", "rope", "seed", "fraction", "command"):
-        assert getattr(first, field) == getattr(again, field)
+def test_a_cpu_budget_takes_the_small_arms() -> None:
+    assert parse(GOOD).arms == ("small_resnet", "small_resnext")
 
 
-def test_planning_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_it_remembers_asks_the_same_question() -> None:
+    flags = (
+        "--budget 10cpu-minutes --data 'folder:my images' --arms tiny_resnet,tiny_resnext --rope 1.5 --seed 7 --epochs 4 "
+        "--fraction 2 --widen lr,width --train-fraction 0.3 --looks 2"
+    )
+    first = parse(shlex.split(flags))
+    assert parse(shlex.split(first.command.removeprefix("python study/run.py "))) == first
+
+
+def test_parsing_touches_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert Options.parse([*GOOD, "--plan"]).plan_only
+    for flags in (GOOD, [*GOOD, "--plan"], [*GOOD, "--out", "new"], ["--resume", "nowhere"]):
+        place_of(parse(flags))
     assert list(tmp_path.iterdir()) == []

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from support.plans import PLAN
 
-from study import provenance
-from study.cli import Options
+from study import provenance, session
+from study.cli import parse
+from study.protocol.errors import InputError
 from study.protocol.ledger import History
-from study.protocol.plan import PlanError
+from study.protocol.rundir import RunDir
 
 ARMS = ("tiny_resnext", "resnet50")
 ASKED = dataclasses.replace(
@@ -24,18 +25,18 @@ ASKED = dataclasses.replace(
 def a_history(home: Path) -> History:
     ASKED.save(home / "plan.json")
     history = History()
-    history.add(provenance.session(home, ARMS))
+    history.add(provenance.session(RunDir(home), ARMS))
     return history
 
 
 def test_nothing_differs_in_the_same_checkout(tmp_path: Path) -> None:
     history = a_history(tmp_path)
-    assert provenance.differences(history, provenance.session(tmp_path, ARMS)) == ""
+    assert provenance.differences(history, provenance.session(RunDir(tmp_path), ARMS)) == ""
 
 
 def test_changed_code_and_versions_are_named(tmp_path: Path) -> None:
     history = a_history(tmp_path)
-    now = provenance.session(tmp_path, ARMS)
+    now = provenance.session(RunDir(tmp_path), ARMS)
     other = dataclasses.replace(
         now,
         code={**now.code, "search_spaces/tiny_resnet.py": "0" * 64},
@@ -53,56 +54,55 @@ def test_an_arm_of_another_study_is_no_change(tmp_path: Path, monkeypatch: pytes
     history = a_history(tmp_path)
     (spaces / "my_net.py").write_text("ARM = None\n")
     (spaces / "small_resnet.py").unlink()
-    assert provenance.differences(history, provenance.session(tmp_path, ARMS)) == ""
+    assert provenance.differences(history, provenance.session(RunDir(tmp_path), ARMS)) == ""
     for used in ("__init__", "_shared", "tiny_resnet", "resnet50"):
         with (spaces / f"{used}.py").open("a") as file:
             file.write("# edited\n")
         assert f"search_spaces/{used}.py" in provenance.differences(
-            history, provenance.session(tmp_path, ARMS)
+            history, provenance.session(RunDir(tmp_path), ARMS)
         )
 
 
 def test_another_plan_is_refused(tmp_path: Path) -> None:
     history = a_history(tmp_path)
     dataclasses.replace(ASKED, rope=0.01).save(tmp_path / "plan.json")
-    with pytest.raises(PlanError, match="not the one that the study began with"):
-        provenance.differences(history, provenance.session(tmp_path, ARMS))
+    with pytest.raises(InputError, match="not the one that the study began with"):
+        provenance.differences(history, provenance.session(RunDir(tmp_path), ARMS))
 
 
 def test_other_images_are_refused_with_what_differs() -> None:
     provenance.check_data(PLAN, PLAN.data)
     provenance.check_data(PLAN, dataclasses.replace(PLAN.data, note="1 file is no image and is left out."))
     fewer = dataclasses.replace(PLAN.data, train=999, fingerprint="1" * 64)
-    with pytest.raises(PlanError, match="train 1000 -> 999; fingerprint 000"):
+    with pytest.raises(InputError, match="train 1000 -> 999; fingerprint 000"):
         provenance.check_data(PLAN, fewer)
 
 
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        (["--resume", "RUN", "--epochs", "9"], "leave out --epochs"),
-        (["--resume", "RUN", "--looks=2"], "leave out --looks"),
-        (["--resume", "RUN", "--budget", "1cpu-hours", "--arms", "a,b"], "extended once"),
-        (["--resume", "RUN", "--budget", "1cpu-days"], "is not understood"),
-        (["--resume", "RUN", "--arms", "tiny_resnet,nothing"], "no arm 'nothing'"),
-        (["--resume", "nowhere"], "no study in it"),
-        (["--resume", "n" * 5000], "too long"),
-        (["--accept-changed-code", "--budget", "1cpu-hours"], "goes with --resume"),
-        ([], "--budget is missing"),
-    ],
-)
-def test_flags_that_do_not_go_together_are_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], says: str
+@pytest.mark.parametrize(("run", "says"), [("nowhere", "no study in it"), ("n" * 5000, "too long")])
+def test_what_is_no_run_is_refused_and_not_made(
+    run: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    PLAN.save(tmp_path / "plan.json")
-    with pytest.raises(SystemExit) as ended:
-        Options.parse([f.replace("RUN", str(tmp_path)) for f in flags])
-    assert ended.value.code == 2
-    assert says in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    request = parse(["--resume", run])
+    with pytest.raises(InputError, match=says), session.open_run(request, session.place_of(request), print):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_question_is_the_plans(tmp_path: Path) -> None:
-    PLAN.save(tmp_path / "plan.json")
-    options = Options.parse(["--resume", str(tmp_path), "--accept-changed-code"])
-    assert (options.budget, options.arms, options.out) == (PLAN.budget, PLAN.arms, tmp_path)
-    assert options.accept_changed_code
+    ASKED.save(tmp_path / "plan.json")
+    request = parse(["--resume", str(tmp_path), "--accept-changed-code"])
+    with session.open_run(request, session.place_of(request), print) as opened:
+        assert (opened.plan, opened.run) == (ASKED, RunDir(tmp_path))
+        assert opened.arms.keys() == set(ARMS)
+    assert (tmp_path / "plan.json").exists()
+
+
+def test_a_false_start_leaves_no_trace(tmp_path: Path) -> None:
+    request = parse(["--budget", "1cpu-hour", "--widen", "nothing", "--out", str(tmp_path / "new")])
+    with (
+        pytest.raises(InputError, match="--widen nothing"),
+        session.open_run(request, session.place_of(request), print),
+    ):
+        pass
+    assert not (tmp_path / "new").exists()

@@ -15,11 +15,12 @@ from support.folders import MANIFEST, folder
 from support.plans import PLAN
 from torchvision import datasets
 
-from study.data.images import DataError, Images
+from study.data.images import Images
 from study.data.prepare import prepare
 from study.data.sealed import unseal
 from study.data.sources import spellings
 from study.data.split import folds, sealed_share, split, split_for
+from study.protocol.errors import InputError
 from study.protocol.records import Manifest
 
 
@@ -164,11 +165,11 @@ def test_broken_images_are_named(tmp_path: Path) -> None:
     whole = jpeg(64)
     for content in (b"", b"not an image", whole[:200], whole[: len(whole) // 2]):
         file.write_bytes(content)
-        with pytest.raises(DataError, match=r"b/bad\.jpg cannot be used: .*Repair or remove it"):
+        with pytest.raises(InputError, match=r"b/bad\.jpg cannot be used: .*Repair or remove it"):
             folder(tmp_path)
     file.unlink()
     file.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"bad\.jpg"):
+    with pytest.raises(InputError, match=r"bad\.jpg"):
         folder(tmp_path)
 
 
@@ -177,16 +178,16 @@ def test_image_bombs_and_deep_pixels_are_named(tmp_path: Path) -> None:
     bomb = tmp_path / "train" / "a" / "bomb.png"
     for side in (9_500, 14_000):  # Pillow warns from 89 million pixels on, and refuses twice as many
         Image.new("1", (side, side)).save(bomb)
-        with pytest.raises(DataError, match=r"bomb\.png .*decompression bomb"):
+        with pytest.raises(InputError, match=r"bomb\.png .*decompression bomb"):
             folder(tmp_path)
     Image.fromarray(np.zeros((12, 12), dtype=np.uint16)).save(bomb)
-    with pytest.raises(DataError, match=r"bomb\.png .*more than 8 bits"):
+    with pytest.raises(InputError, match=r"bomb\.png .*more than 8 bits"):
         folder(tmp_path)
 
 
 def test_folders_that_cannot_be_studied(tmp_path: Path) -> None:
     def refused(words: str) -> None:
-        with pytest.raises(DataError, match=words):
+        with pytest.raises(InputError, match=words):
             folder(tmp_path)
 
     refused("train is no folder")
@@ -207,10 +208,10 @@ def test_folders_that_cannot_be_studied(tmp_path: Path) -> None:
 
 def test_unknown_names_list_what_there_is(tmp_path: Path) -> None:
     for spec in ("mnist", "folder", "folder:", "", "cifar10:x"):
-        with pytest.raises(DataError, match="cifar10, cifar100, digits, folder:PATH"):
+        with pytest.raises(InputError, match="cifar10, cifar100, digits, folder:PATH"):
             prepare(spec, seed=0, root=tmp_path)
     assert spellings() == ["cifar10", "cifar100", "digits", "folder:PATH"]
-    with pytest.raises(DataError, match="cannot be listed"):
+    with pytest.raises(InputError, match="cannot be listed"):
         prepare("folder:~nobody-of-this-name/x", seed=0, root=tmp_path)
 
 
@@ -235,7 +236,7 @@ def test_sealed_part_needs_the_manifest(tmp_path: Path) -> None:
         None,
         Manifest(look=1, choices=MANIFEST.choices, in_hand=MANIFEST.in_hand, sha256="0" * 64),
     ):
-        with pytest.raises(DataError, match="stays sealed"):
+        with pytest.raises(InputError, match="stays sealed"):
             unseal(sealed, manifest)  # type: ignore[arg-type]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["test", "test.npz", "train"]
 
@@ -246,13 +247,13 @@ def test_sealing_forgets_the_test_part(tmp_path: Path) -> None:
     left = [value for value in vars(prepared).values() if isinstance(value, Images)]
     assert [len(part) for part in left] == [prepared.card.train]
     assert prepared.train.pixels.base is None  # no view into memory that holds more
-    with pytest.raises(DataError, match="sealed already"):
+    with pytest.raises(InputError, match="sealed already"):
         prepared.seal(tmp_path / "again.npz")
 
 
 def test_seal_that_cannot_be_written_keeps_the_test_part(tmp_path: Path) -> None:
     prepared = prepare("digits", seed=0, root=tmp_path)
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(InputError, match="cannot be written"):
         prepared.seal(tmp_path / "missing" / "test.npz")
     prepared.seal(tmp_path / "test.npz")
 
@@ -263,10 +264,10 @@ def test_damaged_seal_is_noticed(tmp_path: Path) -> None:
     whole = sealed.read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], pickle.dumps([1])):
         sealed.write_bytes(damaged)
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(InputError, match="cannot be read"):
             unseal(sealed, MANIFEST)
     np.savez(sealed, pixels=np.zeros((1, 1, 8, 8), np.uint8), labels=np.zeros(1, np.int64), sha256="x")
-    with pytest.raises(DataError, match="not what was sealed"):
+    with pytest.raises(InputError, match="not what was sealed"):
         unseal(sealed, MANIFEST)
 
 
@@ -315,7 +316,7 @@ def test_a_run_trains_on_all_but_its_fold() -> None:
         assert not set(train) & set(val)
         held += val.tolist()
     assert len(set(held)) == len(held)
-    with pytest.raises(DataError, match="cannot be divided into 4 folds"):
+    with pytest.raises(InputError, match="cannot be divided into 4 folds"):
         split_for(PLAN, labels[498:502], fold=0)
 
 
@@ -331,7 +332,7 @@ def test_split_goes_by_seed() -> None:
     ("labels", "val"), [([0, 0, 1, 1], 1), ([0, 0, 1, 1], 3), ([0, 0, 0, 1], 2), ([], 0)]
 )
 def test_split_that_cannot_be_is_refused(labels: list[int], val: int) -> None:
-    with pytest.raises(DataError, match="cannot be split"):
+    with pytest.raises(InputError, match="cannot be split"):
         split(np.array(labels, dtype=np.int64), val=val, seed=0)
 
 
@@ -367,7 +368,7 @@ def test_cifar_that_cannot_be_fetched_says_where_to_put_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.CIFAR100, "url", "http://127.0.0.1:9/cifar-100-python.tar.gz")
-    with pytest.raises(DataError, match=r"Put cifar-100-python\.tar\.gz .* into .*folder:PATH"):
+    with pytest.raises(InputError, match=r"Put cifar-100-python\.tar\.gz .* into .*folder:PATH"):
         prepare("cifar100", seed=0, root=tmp_path)
 
 
@@ -404,14 +405,14 @@ def test_a_class_of_one_picture_cannot_be_set_apart(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"cat": 30, "ant": 1})
     for each in range(9):
         shutil.copy(tmp_path / "train" / "ant" / "000.png", tmp_path / "train" / "ant" / f"copy-{each}.png")
-    with pytest.raises(DataError, match="too few different images of class 'ant'"):
+    with pytest.raises(InputError, match="too few different images of class 'ant'"):
         folder(tmp_path)
 
 
 def test_a_test_part_of_one_image_is_refused(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"cat": 5, "ant": 4})
     fill(tmp_path / "test", {"cat": 1})
-    with pytest.raises(DataError, match="1 test images"):
+    with pytest.raises(InputError, match="1 test images"):
         folder(tmp_path)
 
 
@@ -438,5 +439,5 @@ def test_a_class_is_named_on_one_line_without_orders_to_a_terminal(tmp_path: Pat
 
 def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
     """It goes into the plan and the report."""
-    with pytest.raises(DataError, match=r"x\\xff is no text"):
+    with pytest.raises(InputError, match=r"x\\xff is no text"):
         prepare("folder:x\udcff", seed=0, root=tmp_path)

@@ -20,11 +20,12 @@ from support.plans import AUDIT, PLAN
 from support.training import CPU, ONE_CORE, a_trial, measures
 
 from search_spaces import load
-from study.data.images import AHEAD, DataError, Streamed, fetched, from_arrays, memory_for_images
+from study.data.images import AHEAD, Streamed, fetched, from_arrays, memory_for_images
 from study.data.prepare import prepare
 from study.data.sealed import Prepared, unseal
 from study.execution import meter
 from study.execution.trainable import StudyTrial, image_spec, training
+from study.protocol.errors import InputError
 from study.protocol.ledger import read
 from study.protocol.plan import Plan
 from study.protocol.records import asdict
@@ -125,7 +126,7 @@ def test_a_sealed_image_that_changed_is_noticed(tmp_path: Path) -> None:
     streamed(tmp_path).seal(tmp_path / "test.npz")
     small, large = sorted((tmp_path / "test" / "even").iterdir(), key=lambda p: p.stat().st_size)[:2]
     large.write_bytes(small.read_bytes().ljust(large.stat().st_size, b"\0"))  # its length does not tell
-    with pytest.raises(DataError, match="not what was sealed"):
+    with pytest.raises(InputError, match="not what was sealed"):
         unseal(tmp_path / "test.npz", MANIFEST)
 
 
@@ -178,7 +179,7 @@ def test_another_image_of_the_same_name_is_refused(tmp_path: Path) -> None:
         rf"right/0002\.jpg has {other.stat().st_size} bytes on .+, and {before} where the study was started"
     )
     for images in (train, from_arrays(train.arrays()), train.take(np.arange(len(train)))):
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(InputError, match=said):
             _ = images.pixels
 
 
@@ -188,9 +189,9 @@ def test_a_broken_image_is_named_before_and_while_it_is_trained_on(plan: Plan, t
     card = dataclasses.replace(plan.data, train=80)
     a_plan = dataclasses.replace(plan, data=card)
     bad.write_bytes(bad.read_bytes()[:900])
-    with pytest.raises(DataError, match=r"right/0007\.jpg cannot be used: .*Repair or remove it"):
+    with pytest.raises(InputError, match=r"right/0007\.jpg cannot be used: .*Repair or remove it"):
         streamed(tmp_path)
-    with pytest.raises(DataError, match=r"right/0007\.jpg"):
+    with pytest.raises(InputError, match=r"right/0007\.jpg"):
         list(run_of(a_plan, prepared).epochs())
     worker = StudyTrial.__new__(StudyTrial)  # no part of Ray is needed to train
     trial = a_trial(epochs=2, batch_size=24)  # 72 images: an epoch takes each
@@ -211,7 +212,7 @@ def test_the_probe_measures_what_is_trained_on(tmp_path: Path) -> None:
     (tmp_path / "train" / "even" / "0003.jpg").unlink()
     process = meter.Meter()
     process.begin(prepared.train)
-    with pytest.raises(DataError, match=r"even/0003\.jpg"):  # not the arm's fault
+    with pytest.raises(InputError, match=r"even/0003\.jpg"):  # not the arm's fault
         process.prepare("tiny_resnet", config, spec, ONE_CORE, True)
         process.speed("tiny_resnet", 0.0)
 

@@ -11,6 +11,7 @@ import ray
 from ray._private import utils
 
 from study.execution import cluster
+from study.protocol.errors import StudyError
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_another_version_of_ray_or_python_is_named_beside_ours(connect: Callable
     def join(**_: object) -> None:
         utils.check_version_info(theirs, "node 127.0.0.1")
 
-    with pytest.raises(cluster.ClusterError) as refused:
+    with pytest.raises(StudyError) as refused:
         connect(join)
     for version in (*ours[:2], *theirs.values()):
         assert version in str(refused.value)

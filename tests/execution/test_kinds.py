@@ -12,6 +12,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from study.execution import cluster
+from study.protocol.errors import StudyError
 from study.protocol.plan import Budget, Machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.hosts, pytest.mark.usefixtures("rays_leftovers")]
@@ -36,7 +37,7 @@ def nodes(tmp_path: Path) -> Iterator[Any]:
 
 
 def test_gpus_of_several_kinds_are_refused_and_of_one_kind_held_to_it(nodes: Any) -> None:
-    with pytest.raises(cluster.ClusterError, match="no GPU, but the budget"):
+    with pytest.raises(StudyError, match="no GPU, but the budget"):
         cluster.hardware(GPU)
     first = nodes("L4")
     have = cluster.hardware(GPU)
@@ -44,12 +45,12 @@ def test_gpus_of_several_kinds_are_refused_and_of_one_kind_held_to_it(nodes: Any
     nodes("L4")
     assert cluster.hardware(GPU).units == 4
     stranger = nodes("H100")
-    with pytest.raises(cluster.ClusterError, match=r"several kinds \(2 H100, 4 L4\).*--num-gpus=0"):
+    with pytest.raises(StudyError, match=r"several kinds \(2 H100, 4 L4\).*--num-gpus=0"):
         cluster.hardware(GPU)
     assert cluster.hardware(Budget.parse("1cpu-hours")).units == 4
 
     machine = Machine(resource="gpu", slots=6, fraction=1.0, threads=1, name="L4", kind="L4")
-    with pytest.raises(cluster.ClusterError, match=r"6 GPUs \(L4\), and 4 are here"):
+    with pytest.raises(StudyError, match=r"6 GPUs \(L4\), and 4 are here"):
         cluster.check(machine)
     four = dataclasses.replace(machine, slots=4)
     cluster.check(four)

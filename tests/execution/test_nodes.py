@@ -20,8 +20,9 @@ from faults.campaign import (
 from ray.cluster_utils import Cluster
 
 from study.protocol.ledger import read, records
-from study.protocol.plan import FILE, Plan
+from study.protocol.plan import Plan
 from study.protocol.records import Resumed
+from study.protocol.rundir import RunDir
 
 pytestmark = [pytest.mark.slow, pytest.mark.hosts, pytest.mark.usefixtures("rays_leftovers")]
 OUTAGE = 45.0
@@ -100,8 +101,8 @@ def test_two_nodes_answer_as_one_also_when_one_is_killed(ground: Ground) -> None
 
 def test_a_lost_machine_is_waited_for_at_no_cost_and_one_of_another_kind_left_alone(ground: Ground) -> None:
     home = ground.begin("lost", slots=1)
-    plan = Plan.load(home / FILE)
-    dataclasses.replace(plan, machine=dataclasses.replace(plan.machine, kind="L4")).save(home / FILE)
+    plan = Plan.load(RunDir(home).plan)
+    dataclasses.replace(plan, machine=dataclasses.replace(plan.machine, kind="L4")).save(RunDir(home).plan)
     with a_cluster("L4") as (cluster, (node,)):
         session = ground.session(home, "--address", cluster.address, clocked=False)
         wait_until(lambda: epochs_of(home) >= 4, session)

@@ -16,7 +16,8 @@ from search_spaces import ArmError, Config, ImageSpec, load
 from study.execution import meter, profile, trainable
 from study.execution.meter import Meter, Speed
 from study.execution.packing import GAIN, Hardware, Way, fastest, fits, speed, ways
-from study.protocol.plan import Packed, PlanError
+from study.protocol.errors import InputError
+from study.protocol.plan import Packed
 
 TWO_CORES = Hardware(resource="cpu", units=2, cores=(2,), name="CPU x 2")
 EIGHT_CORES = Hardware(resource="cpu", units=8, cores=(8,), name="CPU x 8")
@@ -65,7 +66,7 @@ def test_a_fraction_that_is_given_is_the_only_way() -> None:
     assert (way.trials, way.machine.fraction, way.machine.slots) == (3, 0.3, 6)
     (way,) = ways(TWO_CORES, 2.0)
     assert (way.trials, way.machine.threads, way.machine.slots) == (1, 2, 1)
-    with pytest.raises(PlanError, match="at most the 2 cores"):
+    with pytest.raises(InputError, match="at most the 2 cores"):
         ways(TWO_CORES, 3.0)
 
 
@@ -168,7 +169,7 @@ def test_trials_that_fit_with_no_batch_are_refused_unless_there_is_but_one(
     (eight,) = ways(EIGHT_CORES, 1.0)
     little = 5 * 2**30
     with pytest.raises(
-        PlanError, match=r"no room for 8 trials of 1 CPU each: of the 4\.0 GiB .* Give a larger"
+        InputError, match=r"no room for 8 trials of 1 CPU each: of the 4\.0 GiB .* Give a larger"
     ):
         Meter().largest_batch("small_resnet", {}, IMAGES, eight, (32, 64), little, False)
     # that it can is seen already

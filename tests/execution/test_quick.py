@@ -10,7 +10,8 @@ from support.plans import PLAN
 
 from search_spaces import Arm, ArmError, ImageSpec, load
 from study.execution import quick
-from study.protocol.plan import Budget, PlanError
+from study.protocol.errors import InputError
+from study.protocol.plan import Budget
 
 ARMS = {"tiny_resnet": load("tiny_resnet"), "tiny_resnext": load("tiny_resnext")}
 PHOTOS = dataclasses.replace(PLAN.data, train=280, size=224, channels=3)
@@ -31,22 +32,22 @@ def test_a_budget_that_cannot_do_names_one_that_can() -> None:
     """280 images, of which 224 to train on, 3 times each, at 100 a second: 6.7 s a run, 15.5 runs of two arms."""
     check("2cpu-minutes")  # a machine that had other work may be twice as fast
     with pytest.raises(
-        PlanError, match="a budget of 1cpu-minutes is too small: 280 images of 224 x 224"
+        InputError, match="a budget of 1cpu-minutes is too small: 280 images of 224 x 224"
     ) as told:
         check("1cpu-minutes")
     named = re.search(r"This would do: --budget (\S+)", str(told.value))
     assert named is not None
     check(named[1])
-    with pytest.raises(PlanError, match="fewer --epochs"):
+    with pytest.raises(InputError, match="fewer --epochs"):
         check("4cpu-minutes", epochs=20)
 
 
 def test_what_is_measured_roughly_refuses_less() -> None:
-    with pytest.raises(PlanError):
+    with pytest.raises(InputError):
         check("2cpu-minutes", speed=80.0)
     check("2cpu-minutes", batch=2, speed=80.0)
     check("1gpu-minutes", speed=50.0)
-    with pytest.raises(PlanError):
+    with pytest.raises(InputError):
         check("1gpu-minutes", speed=20.0)
 
 

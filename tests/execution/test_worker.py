@@ -20,10 +20,11 @@ from study.data.sealed import Prepared
 from study.execution.callback import LEAVE_SECONDS, Runner
 from study.execution.trainable import StudyTrial, described, slice_seconds, start
 from study.memory import out_of_memory
+from study.protocol.errors import StudyError
 from study.protocol.ledger import Ledger, read
 from study.protocol.plan import Plan
 from study.protocol.records import asdict
-from study.protocol.selection import StudyError
+from study.protocol.rundir import RunDir
 from study.scheduling.schedule import Schedule
 from study.training import checkpoint
 
@@ -163,7 +164,7 @@ def test_no_end_is_written_of_an_epoch_that_could_not_be(
     real, path = os.write, tmp_path / "ledger.jsonl"
     with Ledger(path) as ledger:
         schedule = Schedule(a_plan(), ledger, ARMS)
-        runner = Runner(schedule, tmp_path, lambda: None, lambda: False, lambda _: None, None)
+        runner = Runner(schedule, RunDir(tmp_path), lambda: None, lambda: False, lambda _: None, None)
         runner.leave_for(StudyError("the disk is nearly full"))  # the first error is the one that is told
         begun = schedule.next()
         assert begun is not None

@@ -18,8 +18,9 @@ from study.loggers import base, feed
 from study.loggers import mlflow as mlflow_logger
 from study.loggers import optuna as optuna_logger
 from study.loggers.ray_metrics import RayMetrics
+from study.protocol.errors import InputError
 from study.protocol.ledger import History, Ledger, read
-from study.protocol.plan import Plan, PlanError
+from study.protocol.plan import Plan
 from study.protocol.records import Record, Resumed, Trial
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +76,7 @@ def test_a_study_that_is_followed_is_brought_up_to_date(run: Path, monkeypatch: 
 
 def test_optunas_file_has_one_writer(run: Path) -> None:
     writer = base.tools()["optuna"].start(Plan.load(run / "plan.json"), run)
-    with pytest.raises(PlanError, match="being written by another process"):
+    with pytest.raises(InputError, match="being written by another process"):
         feed.write(run, "optuna")
     writer.close()
     feed.write(run, "optuna")
@@ -228,9 +229,9 @@ def test_an_epoch_that_comes_again_after_an_interruption_is_taken(tmp_path: Path
 def test_a_tool_that_is_not_there_is_said_before_anything_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = dataclasses.replace(mlflow_logger.TOOL, needs="a_package_of_no_name")
     monkeypatch.setattr(mlflow_logger, "TOOL", missing)
-    with pytest.raises(PlanError, match="pip install a_package_of_no_name"):
+    with pytest.raises(InputError, match="pip install a_package_of_no_name"):
         base.check(["mlflow"])
-    with pytest.raises(PlanError, match="mlflow, optuna, tensorboard"):
+    with pytest.raises(InputError, match="mlflow, optuna, tensorboard"):
         base.check(["nothing"])
 
 

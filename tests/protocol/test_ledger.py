@@ -9,7 +9,8 @@ import pytest
 from support.a_ledger import a_trial, an_epoch, an_outcome
 from support.edited import chained
 
-from study.protocol.ledger import History, Ledger, LedgerError, read
+from study.protocol.errors import LedgerError
+from study.protocol.ledger import History, Ledger, read
 from study.protocol.records import (
     Choice,
     Cost,

@@ -12,9 +12,11 @@ from support.schedules import ARMS, a_plan, diverges, drive, play
 
 from search_spaces import load
 from study.protocol import looks
+from study.protocol.errors import InputError
 from study.protocol.ledger import Ledger, check, read
-from study.protocol.plan import Budget, Earlier, Plan, PlanError
+from study.protocol.plan import Budget, Earlier, Plan
 from study.protocol.records import Extension, Phase, Scored, TestOpened, plain
+from study.protocol.rundir import RunDir
 from study.scheduling.schedule import Schedule
 
 
@@ -66,7 +68,7 @@ def test_an_undecided_study_goes_on_with_further_pairs(tmp_path: Path) -> None:
     plan = a_plan(minutes=20)
     with a_finished(plan, tmp_path) as ledger:
         answered(tmp_path, "open")
-        extension = looks.second_look(plan, ledger, tmp_path, Budget.parse("35cpu-minutes"))
+        extension = looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse("35cpu-minutes"))
         assert extension.pairs == 3
         assert extension.level == pytest.approx(looks.second_level(4, 7, spent=0.05, total=0.06))
         assert "3 further pairs" in looks.told_second(plan, extension)
@@ -94,7 +96,7 @@ def test_a_second_look_that_is_interrupted_goes_on(tmp_path: Path) -> None:
     plan = a_plan(minutes=20, slots=1)
     with a_finished(plan, tmp_path) as ledger:
         answered(tmp_path, "open")
-        ledger.add(looks.second_look(plan, ledger, tmp_path, Budget.parse("35cpu-minutes")))
+        ledger.add(looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse("35cpu-minutes")))
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     for path in (whole, killed):
         path.write_bytes((tmp_path / "ledger.jsonl").read_bytes())
@@ -141,7 +143,7 @@ def test_one_arm_more_gets_what_the_others_got(tmp_path: Path) -> None:
             for arm in ("tiny_resnet", "third")
         )
         assert first == third  # the same random first proposals
-        with pytest.raises(PlanError, match="extended once"):
+        with pytest.raises(InputError, match="extended once"):
             looks.one_arm_more(extended, ledger, [*ARMS, "third", "fourth"])
     reread = read(tmp_path / "ledger.jsonl")
     assert plan.extended(reread.extension) == extended
@@ -149,32 +151,32 @@ def test_one_arm_more_gets_what_the_others_got(tmp_path: Path) -> None:
 
 def test_what_cannot_be_extended_is_refused_with_the_reason(tmp_path: Path) -> None:
     plan = a_plan(minutes=20)
-    with Ledger(tmp_path / "none.jsonl") as ledger, pytest.raises(PlanError, match="not finished"):
-        looks.second_look(plan, ledger, tmp_path, Budget.parse("35cpu-minutes"))
+    with Ledger(tmp_path / "none.jsonl") as ledger, pytest.raises(InputError, match="not finished"):
+        looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse("35cpu-minutes"))
     with a_finished(plan, tmp_path) as ledger:
-        with pytest.raises(PlanError, match="no answer yet"):
-            looks.second_look(plan, ledger, tmp_path, Budget.parse("35cpu-minutes"))
+        with pytest.raises(InputError, match="no answer yet"):
+            looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse("35cpu-minutes"))
         answered(tmp_path, "better")
-        with pytest.raises(PlanError, match="has its answer"):
-            looks.second_look(plan, ledger, tmp_path, Budget.parse("35cpu-minutes"))
+        with pytest.raises(InputError, match="has its answer"):
+            looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse("35cpu-minutes"))
         answered(tmp_path, "open", "better")
         for asked, why in (
             ("20cpu-minutes", "new total"),
             ("1gpu-hours", "cpu time"),
             ("20.5cpu-minutes", "buys no"),
         ):
-            with pytest.raises(PlanError, match=why):
-                looks.second_look(plan, ledger, tmp_path, Budget.parse(asked))
-        with pytest.raises(PlanError, match=r"--budget (\S+) does") as told:
-            looks.second_look(plan, ledger, tmp_path, Budget.parse("20.5cpu-minutes"))
+            with pytest.raises(InputError, match=why):
+                looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse(asked))
+        with pytest.raises(InputError, match=r"--budget (\S+) does") as told:
+            looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse("20.5cpu-minutes"))
         named = str(told.value).split("--budget ")[-1].split(" ")[0]
-        assert looks.second_look(plan, ledger, tmp_path, Budget.parse(named)).pairs >= 1
+        assert looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse(named)).pairs >= 1
         for arms in (list(ARMS), [*ARMS, "c", "d"], ["tiny_resnet", "c"]):
-            with pytest.raises(PlanError, match="one arm more"):
+            with pytest.raises(InputError, match="one arm more"):
                 looks.one_arm_more(plan, ledger, arms)
-        ledger.add(looks.second_look(plan, ledger, tmp_path, Budget.parse("35cpu-minutes")))
-        with pytest.raises(PlanError, match="third look"):
-            looks.second_look(plan, ledger, tmp_path, Budget.parse("90cpu-minutes"))
+        ledger.add(looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse("35cpu-minutes")))
+        with pytest.raises(InputError, match="third look"):
+            looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse("90cpu-minutes"))
 
 
 def test_an_arm_whose_runs_are_too_dear_does_not_fit() -> None:
@@ -183,7 +185,7 @@ def test_an_arm_whose_runs_are_too_dear_does_not_fit() -> None:
     dear = dataclasses.replace(
         plan, arms=(*ARMS, "third"), audits={**plan.audits, "third": slow}, probe_cost=dict.fromkeys((*ARMS, "third"), 1.0)
     )  # fmt: skip
-    with pytest.raises(PlanError, match="the added arm is of 1 searches, the others of 4"):
+    with pytest.raises(InputError, match="the added arm is of 1 searches, the others of 4"):
         plan.extended(an_arm(dear))
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from support.plans import AUDIT, PLAN
 
+from study.protocol.errors import InputError
 from study.protocol.plan import (
     CONFIRM_FLOOR,
     TUNING_RUNS_FLOOR,
     Budget,
     Plan,
-    PlanError,
     rungs,
     unmatched,
     with_length,
@@ -40,7 +40,7 @@ def test_budgets_parse_and_print(text: str, seconds: float, resource: str, print
              "infgpu-hours", "1e99gpu-hours", "8gpu-hours extra", "1_0cpu-minutes", "٣cpu-minutes"],
 )  # fmt: skip
 def test_nonsense_budgets_are_refused_with_what_is_allowed(text: str) -> None:
-    with pytest.raises(PlanError, match="gpu-hours|at least"):
+    with pytest.raises(InputError, match="gpu-hours|at least"):
         Budget.parse(text)
 
 
@@ -52,7 +52,7 @@ def test_a_plan_comes_back_from_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"arms": 3}', "null"])
 def test_a_damaged_plan_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(PlanError, match="plan of this version"):
+    with pytest.raises(InputError, match="plan of this version"):
         Plan.load(tmp_path / "plan.json")
 
 
@@ -69,7 +69,7 @@ def test_a_refused_budget_names_one_that_is_accepted(minutes: int) -> None:
     for epochs in (None, 3, 20):
         try:
             accepted = with_length(plan, epochs)
-        except PlanError as error:
+        except InputError as error:
             named = Budget.parse(str(error).split("--budget ")[1].split(" ")[0])
             assert named.seconds > plan.budget.seconds
             slower = {  # as when the machine has other work while the arms are measured anew

@@ -14,10 +14,11 @@ from support.schedules import ARMS, SECONDS, a_plan, accuracy, all_trials, diver
 
 from search_spaces import Config
 from study.protocol import selection, validation
-from study.protocol.ledger import Ledger, LedgerError, check, read
+from study.protocol.errors import LedgerError, StudyError
+from study.protocol.ledger import Ledger, check, read
 from study.protocol.plan import Budget, Plan, slice_runs
 from study.protocol.records import Epoch, Outcome, Record, Trial
-from study.protocol.selection import AHEAD, StudyError, found_by, runs_floor, search_runs, shrunk, unspent
+from study.protocol.selection import AHEAD, found_by, runs_floor, search_runs, shrunk, unspent
 from study.scheduling.schedule import Schedule, Start, derive_seed
 
 STAGES = {"baseline": 0, "slice": 1, "search": 1, "select": 2, "confirm": 3}

@@ -26,12 +26,15 @@ from support.synthetic import write_run
 from analysis.__main__ import main as analyse
 from analysis.report import build
 from study.__main__ import main as study_word
-from study.cli import Options
-from study.protocol.ledger import Ledger, LedgerError, read
+from study.cli import parse
+from study.protocol.errors import InputError, LedgerError
+from study.protocol.ledger import Ledger, read
 from study.protocol.plan import Plan
-from study.storage import sync
-from study.storage.objects import Storage, StorageError, unfinished
-from study.storage.sync import Mirror, fetch, home_of, refresher
+from study.session import open_run, place_of
+from study.storage import lease, sync
+from study.storage.fetch import fetch, home_of, refresher
+from study.storage.objects import Storage, unfinished
+from study.storage.sync import Mirror
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hunter2-secret"
@@ -101,8 +104,8 @@ def _user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setattr(sync, "SYNC_SECONDS", 0.2)
-    monkeypatch.setattr(sync, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(lease, "SYNC_SECONDS", 0.2)
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(sync, "CLOSE_SECONDS", 0.0)
 
 
@@ -151,6 +154,21 @@ def test_objects_come_back_whole_and_can_be_listed_and_deleted(uri: str) -> None
     assert at.files().keys() == {"plan.json"}
 
 
+def refusal(capsys: pytest.CaptureFixture[str], flags: list[str]) -> str:
+    """Why no run can be opened with these flags."""
+    try:
+        request = parse(flags)
+    except SystemExit as ended:
+        assert ended.code == 2
+        return capsys.readouterr().err
+    with (
+        pytest.raises(InputError) as refused,
+        open_run(request, place_of(request), print),
+    ):
+        pass
+    return str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -174,11 +192,7 @@ def test_a_uri_that_cannot_work_is_refused_at_once(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, given: str, says: str
 ) -> None:
     for flags in (["--budget", "1cpu-hours", "--data", "digits", "--out", given], ["--resume", given]):
-        with pytest.raises(SystemExit) as ended:
-            Options.parse(flags)
-        assert ended.value.code == 2
-        said = capsys.readouterr().err
-        assert said.startswith("error: ")
+        said = refusal(capsys, flags)
         assert says in said
         assert SECRET not in said
     assert not list(tmp_path.rglob("*"))
@@ -187,14 +201,14 @@ def test_a_uri_that_cannot_work_is_refused_at_once(
 def test_no_bucket_and_no_permission_are_refused_before_anything_is_measured(server: Server) -> None:
     missing = server.uri("x").replace("bucket", "nobody")
     with (
-        pytest.raises(StorageError, match=r"bucket does not exist.*takes a bucket"),
+        pytest.raises(InputError, match=r"bucket does not exist.*takes a bucket"),
         Mirror(missing, print, goes_on=False),
     ):
         pass
     server.post("/moto-api/reset-auth", "0")  # from now on who asks is looked at: nobody is known
     try:
         with (
-            pytest.raises(StorageError, match=r"cannot be used: .*AWS_ACCESS_KEY_ID") as refused,
+            pytest.raises(InputError, match=r"cannot be used: .*AWS_ACCESS_KEY_ID") as refused,
             Mirror(server.uri("y"), print, goes_on=False),
         ):
             pass
@@ -205,17 +219,12 @@ def test_no_bucket_and_no_permission_are_refused_before_anything_is_measured(ser
 
 def test_what_is_there_already_is_left_alone(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--budget", "1cpu-hours", "--data", "digits", "--out", uri]
-    assert Options.parse(flags).uri == uri
-    shutil.rmtree("runs")
     Storage(uri).put("mine.txt", b"precious")
     for says in ("something else", "python -m analysis"):
-        with pytest.raises(SystemExit):
-            Options.parse(flags)
-        assert says in capsys.readouterr().err
+        assert says in refusal(capsys, flags)
         Storage(uri).put("plan.json", b"{}")
-    with pytest.raises(SystemExit):
-        Options.parse(["--resume", uri.replace("first", "of-nobody")])
-    assert "no study" in capsys.readouterr().err
+    assert "no study" in refusal(capsys, ["--resume", uri.replace("first", "of-nobody")])
+    assert Storage(uri).files().keys() == {"mine.txt", "plan.json"}
 
 
 def test_it_is_brought_there_and_the_ledger_never_names_what_is_not(
@@ -264,17 +273,15 @@ def test_a_second_driver_is_refused_and_a_dead_ones_study_is_taken_over(
     said: list[str] = []
     with Mirror(uri, said.append, goes_on=False) as first:
         with (
-            pytest.raises(
-                StorageError, match=rf"written by process {os.getpid()} on \S+, since 20\d\d-.* UTC"
-            ),
+            pytest.raises(InputError, match=rf"written by process {os.getpid()} on \S+, since 20\d\d-.* UTC"),
             Mirror(uri, said.append, goes_on=True),
         ):
             pass
         assert first.sync()
-        monkeypatch.setattr(sync, "SYNC_SECONDS", 1e6)
+        monkeypatch.setattr(lease, "SYNC_SECONDS", 1e6)
         first._stop.set()  # as a process that is frozen, or behind a cable that is cut: no sign of life
         first._thread.join()
-        monkeypatch.setattr(sync, "SYNC_SECONDS", 0.2)
+        monkeypatch.setattr(lease, "SYNC_SECONDS", 0.2)
         before = Storage(uri).get("ledger.jsonl")
         with Mirror(uri, said.append, goes_on=True) as second:
             (home_of(uri) / "ledger.jsonl").write_text("what the first one wrote meanwhile\n")
@@ -333,7 +340,7 @@ def test_the_longer_of_two_ledgers_counts_and_of_two_courses_the_one_there(
 def test_a_name_that_leaves_the_folder_is_refused(server: Server, tmp_path: Path) -> None:
     server.post("/bucket/evil/run/plan.json", "{}", method="PUT")
     server.post("/bucket/evil/run/figures/%2E%2E/%2E%2E/%2E%2E/stolen", "x", method="PUT")
-    with pytest.raises(StorageError, match="no study wrote"):
+    with pytest.raises(InputError, match="no study wrote"):
         fetch(server.uri("evil/run"))
     assert not list(tmp_path.rglob("stolen"))
 

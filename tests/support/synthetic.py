@@ -34,6 +34,7 @@ from study.protocol.records import (
     Trial,
     Tuning,
 )
+from study.protocol.rundir import RunDir
 from study.protocol.selection import choose, find, in_hand
 
 SPREAD = 5.6
@@ -153,7 +154,8 @@ class Diary:
     """Writes one made-up study into a folder, phase by phase, in the order a real one writes."""
 
     def __init__(self, folder: Path, question: Plan, *, seed: int = 0) -> None:
-        self.folder, self.plan, self.rng = folder, question, np.random.default_rng(seed)
+        self.folder, self.run = folder, RunDir(folder)
+        self.plan, self.rng = question, np.random.default_rng(seed)
         (folder / "predictions").mkdir(parents=True)
         question.save(folder / "plan.json")
         self.ledger = Ledger(folder / "ledger.jsonl")
@@ -278,7 +280,7 @@ class Diary:
                 order = np.argsort(hard + self.rng.normal(0, 0.05, images))
                 correct = np.zeros(images, dtype=np.bool_)
                 correct[order[: round(accuracy * images)]] = True
-                validation.save(self.folder, trial.id, correct)
+                validation.save(self.run.validation(trial.id), correct)
 
     def slice(self, arm: str, trials: int, shift: float) -> list[str]:
         """Random settings; good ones lie at a learning rate of 0.1, and ``shift`` is the arm's own."""
@@ -321,7 +323,7 @@ class Diary:
         pairs = range(self.plan.pairs)
         choices = {
             arm: tuple(
-                replace(choose(self.plan, self.ledger, arm, pair, validation.reader(self.folder)), runs=runs)
+                replace(choose(self.plan, self.ledger, arm, pair, validation.reader(self.run)), runs=runs)
                 for pair in pairs
             )
             for arm in self.plan.arms

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from analysis import npz
 from analysis.report.section import Context, Part, Section, Table, against_leader, rule, sentence
-from analysis.results import PREDICTIONS, Evidence, in_hand_runs
+from analysis.results import Evidence, in_hand_runs
 from analysis.statistics.ensembles import Labels, Probabilities, compare, mixing_helps
 from analysis.statistics.intervals import Refused
+from study.protocol.rundir import RunDir
 from study.protocol.text import counted, level, listed, percent, points
 
 
@@ -115,7 +116,7 @@ def _load(run: Path, evidence: Evidence, arm: str) -> tuple[Probabilities, Label
     nets: NDArray[np.floating[Any]] = np.zeros(0, dtype=np.float16)
     labels = np.zeros(0, dtype=np.int64)
     for place, name in enumerate(names):
-        path = run / PREDICTIONS / f"{name}.npz"
+        path = RunDir(run).prediction(name)
         try:
             found, _ = npz.read(path, ("labels",), ("probabilities",))
             labels, net = found["labels"].astype(np.int64), found["probabilities"]

@@ -47,7 +47,7 @@ class Source:
     help: str
     """For ``--help``: a few words."""
     read: Callable[[str, Path], Content]
-    """From the argument behind the prefix (empty for a name) and the folder that downloads go to. Raises DataError."""
+    """From the argument behind the prefix (empty for a name) and the folder that downloads go to. Raises InputError."""
 
     def argument(self, spec: str) -> str | None:
         """What ``spec`` gives this source, None if it means another."""

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
-from study.data.images import DataError
 from study.data.sources import Content, Part, Source
+from study.protocol.errors import InputError
 
 
 def read(name: str, _argument: str, downloads: Path) -> Content:
-    """``name`` is torchvision's. Raises DataError, with the place for a copy, when the archive cannot be fetched."""
+    """``name`` is torchvision's. Raises InputError, with the place for a copy, when the archive cannot be fetched."""
     from torchvision import datasets
 
     kind = getattr(datasets, name)
     try:
         both = [kind(downloads, train=train, download=True) for train in (True, False)]
     except Exception as error:  # no network, no disk, a damaged archive: the advice is the same
-        raise DataError(
+        raise InputError(
             f"{name.lower()} could not be fetched: {error}. Put {kind.filename} from {kind.url} into {downloads}, "
             "or study images of your own by folder:PATH"
         ) from error

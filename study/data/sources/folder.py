@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.data.images import SUFFIXES, DataError, Files, few, shown
+from study.data.images import SUFFIXES, Files, few, shown
 from study.data.sources import Content, Part, Source
+from study.protocol.errors import InputError
 
 
 def read(argument: str, _downloads: Path) -> Content:
-    """Raises DataError when the folder cannot be listed or has another layout."""
+    """Raises InputError when the folder cannot be listed or has another layout."""
     try:
         path = Path(argument).expanduser().absolute()  # workers have a directory of their own
         train = _list(path / "train", None)
@@ -18,9 +19,9 @@ def read(argument: str, _downloads: Path) -> Content:
         test = _list(tested, train.classes) if tested else None
         unused = bool(tested and tested.name == "test" and _class_folders(path / "val"))
     except (OSError, RuntimeError) as error:  # RuntimeError: no such user's home
-        raise DataError(f"{shown(argument)} cannot be listed: {error}") from error
+        raise InputError(f"{shown(argument)} cannot be listed: {error}") from error
     if not test and (path / "test").is_dir():
-        raise DataError(
+        raise InputError(
             f"{shown(path / 'test')} holds no class folders: give it the classes of train/, or remove it and "
             "10 to 30 % of train/ are set apart"
         )
@@ -42,16 +43,16 @@ class _Listing:
 
 
 def _list(folder: Path, known: Sequence[str] | None) -> _Listing:
-    """The images of ``folder/<class>/``, by name. Raises DataError for classes beyond ``known``."""
+    """The images of ``folder/<class>/``, by name. Raises InputError for classes beyond ``known``."""
     folders = _class_folders(folder)
     if not folders:
-        raise DataError(
+        raise InputError(
             f"{shown(folder)} {'holds no class folders' if folder.is_dir() else 'is no folder'}: the images are "
             "looked for in train/<class>/ and test/<class>/ under the path that is given"
         )
     classes = tuple(known or (shown(p.name) for p in folders))
     if extra := sorted({shown(p.name) for p in folders} - set(classes)):
-        raise DataError(f"{shown(folder)} has classes that train/ has not: {few(extra)}. Remove them")
+        raise InputError(f"{shown(folder)} has classes that train/ has not: {few(extra)}. Remove them")
     names: list[bytes] = []
     labels: list[int] = []
     skipped = 0
@@ -63,7 +64,7 @@ def _list(folder: Path, known: Sequence[str] | None) -> _Listing:
         names += [os.fsencode(image.relative_to(folder)) for image in images]
         labels += [classes.index(shown(each.name))] * len(images)
     if not names:
-        raise DataError(f"{shown(folder)} holds no images; known suffixes: {' '.join(sorted(SUFFIXES))}")
+        raise InputError(f"{shown(folder)} holds no images; known suffixes: {' '.join(sorted(SUFFIXES))}")
     return _Listing(classes, Part(images=Files(folder, tuple(names)), labels=labels), skipped)
 
 

@@ -1,0 +1,155 @@
+"""What a budget buys, on one screen: shown before a study runs, and by ``--plan`` instead of it.
+
+``--verbose`` adds what was measured to plan it: the complexity audit, the ways to share a GPU or the cores, rungs and folds.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from analysis import power
+from analysis.luck import POWER, half_width
+from study.protocol import looks
+from study.protocol import plan as plans
+from study.protocol.plan import PAIRS, Audit, Packed, Plan
+from study.protocol.text import counted, duration, points
+
+
+def overview(plan: Plan, *, verbose: bool = False) -> Group:
+    """Which runs every arm gets, and in three sentences what they can resolve, what not, and what would."""
+    machine = plan.machine
+    wall = plan.budget.seconds / (machine.slots * machine.fraction)
+    cpu = machine.resource == "cpu"
+    each = counted(round(machine.fraction), "core") if cpu else f"{machine.fraction:g} of a GPU"
+    shown: list[RenderableType] = [
+        Text(
+            f"plan: {' against '.join(plan.arms)} on {plan.data.spec} for {plan.budget}, about {duration(wall)} of wall time; "
+            f"{machine.slots} trials side by side, {each} each ({machine.name})"
+        ),
+        _phases(plan),
+        *map(Text, outlook(plan)),
+    ]
+    if warning := plans.unmatched(plan.audits):
+        shown.append(Text(f"warning: {warning}"))
+    if told := looks.told_earlier(plan):
+        shown.append(Text(f"note: {told}"))
+    return Group(*shown, *(_details(plan) if verbose else ()))
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    return table
+
+
+def _phases(plan: Plan) -> Table:
+    table = _table(
+        f"runs per arm, counted in full runs of {plan.epochs} epochs",
+        ("arm", "full run", "share", "default", "random", "searches", "select", "confirm"),
+    )
+    tuning = plan.tuning_runs * max(plan.full_run(arm) for arm in plan.arms)
+    random = plans.slice_runs(plan.tuning_runs)
+    for arm in plan.arms:
+        each = max(0.0, tuning / plan.full_run(arm) - random) / plan.pairs
+        table.add_row(
+            Text(arm),
+            duration(plan.full_run(arm)),
+            duration(plan.share),
+            str(plan.folds),
+            str(random or "-"),
+            f"{plan.pairs} x {each:.1f}",
+            str(plan.select_runs),
+            f"{plan.confirm_reserved}+",
+        )
+    return table
+
+
+def outlook(plan: Plan) -> tuple[str, str, str]:
+    """What this budget can resolve, what it cannot, and what would, before any search has run (METHOD.md 5)."""
+    margin, images = f"{100 * plan.rope:g} pt", f"{plan.data.test} test images"
+    if plan.pairs < min(PAIRS):
+        fewest = min(PAIRS)
+        return (
+            f"This budget can say which of the two nets that it finds is better on {images}.",
+            "It cannot say which architecture is: one search per arm does not show how much searches differ.",
+            f"{fewest} pairs of searches would: --budget {plan.budget_for_pairs(fewest)} --epochs {plan.epochs}.",
+        )
+    kinds = power.assumed(plan)
+    level = power.rate(plan)
+    alpha = level(plan.pairs)
+    gaps = [half_width(luck, plan.pairs, alpha, power=POWER) for luck in kinds]
+    ties = [half_width(luck, plan.pairs, alpha, power=power.GOAL["tie"]) for luck in kinds]
+    least = " to ".join(dict.fromkeys(map(points, gaps)))
+    proves = plan.rope >= max(ties)
+    needs = [power.takes_pairs(plan, luck, plan.rope, level, power.GOAL["gap"]) for luck in kinds]
+    equal = "" if proves else f", and equal arms may not be proved equal within {margin}"
+    also = f", and prove equal arms equal within {margin}" if proves else ""
+    takes = (
+        needs[0] if needs[0] == needs[1] else f"{needs[0]}, if searches differ little; if much, {needs[1]}"
+    )
+    return (
+        (
+            f"This budget can resolve a true gap of {least} pt between architectures in {100 * POWER:.0f} % of studies"
+            f"{also}: {plan.pairs} pairs of searches, {images}."
+        ),
+        f"It cannot resolve a smaller gap{equal}.",
+        f"To name an arm that is {margin} ahead takes {takes}.",
+    )
+
+
+# -- with --verbose
+
+
+def _details(plan: Plan) -> list[RenderableType]:
+    return [
+        Text(),
+        audit_table(plan.audits),
+        Text(),
+        packing_table(plan.packing),
+        Text(" ".join(plan.packing_notes)),
+        Text(
+            f"\neach share buys {plan.full_runs:.1f} full runs of the dearest arm, {plan.tuning_runs:.1f} of them for the "
+            f"searches and the random settings. ASHA decides at epochs {', '.join(map(str, plan.rungs)) or 'none'}. "
+            f"{plan.folds} folds of {plan.val_images} images to validate on, {plan.train_images} to train on"
+        ),
+        *map(Text, (power.promise(plan), *power.price(plan))),
+    ]
+
+
+def audit_table(audits: Mapping[str, Audit]) -> Table:
+    table = _table(
+        "complexity audit (default settings)",
+        ("arm", "parameters", "MACs per image", "images/s training", "peak memory"),
+    )
+    for arm, audit in audits.items():
+        table.add_row(
+            Text(arm),
+            f"{audit.params / 1e6:.2f} M",
+            f"{audit.macs / 1e6:.1f} M",
+            f"{audit.images_per_second:.0f}",
+            f"{audit.peak_bytes / 2**30:.1f} GiB",
+        )
+    return table
+
+
+def packing_table(packing: Sequence[Packed]) -> Table:
+    table = _table(
+        "packing: trials side by side",
+        ("arm", "trials", "of each", "threads", "batch", "layout", "images/s of all", "peak memory"),
+    )
+    for row in packing:
+        table.add_row(
+            Text(row.arm),
+            str(row.trials),
+            f"{row.fraction:g}",
+            str(row.threads),
+            str(row.batch_size),
+            "channels_last" if row.channels_last else "contiguous",
+            f"{row.images_per_second:.0f}",
+            f"{row.peak_bytes / 2**30:.1f} GiB",
+        )
+    return table

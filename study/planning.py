@@ -1,0 +1,177 @@
+"""From a request to a plan: measure the arms, freeze the question, refuse what the budget cannot do."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search_spaces import Arm
+from study import provenance
+from study.cli import Request
+from study.protocol import looks
+from study.protocol import plan as plans
+from study.protocol.errors import InputError
+from study.protocol.plan import Budget, Plan
+from study.protocol.records import Extension, plain
+from study.protocol.text import duration
+
+if TYPE_CHECKING:
+    from study.data.sealed import Prepared
+    from study.execution.profile import Survey
+
+
+def need_gpu(budget: Budget, request: Request) -> None:
+    """Raises InputError when the budget is one of GPUs and this machine, without a cluster, has none."""
+    if budget.resource != "gpu" or request.address:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        cpu = Budget(seconds=budget.seconds, resource="cpu")
+        raise InputError(
+            f"a budget of {budget} needs a GPU, and this machine has none that torch can use. "
+            f"On the CPU this works: python study/run.py --budget 20cpu-minutes --data digits "
+            f"(or --budget {cpu} with --data {request.data}); a cluster's GPUs: --address HOST:PORT"
+        )
+
+
+def quick_check(request: Request, arms: Mapping[str, Arm], prepared: "Prepared") -> Callable[[], None]:
+    """A check that takes about a second and raises InputError when the budget is hopeless."""
+    from study.execution import quick
+
+    assert request.budget is not None
+    return functools.partial(
+        quick.check,
+        arms,
+        prepared.card,
+        request.budget,
+        epochs=request.epochs,
+        train_fraction=request.train_fraction,
+    )
+
+
+def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", place: Path) -> Plan:
+    """Measure the arms and freeze the question of the study that will lie at ``place``.
+
+    Raises InputError when the budget is too small for it.
+    """
+    from study.data.split import split_for
+    from study.execution import profile
+    from study.scheduling.sampler import describe, searched
+
+    assert request.budget is not None
+    survey = profile.survey(
+        arms,
+        prepared.card,
+        request.budget,
+        fraction=request.fraction,
+        pool=prepared.train,
+        train_images=round(request.train_fraction * (1 - plans.VAL_SHARE[1]) * prepared.card.train),
+        check=quick_check(request, arms, prepared),
+    )
+    plan = Plan(
+        arms=request.arms,
+        data=prepared.card,
+        budget=request.budget,
+        epochs=request.epochs or plans.EPOCHS[0],
+        rope=request.rope,
+        seed=request.seed,
+        train_fraction=request.train_fraction,
+        widen=request.widen,
+        spaces={
+            name: describe(searched(arm.space, survey.batch_sizes, request.widen))
+            for name, arm in arms.items()
+        },
+        batch_sizes=survey.batch_sizes,
+        audits=survey.audits,
+        machine=survey.machine,
+        probe_cost=survey.cost,
+        command=request.command,
+        versions=provenance.versions(),
+        code=provenance.code_hash(request.arms),
+        packing=survey.packing,
+        packing_notes=survey.notes,
+        looks=request.looks,
+        earlier=looks.earlier_studies(place.parent, place.name, prepared.test_source),
+        test_source=prepared.test_source,
+    )
+    plan = plans.with_length(plan, request.epochs)
+    split_for(plan, prepared.train.labels, fold=0)  # raises now what would end every trial
+    return plan
+
+
+def added_arm(
+    plan: Plan, asked: tuple[str, ...], added: Mapping[str, Arm], prepared: "Prepared"
+) -> Extension:
+    """Measure one arm more under the study's own protocol. Raises InputError when that does not fit the arm."""
+    from study.execution import profile
+    from study.scheduling.sampler import describe, searched
+
+    (name,) = added
+    share = Budget(seconds=plan.share, resource=plan.budget.resource)
+    survey = profile.survey(added, prepared.card, share, fraction=plan.machine.fraction, pool=prepared.train)
+    _check_comparable(plan, name, survey)
+    extension = Extension(
+        look=2,
+        budget_seconds=plan.share * (len(plan.arms) + 1),
+        arms=(name,),
+        pairs=0,
+        level=looks.ADDED,
+        declared=False,
+        reason=f"--arms {','.join(asked)} after {','.join(plan.arms)}",
+        plan=plain(
+            {
+                "audits": {arm: dataclasses.asdict(audit) for arm, audit in survey.audits.items()},
+                "spaces": {
+                    arm: describe(searched(it.space, plan.batch_sizes, plan.widen))
+                    for arm, it in added.items()
+                },
+                "probe_cost": survey.cost,
+            }
+        ),
+    )
+    try:
+        extended = plan.extended(extension)
+    except InputError as error:
+        raise InputError(
+            f"{name} cannot be added: a full run of it costs so much more that the share of {duration(plan.share)} which the "
+            f"others had is divided otherwise ({error}). {_instead(plan, name)}"
+        ) from error
+    if extended.tuning_runs + extended.pairs < plans.TUNING_RUNS_FLOOR:
+        raise InputError(
+            f"{name} cannot be added: the share of {duration(plan.share)} that the others had leaves it "
+            f"{max(0.0, extended.tuning_runs):.1f} full runs of search, and fewer than {plans.TUNING_RUNS_FLOOR} say little. "
+            f"{_instead(plan, name)}"
+        )
+    return extension
+
+
+def _check_comparable(plan: Plan, name: str, survey: "Survey") -> None:
+    ours, theirs = ((m.resource, m.fraction, m.threads, m.kind) for m in (plan.machine, survey.machine))
+    if ours != theirs:
+        raise InputError(
+            f"{name} would run on {survey.machine.name}, and the others ran on {plan.machine.name}: their costs would not "
+            f"compare. {_instead(plan, name)}"
+        )
+    if missing := sorted(set(plan.batch_sizes) - set(survey.batch_sizes)):
+        raise InputError(
+            f"{name} cannot train with batches of {missing[-1]}, which the others' searches had. {_instead(plan, name)}"
+        )
+
+
+def _instead(plan: Plan, name: str) -> str:
+    budget = Budget(seconds=plan.share * (len(plan.arms) + 1), resource=plan.budget.resource)
+    return f"Instead: a new study of all of them, --arms {','.join((*plan.arms, name))} --budget {budget}"
+
+
+def extension_sentence(plan: Plan, extension: Extension) -> str:
+    """What the second look, or the added arm, will give; ``plan`` has it already."""
+    if extension.pairs:
+        return looks.told_second(plan, extension)
+    others = [arm for arm in plan.arms if arm not in extension.arms]
+    return (
+        f"{extension.arms[0]} is added: {plan.pairs} searches on the folds and with the share of {duration(plan.share)} that "
+        f"{', '.join(others)} had. Its pairs of arms share an error of {100 * extension.level:g} %; all pairs together have "
+        f"{100 * (looks.LEVEL + extension.level):g} %"
+    )

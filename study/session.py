@@ -1,0 +1,234 @@
+"""Opens the run of a request: claims and creates a new one, or fetches and checks one to be resumed.
+
+The only place that looks for a run's folder, fetches a URI, reads a plan to go on with, and tidies up after a false start. It
+refuses before anything takes time: no image is read and neither torch nor Ray is imported here.
+"""
+
+import dataclasses
+import datetime
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import search_spaces
+from search_spaces import Arm, Choice
+from study import provenance
+from study.cli import Request
+from study.loggers import base
+from study.protocol import ledger as ledgers
+from study.protocol import looks
+from study.protocol.errors import FinalError, InputError, LedgerError
+from study.protocol.ledger import Ledger
+from study.protocol.plan import Budget, Plan
+from study.protocol.records import Cost, Extension, Session
+from study.protocol.rundir import PLAN, RunDir
+from study.protocol.text import duration
+from study.storage.fetch import check_new, has_study, home_of
+from study.storage.objects import is_uri
+from study.storage.sync import Mirror
+
+if TYPE_CHECKING:
+    from study.data.sealed import Prepared
+
+Say = Callable[[str], None]
+
+
+@dataclass(kw_only=True)
+class Opened:
+    """A run in this process's hands, from its claim to its end."""
+
+    request: Request
+    place: RunDir
+    """Where the run lies, or would lie if it were not only planned."""
+    run: RunDir
+    """Where this process writes."""
+    ledger: Ledger
+    mirror: Mirror | None
+    arms: dict[str, Arm] = field(default_factory=dict)
+    """Those of the plan, or of the request where there is none yet."""
+    plan: Plan | None = None
+    """None until ``begin``, for a new study."""
+    extension: Extension | None = None
+    """The second look that was asked for."""
+    added: Mapping[str, Arm] = field(default_factory=dict)
+    """The arm that was asked for beside those of the plan."""
+    session: Session | None = None
+    """What the ledger will say of this process, once the images are known to be the same."""
+
+    def begin(self, plan: Plan, prepared: "Prepared") -> None:
+        """Freeze the plan of a new study."""
+        self.plan = plan
+        plan.save(self.run.plan)
+        self._write_head(plan, prepared)
+
+    def take_up(self, prepared: "Prepared", say: Say) -> None:
+        """Go on where the ledger ends. Raises InputError when the images are not what they were."""
+        plan, ledger = self.plan, self.ledger
+        assert plan is not None and self.session is not None
+        provenance.check_data(plan, prepared.card)
+        if ledger.sessions:
+            ledger.add(self.session)
+        self._write_head(plan, prepared)
+        done = sum(o.state != "failed" for o in ledger.outcomes.values())
+        say(
+            f"going on: {done} trials are done, {len(ledger.open)} are taken up again, "
+            f"{duration(sum(ledger.spent(arm) for arm in plan.arms))} of {plan.budget} are spent"
+        )
+
+    def extend(self, extension: Extension) -> None:
+        """Enter the second look, or the added arm, in the ledger."""
+        assert self.plan is not None
+        self.ledger.add(extension)
+        self.plan = self.plan.extended(extension)
+        self.arms |= self.added
+        self._book_probe(self.plan)
+
+    def _write_head(self, plan: Plan, prepared: "Prepared") -> None:
+        """What a study begins with, as far as it is not there."""
+        prepared.seal(self.run.sealed)  # also once more: the images are known to be the same
+        if not self.ledger.sessions:
+            self.ledger.add(provenance.session(self.run, plan.arms))
+        self._book_probe(plan)
+
+    def _book_probe(self, plan: Plan) -> None:
+        for arm, cost in plan.probe_cost.items():
+            if not self.ledger.spent(arm, "probe"):
+                self.ledger.add(Cost(arm=arm, phase="probe", what="speed and memory", cost=cost))
+
+
+def place_of(request: Request) -> RunDir:
+    """The folder on this machine where the run is, or will be."""
+    if request.uri:
+        return RunDir(home_of(request.uri))
+    if place := request.resume or request.out:
+        return RunDir(Path(place))
+    stem = Path(request.data.removeprefix("folder:")).name or "images"
+    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
+    return RunDir(Path("runs") / f"{datetime.datetime.now().strftime('%Y%m%d-%H%M%S')}-{safe}")
+
+
+@contextmanager
+def open_run(request: Request, place: RunDir, say: Say) -> Iterator[Opened]:
+    """The run of ``request`` in the folder ``place``, closed and brought to its URI at the end.
+
+    With ``--plan`` a folder of the moment takes its place. Raises InputError for what cannot be met, FinalError for a run that
+    cannot be written or is damaged.
+    """
+    with ExitStack() as closing:
+        run = place
+        if request.plan:
+            run = RunDir(Path(closing.enter_context(tempfile.TemporaryDirectory())))
+        elif request.resume is None:
+            _claim(request, place)
+        else:
+            _check_is_study(request.resume, place)
+        closing.callback(run.discard_false_start)
+        mirror = None
+        if request.uri and not request.plan:
+            mirror = closing.enter_context(Mirror(request.uri, say, goes_on=request.resume is not None))
+        base.check(request.log)
+        run.check_links()
+        plan = Plan.load(run.plan) if request.resume is not None else None
+        ledger = closing.enter_context(_ledger(run))
+        if mirror:
+            mirror.follow(ledger)
+        opened = Opened(request=request, place=place, run=run, ledger=ledger, mirror=mirror)
+        if plan:
+            _check_resumed(opened, plan, say)
+        else:
+            _check_new(opened)
+        yield opened
+
+
+def _claim(request: Request, place: RunDir) -> None:
+    if request.uri:
+        try:
+            check_new(request.uri)
+        except InputError as error:
+            raise InputError(f"--out: {error}") from error
+    place.take()
+
+
+def _check_is_study(resume: str, place: RunDir) -> None:
+    """Raises InputError before anything is claimed or fetched for a run that is none."""
+    try:
+        known = has_study(resume) if is_uri(resume) else place.plan.is_file()
+    except OSError as error:
+        raise InputError(f"--resume {resume[:200]} cannot be read: {error.strerror}") from error
+    if not known:
+        raise InputError(
+            f"--resume {resume}: there is no study in it (no {PLAN}); one that was killed while the arms were measured has "
+            "nothing to go on from: begin it anew"
+        )
+
+
+@contextmanager
+def _ledger(run: RunDir) -> Iterator[Ledger]:
+    """Raises FinalError when another process writes it, or it is damaged."""
+    try:
+        ledger = Ledger(run.ledger)
+    except LedgerError as error:
+        raise FinalError(str(error)) from error
+    with ledger:
+        yield ledger
+
+
+def _check_new(opened: Opened) -> None:
+    """Load the arms. Raises InputError when ``--widen`` names what none of them has."""
+    opened.arms = {name: search_spaces.load(name) for name in opened.request.arms}
+    spaces = [arm.space for arm in opened.arms.values()]
+    numeric = {n for space in spaces for n, axis in space.items() if not isinstance(axis, Choice)}
+    if unknown := [name for name in opened.request.widen if name not in numeric]:
+        raise InputError(
+            f"--widen {unknown[0]}: the arms' numeric parameters are {', '.join(sorted(numeric))}"
+        )
+
+
+def _check_resumed(opened: Opened, plan: Plan, say: Say) -> None:
+    """Load the arms, and what is asked for beyond the plan. Raises InputError or FinalError when it cannot be."""
+    request, ledger, run = opened.request, opened.ledger, opened.run
+    plan = plan.extended(ledger.extension)
+    try:
+        ledgers.check(ledger, plan)
+    except LedgerError as error:
+        raise FinalError(str(error)) from error
+    if request.budget:
+        opened.extension = _second_look(plan, ledger, run, request.budget)
+    new = _added_arm(plan, ledger, request.arms) if request.arms else ()
+    if ledger.torn:
+        say(f"note: {ledger.torn}")
+    opened.session = _session((*plan.arms, *new), ledger, run, accept=request.accept_changed_code)
+    opened.plan = plan
+    opened.arms = {name: search_spaces.load(name) for name in plan.arms}
+    opened.added = {name: search_spaces.load(name) for name in new}
+
+
+def _second_look(plan: Plan, ledger: Ledger, run: RunDir, budget: Budget) -> Extension | None:
+    """None when this very look was asked for before and interrupted. Raises InputError."""
+    known = ledger.extension
+    if known and known.pairs and known.budget_seconds == budget.seconds and not looks.finished(ledger):
+        return None
+    return looks.second_look(plan, ledger, run, budget)
+
+
+def _added_arm(plan: Plan, ledger: Ledger, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """Empty when this very arm was asked for before and interrupted. Raises InputError."""
+    known = ledger.extension
+    if known and not known.pairs and set(asked) == set(plan.arms) and not looks.finished(ledger):
+        return ()
+    return (looks.one_arm_more(plan, ledger, asked),)
+
+
+def _session(arms: tuple[str, ...], ledger: Ledger, run: RunDir, *, accept: bool) -> Session:
+    """Raises InputError when plan, code or versions are not what they were."""
+    now = provenance.session(run, arms)
+    differs = provenance.differences(ledger, now) if ledger.sessions else ""
+    if differs and not accept:
+        raise InputError(
+            f"the study began with other code or versions ({differs}), and its runs would not be comparable. Put "
+            "them back, or go on with --accept-changed-code: the report will say so"
+        )
+    return dataclasses.replace(now, accepted=differs)

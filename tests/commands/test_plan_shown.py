@@ -1,0 +1,57 @@
+"""The plan fits a terminal, and says what the budget resolves, what not, and what would."""
+
+import dataclasses
+import io
+
+import pytest
+from rich.console import Console
+from support.plans import PLAN
+
+from study.commands.plan import outlook, overview
+from study.protocol import plan as plans
+from study.protocol.plan import Budget, Plan
+
+RICH = dataclasses.replace(PLAN, budget=Budget.parse("20cpu-hours"))
+POOR = dataclasses.replace(
+    PLAN, budget=Budget(seconds=1.3 * plans.FEWEST_RUNS * PLAN.full_run(PLAN.arms[0]) * 2, resource="cpu")
+)
+
+
+def shown(plan: Plan, *, verbose: bool = False) -> list[str]:
+    console = Console(file=io.StringIO(), width=80, highlight=False, markup=False)
+    console.print(overview(plan, verbose=verbose))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.parametrize("plan", [PLAN, RICH, POOR], ids=["usual", "rich", "poor"])
+def test_it_fits_a_screen_and_has_every_arm(plan: Plan) -> None:
+    lines = shown(plan)
+    assert len(lines) <= 24
+    for arm in plan.arms:
+        (row,) = (line.split() for line in lines if line.startswith(f"{arm} "))
+        assert row[-2:] == [str(plan.select_runs), f"{plan.confirm_reserved}+"]
+        assert [str(plan.folds), str(plan.pairs), "x"] == [row[5], *row[7:9]]
+
+
+def test_a_budget_for_one_search_names_one_for_three_pairs() -> None:
+    assert POOR.pairs == 1
+    can, cannot, would = outlook(POOR)
+    assert "nets" in can
+    assert "architecture" in cannot
+    assert f"--budget {POOR.budget_for_pairs(3)} --epochs {POOR.epochs}" in would
+
+
+def test_a_larger_budget_resolves_a_gap_and_names_its_price() -> None:
+    assert RICH.pairs > 1
+    can, _, would = outlook(RICH)
+    assert f"{RICH.pairs} pairs of searches" in can
+    assert f"{100 * RICH.rope:g} pt" in would
+
+
+def test_verbose_adds_what_was_measured() -> None:
+    text = "\n".join(shown(RICH, verbose=True))
+    assert len(shown(RICH)) < len(shown(RICH, verbose=True))
+    for audit in RICH.audits.values():
+        assert f"{audit.params / 1e6:.2f} M" in text
+    assert ", ".join(map(str, RICH.rungs)) in text
+    assert f"{RICH.folds} folds of {RICH.val_images} images" in " ".join(text.split())
