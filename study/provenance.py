@@ -1,4 +1,4 @@
-"""Going on with a study: only under the same question, on the same data, with the same code."""
+"""A study resumes only under the same question, on the same data and with the same code."""
 
 import hashlib
 import importlib.metadata
@@ -19,7 +19,7 @@ ARMS = "search_spaces/"
 
 
 def session(run: RunDir, arms: Iterable[str]) -> Session:
-    """What this process would write the study of these arms with."""
+    """The record of this process: plan, code and versions that it would write the study of these arms with."""
     return Session(plan=plan_hash(run), code=code(arms), versions=versions(), accepted="")
 
 
@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
 
 
 def code(arms: Iterable[str]) -> dict[str, str]:
-    """Source file -> SHA-256, of all that trials of these arms run."""
+    """Source file -> SHA-256, for all code that trials of these arms run."""
     files = {*(ROOT / "study").rglob("*.py"), *_files(arms)}
     return {str(file.relative_to(ROOT)): _sha256(file) for file in sorted(files)}
 
@@ -39,9 +39,9 @@ def code_hash(arms: Iterable[str]) -> str:
 
 
 def differences(history: History, now: Session) -> str:
-    """Which code and versions differ from the study's last session; empty when none does.
+    """A sentence on the code and versions that differ from the study's last session; empty when none do.
 
-    Raises InputError when it is another question: that is never accepted.
+    Raises InputError for another question, which nobody can accept.
     """
     check_question(history, now.plan)
     before = history.sessions[-1]
@@ -58,9 +58,9 @@ def differences(history: History, now: Session) -> str:
 
 
 def check_data(plan: Plan, card: DataCard) -> None:
-    """Raises InputError, saying what differs, when the data is not what the study began with."""
+    """Raises InputError, naming every difference, when these are not the images that the study began with."""
     old, new = asdict(plan.data), asdict(card)
-    del old["note"]  # also of files that are no images; what matters of it is in the fingerprint
+    del old["note"]  # it mentions files that are no images too; the fingerprint covers those that matter
     differing = [
         f"{name} {_short(old[name])} -> {_short(new[name])}" for name in old if old[name] != new[name]
     ]
@@ -77,7 +77,7 @@ def _short(value: object) -> str:
 
 
 def _files(arms: Iterable[str]) -> set[Path]:
-    """The arms' files and every other one of their folder that one of these has the name of: it may be imported."""
+    """The arms' files and, since they may import it, every other file of their folder whose name one of them contains."""
     there = {file.stem: file for file in (ROOT / "search_spaces").glob("*.py")}
     found: set[Path] = set()
     named = {"__init__", *arms}

@@ -1,6 +1,6 @@
-"""Objects at a URI, s3://BUCKET/FOLDER, gs:// or file://: what ``--out`` may name instead of a folder.
+"""Objects at a URI, s3://BUCKET/FOLDER, gs:// or file://, which ``--out`` may name instead of a folder.
 
-Credentials come from the environment and are never written anywhere. ``mirror.py`` keeps a whole run there; a
+Credentials come from the environment and are never written anywhere. ``sync.py`` keeps a whole run there; a
 worker writes the checkpoint of its unfinished trial there itself.
 """
 
@@ -19,7 +19,7 @@ from study.protocol.records import Trial, encode
 
 UNFINISHED = "unfinished"
 RETRY_SECONDS = 10
-"""Google's client tries again for so long; left alone 15 minutes, also where there are no credentials."""
+"""Retry limit of Google's client. Its own is 15 minutes, even without credentials."""
 CREDENTIALS = {
     "s3": "credentials come from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws, the machine's role), "
     "another server than S3's own from AWS_ENDPOINT_URL",
@@ -37,24 +37,24 @@ def is_uri(text: object) -> bool:
 def unfinished(trial: Trial) -> str:
     """The name of a trial's checkpoint while it is open.
 
-    It tells the whole record: should the last lines of a ledger be lost, its next trial of that name is another one.
+    It carries a hash of the whole record: when the last lines of a ledger are lost, the next trial of that name is another one.
     """
     return f"{UNFINISHED}/{trial.id}.{hashlib.sha256(encode(trial).encode()).hexdigest()[:16]}.pt"
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a listing says of an object. ``mtime`` is in seconds since 1970, by the storage's clock."""
+    """An object in a listing. ``mtime`` is in seconds since 1970, by the storage's clock."""
 
     size: int
     mtime: float
 
 
 class Storage:
-    """Objects under a URI, by name; each is there whole or not at all. What fails is an OSError of one line."""
+    """Objects under a URI, by name, each whole or absent. Every failure is an OSError of one line."""
 
     def __init__(self, uri: str) -> None:
-        """Looks at the words only. Raises InputError."""
+        """Checks the words only. Raises InputError."""
         scheme, _, rest = uri.partition("://")
         folder = rest.partition("?")[0]
         if scheme == "gs":
@@ -110,7 +110,7 @@ class Storage:
             files.delete_file(f"{base}/{name}")
 
     def files(self, folder: str = "") -> dict[str, Stored]:
-        """What lies under ``folder``, by name; nothing when there is none."""
+        """Objects under ``folder``, by name; none when there is no such folder."""
         from pyarrow.fs import FileSelector
 
         with _one_line():
@@ -131,7 +131,7 @@ def _write(files: Any, path: str, content: bytes) -> None:
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """Whatever pyarrow raises, as an OSError that says no more than what happened."""
+    """Turn anything that pyarrow raises into an OSError with the one line that matters."""
     try:
         yield
     except (OSError, ValueError, NotImplementedError) as error:
@@ -145,7 +145,7 @@ def _one_line() -> Iterator[None]:
 
 @contextmanager
 def at_the_edge(uri: str) -> Iterator[None]:
-    """Have what fails refused, as bad input, with what is needed."""
+    """Turn a storage failure into an InputError that says what a URI needs."""
     try:
         yield
     except OSError as error:
