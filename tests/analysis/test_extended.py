@@ -142,7 +142,7 @@ def test_a_second_look_runs_over_all_pairs_at_its_level(open_still: Path) -> Non
     )
     text = (open_still / "report.md").read_text()
     assert "| pair 8 |" in text
-    assert "opened: 2 times" in text
+    assert "opened 2 times" in text
     assert not any("more than once in a look" in w or "over its share" in w for w in body["warnings"])
 
 
