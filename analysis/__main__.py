@@ -43,12 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     from analysis.report.build import gate, gate_nets, write
     from analysis.results import EvidenceError  # pandas and matplotlib only once the arguments are valid
-    from study.protocol import plan
+    from study.protocol.budget import PlanError
     from study.storage import sync
 
     try:
         report = write(sync.local(given.run))
-    except (EvidenceError, plan.PlanError) as error:
+    except (EvidenceError, PlanError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a name that no file can have, or a folder that may not be read

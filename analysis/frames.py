@@ -6,7 +6,7 @@ numbers that a figure shows can always be read here first.
 
 import pandas as pd
 
-from study.protocol.ledger import History
+from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.records import PHASES, Epoch, Outcome, Phase, Trial
 

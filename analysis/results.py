@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from analysis import npz
 from analysis.verdict import Runs
-from study.protocol import ledger, plan
-from study.protocol.ledger import History
+from study.protocol import allocation, consistency
+from study.protocol.accounting import trained
+from study.protocol.budget import PlanError
+from study.protocol.history import History, LedgerError
 from study.protocol.plan import Plan
 from study.protocol.records import Choice, Config, Trial
-from study.protocol.selection import trained
 from study.protocol.text import counted
 
 PREDICTIONS = "predictions"
@@ -73,8 +74,8 @@ def read(run: Path) -> Evidence:
     if not run.is_dir():
         raise EvidenceError(f"{run} is no folder: give the folder of a study, as in runs/ID")
     try:
-        question, history = ledger.load(run)
-    except (plan.PlanError, ledger.LedgerError) as error:
+        question, history = consistency.load(run)
+    except (PlanError, LedgerError) as error:
         raise EvidenceError(str(error)) from error
     shelf = _Shelf(run / PREDICTIONS, history, len(question.data.classes))
     done, to_come = _looks(history)
@@ -217,7 +218,9 @@ class _Shelf:
         if costs:
             return float(np.median(costs))
         tuning = self.history.tuning
-        return tuning.full_run[arm] if tuning and arm in tuning.full_run else question.full_run(arm)
+        return (
+            tuning.full_run[arm] if tuning and arm in tuning.full_run else allocation.full_run(question, arm)
+        )
 
 
 def _load(path: Path, classes: int) -> tuple[Labels, Labels]:

@@ -28,7 +28,7 @@ from analysis.statistics.intervals import (
     rope_probabilities,
     welch,
 )
-from study.protocol.plan import CONFIRM_CEILING
+from study.protocol.allocation import CONFIRM_CEILING
 from study.protocol.text import listed, percent, points, rough
 
 Word = Literal["better", "better, size unclear", "practical tie", "inconclusive"]

@@ -15,7 +15,7 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from search_spaces import ArmError
-from study.protocol.plan import PlanError
+from study.protocol.budget import PlanError
 
 WORDS = """\
 words:
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     word: Callable[[argparse.Namespace, Console], int] = given.word
     from analysis.results import EvidenceError
     from study.data.images import DataError
-    from study.protocol.ledger import LedgerError
+    from study.protocol.history import LedgerError
     from study.storage import sync
 
     try:

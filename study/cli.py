@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Literal, NoReturn, Self
 
 import search_spaces
+from study.protocol.budget import Budget, PlanError
 from study.protocol.ledger import CLAIM
-from study.protocol.plan import EPOCHS_CEILING, FILE, ROPE_CEILING, Budget, Plan, PlanError
+from study.protocol.plan import EPOCHS_CEILING, FILE, ROPE_CEILING, Plan
 from study.storage import objects, sync
 
 DEFAULT_ARMS = {"gpu": ("resnet50", "resnext50"), "cpu": ("small_resnet", "small_resnext")}

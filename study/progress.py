@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from study.protocol.selection import budget, share
+from study.protocol.accounting import budget, share
 from study.protocol.standing import phase, searches, states
 from study.protocol.text import duration, percent
 
@@ -55,7 +55,7 @@ class View:
 def _money(schedule: "Schedule") -> tuple[float, float]:
     """Resource-seconds spent, and the wall seconds that the rest will take."""
     plan = schedule.plan
-    spent = sum(schedule.spent_now(arm) for arm in plan.arms)
+    spent = sum(schedule.slots.spent(arm) for arm in plan.arms)
     left = max(0.0, share(plan, schedule.ledger) * len(plan.arms) - spent) / (
         plan.machine.slots * plan.machine.fraction
     )
@@ -87,7 +87,7 @@ def _table(schedule: "Schedule") -> Table:
         table.add_row(
             arm,
             phase(ledger, arm),
-            duration(schedule.spent_now(arm)),
+            duration(schedule.slots.spent(arm)),
             duration(plan.share),
             "-" if accuracy is None else percent(accuracy),
             searches(plan, ledger, arm) or "-",

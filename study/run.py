@@ -27,13 +27,18 @@ from search_spaces import Arm, ArmError, Choice
 from study import provenance
 from study.cli import Options
 from study.loggers import base
+from study.protocol import allocation, consistency, looks
 from study.protocol import ledger as ledgers
-from study.protocol import looks
 from study.protocol import plan as plans
+from study.protocol.accounting import search_runs, shrunk, unspent
+from study.protocol.budget import Budget, PlanError
+from study.protocol.codec import plain
+from study.protocol.history import History, LedgerError, NotOpenedError
 from study.protocol.ledger import CLAIM, Ledger
-from study.protocol.plan import Audit, Budget, Packed, Plan, PlanError
-from study.protocol.records import Cost, Extension, Record, Session, Tuning, plain
-from study.protocol.selection import GivenUpError, StudyError, search_runs, shrunk, unspent
+from study.protocol.plan import Plan
+from study.protocol.question import Audit, Packed, unmatched
+from study.protocol.records import Cost, Extension, Record, Session, Tuning
+from study.protocol.selection import GivenUpError, StudyError
 from study.protocol.text import duration
 from study.signals import Leaving, sturdy_output
 from study.storage.sync import Mirror
@@ -78,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
                 else error
             )
             Console(stderr=True, soft_wrap=True).print(f"error: {said}", markup=False, highlight=False)
-            if code == UNFINISHED and not isinstance(error, GivenUpError | ledgers.NotOpenedError):
+            if code == UNFINISHED and not isinstance(error, GivenUpError | NotOpenedError):
                 _say_how_to_go_on(options, home, console)
             return code
         finally:
@@ -128,7 +133,7 @@ def _exit_code(error: Exception) -> int | None:
     """The exit code of an error that is the user's or the surroundings', None for a fault of ours."""
     if isinstance(error, ArmError | PlanError):
         return BAD_INPUT
-    if isinstance(error, StudyError | ledgers.LedgerError | OSError):
+    if isinstance(error, StudyError | LedgerError | OSError):
         return UNFINISHED
     from analysis.results import EvidenceError
     from study.data.images import DataError
@@ -140,7 +145,7 @@ def _exit_code(error: Exception) -> int | None:
 
 def _study(options: Options, home: Path, console: Console, leaving: Leaving, mirror: Mirror | None) -> None:
     if options.resume:
-        ledgers.check_links(home)
+        consistency.check_links(home)
     old = Plan.load(home / plans.FILE) if options.resume else None
     base.check(options.log)
     _need_gpu(old.budget if old else options.budget, options)
@@ -239,9 +244,9 @@ def _open_ledger(path: Path, plan: Plan | None) -> Iterator[Ledger]:
         try:
             ledger = closing.enter_context(Ledger(path))
             if plan:
-                ledgers.check(ledger, plan.extended(ledger.extension))
-        except ledgers.LedgerError as error:
-            raise ledgers.NotOpenedError(str(error)) from error
+                consistency.check(ledger, plan.extended(ledger.extension))
+        except LedgerError as error:
+            raise NotOpenedError(str(error)) from error
         yield ledger
 
 
@@ -279,7 +284,7 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
     """Measure the arms and freeze the question. Raises PlanError when the budget is too small for it."""
     from study.data.prepare import split_for
     from study.execution import profile, quick
-    from study.scheduling.sampler import describe, searched
+    from study.scheduling.spaces import describe, searched
 
     console.print("measuring the arms ...")
     survey = profile.survey(
@@ -288,7 +293,7 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         options.budget,
         fraction=options.fraction,
         pool=prepared.train,
-        train_images=round(options.train_fraction * (1 - plans.VAL_SHARE[1]) * prepared.card.train),
+        train_images=round(options.train_fraction * (1 - allocation.VAL_SHARE[1]) * prepared.card.train),
         check=functools.partial(
             quick.check,
             arms,
@@ -304,7 +309,7 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         arms=options.arms,
         data=prepared.card,
         budget=options.budget,
-        epochs=options.epochs or plans.EPOCHS[0],
+        epochs=options.epochs or allocation.EPOCHS[0],
         rope=options.rope,
         seed=options.seed,
         train_fraction=options.train_fraction,
@@ -326,7 +331,7 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         earlier=looks.earlier_studies(options.out.parent, options.out.name, prepared.test_source),
         test_source=prepared.test_source,
     )
-    plan = plans.with_length(plan, options.epochs)
+    plan = allocation.with_length(plan, options.epochs)
     split_for(plan, prepared.train.labels, fold=0)  # raises now what would be every trial's end
     return plan
 
@@ -390,7 +395,7 @@ def _wanted(
             and not looks.finished(ledger)
         ):
             return None, ()
-        return None, (looks.one_arm_more(plan, ledger, options.with_arms),)
+        return None, (looks.added_arm(plan, ledger, options.with_arms),)
     return None, ()
 
 
@@ -399,7 +404,7 @@ def _add_arm(
 ) -> Extension:
     """Measure the arm as it will train: as the others do. Raises PlanError when the study's protocol does not fit it."""
     from study.execution import profile
-    from study.scheduling.sampler import describe, searched
+    from study.scheduling.spaces import describe, searched
 
     (name,) = added
     instead = f"Instead: a new study of all of them, --arms {','.join((*plan.arms, name))} --budget " + str(
@@ -447,10 +452,10 @@ def _add_arm(
             f"{name} cannot be added: a full run of it costs so much more that the share of {duration(plan.share)} which the "
             f"others had is divided otherwise ({error}). {instead}"
         ) from error
-    if extended.tuning_runs + extended.pairs < plans.TUNING_RUNS_FLOOR:
+    if allocation.tuning_runs(extended) + extended.pairs < allocation.TUNING_RUNS_FLOOR:
         raise PlanError(
             f"{name} cannot be added: the share of {duration(plan.share)} that the others had leaves it "
-            f"{max(0.0, extended.tuning_runs):.1f} full runs of search, and fewer than {plans.TUNING_RUNS_FLOOR} say little. "
+            f"{max(0.0, allocation.tuning_runs(extended)):.1f} full runs of search, and fewer than {allocation.TUNING_RUNS_FLOOR} say little. "
             f"{instead}"
         )
     return extension
@@ -458,7 +463,7 @@ def _add_arm(
 
 def _told_extension(plan: Plan, extension: Extension) -> str:
     if extension.pairs:
-        return looks.told_second(plan, extension)
+        return looks.describe_second_look(plan, extension)
     others = [arm for arm in plan.arms if arm not in extension.arms]
     return (
         f"{extension.arms[0]} is added: {plan.pairs} searches on the folds and with the share of {duration(plan.share)} that "
@@ -531,7 +536,7 @@ def _run(
         return
     for arm, seconds in unspent(plan, ledger).items():
         console.print(
-            f"note: {duration(seconds)} of {arm}'s share is left over: it made {plans.CONFIRM_CEILING} confirmation "
+            f"note: {duration(seconds)} of {arm}'s share is left over: it made {allocation.CONFIRM_CEILING} confirmation "
             "runs, the most of any study"
         )
     if ledger.extension is None:
@@ -554,7 +559,7 @@ def _show_audit(audits: Mapping[str, Audit], console: Console) -> None:
             f"{audit.peak_bytes / 2**30:.1f} GiB",
         )
     console.print(table)
-    warning = plans.unmatched(audits)
+    warning = unmatched(audits)
     if warning:
         console.print(f"warning: {warning}", markup=False)
 
@@ -591,24 +596,24 @@ def _show(plan: Plan, console: Console) -> None:
     from analysis import power
 
     wall = plan.budget.seconds / (plan.machine.slots * plan.machine.fraction)
-    runs = ", ".join(f"{arm} {duration(plan.full_run(arm))}" for arm in plan.arms)
+    runs = ", ".join(f"{arm} {duration(allocation.full_run(plan, arm))}" for arm in plan.arms)
     rungs = ", ".join(map(str, plan.rungs)) or "none"
     console.print(
         f"plan: {' against '.join(plan.arms)} for {plan.budget}, about {duration(wall)} of wall time, "
         f"{plan.machine.slots} trials side by side ({plan.machine.name})\n"
-        f"  each arm gets {duration(plan.share)} of {plan.machine.resource} time = {plan.full_runs:.1f} full runs "
+        f"  each arm gets {duration(plan.share)} of {plan.machine.resource} time = {allocation.full_runs(plan):.1f} full runs "
         f"of {plan.epochs} epochs ({runs} each)\n"
         f"  {_told_pairs(plan)} (ASHA decides at epochs {rungs}), {plan.folds} for the default setting on "
-        f"{plan.folds} folds of {plan.val_images} images to validate on, {plan.select_runs} for selection, "
-        f"{plan.confirm_reserved} or more for confirmation, if costs hold\n  "
+        f"{plan.folds} folds of {plan.val_images} images to validate on, {allocation.select_runs(plan)} for selection, "
+        f"{allocation.confirm_reserved(plan)} or more for confirmation, if costs hold\n  "
         + "\n  ".join([power.promise(plan), *power.price(plan)]),
         markup=False,
     )
-    if told := looks.told_earlier(plan):
+    if told := looks.describe_earlier(plan):
         console.print(f"note: {told}", markup=False)
 
 
-def _told_searches(plan: Plan, history: ledgers.History) -> list[str]:
+def _told_searches(plan: Plan, history: History) -> list[str]:
     """How many full runs each search really had."""
     had = search_runs(plan, history)
     runs = "; ".join(f"{arm} {', '.join(f'{r:.1f}' for r in own)}" for arm, own in had.items())
@@ -618,13 +623,13 @@ def _told_searches(plan: Plan, history: ledgers.History) -> list[str]:
 
 def _told_pairs(plan: Plan) -> str:
     """What the searches get, and what they can be the ground for."""
-    each = plan.tuning_runs / plan.pairs
+    each = allocation.tuning_runs(plan) / plan.pairs
     if plan.pairs == 1:
         return (
             f"of these about {each:.1f} for one search per arm, too few for a verdict on architectures: only on the nets "
-            f"that it finds. From --budget {plan.budget_for_pairs(3)} --epochs {plan.epochs} there are three pairs of searches"
+            f"that it finds. From --budget {allocation.budget_for_pairs(plan, 3)} --epochs {plan.epochs} there are three pairs of searches"
         )
-    return f"of these about {plan.tuning_runs:.1f} for {plan.pairs} pairs of searches, {each:.1f} for each search"
+    return f"of these about {allocation.tuning_runs(plan):.1f} for {plan.pairs} pairs of searches, {each:.1f} for each search"
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 import search_spaces
 from study.execution.trainable import image_spec
-from study.protocol import ledger
-from study.protocol.ledger import History
-from study.protocol.plan import Plan, PlanError
+from study.protocol import consistency
+from study.protocol.budget import PlanError
+from study.protocol.history import History
+from study.protocol.plan import Plan
 from study.protocol.records import Trial
 from study.training import checkpoint
 from study.training.augment import normalise
@@ -42,7 +43,7 @@ def export(home: Path, arm: str, out: Path) -> list[str]:
     It is the confirmation run with the best validation accuracy of the find in hand: the test set has no say. Raises PlanError when the
     arm has no confirmed net yet, or its weights are gone.
     """
-    plan, history = ledger.load(home)
+    plan, history = consistency.load(home)
     trial = _best(plan, history, home, arm)
     path = checkpoint.path_of(home, trial.id)
     state = checkpoint.load(path, torch.device("cpu"))

@@ -10,8 +10,9 @@ import search_spaces
 from study import provenance
 from study.data.prepare import Images, prepare
 from study.execution.trainable import device_of, start
-from study.protocol import ledger
-from study.protocol.plan import Plan, PlanError
+from study.protocol import consistency
+from study.protocol.budget import PlanError
+from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Trial
 from study.training.loop import DivergedError
 
@@ -24,7 +25,7 @@ def rerun(home: Path, trial_id: str) -> tuple[Table, bool]:
     Raises ArmError when the arm is not here, PlanError when there is no such trial, the data is not what it was, or
     the machine has no GPU where the study had one.
     """
-    plan, history = ledger.load(home)
+    plan, history = consistency.load(home)
     trial = history.trials.get(trial_id)
     if trial is None:
         raise PlanError(

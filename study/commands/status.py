@@ -16,11 +16,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from study.protocol import ledger
-from study.protocol.ledger import History
-from study.protocol.plan import FILE, Plan, PlanError
+from study.protocol import consistency, ledger
+from study.protocol.accounting import budget, shrunk
+from study.protocol.budget import PlanError
+from study.protocol.history import History, LedgerError
+from study.protocol.plan import FILE, Plan
 from study.protocol.records import setting
-from study.protocol.selection import budget, shrunk
 from study.protocol.standing import phase, searches, states
 from study.protocol.text import duration, percent
 
@@ -57,7 +58,7 @@ def look(home: Path) -> Run:
     path = home / ledger.FILE
     if not path.exists():
         raise PlanError(f"{home} holds no study (no {ledger.FILE})")
-    plan, history = ledger.load(home) if (home / FILE).exists() else (None, ledger.read(path))
+    plan, history = consistency.load(home) if (home / FILE).exists() else (None, ledger.read(path))
     quiet = max(0.0, time.time() - path.stat().st_mtime)
     looks = 2 if history.extension else 1
     done = len(history.opened) == looks and set(history.opened[-1].trials) <= history.scores.keys()
@@ -137,7 +138,7 @@ def listing(folder: Path) -> Group:
     for home in sorted(path.parent for path in folder.glob(f"*/{ledger.FILE}")):
         try:
             run = look(home)
-        except (PlanError, ledger.LedgerError, OSError) as error:
+        except (PlanError, LedgerError, OSError) as error:
             table.add_row(home.name, "unreadable", "", "", "", Text(str(error)))
             continue
         plan, judged = run.plan, judged or bool(run.scope)

@@ -27,7 +27,8 @@ from study.data.images import (
     quiet,
     shown,
 )
-from study.protocol.plan import DataCard, Plan
+from study.protocol.plan import Plan
+from study.protocol.question import DataCard
 from study.protocol.records import Manifest
 
 __all__ = ["DataError", "Images", "Prepared", "names", "prepare", "split", "split_for", "unseal"]

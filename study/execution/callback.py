@@ -15,6 +15,7 @@ from typing import Any
 
 from study.execution import cluster  # first: it sets what Ray reads when it is imported
 from study.protocol.settings import SETTINGS
+from study.protocol.text import printable
 
 # isort: split
 import ray
@@ -23,10 +24,11 @@ from ray.tune.result import SHOULD_CHECKPOINT
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from study.protocol import validation
-from study.protocol.ledger import LedgerError
-from study.protocol.records import Epoch, told
-from study.protocol.selection import SCORED_PHASES, StudyError
-from study.scheduling.schedule import LossKind, Schedule
+from study.protocol.history import LedgerError
+from study.protocol.records import SCORED_PHASES, Epoch
+from study.protocol.selection import StudyError
+from study.scheduling.retries import LossKind
+from study.scheduling.schedule import Schedule
 from study.storage.sync import Mirror
 from study.training import checkpoint
 
@@ -93,7 +95,7 @@ class Runner(tune.Callback):
         self._trials[trial_id] = ray_trial
         if not has_machine():
             self._waiting[trial_id] = has_machine
-            self._schedule.waits(trial_id)
+            self._schedule.slots.wait(trial_id)
 
     def begins(self, trial_id: str) -> None:
         self._spoke.discard(trial_id)
@@ -215,12 +217,12 @@ class Runner(tune.Callback):
         """Seen at every step, ten times a second at least."""
         for trial_id in [t for t, has_machine in self._waiting.items() if has_machine()]:
             del self._waiting[trial_id]
-            self._schedule.granted(trial_id)
+            self._schedule.slots.grant(trial_id)
 
     def _watch_trials(self, now: float) -> None:
         """Write a sign of life now and then, and end workers that give none."""
         try:
-            self._schedule.beat()
+            self._schedule.slots.beat()
         except LedgerError as error:
             self.leave_for(error)
         if now < self._signs_seen + SIGN_SECONDS:
@@ -228,7 +230,7 @@ class Runner(tune.Callback):
         self._signs_seen = now
         for trial_id, ray_trial in self._trials.items():
             actor = ray_trial.temporary_state.ray_actor
-            if actor is not None and now - self._heard[trial_id] > self._schedule.patience(trial_id):
+            if actor is not None and now - self._heard[trial_id] > self._schedule.retries.patience(trial_id):
                 self._silenced.add(trial_id)
                 self.heard_of(trial_id)
                 ray.kill(actor)
@@ -307,4 +309,4 @@ def _what_ended(trial: Any) -> tuple[LossKind, str]:
     if full := re.search(r"running low on memory.*? was (.+? used / .+? limit)", said, re.DOTALL):
         return "out of memory", f"Ray ended its worker at {full[1]} of the machine's memory"
     detail = re.search(r"Worker exit detail: (.+?)\. Some common causes|(its node has died)", said)
-    return "worker died", told(detail[1] or detail[2]) if detail else cluster.last_line(said)
+    return "worker died", printable(detail[1] or detail[2]) if detail else cluster.last_line(said)

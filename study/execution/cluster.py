@@ -41,10 +41,11 @@ from ray.util.scheduling_strategies import (
 import search_spaces
 import study
 from study.execution.packing import Hardware
-from study.protocol.plan import Budget, Machine
-from study.protocol.records import told
+from study.protocol.budget import Budget
+from study.protocol.question import Machine
 from study.protocol.selection import StudyError
 from study.protocol.settings import passed_on
+from study.protocol.text import printable
 
 WAIT_SECONDS = 1200
 """So long machines of a cluster that grows may take to come."""
@@ -91,7 +92,7 @@ def connect(address: str | None, log: Path) -> str:
         )
         logging.getLogger("ray").handlers = [handler]  # Ray (2.60) has just taken it away
     except Exception as error:  # Ray raises what it likes, plain Exception included
-        said = told(" ".join(str(error).split())) or type(error).__name__
+        said = printable(" ".join(str(error).split())) or type(error).__name__
         if "Version mismatch" in said:
             raise ClusterError(f"{said}. Every machine needs the same Ray and the same Python") from error
         hint = (
@@ -350,4 +351,4 @@ def run_tasks(
 def last_line(error: object) -> str:
     """What was wrong, of an error that Ray brings with its whole traceback."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return told(lines[-1].strip()) if lines else "no reason given"
+    return printable(lines[-1].strip()) if lines else "no reason given"

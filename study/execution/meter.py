@@ -26,8 +26,10 @@ from study.execution import packing, quick
 from study.execution.packing import Way
 from study.execution.trainable import described, device_of
 from study.memory import all_memory, free_memory, out_of_memory
-from study.protocol.plan import Machine, PlanError
-from study.protocol.records import Epoch, Trial, first_line
+from study.protocol.budget import PlanError
+from study.protocol.question import Machine
+from study.protocol.records import Epoch, Trial
+from study.protocol.text import first_line
 from study.training.loop import Split, Training, build, eval_batch, predict
 from study.training.step import EAGER_STEPS
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from study.protocol.plan import Machine, Packed, PlanError
+from study.protocol.budget import PlanError
+from study.protocol.question import Machine, Packed
 
 ON_A_GPU = (2, 3, 4, 8)
 """Trials on one: at least two, so that one computes while another starts, unless two do not fit."""

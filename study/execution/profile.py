@@ -21,8 +21,9 @@ from study.execution import cluster, packing
 from study.execution.meter import MEASURE_SECONDS, Meter, Speed
 from study.execution.packing import Way
 from study.execution.trainable import image_spec
-from study.protocol.plan import LAYOUT_AXIS, Audit, Budget, DataCard, Machine, Packed, PlanError
-from study.scheduling.sampler import restrict
+from study.protocol.budget import Budget, PlanError
+from study.protocol.question import LAYOUT_AXIS, Audit, DataCard, Machine, Packed
+from study.scheduling.spaces import restrict
 
 SHARE = 0.03
 """Part of the budget that measuring may take, past what no study can do without."""

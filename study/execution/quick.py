@@ -13,8 +13,10 @@ from torch import nn
 from torch.nn import functional
 
 from search_spaces import Arm, ArmError, ImageSpec, default
-from study.protocol.plan import EPOCHS, FEWEST_RUNS, SCATTER, VAL_SHARE, Budget, DataCard, PlanError
-from study.protocol.records import first_line
+from study.protocol.allocation import EPOCHS, FEWEST_RUNS, SCATTER, VAL_SHARE
+from study.protocol.budget import Budget, PlanError
+from study.protocol.question import DataCard
+from study.protocol.text import first_line
 
 SECONDS = 1.0
 """Of measuring an arm; one step of the smallest batch may take longer."""

@@ -26,10 +26,12 @@ from study.data.images import Streamed
 from study.data.prepare import DataError, Images, split_for
 from study.memory import keep_freed, out_of_memory
 from study.protocol import validation
-from study.protocol.plan import DataCard, Machine, Plan
-from study.protocol.records import Epoch, Trial, first_line, setting
-from study.protocol.selection import SCORED_PHASES, StudyError
+from study.protocol.plan import Plan
+from study.protocol.question import DataCard, Machine
+from study.protocol.records import SCORED_PHASES, Epoch, Trial, setting
+from study.protocol.selection import StudyError
 from study.protocol.settings import SETTINGS
+from study.protocol.text import first_line
 from study.storage import objects
 from study.training import checkpoint
 from study.training.loop import DivergedError, Split, Training, build

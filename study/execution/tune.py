@@ -28,8 +28,8 @@ from ray.tune.search import Searcher
 from study.data.prepare import Images
 from study.execution.callback import Runner
 from study.execution.trainable import StudyTrial
-from study.protocol.ledger import LedgerError
-from study.protocol.plan import Machine
+from study.protocol.history import LedgerError
+from study.protocol.question import Machine
 from study.protocol.records import asdict, setting
 from study.protocol.selection import StudyError
 from study.scheduling.schedule import Schedule
@@ -101,7 +101,7 @@ def run_trials(
             raise
     finally:
         with suppress(LedgerError):  # which has been told before
-            schedule.leave()
+            schedule.slots.leave()
         shutil.rmtree(out / TUNES_OWN, ignore_errors=True)
     if runner.error is not None:
         raise runner.error

@@ -18,11 +18,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from study.protocol import ledger
-from study.protocol.ledger import History
-from study.protocol.plan import Plan, PlanError
-from study.protocol.records import PHASES, Epoch, Outcome, Record, Trial, first_line, setting
+from study.protocol import consistency, ledger
+from study.protocol.budget import PlanError
+from study.protocol.history import History, LedgerError
+from study.protocol.plan import Plan
+from study.protocol.records import PHASES, Epoch, Outcome, Record, Trial, setting
 from study.protocol.standing import states
+from study.protocol.text import first_line
 
 NEEDS = {
     "optuna": "optuna",
@@ -115,10 +117,10 @@ def write(home: Path, name: str, *, follow: bool = False, refresh: Callable[[], 
     no study or no such tool, when it is being written already, or the tool fails.
     """
     check([name])
-    plan, _ = ledger.load(home)
+    plan, _ = consistency.load(home)
     try:
         _write(window(name, plan, home), home, follow, refresh)
-    except (PlanError, ledger.LedgerError):
+    except (PlanError, LedgerError):
         raise
     except Exception as error:  # tools raise what they like
         raise PlanError(failed(name, error)) from error

@@ -23,7 +23,8 @@ from types import TracebackType
 from typing import Self
 
 from study.protocol import ledger
-from study.protocol.ledger import CLAIM, LedgerError
+from study.protocol.history import LedgerError
+from study.protocol.ledger import CLAIM
 from study.protocol.plan import FILE
 from study.protocol.records import Outcome, Record
 from study.protocol.settings import SETTINGS

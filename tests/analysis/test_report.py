@@ -25,7 +25,8 @@ from analysis.report.build import write
 from analysis.report.sections import ensembles, health
 from analysis.results import EvidenceError, fell_short, read
 from analysis.summary import find
-from study.protocol.ledger import Ledger, plan_hash
+from study.protocol.consistency import plan_hash
+from study.protocol.ledger import Ledger
 from study.protocol.records import (
     PHASES,
     Beat,

@@ -35,11 +35,14 @@ from study.data.images import Images
 from study.execution import cluster  # sets Ray's environment, so it comes before Ray
 from study.execution.trainable import slice_seconds
 from study.execution.tune import run_trials
+from study.protocol import allocation
+from study.protocol.budget import Budget
 from study.protocol.ledger import FILE, Ledger
-from study.protocol.plan import Budget, Machine, Plan
+from study.protocol.plan import Plan
+from study.protocol.question import Machine
 from study.protocol.records import Cost, Epoch, Outcome, Record, Trial
-from study.scheduling.sampler import describe
 from study.scheduling.schedule import Schedule, derive_seed
+from study.scheduling.spaces import describe
 
 import ray  # isort: skip
 from ray import cloudpickle, tune  # isort: skip
@@ -214,7 +217,7 @@ def add_baselines(plan: Plan, ledger: Ledger, schedule: Schedule) -> None:
                 config=schedule.defaults[arm], seed=derive_seed(arm, index), fold=index,
             )  # fmt: skip
             ledger.add(trial)
-            seconds = plan.epoch_cost(arm)
+            seconds = allocation.epoch_cost(plan, arm)
             for number in range(1, plan.epochs + 1):
                 ledger.add(an_epoch(trial, number, 0.8, seconds=seconds, cost=number * seconds))
             cost = plan.epochs * seconds

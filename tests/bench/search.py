@@ -40,11 +40,13 @@ from study.cli import Options
 from study.data.prepare import Images, prepare
 from study.execution.trainable import device_of, start
 from study.execution.tune import run_trials
+from study.protocol.allocation import REDUCTION
+from study.protocol.budget import PlanError
 from study.protocol.ledger import FILE, Ledger
-from study.protocol.plan import REDUCTION, Plan, PlanError
+from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Outcome, Record, Trial, asdict
-from study.scheduling.sampler import searched
 from study.scheduling.schedule import Schedule
+from study.scheduling.spaces import searched
 
 
 @dataclass

@@ -21,7 +21,9 @@ from search_spaces import load
 from study.data.prepare import Prepared, prepare
 from study.execution import cluster, packing
 from study.execution.trainable import StudyTrial
-from study.protocol.plan import Audit, Budget, Plan
+from study.protocol.budget import Budget
+from study.protocol.plan import Plan
+from study.protocol.question import Audit
 from study.protocol.records import Trial, asdict
 
 AIM = {"fresh": 12.0, "reused": 3.0}

@@ -9,8 +9,8 @@ from support.plans import PLAN
 
 from study import provenance
 from study.cli import Options
-from study.protocol.ledger import History
-from study.protocol.plan import PlanError
+from study.protocol.budget import PlanError
+from study.protocol.history import History
 
 ARMS = ("tiny_resnext", "resnet50")
 ASKED = dataclasses.replace(

@@ -11,8 +11,8 @@ from support.synthetic import Diary, plan, write_run
 from analysis.report import build
 from study.__main__ import main
 from study.commands import status
+from study.protocol.budget import PlanError
 from study.protocol.ledger import Ledger
-from study.protocol.plan import PlanError
 from study.protocol.records import Config, Trial
 
 

@@ -12,7 +12,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from study.execution import cluster
-from study.protocol.plan import Budget, Machine
+from study.protocol.budget import Budget
+from study.protocol.question import Machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.hosts, pytest.mark.usefixtures("rays_leftovers")]
 GPU = Budget.parse("1gpu-hours")

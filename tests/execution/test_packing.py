@@ -16,7 +16,8 @@ from search_spaces import ArmError, Config, ImageSpec, load
 from study.execution import meter, profile, trainable
 from study.execution.meter import Meter, Speed
 from study.execution.packing import GAIN, Hardware, Way, fastest, fits, speed, ways
-from study.protocol.plan import Packed, PlanError
+from study.protocol.budget import PlanError
+from study.protocol.question import Packed
 
 TWO_CORES = Hardware(resource="cpu", units=2, cores=(2,), name="CPU x 2")
 EIGHT_CORES = Hardware(resource="cpu", units=8, cores=(8,), name="CPU x 8")

@@ -10,7 +10,7 @@ from support.plans import PLAN
 
 from search_spaces import Arm, ArmError, ImageSpec, load
 from study.execution import quick
-from study.protocol.plan import Budget, PlanError
+from study.protocol.budget import Budget, PlanError
 
 ARMS = {"tiny_resnet": load("tiny_resnet"), "tiny_resnext": load("tiny_resnext")}
 PHOTOS = dataclasses.replace(PLAN.data, train=280, size=224, channels=3)

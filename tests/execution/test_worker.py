@@ -176,7 +176,7 @@ def test_no_end_is_written_of_an_epoch_that_could_not_be(
             last = {"trial": trial.id, "epoch": asdict(epochs[-1]), "done": True}
             assert runner.take(last)
         runner.on_trial_complete(0, [], SimpleNamespace(config={"trial": asdict(trial)}, last_result=last))
-        schedule.leave()
+        schedule.slots.leave()
     history = read(path)
     assert [t.id for t in history.open] == [trial.id]
     assert len(history.epochs[trial.id]) == trial.epochs - 1

@@ -15,8 +15,10 @@ from support.synthetic import SPACES, Diary, plan, write_run
 
 from study.__main__ import main as study_word
 from study.loggers import base
-from study.protocol.ledger import History, Ledger, read
-from study.protocol.plan import Plan, PlanError
+from study.protocol.budget import PlanError
+from study.protocol.history import History
+from study.protocol.ledger import Ledger, read
+from study.protocol.plan import Plan
 from study.protocol.records import Record, Resumed, Trial
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,9 @@ import pytest
 from support.a_ledger import a_trial, an_epoch, an_outcome
 from support.edited import chained
 
-from study.protocol.ledger import History, Ledger, LedgerError, read
+from study.protocol.codec import decode, encode
+from study.protocol.history import History, LedgerError
+from study.protocol.ledger import Ledger, read
 from study.protocol.records import (
     Choice,
     Cost,
@@ -20,8 +22,6 @@ from study.protocol.records import (
     Scored,
     TestOpened,
     Tuning,
-    decode,
-    encode,
 )
 
 CHOICE = Choice(
@@ -129,7 +129,7 @@ def test_any_other_damage_stops_with_its_line(tmp_path: Path, bad: bytes) -> Non
         ([a_trial(), an_outcome(a_trial(), 1.0), an_epoch(a_trial(), 1, 1.0)], "ended already"),
         ([a_trial(), an_epoch(a_trial(), 1, 5.0), an_epoch(a_trial(), 2, 4.0)], "gives back"),
         ([MANIFEST, MANIFEST], "a manifest of look 1 after 1: each is final"),
-        ([MANIFEST, dataclasses.replace(MANIFEST, look=2)], "for which nobody has asked"),
+        ([MANIFEST, dataclasses.replace(MANIFEST, look=2)], "which was never asked for"),
         ([MORE, MORE], "a study is extended once"),
     ],
 )

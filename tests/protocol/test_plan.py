@@ -6,16 +6,11 @@ from pathlib import Path
 import pytest
 from support.plans import AUDIT, PLAN
 
-from study.protocol.plan import (
-    CONFIRM_FLOOR,
-    TUNING_RUNS_FLOOR,
-    Budget,
-    Plan,
-    PlanError,
-    rungs,
-    unmatched,
-    with_length,
-)
+from study.protocol import allocation
+from study.protocol.allocation import CONFIRM_FLOOR, TUNING_RUNS_FLOOR, rungs, with_length
+from study.protocol.budget import Budget, PlanError
+from study.protocol.plan import Plan
+from study.protocol.question import unmatched
 
 
 @pytest.mark.parametrize(
@@ -57,10 +52,14 @@ def test_a_damaged_plan_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_the_shares_are_counted_for_the_dearest_arm() -> None:
-    assert PLAN.full_run("b") > PLAN.full_run("a")
-    reserved = PLAN.folds + 1.1 * (PLAN.select_runs + PLAN.confirm_reserved) + PLAN.tuning_runs
-    assert PLAN.overhead + reserved * PLAN.full_run("b") == pytest.approx(PLAN.share)
-    assert PLAN.confirm_reserved >= CONFIRM_FLOOR
+    assert allocation.full_run(PLAN, "b") > allocation.full_run(PLAN, "a")
+    reserved = (
+        PLAN.folds
+        + 1.1 * (allocation.select_runs(PLAN) + allocation.confirm_reserved(PLAN))
+        + allocation.tuning_runs(PLAN)
+    )
+    assert allocation.overhead(PLAN) + reserved * allocation.full_run(PLAN, "b") == pytest.approx(PLAN.share)
+    assert allocation.confirm_reserved(PLAN) >= CONFIRM_FLOOR
 
 
 @pytest.mark.parametrize("minutes", [1, 2, 3, 5, 10, 30, 300])
@@ -83,7 +82,9 @@ def test_a_refused_budget_names_one_that_is_accepted(minutes: int) -> None:
             cost = {arm: 1.2 * cost for arm, cost in plan.probe_cost.items()}
             with_length(dataclasses.replace(plan, budget=named, audits=slower, probe_cost=cost), epochs)
         else:
-            assert accepted.tuning_runs + accepted.pairs >= TUNING_RUNS_FLOOR  # the restored defaults count
+            assert (
+                allocation.tuning_runs(accepted) + accepted.pairs >= TUNING_RUNS_FLOOR
+            )  # the restored defaults count
 
 
 def test_a_chosen_length_grows_with_the_budget_up_to_the_posts_fifty_epochs() -> None:
@@ -104,15 +105,15 @@ def test_a_chosen_length_grows_with_the_budget_up_to_the_posts_fifty_epochs() ->
     ("full_runs", "pairs"), [(20, 1), (24.9, 1), (25, 3), (49, 3), (50, 4), (110, 6), (220, 8)]
 )
 def test_the_budget_says_how_many_pairs_of_searches_there_are(full_runs: float, pairs: int) -> None:
-    share = PLAN.overhead + (full_runs + 0.01) * PLAN.full_run("b")
+    share = allocation.overhead(PLAN) + (full_runs + 0.01) * allocation.full_run(PLAN, "b")
     plan = dataclasses.replace(PLAN, budget=Budget(seconds=2 * share, resource="cpu"))
     assert plan.pairs == pairs
     assert plan.folds == max(3, pairs)
-    assert plan.tuning_runs + plan.pairs >= TUNING_RUNS_FLOOR
-    each = plan.confirm_reserved - plan.pairs * plan.confirm_each
-    assert plan.confirm_each + each >= CONFIRM_FLOOR  # the net in hand's
+    assert allocation.tuning_runs(plan) + plan.pairs >= TUNING_RUNS_FLOOR
+    each = allocation.confirm_reserved(plan) - plan.pairs * allocation.confirm_each(plan)
+    assert allocation.confirm_each(plan) + each >= CONFIRM_FLOOR  # the net in hand's
     for pair in range(2 * pairs):
-        own, *others = plan.search_fold(pair), *plan.select_folds(pair)
+        own, *others = allocation.search_fold(plan, pair), *allocation.select_folds(plan, pair)
         assert own not in others
         assert len(set(others)) == 2
         assert {own, *others} <= set(range(plan.folds))
@@ -124,7 +125,7 @@ def test_the_budget_says_how_many_pairs_of_searches_there_are(full_runs: float, 
 )
 def test_a_fold_has_a_fifth_of_few_images_and_a_tenth_of_many(pool: int, pairs: int, images: int) -> None:
     plan = dataclasses.replace(PLAN, data=dataclasses.replace(PLAN.data, train=pool))
-    assert plan._val_images(max(3, pairs)) == images
+    assert allocation.fold_images(plan, max(3, pairs)) == images
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,16 @@ import pytest
 from support.schedules import ARMS, SECONDS, a_plan, accuracy, all_trials, diverges, drive, play
 
 from search_spaces import Config
-from study.protocol import selection, validation
-from study.protocol.ledger import Ledger, LedgerError, check, read
-from study.protocol.plan import Budget, Plan, slice_runs
+from study.protocol import accounting, allocation, selection, validation
+from study.protocol.accounting import search_runs, shrunk, unspent
+from study.protocol.allocation import slice_runs
+from study.protocol.budget import Budget
+from study.protocol.consistency import check
+from study.protocol.history import LedgerError
+from study.protocol.ledger import Ledger, read
+from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Outcome, Record, Trial
-from study.protocol.selection import AHEAD, StudyError, found_by, runs_floor, search_runs, shrunk, unspent
+from study.protocol.selection import AHEAD, StudyError, found_by, runs_floor
 from study.scheduling.schedule import Schedule, Start, derive_seed
 
 STAGES = {"baseline": 0, "slice": 1, "search": 1, "select": 2, "confirm": 3}
@@ -39,7 +44,7 @@ def test_the_budget_holds_to_within_one_report_per_running_trial(tmp_path: Path)
         plan = a_plan(minutes=minutes)
         ledger = play(plan, tmp_path / f"{minutes}.jsonl")
         for arm in plan.arms:
-            total = ledger.spent(arm) + plan.startup  # scoring the nets comes after the schedule
+            total = ledger.spent(arm) + allocation.startup(plan)  # scoring the nets comes after the schedule
             assert total <= plan.share + plan.machine.slots * (SECONDS[arm] + 0.05)
 
 
@@ -118,7 +123,7 @@ def test_the_default_is_each_searchs_first_trial_and_is_paid_once(tmp_path: Path
             default = ledger.of(arm, "baseline")[0].config
             assert default not in [t.config for t in ledger.of(arm, "search")]
             for pair in range(plan.pairs):
-                told = again._searches[arm, pair].told
+                told = again.searches[arm, pair].trials
                 run = ledger.of(arm, "baseline")[pair]
                 assert told[0].params == default
                 assert told[0].value == ledger.val_accuracy(run.id)
@@ -268,7 +273,7 @@ def test_an_interrupted_study_books_what_was_held_and_goes_on(tmp_path: Path) ->
         starts = [schedule.next(), schedule.next()]
         assert all(start is not None and not start.again for start in starts)
         now[0] = 7.0
-        schedule.leave()
+        schedule.slots.leave()
         assert [ledger.spent(arm, "baseline") for arm in ARMS] == [7.0, 7.0]
     with Ledger(path) as ledger:
         again = Schedule(a_plan(), ledger, ARMS, clock=lambda: now[0])
@@ -290,22 +295,22 @@ def test_a_trial_pays_nothing_while_it_waits_for_a_machine(tmp_path: Path) -> No
         first, second = schedule.next(), schedule.next()
         assert first is not None
         assert second is not None
-        schedule.waits(first.trial.id)
+        schedule.slots.wait(first.trial.id)
         now[0] = 60.0
-        schedule.beat()
+        schedule.slots.beat()
         assert [ledger.booked[s.trial.id] for s in (first, second)] == [0.0, 60.0]
         for _ in range(2):  # the second time it has its machine already
-            schedule.granted(first.trial.id)
+            schedule.slots.grant(first.trial.id)
             now[0] += 5.0
-        assert schedule.held(first.trial.id) == 10.0
+        assert schedule.slots.held(first.trial.id) == 10.0
         assert schedule.next() is None  # it had its slot all the while
         schedule.put_back(first.trial.id, "no worker")
         again = schedule.next()
         assert again is not None
         assert again.trial == first.trial
-        schedule.waits(first.trial.id)
+        schedule.slots.wait(first.trial.id)
         now[0] += 100.0
-        schedule.granted(first.trial.id)
+        schedule.slots.grant(first.trial.id)
         now[0] += 1.0
         assert schedule.end(first.trial.id, "worker died").cost == 11.0
 
@@ -369,7 +374,7 @@ def test_a_disk_that_fails_at_random_moments_changes_no_decision(
                 done = drive(schedule, now, diverges, lambda: float(rng.uniform()) < 0.01)
             finally:
                 if rng.uniform() < 0.5:
-                    schedule.leave()
+                    schedule.slots.leave()
         if not done and rng.uniform() < 0.3:
             content = path.read_bytes()
             last = len(content) - content.rstrip(b"\n").rfind(b"\n") - 1
@@ -497,7 +502,8 @@ def test_what_is_left_over_is_told_only_of_an_arm_with_the_most_runs(
 ) -> None:
     small, large = a_plan(), a_plan(minutes=30)
     assert unspent(small, play(small, tmp_path / "small.jsonl")) == {}
-    monkeypatch.setattr(selection, "CONFIRM_CEILING", 3)  # at 20, studies of days
+    for module in (accounting, selection):
+        monkeypatch.setattr(module, "CONFIRM_CEILING", 3)  # at 20, studies of days
     ledger = play(large, tmp_path / "large.jsonl")
     over = unspent(large, ledger)
     assert over

@@ -8,16 +8,9 @@ from ray.tune.schedulers.async_hyperband import _Bracket
 from search_spaces import Choice, Config, Float, Int, Space, default, load
 from search_spaces._shared import KNOWN as KNOWN_SETTINGS
 from study.protocol.records import Epoch, Outcome, Trial
-from study.scheduling.sampler import (
-    ArmSearch,
-    Rungs,
-    describe,
-    known,
-    proposal_seed,
-    random_config,
-    restrict,
-    widen,
-)
+from study.scheduling.asha import Rungs
+from study.scheduling.sampler import ArmSearch, proposal_seed
+from study.scheduling.spaces import describe, known, random_config, restrict, widen
 
 SPACE: Space = {
     "lr": Float(low=1e-3, high=1.0, default=0.1, log=True),
@@ -121,7 +114,7 @@ def test_what_optuna_is_told_of_trials_that_do_not_finish() -> None:
         search.ask(name)
         search.report(an_epoch(name, 1, 0.9))
         search.tell(Outcome(trial=name, state=state, reason=reason, epochs=1, cost=1.0), 0.9)  # type: ignore[arg-type]
-    told = search.told
+    told = search.trials
     assert told[0].state.name == "COMPLETE"
     assert [(t.state.name, t.intermediate_values) for t in told[-3:]] == [
         ("PRUNED", {}), ("FAIL", {}), ("RUNNING", {}),

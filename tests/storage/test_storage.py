@@ -27,7 +27,8 @@ from analysis.__main__ import main as analyse
 from analysis.report import build
 from study.__main__ import main as study_word
 from study.cli import Options
-from study.protocol.ledger import Ledger, LedgerError, read
+from study.protocol.history import LedgerError
+from study.protocol.ledger import Ledger, read
 from study.protocol.plan import Plan
 from study.storage import sync
 from study.storage.objects import Storage, StorageError, unfinished

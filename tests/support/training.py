@@ -8,7 +8,8 @@ import torch
 
 from search_spaces import load
 from study.data.prepare import Prepared, prepare
-from study.protocol.plan import Machine, Plan
+from study.protocol.plan import Plan
+from study.protocol.question import Machine
 from study.protocol.records import Epoch, Trial
 from support.plans import AUDIT, PLAN
 
