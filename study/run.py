@@ -162,14 +162,14 @@ def _study(options: Options, home: Path, console: Console, leaving: Leaving, mir
         more = {name: search_spaces.load(name) for name in new}
         _check_widen(options, arms)
 
-        from study.execution import cluster, quick
+        from study.execution import cluster, feasibility
 
         if options.address:
             cluster.knock(options.address)
         spec, seed = (old.data.spec, old.seed) if old else (options.data, options.seed)
         prepared = _prepare(spec, seed, console)
         if not old and options.budget.resource == "cpu" and not options.address:
-            quick.check(
+            feasibility.check(
                 arms,
                 prepared.card,
                 options.budget,
@@ -283,7 +283,7 @@ def _need_gpu(budget: Budget, options: Options) -> None:
 def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", console: Console) -> Plan:
     """Measure the arms and freeze the question. Raises PlanError when the budget is too small for it."""
     from study.data.prepare import split_for
-    from study.execution import profile, quick
+    from study.execution import feasibility, profile
     from study.scheduling.spaces import describe, searched
 
     console.print("measuring the arms ...")
@@ -295,7 +295,7 @@ def _plan(options: Options, arms: Mapping[str, Arm], prepared: "Prepared", conso
         pool=prepared.train,
         train_images=round(options.train_fraction * (1 - allocation.VAL_SHARE[1]) * prepared.card.train),
         check=functools.partial(
-            quick.check,
+            feasibility.check,
             arms,
             prepared.card,
             options.budget,

@@ -28,7 +28,6 @@ from support.edited import edit
 from support.pictures import make_images
 
 from study.data.prepare import prepare
-from study.execution.trainable import start
 from study.protocol import allocation, validation
 from study.protocol.allocation import CONFIRM_FLOOR
 from study.protocol.history import History
@@ -36,6 +35,7 @@ from study.protocol.ledger import read
 from study.protocol.plan import Plan
 from study.protocol.records import SCORED_PHASES, Epoch, Record, Trial
 from study.protocol.selection import to_be_scored
+from study.training.trial import start
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent

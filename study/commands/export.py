@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import search_spaces
-from study.execution.trainable import image_spec
 from study.protocol import consistency
 from study.protocol.budget import PlanError
 from study.protocol.history import History
@@ -22,6 +21,7 @@ from study.protocol.records import Trial
 from study.training import checkpoint
 from study.training.augment import normalise
 from study.training.loop import build
+from study.training.trial import image_spec
 
 LOAD = '''\
 """Classify images with this net. Run it where `search_spaces/` of the study can be imported."""

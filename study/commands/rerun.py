@@ -9,12 +9,13 @@ from rich.table import Table
 import search_spaces
 from study import provenance
 from study.data.prepare import Images, prepare
-from study.execution.trainable import device_of, start
 from study.protocol import consistency
 from study.protocol.budget import PlanError
 from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Trial
+from study.training.device import device_of
 from study.training.loop import DivergedError
+from study.training.trial import start
 
 MEASURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 

@@ -38,7 +38,6 @@ from bench.timing import parser, save, table
 from search_spaces import Arm, Choice, Config, Float, Int, load
 from study.cli import Options
 from study.data.prepare import Images, prepare
-from study.execution.trainable import device_of, start
 from study.execution.tune import run_trials
 from study.protocol.allocation import REDUCTION
 from study.protocol.budget import PlanError
@@ -47,6 +46,8 @@ from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Outcome, Record, Trial, asdict
 from study.scheduling.schedule import Schedule
 from study.scheduling.spaces import searched
+from study.training.device import device_of
+from study.training.trial import start
 
 
 @dataclass

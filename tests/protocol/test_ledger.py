@@ -65,7 +65,7 @@ def test_every_record_comes_back_as_it_was(record: Record) -> None:
     assert decode(encode(record)) == record
 
 
-def test_a_number_that_is_none_is_refused() -> None:
+def test_a_non_finite_number_is_refused() -> None:
     with pytest.raises(ValueError, match="JSON"):
         encode(an_epoch(a_trial(), 1, math.nan))
 
@@ -160,7 +160,7 @@ def test_a_manifest_is_named_by_its_content() -> None:
         assert changed.sha256 != MANIFEST.sha256
 
 
-def test_the_choices_of_two_looks_are_one_list_and_the_latest_says_what_is_in_hand() -> None:
+def test_choices_of_two_looks_form_one_list_and_the_latest_names_the_net_in_hand() -> None:
     history = History()
     for record in (
         MANIFEST,
@@ -173,7 +173,7 @@ def test_the_choices_of_two_looks_are_one_list_and_the_latest_says_what_is_in_ha
     assert [m.look for m in history.manifests] == [1, 2]
 
 
-def test_a_write_that_fails_leaves_the_file_whole_also_when_it_cannot_be_cut_at_once(
+def test_a_failed_write_leaves_the_file_whole_even_if_it_cannot_be_cut_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a file system that turned read-only, or a disk that fills in the middle of a line."""

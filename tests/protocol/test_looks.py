@@ -37,7 +37,7 @@ def test_two_normal_looks_have_the_methods_levels(
     assert looks.either(spent, level, first, second) == pytest.approx(total, abs=1.5e-4)
 
 
-def test_over_many_pairs_the_second_level_is_that_of_normal_theory_and_over_few_it_is_less() -> None:
+def test_second_level_matches_normal_theory_over_many_pairs_and_is_lower_over_few() -> None:
     assert looks.second_level(100, 400, spent=0.027, total=0.05) == pytest.approx(0.027, abs=5e-4)
     assert looks.second_level(4, 16, spent=0.027, total=0.05) < 0.026
     assert looks.second_level(1, 4, spent=0.0, total=0.05) == 0.05
@@ -117,7 +117,7 @@ def test_a_second_look_that_is_interrupted_goes_on(tmp_path: Path) -> None:
     assert list(read(killed).trials.values()) == list(read(whole).trials.values())
 
 
-def test_one_arm_more_gets_what_the_others_got(tmp_path: Path) -> None:
+def test_an_added_arm_gets_what_the_others_got(tmp_path: Path) -> None:
     three = dataclasses.replace(
         a_plan(minutes=30),
         arms=(*ARMS, "third"),
@@ -151,7 +151,7 @@ def test_one_arm_more_gets_what_the_others_got(tmp_path: Path) -> None:
     assert plan.extended(reread.extension) == extended
 
 
-def test_what_cannot_be_extended_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_an_impossible_extension_is_refused_with_the_reason(tmp_path: Path) -> None:
     plan = a_plan(minutes=20)
     with Ledger(tmp_path / "none.jsonl") as ledger, pytest.raises(PlanError, match="not finished"):
         looks.second_look(plan, ledger, tmp_path, Budget.parse("35cpu-minutes"))
@@ -181,7 +181,7 @@ def test_what_cannot_be_extended_is_refused_with_the_reason(tmp_path: Path) -> N
             looks.second_look(plan, ledger, tmp_path, Budget.parse("90cpu-minutes"))
 
 
-def test_an_arm_whose_runs_are_too_dear_does_not_fit() -> None:
+def test_an_arm_with_too_expensive_runs_is_refused() -> None:
     plan = a_plan(minutes=20)
     slow = dataclasses.replace(plan.audits["tiny_resnet"], images_per_second=200.0)
     dear = dataclasses.replace(

@@ -149,8 +149,8 @@ def test_a_setting_is_taken_when_it_leads_the_default_by_half_a_standard_error(t
     assert False in kinds
 
 
-def test_what_runs_got_right_on_the_same_images_makes_the_lead_sharper(tmp_path: Path) -> None:
-    """Two settings that differ on few images are told apart; taken as independent they would not be."""
+def test_comparing_image_by_image_sharpens_the_lead(tmp_path: Path) -> None:
+    """Two settings that differ on few images are distinguished; taken as independent they would not be."""
     plan = a_plan(minutes=20)
     images = plan.val_images
 
@@ -191,7 +191,7 @@ def test_a_default_that_nothing_beats_is_confirmed_and_one_that_fails_is_not(tmp
 
 
 @pytest.mark.parametrize("minutes", [8, 12, 20])
-def test_arms_that_wait_for_each_other_wait_for_a_part_of_a_run_only(tmp_path: Path, minutes: float) -> None:
+def test_arms_wait_for_each_other_for_less_than_a_run(tmp_path: Path, minutes: float) -> None:
     """Runs of one arm take 1.4 times as long: would each arm keep to its slot, one would wait that much longer."""
     plan, now, idle, seen = a_plan(minutes=minutes), [0.0], [0.0], [0.0]
 
@@ -251,7 +251,7 @@ def test_an_arm_that_always_fails_ends_the_study_with_its_reason(tmp_path: Path)
         play(a_plan(), tmp_path / "ledger.jsonl", fails=fails)
 
 
-def test_a_search_that_no_money_is_left_for_confirms_the_default(tmp_path: Path) -> None:
+def test_a_search_without_budget_confirms_the_default(tmp_path: Path) -> None:
     """The machine turns out ten times dearer than measured: what is left of the share is not overrun for a search."""
     plan = a_plan(minutes=12)
     fast = {name: dataclasses.replace(a, images_per_second=20_000.0) for name, a in plan.audits.items()}
@@ -335,7 +335,7 @@ def test_the_slice_is_15_to_20_percent_or_none_where_that_is_too_few(tuning: flo
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_study_killed_at_random_decides_as_an_undisturbed_one(tmp_path: Path, seed: int) -> None:
+def test_a_study_killed_at_random_decides_like_an_undisturbed_one(tmp_path: Path, seed: int) -> None:
     """One trial at a time, and killed also between a report and the end that it decided."""
     plan = a_plan(minutes=8, slots=1, seed=seed)
     whole = play(plan, tmp_path / "whole.jsonl")
@@ -454,7 +454,7 @@ def test_a_trial_that_hangs_twice_is_ended(tmp_path: Path) -> None:
     assert ended.reason == "hang: silent (2 times)"
 
 
-def test_one_that_ran_out_of_memory_gets_more_of_the_machine_then_ends(tmp_path: Path) -> None:
+def test_a_trial_out_of_memory_gets_more_of_the_machine_then_ends(tmp_path: Path) -> None:
     schedule, _ = losing(tmp_path)
     first, second = schedule.next(), schedule.next()
     assert first is not None
@@ -473,7 +473,7 @@ def test_one_that_ran_out_of_memory_gets_more_of_the_machine_then_ends(tmp_path:
     ("cards", "trials", "fraction", "doubled"),
     [(1, 3, 0.3333, (0.6666, 1.0)), (1, 1, 0.6, (1.0,)), (2, 3, 0.3333, (0.6666, 1.0)), (2, 1, 0.6, (1.0,))],
 )
-def test_one_that_needs_a_whole_gpu_gets_it_though_the_parts_of_one_do_not_add_up(
+def test_a_trial_that_needs_a_whole_gpu_gets_it_although_the_fractions_do_not_add_up(
     tmp_path: Path, cards: int, trials: int, fraction: float, doubled: tuple[float, ...]
 ) -> None:
     plan = a_plan()
@@ -497,7 +497,7 @@ def test_derived_seeds_are_distinct_and_fit_any_generator() -> None:
     assert all(0 <= s < 2**63 for s in seeds)
 
 
-def test_what_is_left_over_is_told_only_of_an_arm_with_the_most_runs(
+def test_only_an_arm_with_the_most_runs_has_anything_left_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = a_plan(), a_plan(minutes=30)
