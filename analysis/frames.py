@@ -5,7 +5,7 @@ Accuracies are fractions, costs resource-seconds. Figures and the report are mad
 
 import pandas as pd
 
-from study.protocol.ledger import History
+from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.records import PHASES, Epoch, Outcome, Phase, Trial
 

@@ -6,8 +6,11 @@ from analysis import levels
 from analysis.luck import POWER, Level, Luck, half_width, images_needed, pairs_needed
 from analysis.power import known
 from analysis.results import Evidence
+from study.protocol import allocation
+from study.protocol.allocation import PAIRS
+from study.protocol.budget import Budget
 from study.protocol.looks import FIRST_DECLARED, LEVEL, MOST_PAIRS, TOTAL_UNDECLARED
-from study.protocol.plan import PAIRS, Budget, Plan
+from study.protocol.plan import Plan
 from study.protocol.text import points, rough
 
 
@@ -18,7 +21,7 @@ def what_would_decide(evidence: Evidence, luck: Luck | None) -> str:
         fewest = min(PAIRS)
         return (
             f"{fewest} pairs of searches or more, which say something about architectures, are made from "
-            f"--budget {plan.budget_for_pairs(fewest)} --epochs {plan.epochs} on, or by --resume RUN with a larger --budget."
+            f"--budget {allocation.budget_for_pairs(plan, fewest)} --epochs {plan.epochs} on, or by --resume RUN with a larger --budget."
         )
     have = len(luck.differences)
     if evidence.look > 1 or evidence.history.extension is not None:
@@ -77,7 +80,7 @@ def later(plan: Plan, have: int) -> Level:
 
 def budget_for(plan: Plan, pairs: int) -> Budget:
     """The total budget that brings a finished study of the plan to ``pairs``, in whole minutes."""
-    fixed = plan.overhead + plan.folds * max(plan.full_run(arm) for arm in plan.arms)
+    fixed = allocation.overhead(plan) + plan.folds * max(allocation.full_run(plan, arm) for arm in plan.arms)
     each = max(0.0, plan.share - fixed) / plan.pairs
     seconds = plan.budget.seconds + len(plan.arms) * each * max(0, pairs - plan.pairs)
     return Budget(seconds=60.0 * math.ceil(seconds / 60), resource=plan.budget.resource)

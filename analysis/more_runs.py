@@ -10,7 +10,7 @@ from collections.abc import Callable
 from analysis.luck import MOST_IMAGES, POWER
 from analysis.runs import Runs
 from analysis.statistics.intervals import Estimate, half_width
-from study.protocol.plan import CONFIRM_CEILING
+from study.protocol.allocation import CONFIRM_CEILING
 from study.protocol.text import points, rough
 
 

@@ -18,7 +18,9 @@ from analysis.luck import (
     pairs_needed,
     sd_interval,
 )
-from study.protocol.plan import PAIRS, Plan
+from study.protocol import allocation
+from study.protocol.allocation import PAIRS
+from study.protocol.plan import Plan
 from study.protocol.text import amount, points, rough
 
 LUCK = (0.003, 0.014)
@@ -49,7 +51,7 @@ def disagreement(accuracy: float, shares: Sequence[float] = ()) -> float:
 def assumed(plan: Plan, shares: Sequence[float] = ()) -> tuple[Luck, Luck]:
     """The smallest and largest luck assumed before any search has run. ``shares``: of the classes, equal by default."""
     classes = len(plan.data.classes)
-    shares, runs = shares or [1 / classes] * classes, plan.confirm_each
+    shares, runs = shares or [1 / classes] * classes, allocation.confirm_each(plan)
 
     def of(sd: float, lasting: float, accuracy: float) -> Luck:
         apart = disagreement(accuracy, shares)
@@ -86,7 +88,7 @@ def promise(plan: Plan, *, measured: Luck | None = None, pairs: int | None = Non
         fewest = min(PAIRS)
         return (
             f"One search per arm: the nets in hand are compared, and nothing is said about architectures. {fewest} pairs of "
-            f"searches, which say something, are made from --budget {plan.budget_for_pairs(fewest)} --epochs {plan.epochs} on."
+            f"searches, which say something, are made from --budget {allocation.budget_for_pairs(plan, fewest)} --epochs {plan.epochs} on."
         )
     alpha = rate(plan)(have)
     kinds = assumed(plan) if measured is None else known(measured, have)
@@ -150,9 +152,9 @@ def takes_pairs(plan: Plan, luck: Luck, gap: float, level: Level, power: float) 
     if fits and plan.pairs >= min(fits):
         return f"{min(fits)} pairs of searches, which this budget pays for"
     if fits:
-        return f"{min(fits)} pairs of searches, --budget {plan.budget_for_pairs(min(fits))} --epochs {plan.epochs}"
+        return f"{min(fits)} pairs of searches, --budget {allocation.budget_for_pairs(plan, min(fits))} --epochs {plan.epochs}"
     most = max(PAIRS)
-    seconds = plan.budget_for_pairs(most).seconds * needed / most
+    seconds = allocation.budget_for_pairs(plan, most).seconds * needed / most
     return f"{needed} pairs of searches, about {amount(seconds, plan.budget.resource)}: more than the {most} of one plan, so with a second look"
 
 

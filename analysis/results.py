@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from analysis import npz
 from analysis.runs import Runs
-from study.protocol import ledger
+from study.protocol import allocation, consistency
+from study.protocol.accounting import trained
 from study.protocol.errors import StudyError
-from study.protocol.ledger import History
+from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.records import Choice, Config, Trial
 from study.protocol.rundir import RunDir
-from study.protocol.selection import trained
 from study.protocol.text import counted
 
 Labels = NDArray[np.int64]
@@ -67,7 +67,7 @@ def read(run: Path) -> Evidence:
     """Everything in the folder ``run``. Raises StudyError, naming the file and the fault."""
     if not run.is_dir():
         raise StudyError(f"{run} is no folder: give the folder of a study, as in runs/ID")
-    question, history = ledger.load(RunDir(run))
+    question, history = consistency.load(RunDir(run))
     shelf = _Shelf(RunDir(run).predictions, history, len(question.data.classes))
     done, to_come = _looks(history)
     look = max(1, done)
@@ -209,7 +209,9 @@ class _Shelf:
         if costs:
             return float(np.median(costs))
         tuning = self.history.tuning
-        return tuning.full_run[arm] if tuning and arm in tuning.full_run else question.full_run(arm)
+        return (
+            tuning.full_run[arm] if tuning and arm in tuning.full_run else allocation.full_run(question, arm)
+        )
 
 
 def _load(path: Path, classes: int) -> tuple[Labels, Labels]:

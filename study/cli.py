@@ -16,8 +16,9 @@ from typing import Any, Literal, NoReturn
 import search_spaces
 from study.data.sources import sources
 from study.loggers import base as loggers
+from study.protocol.budget import Budget
 from study.protocol.errors import BAD_INPUT, InputError
-from study.protocol.plan import EPOCHS_CEILING, ROPE_CEILING, Budget
+from study.protocol.plan import EPOCHS_CEILING, ROPE_CEILING
 from study.protocol.rundir import PLAN
 from study.storage.lease import SYNC_SECONDS
 from study.storage.objects import Storage, is_uri

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from search_spaces import Arm
 from study import provenance
 from study.cli import Request
-from study.protocol import looks
-from study.protocol import plan as plans
+from study.protocol import allocation, looks
+from study.protocol.budget import Budget
+from study.protocol.codec import plain
 from study.protocol.errors import InputError
-from study.protocol.plan import Budget, Plan
-from study.protocol.records import Extension, plain
+from study.protocol.plan import Plan
+from study.protocol.records import Extension
 from study.protocol.text import duration
 
 if TYPE_CHECKING:
@@ -38,11 +39,11 @@ def need_gpu(budget: Budget, request: Request) -> None:
 
 def quick_check(request: Request, arms: Mapping[str, Arm], prepared: "Prepared") -> Callable[[], None]:
     """A check that takes about a second and raises InputError when the budget is hopeless."""
-    from study.execution import quick
+    from study.execution import feasibility
 
     assert request.budget is not None
     return functools.partial(
-        quick.check,
+        feasibility.check,
         arms,
         prepared.card,
         request.budget,
@@ -58,7 +59,7 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
     """
     from study.data.split import split_for
     from study.execution import profile
-    from study.scheduling.sampler import describe, searched
+    from study.scheduling.spaces import describe, searched
 
     assert request.budget is not None
     survey = profile.survey(
@@ -67,14 +68,14 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
         request.budget,
         fraction=request.fraction,
         pool=prepared.train,
-        train_images=round(request.train_fraction * (1 - plans.VAL_SHARE[1]) * prepared.card.train),
+        train_images=round(request.train_fraction * (1 - allocation.VAL_SHARE[1]) * prepared.card.train),
         check=quick_check(request, arms, prepared),
     )
     plan = Plan(
         arms=request.arms,
         data=prepared.card,
         budget=request.budget,
-        epochs=request.epochs or plans.EPOCHS[0],
+        epochs=request.epochs or allocation.EPOCHS[0],
         rope=request.rope,
         seed=request.seed,
         train_fraction=request.train_fraction,
@@ -96,7 +97,7 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
         earlier=looks.earlier_studies(place.parent, place.name, prepared.test_source),
         test_source=prepared.test_source,
     )
-    plan = plans.with_length(plan, request.epochs)
+    plan = allocation.with_length(plan, request.epochs)
     split_for(plan, prepared.train.labels, fold=0)  # raises now what would end every trial
     return plan
 
@@ -106,7 +107,7 @@ def added_arm(
 ) -> Extension:
     """Measure one arm more under the study's own protocol. Raises InputError when that does not fit the arm."""
     from study.execution import profile
-    from study.scheduling.sampler import describe, searched
+    from study.scheduling.spaces import describe, searched
 
     (name,) = added
     share = Budget(seconds=plan.share, resource=plan.budget.resource)
@@ -138,10 +139,10 @@ def added_arm(
             f"{name} cannot be added: a full run of it costs so much more that the share of {duration(plan.share)} which the "
             f"others had is divided otherwise ({error}). {_instead(plan, name)}"
         ) from error
-    if extended.tuning_runs + extended.pairs < plans.TUNING_RUNS_FLOOR:
+    if allocation.tuning_runs(extended) + extended.pairs < allocation.TUNING_RUNS_FLOOR:
         raise InputError(
             f"{name} cannot be added: the share of {duration(plan.share)} that the others had leaves it "
-            f"{max(0.0, extended.tuning_runs):.1f} full runs of search, and fewer than {plans.TUNING_RUNS_FLOOR} say little. "
+            f"{max(0.0, allocation.tuning_runs(extended)):.1f} full runs of search, and fewer than {allocation.TUNING_RUNS_FLOOR} say little. "
             f"{_instead(plan, name)}"
         )
     return extension
@@ -168,7 +169,7 @@ def _instead(plan: Plan, name: str) -> str:
 def extension_sentence(plan: Plan, extension: Extension) -> str:
     """What the second look, or the added arm, will give; ``plan`` has it already."""
     if extension.pairs:
-        return looks.told_second(plan, extension)
+        return looks.describe_second_look(plan, extension)
     others = [arm for arm in plan.arms if arm not in extension.arms]
     return (
         f"{extension.arms[0]} is added: {plan.pairs} searches on the folds and with the share of {duration(plan.share)} that "

@@ -10,9 +10,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from study.protocol.ledger import History
+from study.protocol.accounting import budget, share
+from study.protocol.history import History
 from study.protocol.plan import Plan
-from study.protocol.selection import budget, share
 from study.protocol.standing import phase, searches, states
 from study.protocol.text import duration, percent
 
@@ -79,7 +79,7 @@ def arm_table(plan: Plan, history: History, spent: Mapping[str, float], *, share
 def _money(schedule: "Schedule") -> tuple[dict[str, float], str]:
     """Resource-seconds spent per arm, and a sentence on money and time."""
     plan, ledger = schedule.plan, schedule.ledger
-    spent = {arm: schedule.spent_now(arm) for arm in plan.arms}
+    spent = {arm: schedule.slots.spent(arm) for arm in plan.arms}
     total = sum(spent.values())
     left = max(0.0, share(plan, ledger) * len(plan.arms) - total) / (
         plan.machine.slots * plan.machine.fraction

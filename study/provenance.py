@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from study.protocol.consistency import check_question, plan_hash
 from study.protocol.errors import InputError
-from study.protocol.ledger import History, check_question, plan_hash
-from study.protocol.plan import DataCard, Plan
+from study.protocol.history import History
+from study.protocol.plan import Plan
+from study.protocol.question import DataCard
 from study.protocol.records import Session, asdict
 from study.protocol.rundir import RunDir
 

@@ -5,6 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
+from study.protocol import allocation
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until there is anything to end in order
     # else study/ itself would be on the path, and `import study` would fail
@@ -20,12 +22,11 @@ from search_spaces import ArmError
 from study import cli, planning, session
 from study.cli import Request
 from study.loggers import feed
-from study.protocol import plan as plans
+from study.protocol.accounting import search_runs, shrunk, unspent
 from study.protocol.errors import BAD_INPUT, DONE, UNFINISHED, StudyError
 from study.protocol.plan import Plan
 from study.protocol.records import Record, Tuning
 from study.protocol.rundir import RunDir
-from study.protocol.selection import search_runs, shrunk, unspent
 from study.protocol.text import duration
 from study.session import Opened, Say
 from study.signals import StopSignal, outlive_terminal
@@ -211,7 +212,7 @@ def _open_test(opened: Opened, plan: Plan, prepared: "Prepared", say: Say) -> No
 
     for arm, seconds in unspent(plan, opened.ledger).items():
         say(
-            f"note: {duration(seconds)} of {arm}'s share is left over: it made {plans.CONFIRM_CEILING} confirmation runs, the "
+            f"note: {duration(seconds)} of {arm}'s share is left over: it made {allocation.CONFIRM_CEILING} confirmation runs, the "
             "most of any study"
         )
     say(

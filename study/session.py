@@ -18,11 +18,11 @@ from search_spaces import Arm, Choice
 from study import provenance
 from study.cli import Request
 from study.loggers import base
-from study.protocol import ledger as ledgers
-from study.protocol import looks
+from study.protocol import consistency, looks
+from study.protocol.budget import Budget
 from study.protocol.errors import FinalError, InputError, LedgerError
 from study.protocol.ledger import Ledger
-from study.protocol.plan import Budget, Plan
+from study.protocol.plan import Plan
 from study.protocol.records import Cost, Extension, Session
 from study.protocol.rundir import PLAN, RunDir
 from study.protocol.text import duration
@@ -192,7 +192,7 @@ def _check_resumed(opened: Opened, plan: Plan, say: Say) -> None:
     request, ledger, run = opened.request, opened.ledger, opened.run
     plan = plan.extended(ledger.extension)
     try:
-        ledgers.check(ledger, plan)
+        consistency.check(ledger, plan)
     except LedgerError as error:
         raise FinalError(str(error)) from error
     if request.budget:
@@ -219,7 +219,7 @@ def _added_arm(plan: Plan, ledger: Ledger, asked: tuple[str, ...]) -> tuple[str,
     known = ledger.extension
     if known and not known.pairs and set(asked) == set(plan.arms) and not looks.finished(ledger):
         return ()
-    return (looks.one_arm_more(plan, ledger, asked),)
+    return (looks.added_arm(plan, ledger, asked),)
 
 
 def _session(arms: tuple[str, ...], ledger: Ledger, run: RunDir, *, accept: bool) -> Session:

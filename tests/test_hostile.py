@@ -18,8 +18,9 @@ from support.synthetic import write_run
 
 from analysis.__main__ import main
 from study.__main__ import main as study_command
+from study.protocol.consistency import check, load, plan_hash
 from study.protocol.errors import LedgerError, StudyError
-from study.protocol.ledger import Ledger, check, load, plan_hash, read
+from study.protocol.ledger import Ledger, read
 from study.protocol.plan import Plan
 from study.protocol.records import Cost, Epoch, Manifest, Outcome, Record, Session, Trial, Tuning
 from study.protocol.rundir import RunDir

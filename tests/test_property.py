@@ -23,10 +23,12 @@ from support.synthetic import write_run
 
 from study.cli import parse
 from study.data.prepare import prepare
+from study.protocol import allocation
+from study.protocol.codec import checksum
 from study.protocol.errors import InputError, LedgerError
 from study.protocol.ledger import Ledger, read
 from study.protocol.plan import Plan
-from study.protocol.records import Cost, asdict, checksum
+from study.protocol.records import Cost, asdict
 
 # -- flags
 
@@ -132,9 +134,9 @@ def loads_or_says_why(body: Any) -> None:
             assert "\n" not in str(error)
             assert len(str(error)) < 500 + len(folder)
             return
-        assert plan.full_runs < float("inf")
-        assert [plan.pairs, plan.folds, plan.confirm_reserved, plan.tuning_runs]
-        assert all(plan.full_run(arm) > 0 for arm in plan.arms)
+        assert allocation.full_runs(plan) < float("inf")
+        assert [plan.pairs, plan.folds, allocation.confirm_reserved(plan), allocation.tuning_runs(plan)]
+        assert all(allocation.full_run(plan, arm) > 0 for arm in plan.arms)
         assert str(plan.budget)
 
 

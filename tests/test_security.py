@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from study.protocol.records import told
+from study.protocol.text import printable
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -166,6 +166,6 @@ def test_what_is_written_tells_nothing_of_the_environment(running: Running) -> N
 
 def test_a_reason_does_not_name_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/marta")
-    assert told("No such file: '/home/marta/x.bin'") == "No such file: '~/x.bin'"
+    assert printable("No such file: '/home/marta/x.bin'") == "No such file: '~/x.bin'"
     monkeypatch.setenv("HOME", "/")
-    assert told("in /a/b") == "in /a/b"
+    assert printable("in /a/b") == "in /a/b"

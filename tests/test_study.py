@@ -28,13 +28,15 @@ from support.edited import edit
 from support.pictures import make_images
 
 from study.data.prepare import prepare
-from study.execution.trainable import start
-from study.protocol import validation
-from study.protocol.ledger import History, read
+from study.protocol import allocation, validation
+from study.protocol.allocation import CONFIRM_FLOOR
+from study.protocol.history import History
+from study.protocol.ledger import read
 from study.protocol.plan import Plan
-from study.protocol.records import Epoch, Record, Trial
+from study.protocol.records import SCORED_PHASES, Epoch, Record, Trial
 from study.protocol.rundir import RunDir
-from study.protocol.selection import RUNS_FLOOR, SCORED_PHASES, to_be_scored
+from study.protocol.selection import to_be_scored
+from study.training.trial import start
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -172,7 +174,7 @@ def test_bud_2_failures_keep_their_reason_and_cost_and_the_worker_lives_on(finis
     assert {history.trials[o.trial].arm for o in failed} == {"moody"}
     assert {o.reason.split(":")[0] for o in failed} <= {"error", "diverged"}
     assert any(o.reason == "error: RuntimeError: too wide for my taste" for o in failed)
-    assert all(0 < o.cost < finished.plan.startup for o in failed[1:])
+    assert all(0 < o.cost < allocation.startup(finished.plan) for o in failed[1:])
 
 
 def test_only_nets_that_are_scored_are_kept(finished: Finished) -> None:
@@ -234,8 +236,10 @@ def test_the_ledger_adds_up_to_what_was_held(finished: Finished) -> None:
     assert 0 < spent <= finished.wall * plan.machine.slots
     every = [e for epochs in history.epochs.values() for e in epochs]
     longest = max(e.train_seconds + e.eval_seconds for e in every)
-    startup = max(plan.startup, *(e.startup_seconds for e in every))
-    if all(len(history.of(arm, "confirm")) > RUNS_FLOOR for arm in plan.arms):  # which are made at any price
+    startup = max(allocation.startup(plan), *(e.startup_seconds for e in every))
+    if all(
+        len(history.of(arm, "confirm")) > CONFIRM_FLOOR for arm in plan.arms
+    ):  # which are made at any price
         assert spent <= plan.budget.seconds + plan.machine.slots * (longest + startup)
 
 

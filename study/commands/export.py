@@ -15,10 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import search_spaces
-from study.execution.trainable import image_spec
-from study.protocol import ledger
+from study.protocol import consistency
 from study.protocol.errors import DONE, InputError
-from study.protocol.ledger import History
+from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.records import Trial
 from study.protocol.rundir import RunDir
@@ -26,6 +25,7 @@ from study.storage.fetch import local
 from study.training import checkpoint
 from study.training.augment import normalise
 from study.training.loop import build
+from study.training.trial import image_spec
 
 LOAD = '''\
 """Classify images with this net. Run it where `search_spaces/` of the study can be imported."""
@@ -54,7 +54,7 @@ def export(run: RunDir, arm: str, out: Path) -> list[str]:
     The net is the confirmation run with the best validation accuracy of the find in hand: the test set has no say. Raises
     InputError when the arm has no confirmed net yet, or its weights are gone.
     """
-    plan, history = ledger.load(run)
+    plan, history = consistency.load(run)
     trial = _best(plan, history, run, arm)
     path = run.checkpoint(trial.id)
     state = checkpoint.load(path, torch.device("cpu"))

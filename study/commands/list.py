@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from study.commands.status import look
+from study.protocol.accounting import budget
 from study.protocol.errors import DONE, InputError, StudyError
 from study.protocol.rundir import LEDGER, RunDir
-from study.protocol.selection import budget
 from study.protocol.text import duration
 
 SCOPE = (

@@ -12,9 +12,10 @@ from rich.text import Text
 
 from analysis import power
 from analysis.luck import POWER, half_width
-from study.protocol import looks
-from study.protocol import plan as plans
-from study.protocol.plan import PAIRS, Audit, Packed, Plan
+from study.protocol import allocation, looks, question
+from study.protocol.allocation import PAIRS
+from study.protocol.plan import Plan
+from study.protocol.question import Audit, Packed
 from study.protocol.text import counted, duration, points
 
 
@@ -32,9 +33,9 @@ def overview(plan: Plan, *, verbose: bool = False) -> Group:
         _phases(plan),
         *map(Text, outlook(plan)),
     ]
-    if warning := plans.unmatched(plan.audits):
+    if warning := question.unmatched(plan.audits):
         shown.append(Text(f"warning: {warning}"))
-    if told := looks.told_earlier(plan):
+    if told := looks.describe_earlier(plan):
         shown.append(Text(f"note: {told}"))
     return Group(*shown, *(_details(plan) if verbose else ()))
 
@@ -51,19 +52,19 @@ def _phases(plan: Plan) -> Table:
         f"runs per arm, counted in full runs of {plan.epochs} epochs",
         ("arm", "full run", "share", "default", "random", "searches", "select", "confirm"),
     )
-    tuning = plan.tuning_runs * max(plan.full_run(arm) for arm in plan.arms)
-    random = plans.slice_runs(plan.tuning_runs)
+    tuning = allocation.tuning_runs(plan) * max(allocation.full_run(plan, arm) for arm in plan.arms)
+    random = allocation.slice_runs(allocation.tuning_runs(plan))
     for arm in plan.arms:
-        each = max(0.0, tuning / plan.full_run(arm) - random) / plan.pairs
+        each = max(0.0, tuning / allocation.full_run(plan, arm) - random) / plan.pairs
         table.add_row(
             Text(arm),
-            duration(plan.full_run(arm)),
+            duration(allocation.full_run(plan, arm)),
             duration(plan.share),
             str(plan.folds),
             str(random or "-"),
             f"{plan.pairs} x {each:.1f}",
-            str(plan.select_runs),
-            f"{plan.confirm_reserved}+",
+            str(allocation.select_runs(plan)),
+            f"{allocation.confirm_reserved(plan)}+",
         )
     return table
 
@@ -76,7 +77,7 @@ def outlook(plan: Plan) -> tuple[str, str, str]:
         return (
             f"This budget can say which of the two nets that it finds is better on {images}.",
             "It cannot say which architecture is: one search per arm does not show how much searches differ.",
-            f"{fewest} pairs of searches would: --budget {plan.budget_for_pairs(fewest)} --epochs {plan.epochs}.",
+            f"{fewest} pairs of searches would: --budget {allocation.budget_for_pairs(plan, fewest)} --epochs {plan.epochs}.",
         )
     kinds = power.assumed(plan)
     level = power.rate(plan)
@@ -112,7 +113,7 @@ def _details(plan: Plan) -> list[RenderableType]:
         packing_table(plan.packing),
         Text(" ".join(plan.packing_notes)),
         Text(
-            f"\neach share buys {plan.full_runs:.1f} full runs of the dearest arm, {plan.tuning_runs:.1f} of them for the "
+            f"\neach share buys {allocation.full_runs(plan):.1f} full runs of the dearest arm, {allocation.tuning_runs(plan):.1f} of them for the "
             f"searches and the random settings. ASHA decides at epochs {', '.join(map(str, plan.rungs)) or 'none'}. "
             f"{plan.folds} folds of {plan.val_images} images to validate on, {plan.train_images} to train on"
         ),

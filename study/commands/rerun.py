@@ -12,14 +12,15 @@ import search_spaces
 from study import provenance
 from study.data.images import Images
 from study.data.prepare import prepare
-from study.execution.trainable import device_of, start
-from study.protocol import ledger
+from study.protocol import consistency
 from study.protocol.errors import DIFFERENT, DONE, InputError
 from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Trial
 from study.protocol.rundir import RunDir
 from study.storage.fetch import local
+from study.training.device import device_of
 from study.training.loop import DivergedError
+from study.training.trial import start
 
 MEASURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
@@ -37,7 +38,7 @@ def rerun(run: RunDir, trial_id: str) -> tuple[Table, bool]:
     Raises ArmError when the arm is not here, InputError when there is no such trial, the data is not what it was, or
     the machine has no GPU where the study had one.
     """
-    plan, history = ledger.load(run)
+    plan, history = consistency.load(run)
     trial = history.trials.get(trial_id)
     if trial is None:
         raise InputError(

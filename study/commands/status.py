@@ -17,14 +17,14 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from study.progress import arm_table
-from study.protocol import ledger
+from study.protocol import consistency, ledger
+from study.protocol.accounting import budget, shrunk
 from study.protocol.errors import DONE, InputError
-from study.protocol.ledger import History
+from study.protocol.history import History
 from study.protocol.looks import finished
 from study.protocol.plan import Plan
 from study.protocol.records import setting
 from study.protocol.rundir import LEDGER, PLAN, RunDir
-from study.protocol.selection import budget, shrunk
 from study.protocol.text import duration, percent
 from study.storage.fetch import local
 
@@ -59,7 +59,7 @@ def look(run: RunDir) -> Run:
     """Raises InputError when there is no study in the folder, LedgerError when its ledger is damaged."""
     if not run.ledger.exists():
         raise InputError(f"{run} holds no study (no {LEDGER})")
-    plan, history = ledger.load(run) if run.plan.exists() else (None, ledger.read(run.ledger))
+    plan, history = consistency.load(run) if run.plan.exists() else (None, ledger.read(run.ledger))
     quiet = max(0.0, time.time() - run.ledger.stat().st_mtime)
     done = finished(history)
     ours = run.holder().endswith(f" on {socket.gethostname()}")

@@ -12,7 +12,7 @@ import numpy as np
 
 from study.data.images import Images, blocks, from_arrays, quiet
 from study.protocol.errors import InputError
-from study.protocol.plan import DataCard
+from study.protocol.question import DataCard
 from study.protocol.records import Manifest
 from study.protocol.rundir import replacing
 

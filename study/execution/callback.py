@@ -1,12 +1,9 @@
-"""What the workers tell, booked; and a watch over what they do not tell: silence, a full disk, nodes that join.
+"""Books what the workers report and how their trials end.
 
-Why a worker is gone is read from what Ray wrote down. What becomes of its trial, the schedule decides.
+Why a worker was lost is read from what Ray wrote down. The schedule decides what becomes of its trial.
 """
 
-import os
 import re
-import shutil
-import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,33 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from study.execution import cluster  # first: it sets what Ray reads when it is imported
-from study.protocol.errors import LedgerError, StudyError
-from study.protocol.settings import SETTINGS
 
 # isort: split
-import ray
 from ray import tune
 from ray.tune.result import SHOULD_CHECKPOINT
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from study.execution import watch
+from study.execution.messages import Assignment, Began, Blocked, Failed, Message, Restored, Trained
 from study.protocol import validation
-from study.protocol.records import Epoch, told
+from study.protocol.errors import LedgerError, StudyError
+from study.protocol.records import SCORED_PHASES
 from study.protocol.rundir import RunDir
-from study.protocol.selection import SCORED_PHASES
-from study.scheduling.schedule import LossKind, Schedule
+from study.protocol.text import printable
+from study.scheduling.retries import LossKind
+from study.scheduling.schedule import Schedule
 from study.storage.sync import Mirror
 from study.training import checkpoint
 
 LEAVE_SECONDS = 20.0
-"""So long running trials may take to write their checkpoints when the study stops."""
+"""Time for running trials to write their checkpoints when the study stops."""
 VAIN = 12
-"""So many workers in a row that never began, over some minutes, and the study stops."""
-SIGN_SECONDS = 1.0
-"""Between two looks at who is silent: with a thousand trials a look takes as long as a result."""
+"""Workers in a row, over some minutes, that never began: after as many the study stops."""
 
 
 class Runner(tune.Callback):
-    """Books what the workers tell and how trials end, and watches over what they do not tell."""
+    """Between Ray Tune and the schedule: what workers report goes to the ledger, and the answer back."""
 
     def __init__(
         self,
@@ -52,29 +47,22 @@ class Runner(tune.Callback):
         mirror: Mirror | None,
     ) -> None:
         self._schedule = schedule
-        self._mirror = mirror
-        self._told_unsaved = False
         self._dir = run
         self._tick = tick
         self._leaving = leaving
-        self._say = say
-        self._left_at = self._disk_seen = self._nodes_seen = self._signs_seen = 0.0
-        self._strangers: set[str] = set()
-        """Nodes with another kind of GPU than the study's, which have been told of."""
+        self._mirror = mirror
+        self._said_unsaved = False
+        self._silence = watch.Silence(schedule.retries.patience)
+        self._disk = watch.Disk(run.path)
+        self._nodes = watch.Nodes(schedule.plan.machine, say)
+        self._left_at = 0.0
         self._waiting: dict[str, Callable[[], bool]] = {}
         """Trials without a machine, and whether each has one now."""
-        self._heard: dict[str, float] = {}
-        self._trials: dict[str, Any] = {}
-        self._spoke: set[str] = set()
-        """Trials whose worker has spoken in the present try."""
-        self._of_actor: dict[Any, tuple[str, int]] = {}
-        """Node and process of every actor that has spoken."""
         self._vain = 0
         self.not_before = 0.0
-        """No trial is started earlier: workers could not be had."""
+        """No trial starts earlier: workers could not be had."""
         self._ended: set[str] = set()
         """Trials that ended by themselves or by decision, not because the study leaves."""
-        self._silenced: set[str] = set()
         self.error: StudyError | None = None
 
     def leaving(self) -> bool:
@@ -82,67 +70,68 @@ class Runner(tune.Callback):
         return self.error is not None or self._leaving()
 
     def leave_for(self, error: StudyError) -> None:
-        """Stop in order, and raise ``error`` then; the first one counts."""
+        """Stop in order, then raise ``error``; the first one counts."""
         self.error = self.error or error
 
     def added(self, ray_trial: Any, has_machine: Callable[[], bool]) -> None:
-        """Watch over it from the beginning: a worker can also freeze before it says a word.
-
-        It pays from when Ray grants it a machine, not from when it was asked for: a node may have been lost.
-        """
-        trial_id = ray_trial.config["trial"]["id"]
-        self._trials[trial_id] = ray_trial
+        """Watch over the trial. It pays from when Ray grants it a machine, not from when it was asked for: a node may be lost."""
+        trial_id = _id(ray_trial)
+        self._silence.watch(trial_id, ray_trial)
         if not has_machine():
             self._waiting[trial_id] = has_machine
-            self._schedule.waits(trial_id)
+            self._schedule.slots.wait(trial_id)
 
     def begins(self, trial_id: str) -> None:
-        self._spoke.discard(trial_id)
-        self.heard_of(trial_id)
-
-    def heard_of(self, trial_id: str) -> None:
-        self._heard[trial_id] = time.monotonic()
+        self._silence.begins(trial_id)
 
     def take(self, result: dict[str, Any]) -> bool:
-        """Book a worker's result; True when its trial stops here."""
-        trial_id = result.get("trial")
-        if trial_id is None:
+        """Book a worker's result; True if its trial stops here."""
+        message = Message.of(result)
+        if message is None:
             return bool(result.get("done"))
-        self.heard_of(trial_id)
-        if "process" in result:
-            self._spoke.add(trial_id)
-            self._of_actor[self._trials[trial_id].temporary_state.ray_actor] = result["process"]
-            self._vain = 0
-        goes_on = True
+        trial_id = message.trial
+        self._silence.heard_of(trial_id)
         try:
-            self._keep(trial_id, result)
-            if "resumed" in result:
-                self._schedule.resumed(trial_id, **result["resumed"])
-            if "epoch" in result:
-                goes_on = self._schedule.report(Epoch(**result["epoch"]))
+            self._keep(message)
+            result |= message.without_payload().result()  # Tune keeps the last result in memory
+            goes_on = self._book(message)
         except LedgerError as error:
             self.leave_for(error)
             return True  # it stays open: no end is written of what the ledger does not have
         except OSError as error:
             self.leave_for(StudyError(f"what a trial found cannot be kept: {error}"))
             return True
-        self._tell_unsaved(result.get("unsaved"))
-        if "blocked" in result:
-            self.leave_for(StudyError(result["blocked"]))
-        if result.get("done") or not goes_on:
+        self._say_unsaved(message.unsaved)
+        if message.ends or not goes_on:
             self._ended.add(trial_id)
         return trial_id in self._ended or self.leaving()
 
-    def _keep(self, trial_id: str, result: dict[str, Any]) -> None:
-        """What a trial hands over is on disk before the ledger says that it is there; and Tune would keep it."""
-        if "net" in result:
-            checkpoint.save(self._dir.checkpoint(trial_id), result.pop("net"))
-        if "correct" in result:
-            validation.save(self._dir.validation(trial_id), result.pop("correct"))
+    def _book(self, message: Message) -> bool:
+        """Whether the trial goes on."""
+        match message.event:
+            case Began(node=node, process=process):
+                self._silence.spoke(message.trial, node, process)
+                self._vain = 0
+            case Restored(epoch=epoch, seconds=seconds):
+                self._schedule.resumed(message.trial, epoch, seconds)
+            case Trained(epoch=trained):
+                return self._schedule.report(trained)
+            case Blocked(reason=reason):
+                self.leave_for(StudyError(reason))
+            case _:
+                pass
+        return True
 
-    def _tell_unsaved(self, reason: str | None) -> None:
-        if reason and self._mirror and not self._told_unsaved:
-            self._told_unsaved = True
+    def _keep(self, message: Message) -> None:
+        """What a trial hands over is on disk before the ledger says so."""
+        if message.net is not None:
+            checkpoint.save(self._dir.checkpoint(message.trial), message.net)
+        if message.correct is not None:
+            validation.save(self._dir.validation(message.trial), message.correct)
+
+    def _say_unsaved(self, reason: str) -> None:
+        if reason and self._mirror and not self._said_unsaved:
+            self._said_unsaved = True
             self._mirror.say(
                 f"note: a worker cannot use {self._mirror.uri} ({reason}). The study goes on; a trial that is "
                 "interrupted meanwhile begins anew. Every node needs credentials of its own"
@@ -150,29 +139,29 @@ class Runner(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
-        self.heard_of(trial.config["trial"]["id"])
+        self._silence.heard_of(_id(trial))
         self._start_paying()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         del iteration, trials, info
-        if self.leaving() and trial.config["trial"]["id"] not in self._ended:
+        if self.leaving() and _id(trial) not in self._ended:
             result[SHOULD_CHECKPOINT] = True
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
-        trial_id, result = trial.config["trial"]["id"], trial.last_result or {}
-        self._trials.pop(trial_id, None)
-        self._waiting.pop(trial_id, None)
+        trial_id, message = _id(trial), Message.of(trial.last_result)
+        self._forget(trial_id)
         if trial_id not in self._ended or isinstance(self.error, LedgerError):
             return
         self._ended.remove(trial_id)
+        failed = message.event if message and isinstance(message.event, Failed) else None
         try:
-            if "memory" in result:
-                self._lost(trial_id, "out of memory", result["failure"])
+            if failed and failed.out_of_memory:
+                self._lost(trial_id, "out of memory", failed.reason)
             else:
-                self._schedule.end(trial_id, result.get("failure", ""))
+                self._schedule.end(trial_id, failed.reason if failed else "")
                 self._tidy(trial_id)
         except LedgerError as error:
             self.leave_for(error)
@@ -180,18 +169,16 @@ class Runner(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The worker is gone; what an arm raises comes as a result instead."""
         del iteration, trials, info
-        trial_id = trial.config["trial"]["id"]
-        self._trials.pop(trial_id, None)
-        self._waiting.pop(trial_id, None)
+        trial_id = _id(trial)
+        self._forget(trial_id)
         if self.leaving():
-            return  # it goes on from its last checkpoint when the study does
+            return  # it resumes from its last checkpoint when the study does
         kind, reason = _what_ended(trial)
+        silenced = self._silence.take_ended(trial_id)
         try:
-            if trial_id not in self._spoke:
-                self._silenced.discard(trial_id)
+            if not self._silence.has_spoken(trial_id):
                 self._never_began(trial_id, reason)
-            elif trial_id in self._silenced:
-                self._silenced.remove(trial_id)
+            elif silenced:
                 self._lost(trial_id, "hang", "no sign of life, and its worker was ended")
             else:
                 self._lost(trial_id, kind, reason)
@@ -207,71 +194,27 @@ class Runner(tune.Callback):
             if now - self._left_at > LEAVE_SECONDS:
                 raise tune.TuneError("a trial did not stop in time; it goes on from its last checkpoint")
         else:
-            self._watch_trials(now)
-            self._watch_disk(now)
-            self._watch_nodes(now)
+            try:
+                self._schedule.slots.beat()
+                self._silence.look(now)
+                self._disk.look(now)
+                self._nodes.look(now)
+            except StudyError as error:
+                self.leave_for(error)
         self._tick()
 
     def _start_paying(self) -> None:
-        """Seen at every step, ten times a second at least."""
+        """Called at every step, ten times a second at least."""
         for trial_id in [t for t, has_machine in self._waiting.items() if has_machine()]:
             del self._waiting[trial_id]
-            self._schedule.granted(trial_id)
+            self._schedule.slots.grant(trial_id)
 
-    def _watch_trials(self, now: float) -> None:
-        """Write a sign of life now and then, and end workers that give none."""
-        try:
-            self._schedule.beat()
-        except LedgerError as error:
-            self.leave_for(error)
-        if now < self._signs_seen + SIGN_SECONDS:
-            return
-        self._signs_seen = now
-        for trial_id, ray_trial in self._trials.items():
-            actor = ray_trial.temporary_state.ray_actor
-            if actor is not None and now - self._heard[trial_id] > self._schedule.patience(trial_id):
-                self._silenced.add(trial_id)
-                self.heard_of(trial_id)
-                ray.kill(actor)
-                if actor in self._of_actor:  # one that is frozen does not follow Ray's request
-                    node, pid = self._of_actor[actor]
-                    where = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-                    _end_process.options(scheduling_strategy=where).remote(pid)
-
-    def _watch_disk(self, now: float) -> None:
-        """Stop in order while there is still room to do it."""
-        if now < self._disk_seen + SETTINGS.disk_seconds:
-            return
-        self._disk_seen = now
-        try:
-            free = shutil.disk_usage(self._dir.path).free
-        except OSError as error:
-            self.leave_for(StudyError(f"the run directory {self._dir} is gone: {error.strerror}"))
-            return
-        if free < SETTINGS.disk_floor:
-            self.leave_for(
-                StudyError(
-                    f"the disk of {self._dir} is nearly full: {free / 2**20:.0f} MiB are free, and "
-                    f"{SETTINGS.disk_floor / 2**20:.0f} are needed to go on. Make room, then resume"
-                )
-            )
-
-    def _watch_nodes(self, now: float) -> None:
-        """Say which nodes are left alone, for their kind of GPU; what trials hold keeps them off."""
-        machine = self._schedule.plan.machine
-        if not machine.kind or now < self._nodes_seen + SETTINGS.nodes_seconds:
-            return
-        self._nodes_seen = now
-        for node_id, node in cluster.nodes_with(machine.resource.upper()).items():
-            if cluster.kind_of(node) != machine.kind and node_id not in self._strangers:
-                self._strangers.add(node_id)
-                self._say(
-                    f"a node with {cluster.kind_of(node) or 'GPUs of an unknown kind'} has joined, and is left alone: "
-                    f"this study runs on {machine.kind}, and run times on two kinds do not compare"
-                )
+    def _forget(self, trial_id: str) -> None:
+        self._silence.forget(trial_id)
+        self._waiting.pop(trial_id, None)
 
     def _never_began(self, trial_id: str, reason: str) -> None:
-        """No worker could be had, as while a node that is gone is still counted on: wait, and try again."""
+        """No worker could be had, as while Ray still counts on a lost node: wait, and try again."""
         self._vain += 1
         self.not_before = time.monotonic() + min(30.0, 0.5 * 2**self._vain)
         self._schedule.put_back(trial_id, f"no worker: {reason}")
@@ -283,7 +226,7 @@ class Runner(tune.Callback):
             self._tidy(trial_id)
 
     def _tidy(self, trial_id: str) -> None:
-        """Only the nets that may meet the test set are kept."""
+        """Keep only nets that may meet the test set."""
         history = self._schedule.ledger
         if history.trials[trial_id].phase not in SCORED_PHASES or not history.finished(trial_id):
             with suppress(OSError):
@@ -293,14 +236,12 @@ class Runner(tune.Callback):
         return {}
 
 
-@ray.remote(num_cpus=0, max_retries=0)
-def _end_process(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+def _id(ray_trial: Any) -> str:
+    return Assignment.of(ray_trial.config).trial.id
 
 
 def _what_ended(trial: Any) -> tuple[LossKind, str]:
-    """Why a trial's worker is gone, from what Ray wrote down about it."""
+    """Why a trial's worker is gone, from what Ray wrote down."""
     try:
         said = Path(trial.error_file or "").read_text(errors="replace")
     except OSError as error:
@@ -308,4 +249,4 @@ def _what_ended(trial: Any) -> tuple[LossKind, str]:
     if full := re.search(r"running low on memory.*? was (.+? used / .+? limit)", said, re.DOTALL):
         return "out of memory", f"Ray ended its worker at {full[1]} of the machine's memory"
     detail = re.search(r"Worker exit detail: (.+?)\. Some common causes|(its node has died)", said)
-    return "worker died", told(detail[1] or detail[2]) if detail else cluster.last_line(said)
+    return "worker died", printable(detail[1] or detail[2]) if detail else cluster.last_line(said)

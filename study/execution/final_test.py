@@ -1,4 +1,4 @@
-"""The one place that opens the sealed test set: once in a look, after its manifest, for all its arms together."""
+"""The only place that opens the sealed test set: once per look, after its manifest, for all its arms together."""
 
 import io
 import itertools
@@ -15,24 +15,26 @@ import torch
 import search_spaces
 from study.data.images import Images
 from study.data.sealed import unseal
-from study.execution.cluster import run_tasks
-from study.execution.trainable import device_of, give_back, image_spec, placed, training
+from study.execution.tasks import run_tasks
 from study.protocol.ledger import Ledger
 from study.protocol.plan import Plan
 from study.protocol.records import Config, Cost, Scored, TestOpened, Trial, asdict
 from study.protocol.rundir import RunDir, replacing
 from study.protocol.selection import to_be_scored
 from study.training.checkpoint import is_whole, pack, remove, save
-from study.training.loop import build, predict
+from study.training.device import device_of, give_back
+from study.training.evaluation import predict
+from study.training.loop import build
+from study.training.trial import image_spec, placed, training
 
 
 def open_test(plan: Plan, ledger: Ledger, pool: Images, run: RunDir) -> None:
     """Score every kept net on the test set and store its predictions, ``predictions/<trial>.npz``.
 
-    Each file has ``labels`` and ``predictions`` (images,) int64 and ``probabilities`` (images, classes) float16.
-    The workers need not see the folder. The cost is booked per arm. After an interruption only what is left is scored: the set of nets is
-    in the ledger from the moment that the test was opened. A net whose file is gone or torn is trained again
-    before, on ``pool``. Raises InputError when the sealed file is not as it was, StudyError when a net cannot be scored.
+    Each file has ``labels`` and ``predictions`` (images,) int64 and ``probabilities`` (images, classes) float16. The workers
+    need not see the folder. The cost is booked per arm. After an interruption only the rest is scored: the ledger has the set of
+    nets from the moment the test set was opened. A net whose file is gone or torn is trained again first, on ``pool``.
+    Raises InputError if the sealed file has changed, StudyError if a net cannot be scored.
     """
     manifest = ledger.manifests[-1]
     opened = next((o for o in ledger.opened if o.manifest == manifest.sha256), None)
@@ -55,12 +57,12 @@ def open_test(plan: Plan, ledger: Ledger, pool: Images, run: RunDir) -> None:
         _write(run.prediction(trial_id), test.labels, predictions, probabilities)
         ledger.add(Cost(arm=ledger.trials[trial_id].arm, phase="test", what=trial_id, cost=held))
         ledger.add(Scored(trial=trial_id, test_accuracy=float((predictions == test.labels).mean())))
-    for trial_id in ledger.trials.keys() - ledger.scores.keys():  # nothing asks for these any more
+    for trial_id in ledger.trials.keys() - ledger.scores.keys():  # nothing needs these any more
         remove(run.checkpoint(trial_id))
 
 
 def _replace(plan: Plan, ledger: Ledger, pool: Images, run: RunDir, gone: Sequence[Trial]) -> None:
-    """Train these nets again, from their records to the last digit; what that holds is booked as lost."""
+    """Train these nets again from their records, to the last digit; the cost is booked as lost."""
     if not gone:
         return
     run.checkpoints.mkdir(exist_ok=True)
@@ -79,7 +81,7 @@ def _replace(plan: Plan, ledger: Ledger, pool: Images, run: RunDir, gone: Sequen
 
 
 def train_again(plan: Plan, trial: Trial, pool: Images, fraction: float) -> bytes:
-    """The checkpoint of a finished trial that holds ``fraction``, as it did at last."""
+    """The checkpoint of a finished trial, trained on the ``fraction`` that it held at the end."""
     device = device_of(plan.machine, fraction)
     run = training(plan, trial, pool, device)
     measures = [asdict(epoch) for epoch in run.epochs()]
@@ -106,7 +108,7 @@ def probabilities_of(
 
 
 def _write(path: Path, labels: Any, predictions: Any, probabilities: Any) -> None:
-    """The file is there whole or not at all."""
+    """Write the file, whole or not at all."""
     with replacing(path) as file:
         np.savez_compressed(
             file, labels=labels, predictions=predictions, probabilities=probabilities.astype(np.float16)

@@ -1,6 +1,6 @@
-"""How many trials share a GPU, or the cores of a machine: the ways there are, and which one was the fastest.
+"""How many trials share a GPU, or the cores of a machine: the possible ways, and the fastest.
 
-All arms of a study are packed alike, so that a resource-second is the same thing for each of them.
+All arms of a study are packed alike, so that a resource-second means the same for each of them.
 """
 
 import statistics
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from study.protocol.errors import InputError
-from study.protocol.plan import Machine, Packed
+from study.protocol.question import Machine, Packed
 
 ON_A_GPU = (2, 3, 4, 8)
-"""Trials on one: at least two, so that one computes while another starts, unless two do not fit."""
+"""Trials on one GPU: at least two, so that one computes while another starts, unless two do not fit."""
 ON_CORES = (1, 2, 4, 8)
-"""Cores, and so threads, of one trial: never more threads than cores in all, which is slower (0.6 x). Last comes the whole node."""
+"""Cores, and so threads, of one trial: more threads than cores in all are slower (0.6 x). The whole node comes last."""
 MOST_THREADS = 8
 GAIN = 1.1
-"""How much faster than the usual way or layout another must be: measures of two seconds scatter by several percent."""
+"""Factor by which another way or layout must be faster than the usual one: measurements of two seconds scatter by several percent."""
 HEADROOM = 1.2
-"""Every trial may grow to this multiple of its peak as measured."""
+"""Every trial may grow to this multiple of its measured peak."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,26 +30,26 @@ class Hardware:
     units: int
     """GPUs, or CPU cores, in all."""
     cores: tuple[int, ...]
-    """CPU cores of each node that has units."""
+    """CPU cores of each node that has such units."""
     name: str
     kind: str = ""
     """Of the GPUs, as Ray calls it; empty where Ray reports none."""
     per_gpu: int = 8
-    """Processes that every GPU has cores and memory of its machine for."""
+    """Processes per GPU for which its machine has cores and memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """A packing, and how many trials it puts on one GPU, or on the smallest node's cores."""
+    """A packing, and how many trials it puts on one GPU, or on the cores of the smallest node."""
 
     machine: Machine
     trials: int
 
 
 def ways(hardware: Hardware, fraction: float | None) -> list[Way]:
-    """Every packing to be measured, the usual one first; only one when ``fraction`` is the user's.
+    """Every packing to measure, the usual one first; only one if the user gave a ``fraction``.
 
-    Raises InputError when no trial can hold that fraction.
+    Raises InputError if no trial can hold that fraction.
     """
     smallest = min(hardware.cores)
     if hardware.resource == "gpu":
@@ -90,8 +90,8 @@ def _on_cores(hardware: Hardware, threads: int) -> Way:
     return Way(machine=machine, trials=min(hardware.cores) // threads)
 
 
-def told(way: Way) -> str:
-    """The way in words: ``4 trials of 0.25 GPU each``."""
+def describe(way: Way) -> str:
+    """``4 trials of 0.25 GPU each``."""
     slots, each = way.machine.slots, f"{way.machine.fraction:g} {way.machine.resource.upper()}"
     return f"{slots} trials of {each} each" if slots > 1 else f"1 trial of {each}"
 
@@ -99,7 +99,7 @@ def told(way: Way) -> str:
 def speed(rows: Sequence[Packed]) -> float:
     """Images/s of all trials together: the geometric mean over arms, each with the same images at every batch size.
 
-    A study's arms have equal shares, so a packing that doubles one arm's runs and halves the other's gains nothing.
+    The arms have equal shares, so a packing that doubles one arm's runs and halves the other's gains nothing.
     """
     arms = {row.arm for row in rows}
     return statistics.geometric_mean(
@@ -108,7 +108,7 @@ def speed(rows: Sequence[Packed]) -> float:
 
 
 def fastest(ways: Sequence[Way], speed_of: Callable[[Way], float | None]) -> Way:
-    """The first way, unless another is ``GAIN`` faster; ``speed_of`` measures, None means that it could not.
+    """The first way, unless another is ``GAIN`` times as fast; ``speed_of`` measures one, or returns None if it cannot.
 
     Ways further from the usual one come later: the first that is slower than the best ends the search.
     """
@@ -124,10 +124,10 @@ def fastest(ways: Sequence[Way], speed_of: Callable[[Way], float | None]) -> Way
 
 
 def fits(way: Way, share: float) -> bool:
-    """Whether all trials of the way may grow to ``HEADROOM`` times what one takes: a share of the memory, 1 is all of it."""
+    """Whether all trials of the way may grow to ``HEADROOM`` times ``share``, the part of the memory that one takes."""
     return way.trials * share * HEADROOM <= 1
 
 
 def largest(way: Way, shares: Mapping[int, float]) -> int | None:
-    """The largest batch size that ``way`` has the memory for, of those whose share is given; None where it has none."""
+    """The largest of the batch sizes in ``shares`` that fits into memory with ``way``; None if none does."""
     return max((size for size, share in shares.items() if fits(way, share)), default=None)

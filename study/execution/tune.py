@@ -1,8 +1,7 @@
 """The study's trials as one Ray Tune experiment.
 
-Tune is the executor; it decides nothing. Its searcher asks the Schedule what to start, its stopper whether a
-trial goes on, and its callback, the Runner, tells when a trial began and ended. Nothing of Tune's own state is
-ever restored: the ledger is the truth.
+Tune executes and decides nothing. Its searcher asks the Schedule what to start, its stopper whether a trial goes on, and its
+callback, the Runner, books how trials begin and end. Nothing of Tune's own state is ever restored: the ledger is the truth.
 """
 
 import collections
@@ -14,28 +13,26 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from study.execution import cluster  # first: it sets what Ray reads when it is imported
-from study.protocol.errors import LedgerError, StudyError
+from study.execution import cluster, ray_patches  # first: they set what Ray reads when it is imported
 
 # isort: split
-import ray
 from ray import tune
-from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.tune.execution import tune_controller
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from study.data.images import Images
 from study.execution.callback import Runner
+from study.execution.messages import Assignment
 from study.execution.trainable import StudyTrial
-from study.protocol.plan import Machine
+from study.protocol.errors import LedgerError, StudyError
+from study.protocol.question import Machine
 from study.protocol.records import asdict, setting
 from study.protocol.rundir import RunDir
 from study.scheduling.schedule import Schedule
 from study.storage.sync import Mirror
 
 TUNES_OWN = ".tune"
-"""Where Tune keeps its state while it runs; what we keep of a trial lies in the ledger and its checkpoint."""
+"""Tune's own state while it runs; what is kept of a trial is in the ledger and its checkpoint."""
 
 
 def run_trials(
@@ -49,22 +46,46 @@ def run_trials(
 ) -> None:
     """Run the study's trials to the end in one Tune experiment.
 
-    ``tick`` is called after every event, ``say`` with a sentence for the user. When ``leaving`` turns true, every
-    running trial writes a checkpoint and stops, and the call returns. With a ``mirror`` the workers see its URI
-    instead of the run's folder. Raises StudyError when the study cannot be finished.
+    ``tick`` is called after every event, ``say`` with a sentence for the user. When ``leaving`` turns true, every running trial
+    writes a checkpoint and stops, and the call returns. With a ``mirror`` the workers see its URI instead of the run's
+    folder. Raises StudyError when the study cannot finish.
     """
-    plan = schedule.plan
     run.checkpoints.mkdir(exist_ok=True)
-    runner = Runner(schedule, run, tick, leaving, say, mirror)
-    home = mirror.uri if mirror else str(run.path.resolve())
     if schedule.done:
         return
+    runner = Runner(schedule, run, tick, leaving, say, mirror)
+    tuner = _tuner(schedule, pool, run, runner, home=mirror.uri if mirror else str(run.path.resolve()))
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(schedule.plan.machine.slots)
+    ray_patches.survive_memory_kills()
+    ray_patches.silence_missing_results()
+    try:
+        tuner.fit()
+    except Exception as error:
+        if runner.leaving():  # as on a full disk, where Tune trips over its own files
+            logging.getLogger("ray.tune").warning("after the study had stopped: %r", error)
+        elif isinstance(error, tune.TuneError):
+            cause = str(error.__cause__ or error).strip().splitlines()
+            raise StudyError(f"Ray Tune stopped: {cause[-1]} (more in ray.log)") from error
+        else:
+            raise
+    finally:
+        with suppress(LedgerError):  # reported before
+            schedule.slots.leave()
+        shutil.rmtree(run.path / TUNES_OWN, ignore_errors=True)
+    if runner.error is not None:
+        raise runner.error
+
+
+def _tuner(schedule: Schedule, pool: Images, run: RunDir, runner: Runner, *, home: str) -> tune.Tuner:
+    """The experiment; ``home`` is the run's folder or URI as the workers see it."""
+    plan = schedule.plan
     trainable = tune.with_resources(
         tune.with_parameters(StudyTrial, plan=asdict(plan), pool=pool, home=home),
-        lambda config: tune.PlacementGroupFactory([cluster.resources(plan.machine, config["fraction"])]),
+        lambda config: tune.PlacementGroupFactory(
+            [cluster.resources(plan.machine, Assignment.of(config).fraction)]
+        ),
     )
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(plan.machine.slots)
-    tuner = tune.Tuner(
+    return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=_Asks(schedule, runner),
@@ -72,7 +93,7 @@ def run_trials(
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=_title,
-            trial_dirname_creator=_name,
+            trial_dirname_creator=lambda trial: Assignment.of(trial.config).name,
         ),
         run_config=tune.RunConfig(
             name=TUNES_OWN,
@@ -84,44 +105,12 @@ def run_trials(
             verbose=0,
         ),
     )
-    vars(tune_controller)["RayActorManager"] = _SurvivesMemoryKills
-    # at its end Tune (2.60) looks for result files that the ledger stands for, and warns once per trial
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
-    try:
-        tuner.fit()
-    except Exception as error:
-        if runner.leaving():  # on a full disk, say, where Tune trips over its own files
-            logging.getLogger("ray.tune").warning("after the study had stopped: %r", error)
-        elif isinstance(error, tune.TuneError):
-            cause = str(error.__cause__ or error).strip().splitlines()
-            raise StudyError(f"Ray Tune stopped: {cause[-1]} (more in ray.log)") from error
-        else:
-            raise
-    finally:
-        with suppress(LedgerError):  # which has been told before
-            schedule.leave()
-        shutil.rmtree(run.path / TUNES_OWN, ignore_errors=True)
-    if runner.error is not None:
-        raise runner.error
-
-
-def _name(trial: Any) -> str:
-    config = trial.config
-    return f"{config['trial']['id']}.{config['try']}" if config["try"] else str(config["trial"]["id"])
 
 
 def _title(trial: Any) -> str:
-    """What Ray shows of a trial: arm, phase, number and config."""
-    return f"{_name(trial)} {setting(trial.config['trial']['config'])}"
-
-
-class _SurvivesMemoryKills(RayActorManager):
-    """Takes a worker that Ray's memory watch ended for a lost one; Tune (2.60) stops at its class of error."""
-
-    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, ray.exceptions.OutOfMemoryError):
-            exception = ray.exceptions.RayActorError(error_msg=str(exception))
-        super()._actor_task_failed(tracked_actor_task, exception)
+    """What Ray shows of a trial: arm, phase, number and setting."""
+    given = Assignment.of(trial.config)
+    return f"{given.name} {setting(given.trial.config)}"
 
 
 class _Asks(Searcher):
@@ -131,7 +120,7 @@ class _Asks(Searcher):
         super().__init__()
         self._schedule = schedule
         self._runner = runner
-        self._tries: collections.Counter[str] = collections.Counter()
+        self._attempts: collections.Counter[str] = collections.Counter()
 
     def suggest(self, trial_id: str) -> Any:
         del trial_id  # Ray's own; ours is in the record
@@ -147,15 +136,12 @@ class _Asks(Searcher):
         if start is None:
             return Searcher.FINISHED if self._schedule.done else None
         trial = start.trial
-        self._tries[trial.id] += 1
+        attempt = self._attempts[trial.id]
+        self._attempts[trial.id] += 1
         self._runner.begins(trial.id)
-        return {
-            "trial": asdict(trial),
-            "epochs": start.epochs,
-            "again": start.again,
-            "fraction": start.fraction,
-            "try": self._tries[trial.id] - 1,
-        }
+        return Assignment(
+            trial=trial, epochs=start.epochs, again=start.again, fraction=start.fraction, attempt=attempt
+        ).config()
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -163,75 +149,56 @@ class _Asks(Searcher):
         """The runner has booked it."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing of ours lives in Tune's state."""
+        """Nothing of ours is in Tune's state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing of ours lives in Tune's state."""
+        """Nothing of ours is in Tune's state."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class _KeepsWorkers(FIFOScheduler):
-    """First come, first served; and keeps one idle worker per slot.
+    """First come, first served; keeps one idle worker per slot.
 
-    Between two phases all slots fall idle for a moment, and Tune (2.60) then ends all idle workers but
-    one. The new one is not up before the last one is free again and takes its trial, so that from then
-    on trials shorter than a start-up run one at a time. The cache's limit is raised instead; where a
-    version of Ray has no such cache, only speed is lost.
-
-    An idle worker still holds its part of the machine. So while a trial waits that holds more than others, as one
-    that ran out of memory does, the limit is none, and they go.
+    An idle worker still holds its part of the machine. So while a trial waits that holds more than others, as one that ran out
+    of memory does, no idle worker is kept.
     """
 
     def __init__(self, machine: Machine, runner: Runner) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._machine = machine
         self._runner = runner
+        self._idle = ray_patches.IdleWorkers()
         self._usual: Any = None
         """What most trials ask Ray for, once one was added."""
-        self._kept = 0
         self._large: list[Any] = []
         """Trials that hold more, and wait for it."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        controller = getattr(tune_controller, "_tune_controller", None)
-        if trial.config["fraction"] == self._machine.fraction:
+        if Assignment.of(trial.config).fraction == self._machine.fraction:
             self._usual = trial.placement_group_factory
         else:
             self._large.append(trial)
-        self._keep(controller)
-        self._runner.added(trial, lambda: _has_machine(controller, trial))
+        self._keep(tune_controller)
+        self._runner.added(trial, lambda: ray_patches.has_machine(tune_controller, trial))
         super().on_trial_add(tune_controller, trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Tune asks after every event."""
-        self._keep(getattr(tune_controller, "_tune_controller", None))
+        self._keep(tune_controller)
         return super().choose_trial_to_run(tune_controller)
 
-    def _keep(self, controller: Any) -> None:
-        cache = getattr(controller, "_actor_cache", None)
-        if cache is None or self._usual is None or not hasattr(cache, "increase_max"):
+    def _keep(self, wrapped: Any) -> None:
+        if self._usual is None:
             return
-        self._large = [t for t in self._large if not t.is_finished() and not _has_machine(controller, t)]
-        wanted = 0 if self._large else self._machine.slots
-        if wanted != self._kept:
-            cache.increase_max(self._usual, wanted - self._kept)
-            self._kept = wanted
+        self._large = [
+            t for t in self._large if not t.is_finished() and not ray_patches.has_machine(wrapped, t)
+        ]
+        self._idle.keep(wrapped, self._usual, 0 if self._large else self._machine.slots)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-
-def _has_machine(controller: Any, trial: Any) -> bool:
-    """Whether Ray has granted the trial what it holds; also where a version of Ray does not say."""
-    if trial.temporary_state.ray_actor is not None:
-        return True
-    granted = getattr(getattr(controller, "_actor_manager", None), "is_actor_started", None)
-    actors = getattr(controller, "_trial_to_actor", None)
-    if granted is None or actors is None:
-        return True
-    return trial in actors and bool(granted(actors[trial]))
 
 
 class _Stops(tune.Stopper):

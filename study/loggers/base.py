@@ -13,9 +13,10 @@ from typing import Protocol
 
 from study.protocol import plugins
 from study.protocol.errors import InputError
-from study.protocol.ledger import History
+from study.protocol.history import History
 from study.protocol.plan import Plan
-from study.protocol.records import Epoch, Record, first_line
+from study.protocol.records import Epoch, Record
+from study.protocol.text import first_line
 
 NO_TOOLS = ("base", "feed")
 """Files of this folder that are no tools."""

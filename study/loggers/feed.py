@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from study.loggers.base import Logger, Loggers, check, failed, tools
-from study.protocol import ledger
+from study.protocol import consistency, ledger
 from study.protocol.errors import InputError, LedgerError
-from study.protocol.ledger import History
+from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.records import Record
 from study.protocol.rundir import RunDir
@@ -70,7 +70,7 @@ def write(home: Path, name: str, *, follow: bool = False, refresh: Callable[[], 
     """
     check([name])
     tool = tools()[name]
-    plan, _ = ledger.load(RunDir(home))
+    plan, _ = consistency.load(RunDir(home))
     try:
         _write(tool.start(plan, home), home, follow, refresh)
     except (InputError, LedgerError):

@@ -6,7 +6,7 @@ from typing import Any
 
 from study.loggers.base import Tool
 from study.protocol.errors import InputError
-from study.protocol.ledger import History
+from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Outcome, Record, Trial
 

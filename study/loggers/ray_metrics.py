@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from study.loggers.base import Tool
-from study.protocol.ledger import History
+from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.records import PHASES, Record
 from study.protocol.standing import states

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from study.loggers.base import Tool, measures
-from study.protocol.ledger import History
+from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Outcome, Record, Trial
 

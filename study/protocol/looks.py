@@ -1,8 +1,7 @@
-"""Looking again: what an interval may cost when the same test images answer twice (METHOD.md 6).
+"""Looking again: the error level of an interval when the same test images answer twice (METHOD.md 6).
 
-A study that was announced with two looks, one that gets more money after it was undecided, an arm that is added, and a
-new study that asks the same question of the same test files: each has its level, and none is free. Of the libraries
-numpy and scipy only.
+A study announced with two looks, an undecided study that gets more budget, an added arm, and a new study that asks the same
+test files the same question: each has its level, and none is free. Needs only numpy and scipy.
 """
 
 import functools
@@ -15,33 +14,36 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from study.protocol import selection
+from study.protocol import allocation, selection
+from study.protocol.budget import Budget
+from study.protocol.consistency import load
 from study.protocol.errors import InputError, StudyError
-from study.protocol.ledger import History, load
-from study.protocol.plan import MARGIN, Budget, Earlier, Plan
+from study.protocol.history import History
+from study.protocol.plan import Plan
+from study.protocol.question import Earlier
 from study.protocol.records import Extension
 from study.protocol.rundir import PLAN, RunDir
 
 LEVEL = 0.05
-"""Error of one look that is the only one."""
+"""Error of an only look."""
 FIRST_DECLARED = 0.027
-"""Error of the first of two declared looks, when it is not known how much the second will have."""
+"""Error of the first of two declared looks, while the size of the second is unknown."""
 TOTAL_UNDECLARED = 0.06
-"""Error over both looks, where the second was not announced and the first has taken its 0.05."""
+"""Error over both looks if the second was not announced and the first took its 0.05."""
 ADDED = 0.025
-"""Error that the pairs of an added arm share."""
+"""Error that the pairs of arms of an added arm share."""
 POINTS = 18
-"""Power of 2: so many points for the law of both looks together; the level is then right to 0.0002."""
+"""2 to this power points sample the joint law of both looks; the level is then right to 0.0002."""
 MOST_PAIRS = 20
-"""Of both looks together: up to here the normal theory's levels were checked (METHOD.md 6)."""
+"""Pairs of both looks together up to which the levels were checked (METHOD.md 6)."""
 FINAL = ("better", "practical tie")
-"""Words that no second look may take back."""
+"""Answers that no second look may take back."""
 
 
 def either(a1: float, a2: float, first: float, second: float) -> float:
     """P(|Z1| > z1 or |Z2| > z2): the chance that either look errs, with correlation sqrt(k1 / k2).
 
-    By quadrature, since a report must be the same each time: scipy's law of two normals draws random numbers.
+    Computed by quadrature, since a report must be the same each time: scipy's bivariate normal draws random numbers.
     """
     z1, z2 = (float(stats.norm.isf(a / 2)) for a in (a1, a2))
     correlation = math.sqrt(first / second)
@@ -55,11 +57,11 @@ def either(a1: float, a2: float, first: float, second: float) -> float:
 
 @functools.cache
 def second_level(first: int, second: int, *, spent: float, total: float) -> float:
-    """Error of the second look, so that both make ``total``: the intervals are t over ``first`` and ``second`` pairs of searches.
+    """Error of the second look such that both together err in ``total``: t intervals over ``first``, then ``second`` pairs.
 
-    ``spent``: error of the first, 0 where it could claim nothing. Each t has its own standard deviation, so that over a few
+    ``spent`` is the error of the first look, 0 if it could claim nothing. Each t has its own standard deviation, so over a few
     pairs the two are less alike than normal theory says, whose levels would err in 5.3 % instead of 5 (4, then 8 pairs): the
-    joint law is summed over a net of points in place of random draws. Raises ValueError where nothing is new, or nothing is left.
+    joint law is summed over quasi-random points. Raises ValueError if nothing is new, or nothing is left.
     """
     if not 0 < first < second:
         raise ValueError(f"a second look at {second} after {first} has nothing new")
@@ -78,7 +80,7 @@ def second_level(first: int, second: int, *, spent: float, total: float) -> floa
 
 @functools.lru_cache(maxsize=4)
 def _both(first: int, second: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """|t| over the first differences and over all of them, at evenly spread points of what both are made of."""
+    """|t| over the first differences and over all of them, at evenly spread points of their common distribution."""
     more = second - first
     points = stats.qmc.Sobol(4, scramble=False).random_base2(POINTS) + 0.5 / 2**POINTS
     mean, further = (stats.norm.ppf(points[:, i]) / math.sqrt(k) for i, k in ((0, first), (1, more)))
@@ -92,12 +94,12 @@ def _both(first: int, second: int) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 def asked_before(plan: Plan, first: str, second: str) -> int:
-    """How many earlier studies have asked for this pair of arms on the same test files."""
+    """How many earlier studies asked about this pair of arms on the same test files."""
     return sum({first, second} <= set(earlier.arms) for earlier in plan.earlier)
 
 
 def first_level(plan: Plan, first: str = "", second: str = "") -> float:
-    """Error of the first look's interval on a pair of arms: halved by every earlier study that asked for it."""
+    """Error of the first look's interval on a pair of arms: halved by every earlier study that asked about it."""
     level = FIRST_DECLARED if plan.looks == 2 else LEVEL
     return level / 2.0 ** asked_before(plan, first, second)
 
@@ -111,7 +113,7 @@ def last_level(plan: Plan, extension: Extension, first: str = "", second: str = 
 
 
 def total_level(plan: Plan, history: History) -> float:
-    """Error over all looks that the study's sentence on a pair of arms allows itself."""
+    """Error, over all looks, that the study's sentence on a pair of arms allows itself."""
     extension = history.extension
     asked = max((asked_before(plan, a, b) for a in plan.arms for b in plan.arms if a < b), default=0)
     if extension is None or extension.declared or plan.pairs == 1:
@@ -120,9 +122,9 @@ def total_level(plan: Plan, history: History) -> float:
 
 
 def earlier_studies(folder: Path, own: str, source: str) -> tuple[Earlier, ...]:
-    """The studies beside this one, called ``own``, in ``folder`` that have opened the same test files, by name.
+    """The studies in ``folder``, besides the one called ``own``, that opened the same test files, by name.
 
-    One that cannot be read is passed over: the plan says what was counted.
+    A study that cannot be read is skipped: the plan says which ones count.
     """
     found = []
     for path in sorted(folder.glob(f"*/{PLAN}")):
@@ -139,8 +141,8 @@ def earlier_studies(folder: Path, own: str, source: str) -> tuple[Earlier, ...]:
     return tuple(found)
 
 
-def told_earlier(plan: Plan) -> str:
-    """What earlier studies of the same test files mean for this one; empty where there are none."""
+def describe_earlier(plan: Plan) -> str:
+    """What earlier studies of the same test files mean for this one; empty if there are none."""
     if not plan.earlier:
         return ""
     runs = ", ".join(f"{e.run} ({', '.join(e.arms)})" for e in plan.earlier)
@@ -169,50 +171,47 @@ def _ordinal(number: int) -> str:
 
 
 def finished(history: History) -> bool:
-    """Whether every look that was asked for has all its nets scored."""
+    """Whether all nets of every look that was asked for are scored."""
     looks = 2 if history.extension else 1
     return len(history.opened) == looks and set(history.opened[-1].trials) <= history.scores.keys()
 
 
 def answers(run: RunDir) -> list[tuple[str, str]]:
-    """Word and sentence of the study's answer for each pair of arms. Raises InputError when there is none yet."""
+    """Word and sentence of the study's answer for each pair of arms. Raises InputError if there is none yet."""
     try:
         body = json.loads(run.verdict.read_text())
         return [(str(answer["word"]), str(answer["sentence"])) for answer in body["answer"]]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{run} has no answer yet that could be open: python -m analysis {run} writes it"
-        ) from error
+        raise InputError(f"{run} has no answer yet: python -m analysis {run} writes it") from error
 
 
 def second_look(plan: Plan, history: History, run: RunDir, budget: Budget) -> Extension:
-    """What more money buys a finished, undecided study: further pairs under the frozen protocol.
+    """What more budget buys a finished, undecided study: further pairs under the frozen protocol.
 
-    ``budget`` is the new total. Raises InputError, with the reason and what would do instead, where a second look cannot be.
+    ``budget`` is the new total. Raises InputError, with the reason and the alternative, if a second look is impossible.
     """
     _can_be_extended(history, f"--budget {budget}")
     if budget.resource != plan.budget.resource:
-        raise InputError(f"--budget {budget}: the study is one of {plan.budget.resource} time, and stays it")
-    if budget.seconds <= plan.budget.seconds:
         raise InputError(
-            f"--budget {budget} is the new total: give more than the {plan.budget} that the study had"
+            f"--budget {budget}: this study counts {plan.budget.resource} time, and stays with it"
         )
+    if budget.seconds <= plan.budget.seconds:
+        raise InputError(f"--budget {budget} is the new total: give more than the study's {plan.budget}")
     known = answers(run)
     if known and all(word in FINAL for word, _ in known):
         raise InputError(f"the study has its answer, and a second look cannot take it back: {known[0][1]}")
     spare, costs = {}, {}
     for arm in plan.arms:
         costs[arm] = pair_cost(plan, history, arm)
-        spare[arm] = budget.seconds / len(plan.arms) - history.spent(arm) - 2 * plan.startup
+        spare[arm] = budget.seconds / len(plan.arms) - history.spent(arm) - 2 * allocation.startup(plan)
     further = min(math.floor(spare[arm] / costs[arm]) for arm in plan.arms)
     least = 2 if plan.pairs == 1 else 1
     if further < least:
         dearest = max(least * costs[arm] - spare[arm] for arm in plan.arms)
-        minutes = math.ceil((budget.seconds + 1.02 * dearest * len(plan.arms)) / 60)
-        enough = Budget(seconds=60.0 * minutes, resource=budget.resource)
+        enough = Budget.whole_minutes(budget.seconds + 1.02 * dearest * len(plan.arms), budget.resource)
         raise InputError(
-            f"--budget {budget} buys no further pair of searches{' or only one' if least == 2 else ''} of the kind that this "
-            f"study has: --budget {enough} does"
+            f"--budget {budget} buys no further pair of searches{' or only one' if least == 2 else ''} of this study's size: "
+            f"--budget {enough} does"
         )
     further = min(further, MOST_PAIRS - plan.pairs)
     declared = plan.looks == 2
@@ -224,21 +223,21 @@ def second_look(plan: Plan, history: History, run: RunDir, budget: Budget) -> Ex
 
 
 def pair_cost(plan: Plan, history: History, arm: str) -> float:
-    """Resource-seconds of one more search of the arm, with selection and as many confirmation runs as the others had."""
+    """Resource-seconds of one more search of the arm, its selection, and as many confirmation runs as the others had."""
     assert history.tuning is not None
     run = history.tuning.full_run[arm]
     share = max(0.0, history.tuning.per_arm - history.spent(arm, "slice")) / plan.pairs
     confirmed = len(history.of(arm, "confirm")) / plan.pairs
-    selected = MARGIN * len(plan.select_folds(0)) * run
+    selected = allocation.MARGIN * len(allocation.select_folds(plan, 0)) * run
     return (
         share
         + selected
-        + max(confirmed, selection.runs_floor(plan, hand=False)) * (run + plan.test_cost(arm))
+        + max(confirmed, selection.runs_floor(plan, hand=False)) * (run + allocation.test_cost(plan, arm))
     )
 
 
-def told_second(plan: Plan, extension: Extension) -> str:
-    """What the second look can be expected to give, before its money is spent."""
+def describe_second_look(plan: Plan, extension: Extension) -> str:
+    """What to expect from the second look, before its budget is spent."""
     before, after = plan.pairs, plan.pairs + extension.pairs
     wide = _half_width(after, extension.level)
     narrower = (
@@ -255,18 +254,18 @@ def told_second(plan: Plan, extension: Extension) -> str:
 
 
 def _half_width(pairs: int, level: float) -> float:
-    """Of the interval over pairs, in sds of their differences."""
+    """Half-width of the interval over pairs, in sds of their differences."""
     return float(stats.t.isf(level / 2, pairs - 1)) / math.sqrt(pairs)
 
 
-def one_arm_more(plan: Plan, history: History, arms: Sequence[str]) -> str:
-    """The arm that is asked for beside those of the study. Raises InputError with the reason when it cannot be added."""
+def added_arm(plan: Plan, history: History, arms: Sequence[str]) -> str:
+    """The arm in ``arms`` that the study does not have yet. Raises InputError, with the reason, if it cannot be added."""
     asked = f"--arms {','.join(arms)}"
     _can_be_extended(history, asked)
     new = [arm for arm in arms if arm not in plan.arms]
     if len(new) != 1 or set(arms) - set(new) != set(plan.arms):
         raise InputError(
-            f"{asked}: the study has {', '.join(plan.arms)}, and can be given one arm more: --arms "
+            f"{asked}: the study has {', '.join(plan.arms)}, and takes exactly one more: --arms "
             f"{','.join(plan.arms)},{new[0] if new else 'NEW'}"
         )
     return new[0]
@@ -276,13 +275,13 @@ def _can_be_extended(history: History, asked: str) -> None:
     extension = history.extension
     if extension is not None and extension.pairs:
         raise InputError(
-            f"{asked}: the test images were looked at twice, and a third look is one too many: its error would have to be "
-            "paid for by an interval that shows nothing. A new study on fresh test images can go on from here"
+            f"{asked}: the test images were looked at twice, and a third look would widen the interval until it shows "
+            "nothing. Start a new study on fresh test images"
         )
     if extension is not None:
         raise InputError(
-            f"{asked}: the study was extended once already, by {', '.join(extension.arms)}: what it says has its level, and "
-            "more would need another. Ask in a new study, of all the arms, on fresh test images"
+            f"{asked}: the study was extended already, by {', '.join(extension.arms)}, and its error levels are spent. "
+            "Compare all the arms in a new study, on fresh test images"
         )
     if not finished(history):
-        raise InputError(f"{asked}: the study is not finished: let it end first (--resume RUN alone)")
+        raise InputError(f"{asked}: the study is not finished: finish it first (--resume RUN alone)")

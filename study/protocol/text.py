@@ -1,10 +1,12 @@
-"""How numbers are said everywhere: points with one or two decimals, minutes, shares."""
+"""How the project writes numbers, lists and errors: one way everywhere."""
+
+from pathlib import Path
 
 
 def points(fraction: float, *, sign: bool = False) -> str:
-    """``0.0123`` -> ``1.23``: accuracy points, with a true minus and, if wanted, a plus.
+    """``0.0123`` -> ``1.23``: accuracy points, with a true minus sign and, if ``sign``, a plus.
 
-    Cut at 100 either way: a t interval knows no such end, accuracies and their differences do.
+    Clipped to +-100: accuracies and their differences end there, t intervals do not.
     """
     value = round(100 * max(-1.0, min(1.0, fraction)), 2) + 0.0  # + 0.0 turns -0.0 into 0.0
     text = f"{abs(value):.2f}"
@@ -17,7 +19,7 @@ def percent(fraction: float, digits: int = 2) -> str:
 
 
 def chance(probability: float) -> str:
-    """A probability in percent; never a claimed 0 or 100 that a t tail cannot carry."""
+    """A probability in percent; never 0 or 100, which a t tail cannot support."""
     if probability < 0.005:
         return "< 1 %"
     if probability > 0.995:
@@ -31,19 +33,19 @@ def level(confidence: float) -> str:
 
 
 def rough(number: float) -> str:
-    """``1234`` -> ``1200``: an estimate, with no more figures than it can have."""
+    """``1234`` -> ``1200``: an estimate, with two significant digits."""
     return f"{float(f'{number:.2g}'):.0f}"
 
 
 def duration(seconds: float) -> str:
-    """Resource-seconds in the unit that reads best."""
+    """Seconds in the unit that reads best."""
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.2f} h"
 
 
 def amount(seconds: float, resource: str) -> str:
-    """Resource-seconds as a budget is said: ``1.25 gpu-hours``, ``3.4 cpu-minutes``."""
+    """Resource-seconds, written as a budget is: ``1.25 gpu-hours``, ``3.4 cpu-minutes``."""
     hours = seconds / 3600
     if hours >= 2:
         return f"{hours:.0f} {resource}-hours" if hours >= 10 else f"{hours:.3g} {resource}-hours"
@@ -56,5 +58,18 @@ def listed(names: list[str]) -> str:
 
 
 def counted(number: int, noun: str, several: str = "") -> str:
-    """``1 run``, ``2 runs``; ``several``: the plural that is no ``s`` more."""
+    """``1 run``, ``2 runs``; ``several`` is the plural where it does not just add an ``s``."""
     return f"{number} {noun if number == 1 else several or noun + 's'}"
+
+
+def first_line(error: BaseException) -> str:
+    """The error's message, cut to one line that a ledger and a terminal can hold."""
+    text = str(error).strip()
+    return printable(text.splitlines()[0]) if text else ""
+
+
+def printable(line: str) -> str:
+    """The line as a record or a terminal can hold it: printable, at most 300 characters, without the user's home directory."""
+    home = str(Path.home())
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return (line.replace(home, "~") if len(home) > 1 else line)[:300]

@@ -1,7 +1,7 @@
-"""What a run got right on its validation images, kept for selection: ``validation/<trial>.npz``.
+"""Which validation images a run got right, kept for selection in ``validation/<trial>.npz``.
 
-Selection compares settings image by image (METHOD.md 3), so that what counts is where two of them differ. A file
-is on disk before the ledger has the end of its trial. Knows numpy only.
+Selection compares settings image by image (METHOD.md 3): only images on which two settings differ count. A file is on disk
+before the ledger has the end of its trial. Needs only numpy.
 """
 
 import zipfile
@@ -19,18 +19,18 @@ PHASES: tuple[Phase, ...] = ("baseline", "select")
 
 Correct = NDArray[np.bool_]
 Reader = Callable[[str], Correct | None]
-"""Trial -> whether it was right, for each image of its fold in the order of their positions; None where none is kept."""
+"""Trial -> whether it was right on each image of its fold, in the order of their positions; None if no file is kept."""
 
 
 def save(path: Path, correct: Correct) -> None:
-    """Write the file, whole and on disk. Raises OSError."""
+    """Write the file to disk, whole or not at all. Raises OSError."""
     path.parent.mkdir(exist_ok=True)
     with replacing(path) as file:
         np.savez_compressed(file, correct=correct)
 
 
 def reader(run: RunDir) -> Reader:
-    """Reads what the run keeps; a file that is torn or missing is None."""
+    """Reads the files of ``run``; a torn or missing file gives None."""
 
     def read(trial: str) -> Correct | None:
         try:

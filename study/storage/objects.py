@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
+from study.protocol.codec import encode
 from study.protocol.errors import InputError
-from study.protocol.records import Trial, encode
+from study.protocol.records import Trial
 
 UNFINISHED = "unfinished"
 RETRY_SECONDS = 10

@@ -1,8 +1,8 @@
 """Batched augmentation on the device: one policy for the batch, its own random parameters for each image.
 
-Everything is a handful of tensor operations that never wait for the device (no ``.item()``, no boolean
-indexing), and all randomness comes from the generator that is passed in. Geometry works on pixel values
-0..255, so that what comes in from outside an image is black; ``augment`` normalises at the end.
+Each policy is a handful of tensor operations that never wait for the device (no ``.item()``, no boolean indexing), and all
+randomness comes from the given generator. Geometry works on pixel values 0..255, so that the outside of an image is black;
+``augment`` normalises at the end.
 """
 
 import math
@@ -22,9 +22,8 @@ Policy = Callable[[Tensor, Generator], Tensor]
 def augment(images_NCHW: Tensor, policy: str, generator: Generator) -> Tensor:
     """Augmented and normalised images, float32 in [-1, 1], shape and memory format as given.
 
-    ``images_NCHW`` is uint8 ``(n, c, s, s)`` with c of 1 or 3, and lies where ``generator`` does.
-    The same generator state gives the same bytes on the same device. Raises ValueError for a policy
-    that is not in POLICIES.
+    ``images_NCHW`` is uint8 ``(n, c, s, s)`` with c of 1 or 3, on the device of ``generator``. The same generator state gives
+    the same bytes on the same device. Raises ValueError for a policy that is not in POLICIES.
     """
     if policy not in POLICIES:
         raise ValueError(f"no augmentation {policy!r}; there are: {', '.join(POLICIES)}")
@@ -42,13 +41,13 @@ def normalise(images_NCHW: Tensor) -> Tensor:
 
 
 def flip(images_NCHW: Tensor, generator: Generator) -> Tensor:
-    """Every other image mirrored left to right, on average."""
+    """Half of the images, on average, mirrored left to right."""
     mirrored = _signs(images_NCHW, generator) < 0
     return torch.where(mirrored[:, None, None, None], images_NCHW.flip(-1), images_NCHW)
 
 
 def crop(images_NCHW: Tensor, generator: Generator) -> Tensor:
-    """A black border of an eighth of the side around the image, and a crop of the old size out of that."""
+    """A random crop of the original size, after adding a black border of an eighth of the side."""
     n, _, _, side = images_NCHW.shape
     border = side // 8
     rows, columns = torch.randint(2 * border + 1, (2, n), generator=generator, device=images_NCHW.device)
@@ -56,7 +55,7 @@ def crop(images_NCHW: Tensor, generator: Generator) -> Tensor:
 
 
 def shift(images_NCHW: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The crop that begins at ``rows``, ``columns`` (int64, shape (n,)) of the image with its border."""
+    """The crop at ``rows``, ``columns`` (int64, shape (n,)) of the image with its border."""
     n, _, _, side = images_NCHW.shape
     border = side // 8
     padded = functional.pad(images_NCHW, (border, border, border, border))
@@ -68,8 +67,7 @@ def shift(images_NCHW: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def cutout(normalised_NCHW: Tensor, generator: Generator) -> Tensor:
     """A grey square (0, the middle of the range) with half the side of the image, in place.
 
-    Its centre falls on any pixel, so that it may stick out and the visible part be smaller (DeVries &
-    Taylor 2017, who take 16 of CIFAR-10's 32 pixels).
+    Its centre is any pixel, so that part of it may fall outside (DeVries & Taylor 2017: 16 of CIFAR-10's 32 pixels).
     """
     n, _, _, side = normalised_NCHW.shape
     device = normalised_NCHW.device
@@ -81,9 +79,9 @@ def cutout(normalised_NCHW: Tensor, generator: Generator) -> Tensor:
 
 
 def warp(pixels_NCHW: Tensor, maps_N23: Tensor, mode: str = "bilinear") -> Tensor:
-    """Float pixels resampled, bilinearly or "nearest": output position -> input position by an affine map per image.
+    """Float pixels resampled, "bilinear" or "nearest", by an affine map per image from output to input positions.
 
-    Positions run from -1 to 1 between the outer edges; what lies outside is black.
+    Positions run from -1 to 1 between the outer edges; the outside is black.
     """
     with torch.autocast(pixels_NCHW.device.type, enabled=False):  # bfloat16 is too coarse for positions
         grid = functional.affine_grid(maps_N23, list(pixels_NCHW.shape), align_corners=False)
@@ -93,8 +91,8 @@ def warp(pixels_NCHW: Tensor, maps_N23: Tensor, mode: str = "bilinear") -> Tenso
 def turn(images_NCHW: Tensor, generator: Generator, *, border: int = 0) -> Tensor:
     """Mirrored or not, turned within 10 degrees either way, shifted up to ``border`` pixels: one resampling.
 
-    Pixels, float32. By the nearest pixel, as torchvision's RandomRotation, and so the seed post, does it:
-    mixing pixels would train on smoother images than are validated. The shift is drawn only if there is a border.
+    Returns float32 pixels. Takes the nearest pixel, as torchvision's RandomRotation and so the seed post do: mixing pixels would
+    train on smoother images than validation sees. The shift is drawn only if there is a border.
     """
     mirror = _signs(images_NCHW, generator)
     angle = (_uniform(images_NCHW, generator) * 2 - 1) * math.radians(MAX_DEGREES)
@@ -135,12 +133,12 @@ TRIVIAL = (
 
 
 def _trivial(images_NCHW: Tensor, generator: Generator) -> Tensor:
-    """Flip, crop, then one operation of TRIVIAL per image, each as likely, at an even random strength.
+    """Flip, crop, then one operation of TRIVIAL per image, all equally likely, at a uniformly random strength.
 
     After TrivialAugment (Müller & Hutter 2021) in its wide ranges: shear up to 0.99, translation up to
     half the side, rotation up to 135 degrees, factors from 0.01 to 1.99, 2 to 8 bits, any threshold.
-    Unlike it: strengths are continuous, and sharpness and equalize are left out, which need
-    neighbourhoods and histograms. Colour takes part when there are three channels.
+    Unlike it, strengths are continuous, and sharpness and equalize are left out, since they need neighbourhoods and histograms.
+    Colour takes part if there are three channels.
     """
     n, channels, _, side = images_NCHW.shape
     device = images_NCHW.device
@@ -186,7 +184,7 @@ def _trivial(images_NCHW: Tensor, generator: Generator) -> Tensor:
 
 
 def _grey(pixels_NCHW: Tensor) -> Tensor:
-    """Luma as PIL weighs it, shape ``(n, 1, s, s)``; one channel is its own."""
+    """Luma with PIL's weights, shape ``(n, 1, s, s)``; a single channel is its own."""
     if pixels_NCHW.shape[1] != 3:
         return pixels_NCHW[:, :1].clone()
     return 0.299 * pixels_NCHW[:, 0:1] + 0.587 * pixels_NCHW[:, 1:2] + 0.114 * pixels_NCHW[:, 2:3]
@@ -198,7 +196,7 @@ def _uniform(images: Tensor, generator: Generator) -> Tensor:
 
 
 def _signs(images: Tensor, generator: Generator) -> Tensor:
-    """-1.0 or 1.0 for each image, as likely."""
+    """-1.0 or 1.0 for each image, equally likely."""
     coins = torch.randint(2, (len(images),), generator=generator, device=images.device)
     return coins.mul_(2).sub_(1).float()
 
@@ -211,4 +209,4 @@ POLICIES: dict[str, Policy] = {
     "flip+crop+cutout": _flip_crop_cutout,
     "trivial": _trivial,
 }
-"""Every policy by the name that the recipe's ``augment`` axis knows it by."""
+"""Every policy by its name on the recipe's ``augment`` axis."""

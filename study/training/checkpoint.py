@@ -1,7 +1,7 @@
-"""A trial's checkpoint: one file, there whole or not at all, with the one before it to fall back to.
+"""A trial's checkpoint: one file, whole or absent, with the previous one to fall back to.
 
-Tensors and plain values only, so that it loads with ``weights_only``. Whoever writes it, the same trial
-at the same place has the same content: a stale writer can do no harm.
+It holds tensors and plain values only, so that it loads with ``weights_only``. The same trial at the same place has the same
+content whichever process writes it: a stale writer can do no harm.
 """
 
 import io
@@ -17,11 +17,11 @@ import torch
 from study.protocol.rundir import replacing
 
 DAMAGED = (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
-"""What a file that is not a whole checkpoint raises."""
+"""Errors of a file that is not a whole checkpoint."""
 
 
 class Packed(bytes):
-    """A checkpoint's content as it travels. Ray formats all that it is handed for its debug log: hence the repr."""
+    """A checkpoint's content in transit. The short repr is for Ray, which formats everything for its debug log."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} bytes>"
@@ -34,7 +34,7 @@ def pack(state: Mapping[str, Any]) -> Packed:
 
 
 def unpack(content: bytes, device: torch.device) -> dict[str, Any] | None:
-    """None when it is no whole checkpoint."""
+    """None if it is no whole checkpoint."""
     try:
         state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except DAMAGED:
@@ -43,13 +43,13 @@ def unpack(content: bytes, device: torch.device) -> dict[str, Any] | None:
 
 
 def save(path: Path, content: bytes) -> None:
-    """Replace the checkpoint at ``path``, keeping the one before. Raises OSError, and then changes nothing."""
+    """Replace the checkpoint at ``path``, keeping the previous one. Raises OSError, and then changes nothing."""
     with replacing(path, previous=_before(path)) as file:
         file.write(content)
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest whole checkpoint at ``path``, None when there is none."""
+    """The newest whole checkpoint at ``path``; None if there is none."""
     for candidate in (path, _before(path)):
         with suppress(OSError):
             if (state := unpack(candidate.read_bytes(), device)) is not None:
@@ -58,17 +58,17 @@ def load(path: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the newest checkpoint at ``path`` is there to its end, without reading it all."""
+    """Whether the newest checkpoint at ``path`` is complete, without reading all of it."""
     return zipfile.is_zipfile(path)
 
 
 def keep_only(path: Path) -> None:
-    """Forget the one before: this one is final."""
+    """Delete the previous one: this one is final."""
     _before(path).unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:
-    """Forget all of it."""
+    """Delete both."""
     path.unlink(missing_ok=True)
     _before(path).unlink(missing_ok=True)
 

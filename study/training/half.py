@@ -1,9 +1,9 @@
 """Weights in bfloat16 for the forward and backward pass, float32 masters for the optimizer.
 
-Autocast casts every weight anew in each step and casts its gradient back, one small kernel each: 108 for a
-ResNet-50. Here the network holds the bfloat16 copies and a few kernels over all of them do the same work, with the same
-digits: a cast's gradient is the cast gradient. Only weights that autocast would cast at once are taken, those of plain
-convolutions and linear layers; whatever else a network does with its parameters stays in float32.
+Autocast casts every weight anew in each step and casts its gradient back, one small kernel each: 108 for a ResNet-50. Here the
+network holds the bfloat16 copies and a few kernels over all of them do the same work, with the same digits: the gradient of a
+cast is the cast gradient. Only weights that autocast would cast directly are copied, those of plain convolutions and linear
+layers; all other parameters stay in float32.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,15 +16,15 @@ CAST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 class HalfWeights:
-    """Takes the place of ``net``'s weights until ``restore``; the optimizer trains ``parameters``."""
+    """Replaces ``net``'s weights until ``restore``; the optimizer trains ``parameters``."""
 
     def __init__(self, net: nn.Module) -> None:
         cast = {id(p) for m in net.modules() if type(m) in CAST for p in m.parameters(recurse=False)}
         self._net = net
         self._pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
-        """Of each parameter in bfloat16, by its id: itself and its master."""
+        """Id of each bfloat16 parameter -> the parameter and its master."""
         self.parameters: list[nn.Parameter] = []
-        """In the order of the net's own, so that an optimizer's state is the same with and without."""
+        """In the net's order, so that the optimizer's state is the same with and without copies."""
         for parameter in net.parameters():
             if id(parameter) not in cast or parameter.dtype != torch.float32:
                 self.parameters.append(parameter)
@@ -37,7 +37,7 @@ class HalfWeights:
         self._gradients = {key: torch.zeros_like(master) for key, (_, master) in self._pairs.items()}
 
     def gather(self) -> None:
-        """Hand the gradients to the masters, after the backward pass."""
+        """Pass the gradients to the masters, after the backward pass."""
         there = []
         for key, (parameter, master) in self._pairs.items():
             master.grad = None if parameter.grad is None else self._gradients[key]
@@ -59,13 +59,13 @@ class HalfWeights:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Into the masters and, rounded, into the net. Raises as ``nn.Module.load_state_dict`` does when names or shapes do not fit."""
+        """Load the masters and, rounded, the net. Raises as ``nn.Module.load_state_dict`` does if names or shapes do not fit."""
         self._net.load_state_dict(state)
         for name, value in self._masters():
             value.copy_(state[name])
 
     def restore(self) -> None:
-        """Give the net its float32 weights back; this object must not be trained any further."""
+        """Give the net its float32 weights back; after that this object must not be used for training."""
         for parameter, master in self._pairs.values():
             parameter.data = master.data
             parameter.grad = None

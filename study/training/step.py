@@ -1,10 +1,9 @@
 """One training step that needs nothing from the host, so that a GPU can replay it as a single CUDA graph.
 
-At a batch of 32 a ResNet-50 step is about 900 kernels: launching them one by one takes the host several times
-as long as the GPU needs to run them. A graph launches all of them at once. For that the step reads everything
-from fixed places on the device: the epoch's order of images and its learning rates, indexed by a counter that the
-step itself advances, and one generator whose state the graph carries on. The same code runs step by step on a CPU
-and on a GPU that does not capture, with equal numbers.
+At a batch of 32 a ResNet-50 step is about 900 kernels: launching them one by one takes the host several times as long as the
+GPU needs to run them. A graph launches all of them at once. To allow that, the step reads everything from fixed places on the
+device: the epoch's order of images and its learning rates, indexed by a counter that the step advances, and one generator
+whose state the graph carries on. The same code runs step by step on a CPU, and on a GPU without capture, with equal numbers.
 """
 
 from collections import deque
@@ -19,15 +18,15 @@ from study.training.half import HalfWeights
 EAGER_STEPS = 3
 """Real steps before the capture: the libraries pick and set up their kernels, the optimizer its momentum."""
 AHEAD = 2
-"""Replays that the host may queue before it waits, so that its clock follows the device's."""
+"""Replays that the host may queue before it waits, so that its clock follows the device."""
 
 
 class Step:
     """One step of SGD on a batch of fixed size; calling it trains the next batch of the epoch.
 
-    ``order`` int64 (steps, batch), ``rates`` (steps,), ``index`` int64 (1,), ``loss_sum`` and ``hits`` are the epoch's
-    state, on the device. ``pixels`` uint8 (batch, channels, size, size) is where streamed images are put before
-    each call; it is None when all images lie on the device.
+    ``order`` int64 (steps, batch), ``rates`` (steps,), ``index`` int64 (1,), ``loss_sum`` and ``hits`` are the epoch's state,
+    on the device. Streamed images go into ``pixels`` uint8 (batch, channels, size, size) before each call; it is None if all
+    images are on the device.
     """
 
     def __init__(
@@ -50,11 +49,11 @@ class Step:
     ) -> None:
         device = labels.device
         self._net, self._optimizer, self._loss_of = net, optimizer, loss_of
-        self._parameters = list(net.parameters())  # found once, not by a walk through the net in every step
+        self._parameters = list(net.parameters())  # found once: walking the net in every step is slow
         self._images, self._labels, self._policy = images, labels, policy
         self._layout, self._generator, self._mixed, self._half = layout, generator, mixed, half
         self.order = torch.zeros((steps, batch), dtype=torch.int64, device=device)
-        # what SGD computes with: a double on a CPU, a float on a GPU
+        # the type that SGD computes with: double on a CPU, float on a GPU
         real = torch.float32 if device.type == "cuda" else torch.float64
         self.rates = torch.zeros(steps, dtype=real, device=device)
         self._rate = torch.zeros((), dtype=real, device=device)
@@ -71,12 +70,12 @@ class Step:
         self.attach()
 
     def attach(self) -> None:
-        """Have the optimizer read its learning rate from the step's place, as after every load of its state."""
+        """Have the optimizer read its learning rate from the step's tensor; needed again after loading its state."""
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate
 
     def begin(self, order: Tensor, rates: Sequence[float], *, step: int = 0) -> None:
-        """Set up an epoch of this ``order`` (steps * batch,), to go on at ``step``."""
+        """Set up an epoch with this ``order`` (steps * batch,), to continue at ``step``."""
         self.order.copy_(order.view_as(self.order))
         self.rates.copy_(torch.tensor(rates, dtype=self.rates.dtype))
         self.index.fill_(step)
@@ -105,7 +104,7 @@ class Step:
         self._queued.append(done)
 
     def run(self) -> None:
-        """The step itself: device work only, the same each time."""
+        """The step itself: only device work, the same each time."""
         chosen = self.order.index_select(0, self.index)[0]
         labels = self._labels[chosen]
         pixels = self.pixels if self._images is None else self._images[chosen]
@@ -131,7 +130,7 @@ class Step:
             parameter.grad = None
 
     def _capture(self) -> None:
-        """Record the step. A failure leaves this process unable to go on: the probe tries first, in one of its own."""
+        """Record the step. A failure leaves this process useless: measuring tries it first, in a process of its own."""
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._generator)
         self._forget_gradients()

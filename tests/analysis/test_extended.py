@@ -13,10 +13,12 @@ from analysis import answer, levels
 from analysis.__main__ import main
 from analysis.report.build import write
 from analysis.results import read
-from study.protocol import validation
-from study.protocol.ledger import Ledger, load
+from study.protocol import allocation, validation
+from study.protocol.consistency import load
+from study.protocol.ledger import Ledger
 from study.protocol.looks import ADDED, last_level
-from study.protocol.plan import Earlier, Plan
+from study.protocol.plan import Plan
+from study.protocol.question import Earlier
 from study.protocol.records import Extension, Manifest, TestOpened
 from study.protocol.rundir import RunDir
 from study.protocol.selection import choose, in_hand
@@ -61,7 +63,7 @@ def extend(run: Path, extension: Extension, arms: tuple[str, ...], pairs: range,
                     epochs=epochs,
                     level=good + 0.001 * i,
                     pair=pair,
-                    fold=whole.search_fold(pair),
+                    fold=allocation.search_fold(whole, pair),
                 )
         if arm not in (diary.ledger.tuning.full_run if diary.ledger.tuning else {}):
             assert diary.ledger.tuning is not None

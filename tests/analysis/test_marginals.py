@@ -18,7 +18,7 @@ from analysis.report.section import Context
 from analysis.report.sections import hyperparameters
 from analysis.results import Draw, Evidence
 from analysis.summary import find
-from study.protocol.ledger import History
+from study.protocol.history import History
 from study.protocol.records import Config
 
 CHOICE: dict[str, Any] = {"options": ["x", "y", "z"], "default": "x"}

@@ -9,14 +9,16 @@ from support.synthetic import plan
 
 from analysis import power
 from analysis.luck import POWER, Luck, half_width, images_needed, lasting_interval, pairs_needed
-from study.protocol.plan import PAIRS, Budget, Plan
+from study.protocol.allocation import PAIRS, budget_for_pairs
+from study.protocol.budget import Budget
+from study.protocol.plan import Plan
 
 MEASURED = Luck(differences=(0.01, 0.0, 0.02, 0.01), sd=0.008, lasting=0.0004, lasting_se=0.0002, images=2000)
 
 
 def with_pairs(pairs: int) -> Plan:
     question = plan()
-    return replace(question, budget=question.budget_for_pairs(pairs))
+    return replace(question, budget=budget_for_pairs(question, pairs))
 
 
 @pytest.mark.parametrize("pairs", sorted(PAIRS))
@@ -45,7 +47,7 @@ def test_one_search_per_arm_promises_nothing_about_architectures() -> None:
     told = power.promise(question)
     assert "nothing is said about architectures" in told
     assert (
-        f"3 pairs of searches, which say something, are made from --budget {question.budget_for_pairs(3)}"
+        f"3 pairs of searches, which say something, are made from --budget {budget_for_pairs(question, 3)}"
         in told
     )
 
@@ -59,7 +61,7 @@ def test_the_price_names_pairs_and_a_budget_that_has_them() -> None:
     told = power.takes_pairs(question, luck, question.rope, power.rate(question), POWER)
     assert (
         told
-        == f"{enough} pairs of searches, --budget {question.budget_for_pairs(enough)} --epochs {question.epochs}"
+        == f"{enough} pairs of searches, --budget {budget_for_pairs(question, enough)} --epochs {question.epochs}"
     )
     rich = with_pairs(8)
     assert "which this budget pays for" in power.takes_pairs(rich, luck, 0.02, power.rate(rich), POWER)

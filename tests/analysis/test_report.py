@@ -25,8 +25,9 @@ from analysis.report.build import write
 from analysis.report.sections import default_tuned, ensembles, health, learning_curves
 from analysis.results import fell_short, read
 from analysis.summary import find
+from study.protocol.consistency import plan_hash
 from study.protocol.errors import StudyError
-from study.protocol.ledger import Ledger, plan_hash
+from study.protocol.ledger import Ledger
 from study.protocol.records import (
     PHASES,
     Beat,

@@ -13,7 +13,8 @@ from analysis.report.section import Context
 from analysis.report.sections import robustness
 from analysis.results import Evidence, read
 from analysis.summary import find
-from study.protocol.ledger import History
+from study.protocol.allocation import budget_for_pairs
+from study.protocol.history import History
 from study.protocol.records import Choice, Config, Epoch, Manifest, Outcome, Phase, Scored, Trial
 
 ARMS = ("cheap", "dear")
@@ -65,7 +66,7 @@ class Book:
             for arm, config in confirmed.items()
         }  # fmt: skip
         self.history.add(Manifest.of(choices, dict.fromkeys(confirmed, 0)))
-        question = replace(plan(ARMS), budget=plan(ARMS).budget_for_pairs(3))
+        question = replace(plan(ARMS), budget=budget_for_pairs(plan(ARMS), 3))
         return Evidence(
             plan=question, history=self.history, default={}, tuned={}, finds={}, slices={}, open=()
         )

@@ -16,7 +16,7 @@ from analysis.statistics.intervals import (
     rope_probabilities,
 )
 from analysis.verdict import judge, judge_all, of_nets
-from study.protocol.plan import CONFIRM_CEILING
+from study.protocol.allocation import CONFIRM_CEILING
 
 ROPE = 0.005
 

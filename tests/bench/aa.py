@@ -52,7 +52,7 @@ from analysis.statistics.intervals import Correct
 from analysis.verdict import Verdict, judge
 from bench.taskset import FOLDER, load
 from bench.worlds import NAMES, RUN_SD, Family, Landscape, Play, World, question, worlds
-from study.protocol.ledger import History
+from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.selection import found_by
 from study.scheduling.schedule import derive_seed

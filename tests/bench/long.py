@@ -27,9 +27,11 @@ from support.schedules import ARMS, SECONDS, accuracy_of, diverges, drive
 
 from analysis.report.build import HTML, write
 from study.progress import View
-from study.protocol import plan as plans
+from study.protocol import allocation
+from study.protocol.allocation import rungs as rungs_of
+from study.protocol.budget import Budget
 from study.protocol.ledger import Ledger
-from study.protocol.plan import Budget, Plan
+from study.protocol.plan import Plan
 from study.protocol.records import (
     Cost,
     Epoch,
@@ -44,8 +46,9 @@ from study.protocol.records import (
 )
 from study.protocol.rundir import RunDir
 from study.protocol.selection import to_be_scored
-from study.scheduling.sampler import Rungs, describe, random_config, searched
+from study.scheduling.asha import Rungs
 from study.scheduling.schedule import Schedule, Start, derive_seed
+from study.scheduling.spaces import describe, random_config, searched
 
 EPOCHS, IMAGES = 50, 500
 SLICE = 25
@@ -88,7 +91,7 @@ class _Made:
         for arm in arms:
             spent = sum(self._run(arm, "slice", index, 0, None) for index in range(slice_runs))
             searches = [0.0] * pairs
-            rungs = [Rungs(plans.rungs(EPOCHS)) for _ in searches]
+            rungs = [Rungs(rungs_of(EPOCHS)) for _ in searches]
             for index in range(each - folds - slice_runs):
                 pair = int(np.argmin(searches))
                 searches[pair] += self._run(arm, "search", index, pair, rungs[pair], fold=pair)
@@ -96,7 +99,7 @@ class _Made:
             needed[arm] = spent + pairs * max(searches) + REST * sum(searches) / searched_runs
         per_arm = max(needed.values())
         self.records.insert(place, Tuning(per_arm=per_arm, slice_runs=slice_runs, full_run=full))
-        others = (folds + 2 * pairs + self.plan.confirm_reserved) * max(full.values())
+        others = (folds + 2 * pairs + allocation.confirm_reserved(self.plan)) * max(full.values())
         budget = Budget(seconds=max(self.plan.budget.seconds, len(arms) * (per_arm + others)), resource="cpu")
         self.plan = dataclasses.replace(self.plan, budget=budget)
         assert self.plan.pairs == pairs
@@ -160,7 +163,7 @@ class Timed(Schedule):
     def watch(self, view: View) -> None:
         self.took: dict[str, list[float]] = defaultdict(list)
         self._view = view
-        for search in self._searches.values():
+        for search in self.searches.values():
             search.ask = self._timed_ask(search.ask)  # type: ignore[method-assign]
 
     def _timed_ask(self, ask: Any) -> Any:

@@ -22,7 +22,8 @@ from search_spaces import Config, ImageSpec, load
 from study.cli import DEFAULT_ARMS
 from study.execution import cluster, packing, profile
 from study.execution.meter import Meter
-from study.protocol.plan import Budget, DataCard, Machine
+from study.protocol.budget import Budget
+from study.protocol.question import DataCard, Machine
 
 CIFAR = ImageSpec(channels=3, size=32, classes=10)
 CARD = DataCard(

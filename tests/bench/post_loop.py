@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from study.data.images import Images
-from study.training.loop import MOMENTUM
+from study.training.optimizers import MOMENTUM
 
 transform = transforms.Compose(
     [

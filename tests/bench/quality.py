@@ -30,7 +30,9 @@ from study.data.images import Images
 from study.data.prepare import prepare
 from study.data.split import split
 from study.protocol.records import Trial
-from study.training.loop import Split, build, fit, learning_rate, predict
+from study.training.evaluation import Split, predict
+from study.training.loop import build, fit
+from study.training.optimizers import learning_rate
 
 VAL_IMAGES = 0.2
 """Part of the images that is held out; a seed changes which."""

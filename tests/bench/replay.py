@@ -46,7 +46,7 @@ from scipy import stats
 from analysis.report.figures import OKABE_ITO, STYLE, WIDTH
 from bench.taskset import FOLDER, WORST, Curves, Rows, load, with_arm
 from search_spaces import Config, default
-from study.protocol.plan import rungs
+from study.protocol.allocation import rungs
 from study.protocol.records import Epoch, Outcome, State, Trial
 from study.scheduling.sampler import ArmSearch
 from study.scheduling.schedule import derive_seed

@@ -33,14 +33,18 @@ from support.schedules import ARMS
 from bench.timing import parser, save, table
 from study.data.images import Images
 from study.execution import cluster  # sets Ray's environment, so it comes before Ray
+from study.execution.messages import Alive, Assignment, Began, Event, Message, Trained
 from study.execution.trainable import slice_seconds
 from study.execution.tune import run_trials
+from study.protocol import allocation
+from study.protocol.budget import Budget
 from study.protocol.ledger import Ledger
-from study.protocol.plan import Budget, Machine, Plan
+from study.protocol.plan import Plan
+from study.protocol.question import Machine
 from study.protocol.records import Cost, Epoch, Outcome, Record, Trial
 from study.protocol.rundir import RunDir
-from study.scheduling.sampler import describe
 from study.scheduling.schedule import Schedule, derive_seed
+from study.scheduling.spaces import describe
 
 import ray  # isort: skip
 from ray import cloudpickle, tune  # isort: skip
@@ -63,7 +67,7 @@ class Played(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._trial = Trial(**new_config["trial"])
+        self._trial = Assignment.of(new_config).trial
         self._steps = -2
         dice = np.random.default_rng(self._trial.seed)
         self._height, self.pace = float(dice.uniform(0.3, 0.9)), float(dice.uniform(0.9, 1.1))
@@ -82,14 +86,16 @@ class Played(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         self._steps += 1
-        said = {"trial": self._trial.id}
+        return Message(trial=self._trial.id, event=self._event()).result()
+
+    def _event(self) -> Event:
         if self._steps == -1:
-            return {**said, "process": (ray.get_runtime_context().get_node_id(), os.getpid())}
+            return Began(node=ray.get_runtime_context().get_node_id(), process=os.getpid())
         if self._steps <= 0 or self._steps % self._reports:
-            return said
+            return Alive()
         number = self._steps // self._reports
         epoch = an_epoch(self._trial, number, self._height * (1 - 0.5**number))
-        return {**said, "epoch": dataclasses.asdict(epoch), "done": number == self._trial.epochs}
+        return Trained(epoch=epoch, last=number == self._trial.epochs)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """As the real one: nothing in Tune's own place."""
@@ -122,8 +128,9 @@ class Host:
             self._trained += seconds
         result = played.told(self._reports)
         self._results += 1
-        if "epoch" in result:
-            self._said[result["trial"], result["epoch"]["epoch"]] = time.time()
+        message = Message.of(result)
+        if message and isinstance(message.event, Trained):
+            self._said[message.trial, message.event.epoch.epoch] = time.time()
         return result
 
     def so_far(self) -> tuple[int, float]:
@@ -215,7 +222,7 @@ def add_baselines(plan: Plan, ledger: Ledger, schedule: Schedule) -> None:
                 config=schedule.defaults[arm], seed=derive_seed(arm, index), fold=index,
             )  # fmt: skip
             ledger.add(trial)
-            seconds = plan.epoch_cost(arm)
+            seconds = allocation.epoch_cost(plan, arm)
             for number in range(1, plan.epochs + 1):
                 ledger.add(an_epoch(trial, number, 0.8, seconds=seconds, cost=number * seconds))
             cost = plan.epochs * seconds
@@ -239,8 +246,13 @@ class Meter:
         self._lines = 0
         self._ours = 0.0
         schedule.ledger.watchers.append(self._wrote)
-        for name in ("next", "report", "end", "beat"):
-            setattr(schedule, name, self._timed(getattr(schedule, name)))
+        for owner, name in (
+            (schedule, "next"),
+            (schedule, "report"),
+            (schedule, "end"),
+            (schedule.slots, "beat"),
+        ):
+            setattr(owner, name, self._timed(getattr(owner, name)))
 
     def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)

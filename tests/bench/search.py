@@ -38,15 +38,17 @@ from study import planning
 from study.cli import parse
 from study.data.images import Images
 from study.data.prepare import prepare
-from study.execution.trainable import device_of, start
 from study.execution.tune import run_trials
+from study.protocol.allocation import REDUCTION
 from study.protocol.errors import InputError
 from study.protocol.ledger import Ledger
-from study.protocol.plan import REDUCTION, Plan
+from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Outcome, Record, Trial, asdict
 from study.protocol.rundir import RunDir
-from study.scheduling.sampler import searched
 from study.scheduling.schedule import Schedule
+from study.scheduling.spaces import searched
+from study.training.device import device_of
+from study.training.trial import start
 
 
 @dataclass

@@ -21,8 +21,11 @@ from search_spaces import load
 from study.data.prepare import prepare
 from study.data.sealed import Prepared
 from study.execution import cluster, packing
+from study.execution.messages import Assignment, Event, Message, Trained
 from study.execution.trainable import StudyTrial
-from study.protocol.plan import Audit, Budget, Plan
+from study.protocol.budget import Budget
+from study.protocol.plan import Plan
+from study.protocol.question import Audit
 from study.protocol.records import Trial, asdict
 
 AIM = {"fresh": 12.0, "reused": 3.0}
@@ -46,17 +49,20 @@ def measured(prepared: Prepared, plan: Plan, arm: str, turns: int, home: Path) -
                 id=f"t{turn}-{index}", arm=arm, phase="search", index=index, pair=0, config=load(arm).default(),
                 seed=index, fold=0, epochs=3,
             )  # fmt: skip
-            config = {
-                "trial": asdict(trial), "epochs": 0, "again": False, "fraction": plan.machine.fraction
-            }  # fmt: skip
+            given = Assignment(trial=trial, epochs=0, again=False, fraction=plan.machine.fraction)
+            config = given.config()
             if actor is None:
                 actor = remote.remote(config=config)
             else:
                 asked = time.perf_counter()
                 ray.get(actor.reset_config.remote(config))
-            while (epoch := ray.get(actor.train.remote()).get("epoch")) is None:
-                pass  # the first results say who trains, and that the net is there
-            trained: float = epoch["train_seconds"] + epoch["eval_seconds"]
+            event: Event | None = None
+            while not isinstance(
+                event, Trained
+            ):  # the first messages say who trains, and that the net is there
+                message = Message.of(ray.get(actor.train.remote()))
+                event = message.event if message else None
+            trained = event.epoch.train_seconds + event.epoch.eval_seconds
             found["reused" if index else "fresh"].append(time.perf_counter() - asked - trained)
         ray.kill(actor)
     return found

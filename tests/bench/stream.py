@@ -29,8 +29,8 @@ from bench.timing import in_turns, parser, save, table
 from search_spaces import load
 from study.data.images import Images, Streamed, fetched
 from study.data.prepare import prepare
-from study.execution import meter
-from study.execution.trainable import image_spec
+from study.execution import rehearsal
+from study.training.trial import image_spec
 
 SIDE = 224
 SIZES = ((224, 224), (500, 375))
@@ -108,7 +108,7 @@ def training(folder: Path, arm: str, seconds: float, turns: int) -> dict[str, fl
     config = {**load(arm).default(), "batch_size": BATCH}
 
     def speed(images: Images | None) -> float:
-        return meter.speed(load(arm), config, spec, CPU, seconds=seconds, pool=images).images_per_second
+        return rehearsal.speed(load(arm), config, spec, CPU, seconds=seconds, pool=images).images_per_second
 
     return in_turns({"memory": partial(speed, None), "streamed": partial(speed, pool)}, turns)
 

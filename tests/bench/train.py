@@ -24,7 +24,7 @@ from bench.timing import at_once, in_turns, parser, processes, save, table
 from search_spaces import Arm, Config, ImageSpec, load
 from search_spaces._shared import BLOCKS_50, PLANES_50, RECIPE, BottleneckNet, large_stem
 from study.data.images import Images
-from study.execution import meter
+from study.execution import rehearsal
 from study.memory import keep_freed
 from study.training.augment import cutout, normalise, turn
 from study.training.loop import build
@@ -83,7 +83,7 @@ def core_speed(arm: str, batch: int, seconds: float) -> float:
     torch.set_num_threads(1)
     keep_freed()
     cpu = torch.device("cpu")
-    return meter.speed(arm_of(arm), config(arm, batch), CIFAR, cpu, seconds=seconds).images_per_second
+    return rehearsal.speed(arm_of(arm), config(arm, batch), CIFAR, cpu, seconds=seconds).images_per_second
 
 
 def augment_microseconds(batch: int = 128, repeats: int = 200) -> float:
@@ -150,7 +150,7 @@ def _sum(pool: Any, *call: Any) -> float:
 
 def _share(arm: str, images_per_second: float, flops: float) -> float:
     """The part of the matrix rate that training at this speed takes."""
-    macs = meter.complexity(arm_of(arm), config(arm, POST_BATCH), CIFAR)[1]
+    macs = rehearsal.complexity(arm_of(arm), config(arm, POST_BATCH), CIFAR)[1]
     return images_per_second * 6 * macs / flops  # 2 per MAC forward, and twice that backward
 
 

@@ -23,8 +23,12 @@ from support.synthetic import plan
 
 from bench.taskset import Curves, Rows
 from search_spaces import Arm, Choice, Config, Float, ImageSpec, Space
-from study.protocol.ledger import History, Ledger
-from study.protocol.plan import Budget, Plan, with_length
+from study.protocol import allocation
+from study.protocol.allocation import with_length
+from study.protocol.budget import Budget
+from study.protocol.history import History
+from study.protocol.ledger import Ledger
+from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Record, Trial
 from study.scheduling.schedule import Schedule
 
@@ -206,7 +210,7 @@ def question(family: Family, *, budget: float, seed: int) -> Plan:
             startup_seconds=1.0,
         )
     base = dataclasses.replace(base, audits=audits)
-    share = budget * max(base.full_run(name) for name in NAMES) + base.overhead
+    share = budget * max(allocation.full_run(base, name) for name in NAMES) + allocation.overhead(base)
     return with_length(
         dataclasses.replace(base, budget=Budget(seconds=1.001 * len(NAMES) * share, resource="cpu")), EPOCHS
     )

@@ -8,12 +8,16 @@ from rich.console import Console
 from support.plans import PLAN
 
 from study.commands.plan import outlook, overview
-from study.protocol import plan as plans
-from study.protocol.plan import Budget, Plan
+from study.protocol import allocation
+from study.protocol.budget import Budget
+from study.protocol.plan import Plan
 
 RICH = dataclasses.replace(PLAN, budget=Budget.parse("20cpu-hours"))
 POOR = dataclasses.replace(
-    PLAN, budget=Budget(seconds=1.3 * plans.FEWEST_RUNS * PLAN.full_run(PLAN.arms[0]) * 2, resource="cpu")
+    PLAN,
+    budget=Budget(
+        seconds=1.3 * allocation.FEWEST_RUNS * allocation.full_run(PLAN, PLAN.arms[0]) * 2, resource="cpu"
+    ),
 )
 
 
@@ -29,7 +33,7 @@ def test_it_fits_a_screen_and_has_every_arm(plan: Plan) -> None:
     assert len(lines) <= 24
     for arm in plan.arms:
         (row,) = (line.split() for line in lines if line.startswith(f"{arm} "))
-        assert row[-2:] == [str(plan.select_runs), f"{plan.confirm_reserved}+"]
+        assert row[-2:] == [str(allocation.select_runs(plan)), f"{allocation.confirm_reserved(plan)}+"]
         assert [str(plan.folds), str(plan.pairs), "x"] == [row[5], *row[7:9]]
 
 
@@ -38,7 +42,7 @@ def test_a_budget_for_one_search_names_one_for_three_pairs() -> None:
     can, cannot, would = outlook(POOR)
     assert "nets" in can
     assert "architecture" in cannot
-    assert f"--budget {POOR.budget_for_pairs(3)} --epochs {POOR.epochs}" in would
+    assert f"--budget {allocation.budget_for_pairs(POOR, 3)} --epochs {POOR.epochs}" in would
 
 
 def test_a_larger_budget_resolves_a_gap_and_names_its_price() -> None:

@@ -10,7 +10,7 @@ from support.plans import PLAN
 from study import provenance, session
 from study.cli import parse
 from study.protocol.errors import InputError
-from study.protocol.ledger import History
+from study.protocol.history import History
 from study.protocol.rundir import RunDir
 
 ARMS = ("tiny_resnext", "resnet50")

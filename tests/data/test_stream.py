@@ -23,14 +23,17 @@ from search_spaces import load
 from study.data.images import AHEAD, Streamed, fetched, from_arrays, memory_for_images
 from study.data.prepare import prepare
 from study.data.sealed import Prepared, unseal
-from study.execution import meter
-from study.execution.trainable import StudyTrial, image_spec, training
+from study.execution import meter, rehearsal
+from study.execution.messages import Alive, Assignment, Blocked, Message
+from study.execution.trainable import StudyTrial
 from study.protocol.errors import InputError
 from study.protocol.ledger import read
 from study.protocol.plan import Plan
 from study.protocol.records import asdict
 from study.protocol.settings import VARIABLE
-from study.training.loop import Training, predict
+from study.training.evaluation import predict
+from study.training.loop import Training
+from study.training.trial import image_spec, training
 
 ROOT = Path(__file__).parents[2]
 SIDE = 224
@@ -195,19 +198,20 @@ def test_a_broken_image_is_named_before_and_while_it_is_trained_on(plan: Plan, t
         list(run_of(a_plan, prepared).epochs())
     worker = StudyTrial.__new__(StudyTrial)  # no part of Ray is needed to train
     trial = a_trial(epochs=2, batch_size=24)  # 72 images: an epoch takes each
-    given = {"trial": asdict(trial), "epochs": 0, "again": False, "fraction": 1.0}
-    worker.setup(given, plan=asdict(a_plan), pool=prepared.train, home=str(tmp_path))
-    worker._spoke = True
-    ends = next(result for result in iter(worker.step, None) if len(result) > 1)
-    assert "failure" not in ends  # no arm's fault: the study stops, and goes on when it is mended
-    assert "right/0007.jpg has 900 bytes" in ends["blocked"]
+    given = Assignment(trial=trial, epochs=0, again=False, fraction=1.0)
+    worker.setup(given.config(), plan=asdict(a_plan), pool=prepared.train, home=str(tmp_path))
+    worker._began = True
+    messages = (Message.of(result) for result in iter(worker.step, None))
+    ends = next(m.event for m in messages if m and not isinstance(m.event, Alive))
+    assert isinstance(ends, Blocked)  # no arm's fault: the study stops, and goes on when it is mended
+    assert "right/0007.jpg has 900 bytes" in ends.reason
 
 
 def test_the_probe_measures_what_is_trained_on(tmp_path: Path) -> None:
     photographs(tmp_path, train=8, test=2)
     prepared, arm = streamed(tmp_path), load("tiny_resnet")
     config, spec = {**arm.default(), "batch_size": 8}, image_spec(prepared.card)
-    speed = meter.speed(arm, config, spec, CPU, seconds=0, pool=prepared.train)
+    speed = rehearsal.speed(arm, config, spec, CPU, seconds=0, pool=prepared.train)
     assert min(speed.images_per_second, speed.eval_images_per_second) > 0
     (tmp_path / "train" / "even" / "0003.jpg").unlink()
     process = meter.Meter()

@@ -1,6 +1,7 @@
-"""What is said where Ray cannot be joined, or has no dashboard; without starting one."""
+"""Messages when Ray cannot be joined or has no dashboard; without starting Ray."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,16 +11,16 @@ import pytest
 import ray
 from ray._private import utils
 
-from study.execution import cluster
+from study.execution import cluster, ray_patches
 from study.protocol.errors import StudyError
 
 
 @pytest.fixture
 def connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[..., Any]], Any]]:
     """``cluster.connect`` with this in the place of ``ray.init``."""
-    for name in ("knock", "_match_token_mode"):
-        monkeypatch.setattr(cluster, name, lambda _: None)
-    monkeypatch.setattr(cluster, "_stay_on_loopback", lambda *, wanted: None)  # noqa: ARG005
+    monkeypatch.setattr(cluster, "knock", lambda _: None)
+    monkeypatch.setattr(ray_patches, "match_token_mode", lambda _: None)
+    monkeypatch.setattr(ray_patches, "stay_on_loopback", lambda *, wanted: None)  # noqa: ARG005
 
     def call(init: Callable[..., Any]) -> str:
         monkeypatch.setattr(ray, "init", init)
@@ -30,7 +31,7 @@ def connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         handler.close()
 
 
-def test_another_version_of_ray_or_python_is_named_beside_ours(connect: Callable[..., str]) -> None:
+def test_another_version_of_ray_or_python_is_named_with_ours(connect: Callable[..., str]) -> None:
     ours: Any = utils.compute_version_info()  # type: ignore[no-untyped-call]
     theirs = {"ray_version": "2.59.0", "python_version": "3.12.1"}
 
@@ -45,7 +46,7 @@ def test_another_version_of_ray_or_python_is_named_beside_ours(connect: Callable
     assert "token" not in str(refused.value)
 
 
-def test_rays_messages_and_ours_reach_its_log_though_its_start_clears_the_handlers(
+def test_all_messages_reach_the_log_although_ray_clears_the_handlers(
     tmp_path: Path, connect: Callable[..., str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     def start(**_: object) -> SimpleNamespace:
@@ -58,14 +59,20 @@ def test_rays_messages_and_ours_reach_its_log_though_its_start_clears_the_handle
     assert capfd.readouterr().err == ""
 
 
-def test_a_dashboard_is_there_only_with_its_pages_and_what_serves_them(
+def test_the_dashboard_needs_its_pages_and_its_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages = tmp_path / "ray" / "dashboard" / "client" / "build"
     monkeypatch.setattr(ray, "__file__", str(tmp_path / "ray" / "__init__.py"))
-    monkeypatch.setattr(cluster, "get_dashboard_dependency_error", lambda: None)
-    assert not cluster._has_dashboard()
+    monkeypatch.setattr(ray_patches, "get_dashboard_dependency_error", lambda: None)
+    assert not ray_patches.has_dashboard()
     pages.mkdir(parents=True)
-    assert cluster._has_dashboard()
-    monkeypatch.setattr(cluster, "get_dashboard_dependency_error", lambda: ImportError("no aiohttp"))
-    assert not cluster._has_dashboard()
+    assert ray_patches.has_dashboard()
+    monkeypatch.setattr(ray_patches, "get_dashboard_dependency_error", lambda: ImportError("no aiohttp"))
+    assert not ray_patches.has_dashboard()
+
+
+def test_only_one_file_uses_rays_private_parts() -> None:
+    private = re.compile(r"\bray\._|ray\.[\w.]+\._\w+|_actor_cache|_actor_manager|_tune_controller\b")
+    files = (Path(__file__).parents[2] / "study").rglob("*.py")
+    assert [p.name for p in files if private.search(p.read_text())] == ["ray_patches.py"]

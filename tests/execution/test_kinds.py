@@ -12,8 +12,10 @@ import ray
 from ray.cluster_utils import Cluster
 
 from study.execution import cluster
+from study.execution.tasks import run_tasks
+from study.protocol.budget import Budget
 from study.protocol.errors import StudyError
-from study.protocol.plan import Budget, Machine
+from study.protocol.question import Machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.hosts, pytest.mark.usefixtures("rays_leftovers")]
 GPU = Budget.parse("1gpu-hours")
@@ -63,7 +65,7 @@ def test_gpus_of_several_kinds_are_refused_and_of_one_kind_held_to_it(nodes: Any
 
     jobs = [(str(i), ()) for i in range(8)]
     halves = dataclasses.replace(four, slots=8, fraction=0.5)
-    found = [each for m in (four, halves, four) for _, each, _ in cluster.run_tasks(where, jobs, m)]
+    found = [each for m in (four, halves, four) for _, each, _ in run_tasks(where, jobs, m)]
     used = {node for node, _, _ in found}
     assert all(begun == now for _, begun, now in found)
     assert first.node_id in used

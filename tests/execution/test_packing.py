@@ -13,11 +13,14 @@ from bench.timing import processes
 from support.plans import AUDIT
 
 from search_spaces import ArmError, Config, ImageSpec, load
-from study.execution import meter, profile, trainable
-from study.execution.meter import Meter, Speed
+from study.execution import choices, meter, profile
+from study.execution.measurements import Measurements
+from study.execution.meter import Meter
 from study.execution.packing import GAIN, Hardware, Way, fastest, fits, speed, ways
+from study.execution.rehearsal import Speed
 from study.protocol.errors import InputError
-from study.protocol.plan import Packed
+from study.protocol.question import Packed
+from study.training.device import device_of
 
 TWO_CORES = Hardware(resource="cpu", units=2, cores=(2,), name="CPU x 2")
 EIGHT_CORES = Hardware(resource="cpu", units=8, cores=(8,), name="CPU x 8")
@@ -61,7 +64,7 @@ def test_a_gpu_is_shared_without_being_overbooked() -> None:
         assert way.machine.kind == "H200"  # no trial runs on another
 
 
-def test_a_fraction_that_is_given_is_the_only_way() -> None:
+def test_a_given_fraction_is_the_only_way() -> None:
     (way,) = ways(CARDS, 0.3)
     assert (way.trials, way.machine.fraction, way.machine.slots) == (3, 0.3, 6)
     (way,) = ways(TWO_CORES, 2.0)
@@ -98,7 +101,7 @@ def test_the_fastest_way(speeds: list[float | None], best: int, asked: int) -> N
     assert len(measured) == asked
 
 
-def test_what_fits_leaves_room_to_grow() -> None:
+def test_fitting_leaves_room_to_grow() -> None:
     two = ways(CARDS, None)[0]
     assert fits(two, 0.41)
     assert not fits(two, 0.42)
@@ -129,10 +132,10 @@ def test_trials_that_do_not_fit_into_the_machine_are_not_tried(
         asked.append(arguments[2:-1])
         return [found[arm]]
 
-    monkeypatch.setattr(profile._Rounds, "_timed", timed)
+    monkeypatch.setattr(Measurements, "timed", timed)
     arms = {name: load("tiny_resnet") for name in found}
-    rounds = profile._Rounds(some_meters(), arms, IMAGES, (32, 256))
-    kept = rounds.fitting(ways(EIGHT_CORES, None), 5)
+    rounds = Measurements(some_meters(), arms, IMAGES, (32, 256))
+    kept = choices.fitting(rounds, ways(EIGHT_CORES, None), 5)
     assert rounds.batch_sizes == batches
     assert [way.trials for way in kept] == trials
     assert asked == [(kept[-1], (32, 256), 5)] * 2  # what even the roomiest way cannot do is not done
@@ -150,7 +153,7 @@ def test_trials_that_do_not_fit_into_the_machine_are_not_tried(
         (0, 0, 32, 0.5 / 9),  # eight
     ],
 )
-def test_the_largest_batch_on_cores_is_reckoned_from_the_smallest(
+def test_the_largest_batch_on_cores_is_extrapolated_from_the_smallest(
     monkeypatch: pytest.MonkeyPatch, way: int, to_come: int, batch: int, share: float
 ) -> None:
     _with_memory(monkeypatch)
@@ -161,7 +164,7 @@ def test_the_largest_batch_on_cores_is_reckoned_from_the_smallest(
     assert takes == pytest.approx(share)
 
 
-def test_trials_that_fit_with_no_batch_are_refused_unless_there_is_but_one(
+def test_trials_that_fit_with_no_batch_size_are_refused_unless_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _with_memory(monkeypatch)
@@ -199,33 +202,33 @@ def some_meters() -> Any:
     return SimpleNamespace(first=lambda count: [None] * count)
 
 
-def test_memory_of_a_large_batch_is_known_from_a_small_one() -> None:
+def test_memory_of_a_large_batch_is_estimated_from_a_small_one() -> None:
     """Without filling the machine's memory, whose processes are killed then."""
     with processes(1) as (apart,):
-        reckoned, measured = apart.submit(_grown).result()
-    assert 0.8 * measured < reckoned < 2 * measured
+        estimated, measured = apart.submit(_grown).result()
+    assert 0.8 * measured < estimated < 2 * measured
 
 
 def _grown() -> tuple[float, float]:
-    """Shares of the memory that is free: what a batch of 256 was reckoned to take, and what it took."""
+    """Shares of the memory that is free: what a batch of 256 was estimated to take, and what it took."""
     whole = 64 * 2**30
     for name, size in (("free_memory", whole), ("all_memory", 0)):
         setattr(meter, name, lambda size=size: size)
     process, (one, *_) = Meter(), ways(TWO_CORES, 2.0)
     process.begin(None)
     config, images = load("small_resnet").default(), ImageSpec(channels=3, size=64, classes=10)
-    batch, reckoned = process.largest_batch("small_resnet", config, images, one, (32, 256), 0, False)
+    batch, estimated = process.largest_batch("small_resnet", config, images, one, (32, 256), 0, False)
     assert batch == 256
-    trainable.device_of(one.machine)
+    device_of(one.machine)
     before = psutil.Process().memory_info().rss
     config = {**config, "batch_size": 256}
     assert process.prepare("small_resnet", config, images, one.machine, True)
     speed = process.speed("small_resnet", 0.0)
     assert speed is not None
-    return reckoned, (speed.peak_bytes - before) / whole
+    return estimated, (speed.peak_bytes - before) / whole
 
 
-def test_layouts_are_told_apart_by_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layouts_are_compared_by_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a small one a GPU waits for launches: both layouts look alike."""
     now: list[bool] = []
 
@@ -238,19 +241,19 @@ def test_layouts_are_told_apart_by_the_largest_batch(monkeypatch: pytest.MonkeyP
         faster = now[-1]
         return [Speed(images_per_second=200 if faster else 100, eval_images_per_second=100, peak_bytes=1)]
 
-    monkeypatch.setattr(profile._Rounds, "_timed", measured)
-    rounds = profile._Rounds(some_meters(), {"one": load("tiny_resnet")}, IMAGES, (32, 256))
+    monkeypatch.setattr(Measurements, "timed", measured)
+    rounds = Measurements(some_meters(), {"one": load("tiny_resnet")}, IMAGES, (32, 256))
     usual, *_ = ways(CARDS, None)
-    assert rounds.choose([usual], lambda: 1e9) is usual
-    assert rounds._channels_last == {"one": False}
-    assert ("one", usual, rounds._batch, False) in rounds._measured  # what the audit is of
+    assert choices.choose_way(rounds, [usual], lambda: 1e9) is usual
+    assert rounds.channels_last == {"one": False}
+    assert rounds.measured("one", usual, rounds.batch, False)  # what the audit is of
 
 
 def test_a_batch_size_needs_enough_steps_of_the_images_that_a_run_trains_on() -> None:
     arms = {"one": load("tiny_resnet")}
-    assert profile._batch_sizes(arms, 256 * profile.STEPS_FLOOR) == (32, 64, 128, 256)
-    assert profile._batch_sizes(arms, 256 * profile.STEPS_FLOOR - 1) == (32, 64, 128)
-    assert profile._batch_sizes(arms, 1) == (32,)
+    assert profile.shared_batch_sizes(arms, 256 * profile.STEPS_FLOOR) == (32, 64, 128, 256)
+    assert profile.shared_batch_sizes(arms, 256 * profile.STEPS_FLOOR - 1) == (32, 64, 128)
+    assert profile.shared_batch_sizes(arms, 1) == (32,)
 
 
 def test_an_arm_whose_graph_would_lie_trains_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,12 +271,12 @@ def test_an_arm_whose_graph_would_lie_trains_step_by_step(monkeypatch: pytest.Mo
         started[-1].append(arm)
         return ["it gives other digits than step by step" if arm == "b" else ""]
 
-    monkeypatch.setattr(profile._Rounds, "_timed", tried)
+    monkeypatch.setattr(Measurements, "timed", tried)
     meters: Any = SimpleNamespace(first=lambda count: [None] * count, apart=apart)
-    rounds = profile._Rounds(meters, {name: load("tiny_resnet") for name in "abc"}, IMAGES, (32,))
-    rounds.try_graphs(ways(CARDS, None)[0])
+    rounds = Measurements(meters, {name: load("tiny_resnet") for name in "abc"}, IMAGES, (32,))
+    choices.try_graphs(rounds, ways(CARDS, None)[0])
     assert started == [["a", "b"], ["c"]]
-    assert rounds._graphed == {"a": True, "b": False, "c": True}
+    assert rounds.graphed == {"a": True, "b": False, "c": True}
     assert "b trains step by step" in rounds.notes[-1]
 
 
@@ -290,13 +293,13 @@ def test_a_trial_that_needs_more_than_half_of_a_gpu_has_it_to_itself(monkeypatch
             raise ArmError("arm one does not fit into the memory even with batches of 32")
         return [(32, 0.7)]
 
-    monkeypatch.setattr(profile._Rounds, "_timed", measured)
-    monkeypatch.setattr(profile._Rounds, "described", lambda _, ways: list(ways))
+    monkeypatch.setattr(Measurements, "timed", measured)
+    monkeypatch.setattr(choices, "with_gpu", lambda _, ways: list(ways))
     meters: Any = SimpleNamespace(first=lambda count: [None] * count, apart=lambda: contextlib.nullcontext())
     for alone, trials in ((ways(CARDS, 1.0), 1), (None, 0)):
-        rounds = profile._Rounds(meters, {"one": load("tiny_resnet")}, IMAGES, (32, 256))
+        rounds = Measurements(meters, {"one": load("tiny_resnet")}, IMAGES, (32, 256))
         with contextlib.nullcontext() if trials else pytest.raises(ArmError, match="even with batches of 32"):
-            (way,) = rounds.fitting_on_a_gpu(ways(CARDS, None), alone)
+            (way,) = choices.fitting_on_a_gpu(rounds, ways(CARDS, None), alone)
             assert way.trials == trials
             assert rounds.batch_sizes == (32,)
             assert "Two trials do not fit on one GPU." in rounds.notes
@@ -319,21 +322,21 @@ def test_every_cardinality_trains_in_its_own_faster_layout(monkeypatch: pytest.M
             return [True]
         return [Speed(images_per_second=200 if now[-1] else 100, eval_images_per_second=100, peak_bytes=1)]
 
-    monkeypatch.setattr(profile._Rounds, "_timed", measured)
+    monkeypatch.setattr(Measurements, "timed", measured)
     arm = load("tiny_resnext")
-    rounds = profile._Rounds(some_meters(), {"one": arm}, IMAGES, (32, 256))
+    rounds = Measurements(some_meters(), {"one": arm}, IMAGES, (32, 256))
     (usual, *_) = ways(CARDS, None)
-    rounds.choose([usual], lambda: 1e9)
-    assert rounds._channels_last == {"one": True}
-    assert rounds._layouts == {"one": {"2": False}}
+    choices.choose_way(rounds, [usual], lambda: 1e9)
+    assert rounds.channels_last == {"one": True}
+    assert rounds.layouts == {"one": {"2": False}}
     assert "contiguously at cardinality 2" in rounds.notes[-1]
     kept = dataclasses.replace(AUDIT, layouts={"2": False})
     assert not kept.layout({**arm.default(), "cardinality": 2})
     assert kept.layout({**arm.default(), "cardinality": 4})
-    poor = profile._Rounds(some_meters(), {"one": arm}, IMAGES, (32, 256))
+    poor = Measurements(some_meters(), {"one": arm}, IMAGES, (32, 256))
     times = iter([10.0, 9.0, 9.0])  # enough for the arm's own layouts, not for every option's
-    poor.choose([usual], lambda: next(times, 0.0))
-    assert poor._layouts == {"one": {}}
+    choices.choose_way(poor, [usual], lambda: next(times, 0.0))
+    assert poor.layouts == {"one": {}}
 
 
 def test_the_walls_around_packed_trials_leave_room_for_what_cuda_takes(
@@ -346,9 +349,9 @@ def test_the_walls_around_packed_trials_leave_room_for_what_cuda_takes(
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", walls.append)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     for way in ways(CARDS, None):
-        assert trainable.device_of(way.machine).type == "cuda"
+        assert device_of(way.machine).type == "cuda"
         assert way.trials * (walls[-1] * whole + way.machine.context_bytes) <= whole
-    trainable.device_of(way.machine, 1.0)  # one that ran out of memory and has the card to itself
+    device_of(way.machine, 1.0)  # one that ran out of memory and has the card to itself
     assert walls[-1] > 0.95
-    trainable.device_of(way.machine, 0.01)
+    device_of(way.machine, 0.01)
     assert walls[-1] == 0

@@ -1,4 +1,4 @@
-"""What a worker tells of a trial that it takes up again or that cannot go on, and what is booked of it (no Ray needed)."""
+"""What a worker reports of a resumed trial or one that cannot continue, and what is booked (no Ray needed)."""
 
 import ctypes
 import dataclasses
@@ -8,7 +8,6 @@ import sys
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -18,79 +17,88 @@ from support.training import CPU, a_trial, digits, plan  # noqa: F401  # the fix
 
 from study.data.sealed import Prepared
 from study.execution.callback import LEAVE_SECONDS, Runner
-from study.execution.trainable import StudyTrial, described, slice_seconds, start
+from study.execution.messages import Assignment, Blocked, Event, Failed, Message, Restored, Trained
+from study.execution.trainable import StudyTrial, slice_seconds
 from study.memory import out_of_memory
 from study.protocol.errors import StudyError
 from study.protocol.ledger import Ledger, read
 from study.protocol.plan import Plan
-from study.protocol.records import asdict
+from study.protocol.records import Epoch, asdict
 from study.protocol.rundir import RunDir
 from study.scheduling.schedule import Schedule
 from study.training import checkpoint
+from study.training.device import describe
+from study.training.trial import start
 
 
 def a_worker(plan: Plan, data: Prepared, home: Path, *, epochs: int, again: bool) -> StudyTrial:  # noqa: F811
     """As Ray Tune sets one up, after its first word."""
     worker = object.__new__(StudyTrial)
-    config = {"trial": asdict(a_trial(epochs=3)), "epochs": epochs, "again": again, "fraction": 1.0}
-    worker.setup(config, plan=asdict(plan), pool=data.train, home=str(home))
-    worker._spoke = True
+    given = Assignment(trial=a_trial(epochs=3), epochs=epochs, again=again, fraction=1.0)
+    worker.setup(given.config(), plan=asdict(plan), pool=data.train, home=str(home))
+    worker._began = True
     return worker
 
 
-def told(worker: StudyTrial, upto: int) -> list[dict[str, Any]]:
-    """Its results up to the report of this epoch."""
-    results = [worker.step()]
-    while results[-1].get("epoch", {}).get("epoch") != upto:
-        results.append(worker.step())
-    return results
+def event(worker: StudyTrial) -> Event:
+    """What the worker's next step says."""
+    message = Message.of(worker.step())
+    assert message is not None
+    return message.event
 
 
-def test_what_the_checkpoint_has_and_the_ledger_has_not_was_not_trained_in_vain(
+def epochs_of(worker: StudyTrial, upto: int) -> list[Epoch]:
+    """The epochs that it reports, up to this one."""
+    found: list[Epoch] = []
+    while not found or found[-1].epoch < upto:
+        if isinstance(said := event(worker), Trained):
+            found.append(said.epoch)
+    return found
+
+
+def test_epochs_in_the_checkpoint_but_not_in_the_ledger_are_not_lost(
     plan: Plan,  # noqa: F811
     digits: Prepared,  # noqa: F811
     tmp_path: Path,
 ) -> None:
     (tmp_path / "checkpoints").mkdir()
     first = a_worker(plan, digits, tmp_path, epochs=0, again=False)
-    results = told(first, upto=2)
+    second = epochs_of(first, upto=2)[-1]
     first._save()
     again = a_worker(plan, digits, tmp_path, epochs=1, again=True)  # the second report was lost
-    resumed = again.step()["resumed"]
-    second = results[-1]["epoch"]
-    assert resumed == {
-        "epoch": 1,
-        "seconds": pytest.approx(second["train_seconds"] + second["eval_seconds"]),
-    }
-    told_again = told(again, upto=3)
-    assert told_again[0]["epoch"]["val_loss"] == second["val_loss"]
+    restored = event(again)
+    assert isinstance(restored, Restored)
+    assert restored.epoch == 1
+    assert restored.seconds == pytest.approx(second.train_seconds + second.eval_seconds)
+    epochs = epochs_of(again, upto=3)
+    assert epochs[0].val_loss == second.val_loss
     _, whole = start(plan, a_trial(epochs=3), digits.train, CPU)
-    assert told_again[-1]["epoch"]["val_loss"] == list(whole)[-1].val_loss
+    assert epochs[-1].val_loss == list(whole)[-1].val_loss
 
 
 @pytest.mark.parametrize("net", [{}, {"other.weight": torch.zeros(3)}])
-def test_a_checkpoint_of_other_code_is_left_and_the_trial_begins_anew(
+def test_a_checkpoint_of_other_code_is_ignored_and_the_trial_begins_anew(
     plan: Plan,  # noqa: F811
     digits: Prepared,  # noqa: F811
     tmp_path: Path,
     net: dict[str, torch.Tensor],
 ) -> None:
-    """A change that was accepted is no failure of the trials that it met."""
+    """An accepted change of code does not fail the trials that it interrupts."""
     (tmp_path / "checkpoints").mkdir()
     other = checkpoint.pack({"epoch": 1, "measures": [{}], "net": net})
     checkpoint.save(tmp_path / "checkpoints" / "t.pt", other)
     again = a_worker(plan, digits, tmp_path, epochs=1, again=True)
-    assert again.step()["resumed"] == {"epoch": 0, "seconds": 0.0}
+    assert event(again) == Restored(epoch=0, seconds=0.0)
     _, whole = start(plan, a_trial(epochs=3), digits.train, CPU)
-    assert told(again, upto=1)[-1]["epoch"]["val_loss"] == next(whole).val_loss
+    assert epochs_of(again, upto=1)[-1].val_loss == next(whole).val_loss
 
 
-def test_many_trials_at_a_time_report_less_often_but_before_a_study_that_stops_has_left() -> None:
+def test_many_trials_report_less_often_but_before_a_stopping_study_leaves() -> None:
     assert [slice_seconds(slots) for slots in (1, 500, 700, 1000, 10_000)] == [5, 5, 7, 8, 8]
     assert 2 * slice_seconds(10_000) < LEAVE_SECONDS  # then the checkpoints are written
 
 
-def test_memory_that_ran_out_is_told_from_an_arms_own_fault() -> None:
+def test_out_of_memory_is_distinguished_from_an_arms_own_fault() -> None:
     with pytest.raises(RuntimeError) as host:
         torch.empty(2**60)
     with pytest.raises(MemoryError) as python:
@@ -136,7 +144,7 @@ print(fresh, kept, held - resident())
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
-def test_what_a_step_frees_stays_with_the_process_until_it_is_given_back() -> None:
+def test_memory_freed_by_a_step_stays_with_the_process_until_given_back() -> None:
     done = subprocess.run([sys.executable, "-c", KEEPS], capture_output=True, text=True, check=True)
     fresh, kept, given_back = map(int, done.stdout.split())
     assert kept < 0.2 * fresh
@@ -151,13 +159,13 @@ def test_an_arm_that_takes_too_much_is_out_of_memory_and_not_in_error(
 ) -> None:
     worker = a_worker(plan, digits, tmp_path, epochs=0, again=False)
     monkeypatch.setattr("study.execution.trainable.training", lambda *_: torch.empty(2**60))
-    result = worker.step()
-    assert result["memory"]
-    assert result["done"]
-    assert "can't allocate" in result["failure"]
+    said = event(worker)
+    assert isinstance(said, Failed)
+    assert said.out_of_memory
+    assert "can't allocate" in said.reason
 
 
-def test_no_end_is_written_of_an_epoch_that_could_not_be(
+def test_no_end_is_written_after_an_epoch_that_could_not_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk fills between the two, and the shorter line of the end would still fit."""
@@ -169,15 +177,16 @@ def test_no_end_is_written_of_an_epoch_that_could_not_be(
         begun = schedule.next()
         assert begun is not None
         trial = begun.trial
+        given = Assignment(trial=trial, epochs=0, again=False, fraction=1.0)
         epochs = [an_epoch(trial, number, 0.0) for number in range(1, trial.epochs + 1)]
         for epoch in epochs[:-1]:
-            assert runner.take({"trial": trial.id, "epoch": asdict(epoch)})
+            assert runner.take(Message(trial=trial.id, event=Trained(epoch=epoch, last=False)).result())
         with monkeypatch.context() as full:
             full.setattr(os, "write", lambda file, line: real(file, line[:9]))
-            last = {"trial": trial.id, "epoch": asdict(epochs[-1]), "done": True}
+            last = Message(trial=trial.id, event=Trained(epoch=epochs[-1], last=True)).result()
             assert runner.take(last)
-        runner.on_trial_complete(0, [], SimpleNamespace(config={"trial": asdict(trial)}, last_result=last))
-        schedule.leave()
+        runner.on_trial_complete(0, [], SimpleNamespace(config=given.config(), last_result=last))
+        schedule.slots.leave()
     history = read(path)
     assert [t.id for t in history.open] == [trial.id]
     assert len(history.epochs[trial.id]) == trial.epochs - 1
@@ -194,17 +203,18 @@ def test_a_node_with_another_model_of_the_same_kind_of_gpu_trains_nothing(
     here = SimpleNamespace(name="NVIDIA A100", multi_processor_count=108, total_memory=40 * 2**30)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: known)
-    gpu = described(torch.device("cuda", 0))
+    gpu = describe(torch.device("cuda", 0))
     assert gpu == "NVIDIA A100, 108 multiprocessors, 80.0 GiB"
     machine = dataclasses.replace(plan.machine, resource="gpu", gpu=gpu)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: here)
     worker = a_worker(dataclasses.replace(plan, machine=machine), digits, tmp_path, epochs=0, again=False)
     result = worker.step()
-    assert (
-        result["blocked"]
-        == f"this node has NVIDIA A100, 108 multiprocessors, 40.0 GiB, and the study was measured on {gpu}"
+    message = Message.of(result)
+    assert message is not None
+    assert message.event == Blocked(
+        reason=f"this node has NVIDIA A100, 108 multiprocessors, 40.0 GiB, and the study was measured on {gpu}"
     )
-    assert "done" not in result  # no fault of the trial: it waits for a node of the study's kind
+    assert not result["done"]  # no fault of the trial: it waits for a node of the study's kind
 
 
 def test_a_failed_trial_is_gone_before_its_memory_is_given_back(
@@ -227,5 +237,5 @@ def test_a_failed_trial_is_gone_before_its_memory_is_given_back(
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(nets[0]()))
     monkeypatch.setattr("study.execution.trainable.device_of", lambda *_: torch.device("cuda"))
-    assert worker.step()["memory"]
+    assert isinstance(event(worker), Failed)
     assert left == [None]

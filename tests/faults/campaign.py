@@ -32,11 +32,14 @@ from support.pictures import make_images
 
 from search_spaces import load
 from study.data.prepare import prepare
-from study.protocol.ledger import History, read, records
-from study.protocol.plan import Audit, Budget, Machine, Plan
+from study.protocol.budget import Budget
+from study.protocol.history import History
+from study.protocol.ledger import read, records
+from study.protocol.plan import Plan
+from study.protocol.question import Audit, Machine
 from study.protocol.records import Resumed
 from study.protocol.settings import VARIABLE
-from study.scheduling.sampler import describe, searched
+from study.scheduling.spaces import describe, searched
 
 ROOT = Path(__file__).parents[2]
 ARMS = ("tiny_resnet", "tiny_resnext")

@@ -19,7 +19,8 @@ from study.loggers import mlflow as mlflow_logger
 from study.loggers import optuna as optuna_logger
 from study.loggers.ray_metrics import RayMetrics
 from study.protocol.errors import InputError
-from study.protocol.ledger import History, Ledger, read
+from study.protocol.history import History
+from study.protocol.ledger import Ledger, read
 from study.protocol.plan import Plan
 from study.protocol.records import Record, Resumed, Trial
 

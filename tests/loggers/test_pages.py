@@ -21,7 +21,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from support.browser import Browser, opened
 
-from study.protocol.ledger import History, read
+from study.protocol.history import History
+from study.protocol.ledger import read
 from study.protocol.plan import Plan
 
 pytestmark = pytest.mark.slow

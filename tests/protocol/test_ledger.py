@@ -9,8 +9,10 @@ import pytest
 from support.a_ledger import a_trial, an_epoch, an_outcome
 from support.edited import chained
 
+from study.protocol.codec import decode, encode
 from study.protocol.errors import LedgerError
-from study.protocol.ledger import History, Ledger, read
+from study.protocol.history import History
+from study.protocol.ledger import Ledger, read
 from study.protocol.records import (
     Choice,
     Cost,
@@ -21,8 +23,6 @@ from study.protocol.records import (
     Scored,
     TestOpened,
     Tuning,
-    decode,
-    encode,
 )
 
 CHOICE = Choice(
@@ -66,7 +66,7 @@ def test_every_record_comes_back_as_it_was(record: Record) -> None:
     assert decode(encode(record)) == record
 
 
-def test_a_number_that_is_none_is_refused() -> None:
+def test_a_non_finite_number_is_refused() -> None:
     with pytest.raises(ValueError, match="JSON"):
         encode(an_epoch(a_trial(), 1, math.nan))
 
@@ -130,7 +130,7 @@ def test_any_other_damage_stops_with_its_line(tmp_path: Path, bad: bytes) -> Non
         ([a_trial(), an_outcome(a_trial(), 1.0), an_epoch(a_trial(), 1, 1.0)], "ended already"),
         ([a_trial(), an_epoch(a_trial(), 1, 5.0), an_epoch(a_trial(), 2, 4.0)], "gives back"),
         ([MANIFEST, MANIFEST], "a manifest of look 1 after 1: each is final"),
-        ([MANIFEST, dataclasses.replace(MANIFEST, look=2)], "for which nobody has asked"),
+        ([MANIFEST, dataclasses.replace(MANIFEST, look=2)], "which was never asked for"),
         ([MORE, MORE], "a study is extended once"),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_manifest_is_named_by_its_content() -> None:
         assert changed.sha256 != MANIFEST.sha256
 
 
-def test_the_choices_of_two_looks_are_one_list_and_the_latest_says_what_is_in_hand() -> None:
+def test_choices_of_two_looks_form_one_list_and_the_latest_names_the_net_in_hand() -> None:
     history = History()
     for record in (
         MANIFEST,
@@ -174,7 +174,7 @@ def test_the_choices_of_two_looks_are_one_list_and_the_latest_says_what_is_in_ha
     assert [m.look for m in history.manifests] == [1, 2]
 
 
-def test_a_write_that_fails_leaves_the_file_whole_also_when_it_cannot_be_cut_at_once(
+def test_a_failed_write_leaves_the_file_whole_even_if_it_cannot_be_cut_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a file system that turned read-only, or a disk that fills in the middle of a line."""

@@ -11,11 +11,15 @@ from scipy import stats
 from support.schedules import ARMS, a_plan, diverges, drive, play
 
 from search_spaces import load
-from study.protocol import looks
+from study.protocol import allocation, looks
+from study.protocol.budget import Budget
+from study.protocol.codec import plain
+from study.protocol.consistency import check
 from study.protocol.errors import InputError
-from study.protocol.ledger import Ledger, check, read
-from study.protocol.plan import Budget, Earlier, Plan
-from study.protocol.records import Extension, Phase, Scored, TestOpened, plain
+from study.protocol.ledger import Ledger, read
+from study.protocol.plan import Plan
+from study.protocol.question import Earlier
+from study.protocol.records import Extension, Phase, Scored, TestOpened
 from study.protocol.rundir import RunDir
 from study.scheduling.schedule import Schedule
 
@@ -35,7 +39,7 @@ def test_two_normal_looks_have_the_methods_levels(
     assert looks.either(spent, level, first, second) == pytest.approx(total, abs=1.5e-4)
 
 
-def test_over_many_pairs_the_second_level_is_that_of_normal_theory_and_over_few_it_is_less() -> None:
+def test_second_level_matches_normal_theory_over_many_pairs_and_is_lower_over_few() -> None:
     assert looks.second_level(100, 400, spent=0.027, total=0.05) == pytest.approx(0.027, abs=5e-4)
     assert looks.second_level(4, 16, spent=0.027, total=0.05) < 0.026
     assert looks.second_level(1, 4, spent=0.0, total=0.05) == 0.05
@@ -71,7 +75,7 @@ def test_an_undecided_study_goes_on_with_further_pairs(tmp_path: Path) -> None:
         extension = looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse("35cpu-minutes"))
         assert extension.pairs == 3
         assert extension.level == pytest.approx(looks.second_level(4, 7, spent=0.05, total=0.06))
-        assert "3 further pairs" in looks.told_second(plan, extension)
+        assert "3 further pairs" in looks.describe_second_look(plan, extension)
         before = {t.id: t for t in ledger.trials.values()}
         ledger.add(extension)
         now = [1e6]
@@ -85,7 +89,7 @@ def test_an_undecided_study_goes_on_with_further_pairs(tmp_path: Path) -> None:
             assert [c.pair for c in ledger.choices(arm)] == list(range(7))
             best = max(ledger.choices(arm), key=lambda c: c.val_accuracy)
             assert best.val_accuracy == ledger.choices(arm)[ledger.in_hand(arm)].val_accuracy
-            assert ledger.spent(arm) <= 35 * 60 / 2 + 2 * plan.full_run(arm)
+            assert ledger.spent(arm) <= 35 * 60 / 2 + 2 * allocation.full_run(plan, arm)
             searches = [ledger.spent(arm, "search", pair=p) for p in range(7)]
             assert max(searches) < 1.3 * min(searches)
         assert [m.look for m in ledger.manifests] == [1, 2]
@@ -115,7 +119,7 @@ def test_a_second_look_that_is_interrupted_goes_on(tmp_path: Path) -> None:
     assert list(read(killed).trials.values()) == list(read(whole).trials.values())
 
 
-def test_one_arm_more_gets_what_the_others_got(tmp_path: Path) -> None:
+def test_an_added_arm_gets_what_the_others_got(tmp_path: Path) -> None:
     three = dataclasses.replace(
         a_plan(minutes=30),
         arms=(*ARMS, "third"),
@@ -124,7 +128,7 @@ def test_one_arm_more_gets_what_the_others_got(tmp_path: Path) -> None:
     )
     plan = a_plan(minutes=20)
     with a_finished(plan, tmp_path) as ledger:
-        assert looks.one_arm_more(plan, ledger, [*ARMS, "third"]) == "third"
+        assert looks.added_arm(plan, ledger, [*ARMS, "third"]) == "third"
         ledger.add(an_arm(three))
         extended = plan.extended(ledger.extension)
         assert extended.arms == (*ARMS, "third")
@@ -143,13 +147,13 @@ def test_one_arm_more_gets_what_the_others_got(tmp_path: Path) -> None:
             for arm in ("tiny_resnet", "third")
         )
         assert first == third  # the same random first proposals
-        with pytest.raises(InputError, match="extended once"):
-            looks.one_arm_more(extended, ledger, [*ARMS, "third", "fourth"])
+        with pytest.raises(InputError, match="extended already"):
+            looks.added_arm(extended, ledger, [*ARMS, "third", "fourth"])
     reread = read(tmp_path / "ledger.jsonl")
     assert plan.extended(reread.extension) == extended
 
 
-def test_what_cannot_be_extended_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_an_impossible_extension_is_refused_with_the_reason(tmp_path: Path) -> None:
     plan = a_plan(minutes=20)
     with Ledger(tmp_path / "none.jsonl") as ledger, pytest.raises(InputError, match="not finished"):
         looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse("35cpu-minutes"))
@@ -172,20 +176,20 @@ def test_what_cannot_be_extended_is_refused_with_the_reason(tmp_path: Path) -> N
         named = str(told.value).split("--budget ")[-1].split(" ")[0]
         assert looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse(named)).pairs >= 1
         for arms in (list(ARMS), [*ARMS, "c", "d"], ["tiny_resnet", "c"]):
-            with pytest.raises(InputError, match="one arm more"):
-                looks.one_arm_more(plan, ledger, arms)
+            with pytest.raises(InputError, match="exactly one more"):
+                looks.added_arm(plan, ledger, arms)
         ledger.add(looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse("35cpu-minutes")))
         with pytest.raises(InputError, match="third look"):
             looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse("90cpu-minutes"))
 
 
-def test_an_arm_whose_runs_are_too_dear_does_not_fit() -> None:
+def test_an_arm_with_too_expensive_runs_is_refused() -> None:
     plan = a_plan(minutes=20)
     slow = dataclasses.replace(plan.audits["tiny_resnet"], images_per_second=200.0)
     dear = dataclasses.replace(
         plan, arms=(*ARMS, "third"), audits={**plan.audits, "third": slow}, probe_cost=dict.fromkeys((*ARMS, "third"), 1.0)
     )  # fmt: skip
-    with pytest.raises(InputError, match="the added arm is of 1 searches, the others of 4"):
+    with pytest.raises(InputError, match="the added arm has 1 searches, the others have 4"):
         plan.extended(an_arm(dear))
 
 
@@ -208,10 +212,10 @@ def test_studies_that_opened_the_same_test_files_are_counted(tmp_path: Path) -> 
     again = dataclasses.replace(plan, earlier=found)
     assert looks.first_level(again, *ARMS) == 0.025
     assert looks.first_level(again, "tiny_resnet", "another") == 0.05
-    assert "the second study of one question: its interval is at 97.5 %" in looks.told_earlier(again)
+    assert "the second study of one question: its interval is at 97.5 %" in looks.describe_earlier(again)
     elsewhere = dataclasses.replace(plan, earlier=(Earlier(run="x", arms=("a", "b"), level=0.05),))
-    assert "None of them asked for these arms" in looks.told_earlier(elsewhere)
-    assert looks.told_earlier(plan) == ""
+    assert "None of them asked for these arms" in looks.describe_earlier(elsewhere)
+    assert looks.describe_earlier(plan) == ""
 
 
 def a_finished(plan: Plan, folder: Path) -> Ledger:

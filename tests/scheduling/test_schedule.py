@@ -13,12 +13,16 @@ import pytest
 from support.schedules import ARMS, SECONDS, a_plan, accuracy, all_trials, diverges, drive, play
 
 from search_spaces import Config
-from study.protocol import selection, validation
+from study.protocol import accounting, allocation, selection, validation
+from study.protocol.accounting import search_runs, shrunk, unspent
+from study.protocol.allocation import slice_runs
+from study.protocol.budget import Budget
+from study.protocol.consistency import check
 from study.protocol.errors import LedgerError, StudyError
-from study.protocol.ledger import Ledger, check, read
-from study.protocol.plan import Budget, Plan, slice_runs
+from study.protocol.ledger import Ledger, read
+from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Outcome, Record, Trial
-from study.protocol.selection import AHEAD, found_by, runs_floor, search_runs, shrunk, unspent
+from study.protocol.selection import AHEAD, found_by, runs_floor
 from study.scheduling.schedule import Schedule, Start, derive_seed
 
 STAGES = {"baseline": 0, "slice": 1, "search": 1, "select": 2, "confirm": 3}
@@ -40,7 +44,7 @@ def test_the_budget_holds_to_within_one_report_per_running_trial(tmp_path: Path)
         plan = a_plan(minutes=minutes)
         ledger = play(plan, tmp_path / f"{minutes}.jsonl")
         for arm in plan.arms:
-            total = ledger.spent(arm) + plan.startup  # scoring the nets comes after the schedule
+            total = ledger.spent(arm) + allocation.startup(plan)  # scoring the nets comes after the schedule
             assert total <= plan.share + plan.machine.slots * (SECONDS[arm] + 0.05)
 
 
@@ -119,7 +123,7 @@ def test_the_default_is_each_searchs_first_trial_and_is_paid_once(tmp_path: Path
             default = ledger.of(arm, "baseline")[0].config
             assert default not in [t.config for t in ledger.of(arm, "search")]
             for pair in range(plan.pairs):
-                told = again._searches[arm, pair].told
+                told = again.searches[arm, pair].trials
                 run = ledger.of(arm, "baseline")[pair]
                 assert told[0].params == default
                 assert told[0].value == ledger.val_accuracy(run.id)
@@ -145,8 +149,8 @@ def test_a_setting_is_taken_when_it_leads_the_default_by_half_a_standard_error(t
     assert False in kinds
 
 
-def test_what_runs_got_right_on_the_same_images_makes_the_lead_sharper(tmp_path: Path) -> None:
-    """Two settings that differ on few images are told apart; taken as independent they would not be."""
+def test_comparing_image_by_image_sharpens_the_lead(tmp_path: Path) -> None:
+    """Two settings that differ on few images are distinguished; taken as independent they would not be."""
     plan = a_plan(minutes=20)
     images = plan.val_images
 
@@ -187,7 +191,7 @@ def test_a_default_that_nothing_beats_is_confirmed_and_one_that_fails_is_not(tmp
 
 
 @pytest.mark.parametrize("minutes", [8, 12, 20])
-def test_arms_that_wait_for_each_other_wait_for_a_part_of_a_run_only(tmp_path: Path, minutes: float) -> None:
+def test_arms_wait_for_each_other_for_less_than_a_run(tmp_path: Path, minutes: float) -> None:
     """Runs of one arm take 1.4 times as long: would each arm keep to its slot, one would wait that much longer."""
     plan, now, idle, seen = a_plan(minutes=minutes), [0.0], [0.0], [0.0]
 
@@ -247,7 +251,7 @@ def test_an_arm_that_always_fails_ends_the_study_with_its_reason(tmp_path: Path)
         play(a_plan(), tmp_path / "ledger.jsonl", fails=fails)
 
 
-def test_a_search_that_no_money_is_left_for_confirms_the_default(tmp_path: Path) -> None:
+def test_a_search_without_budget_confirms_the_default(tmp_path: Path) -> None:
     """The machine turns out ten times dearer than measured: what is left of the share is not overrun for a search."""
     plan = a_plan(minutes=12)
     fast = {name: dataclasses.replace(a, images_per_second=20_000.0) for name, a in plan.audits.items()}
@@ -269,7 +273,7 @@ def test_an_interrupted_study_books_what_was_held_and_goes_on(tmp_path: Path) ->
         starts = [schedule.next(), schedule.next()]
         assert all(start is not None and not start.again for start in starts)
         now[0] = 7.0
-        schedule.leave()
+        schedule.slots.leave()
         assert [ledger.spent(arm, "baseline") for arm in ARMS] == [7.0, 7.0]
     with Ledger(path) as ledger:
         again = Schedule(a_plan(), ledger, ARMS, clock=lambda: now[0])
@@ -291,22 +295,22 @@ def test_a_trial_pays_nothing_while_it_waits_for_a_machine(tmp_path: Path) -> No
         first, second = schedule.next(), schedule.next()
         assert first is not None
         assert second is not None
-        schedule.waits(first.trial.id)
+        schedule.slots.wait(first.trial.id)
         now[0] = 60.0
-        schedule.beat()
+        schedule.slots.beat()
         assert [ledger.booked[s.trial.id] for s in (first, second)] == [0.0, 60.0]
         for _ in range(2):  # the second time it has its machine already
-            schedule.granted(first.trial.id)
+            schedule.slots.grant(first.trial.id)
             now[0] += 5.0
-        assert schedule.held(first.trial.id) == 10.0
+        assert schedule.slots.held(first.trial.id) == 10.0
         assert schedule.next() is None  # it had its slot all the while
         schedule.put_back(first.trial.id, "no worker")
         again = schedule.next()
         assert again is not None
         assert again.trial == first.trial
-        schedule.waits(first.trial.id)
+        schedule.slots.wait(first.trial.id)
         now[0] += 100.0
-        schedule.granted(first.trial.id)
+        schedule.slots.grant(first.trial.id)
         now[0] += 1.0
         assert schedule.end(first.trial.id, "worker died").cost == 11.0
 
@@ -331,7 +335,7 @@ def test_the_slice_is_15_to_20_percent_or_none_where_that_is_too_few(tuning: flo
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_study_killed_at_random_decides_as_an_undisturbed_one(tmp_path: Path, seed: int) -> None:
+def test_a_study_killed_at_random_decides_like_an_undisturbed_one(tmp_path: Path, seed: int) -> None:
     """One trial at a time, and killed also between a report and the end that it decided."""
     plan = a_plan(minutes=8, slots=1, seed=seed)
     whole = play(plan, tmp_path / "whole.jsonl")
@@ -370,7 +374,7 @@ def test_a_disk_that_fails_at_random_moments_changes_no_decision(
                 done = drive(schedule, now, diverges, lambda: float(rng.uniform()) < 0.01)
             finally:
                 if rng.uniform() < 0.5:
-                    schedule.leave()
+                    schedule.slots.leave()
         if not done and rng.uniform() < 0.3:
             content = path.read_bytes()
             last = len(content) - content.rstrip(b"\n").rfind(b"\n") - 1
@@ -450,7 +454,7 @@ def test_a_trial_that_hangs_twice_is_ended(tmp_path: Path) -> None:
     assert ended.reason == "hang: silent (2 times)"
 
 
-def test_one_that_ran_out_of_memory_gets_more_of_the_machine_then_ends(tmp_path: Path) -> None:
+def test_a_trial_out_of_memory_gets_more_of_the_machine_then_ends(tmp_path: Path) -> None:
     schedule, _ = losing(tmp_path)
     first, second = schedule.next(), schedule.next()
     assert first is not None
@@ -469,7 +473,7 @@ def test_one_that_ran_out_of_memory_gets_more_of_the_machine_then_ends(tmp_path:
     ("cards", "trials", "fraction", "doubled"),
     [(1, 3, 0.3333, (0.6666, 1.0)), (1, 1, 0.6, (1.0,)), (2, 3, 0.3333, (0.6666, 1.0)), (2, 1, 0.6, (1.0,))],
 )
-def test_one_that_needs_a_whole_gpu_gets_it_though_the_parts_of_one_do_not_add_up(
+def test_a_trial_that_needs_a_whole_gpu_gets_it_although_the_fractions_do_not_add_up(
     tmp_path: Path, cards: int, trials: int, fraction: float, doubled: tuple[float, ...]
 ) -> None:
     plan = a_plan()
@@ -493,12 +497,13 @@ def test_derived_seeds_are_distinct_and_fit_any_generator() -> None:
     assert all(0 <= s < 2**63 for s in seeds)
 
 
-def test_what_is_left_over_is_told_only_of_an_arm_with_the_most_runs(
+def test_only_an_arm_with_the_most_runs_has_anything_left_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = a_plan(), a_plan(minutes=30)
     assert unspent(small, play(small, tmp_path / "small.jsonl")) == {}
-    monkeypatch.setattr(selection, "CONFIRM_CEILING", 3)  # at 20, studies of days
+    for module in (accounting, selection):
+        monkeypatch.setattr(module, "CONFIRM_CEILING", 3)  # at 20, studies of days
     ledger = play(large, tmp_path / "large.jsonl")
     over = unspent(large, ledger)
     assert over

@@ -8,16 +8,9 @@ from ray.tune.schedulers.async_hyperband import _Bracket
 from search_spaces import Choice, Config, Float, Int, Space, default, load
 from search_spaces._shared import KNOWN as KNOWN_SETTINGS
 from study.protocol.records import Epoch, Outcome, Trial
-from study.scheduling.sampler import (
-    ArmSearch,
-    Rungs,
-    describe,
-    known,
-    proposal_seed,
-    random_config,
-    restrict,
-    widen,
-)
+from study.scheduling.asha import Rungs
+from study.scheduling.sampler import ArmSearch, proposal_seed
+from study.scheduling.spaces import describe, known, random_config, restrict, widen
 
 SPACE: Space = {
     "lr": Float(low=1e-3, high=1.0, default=0.1, log=True),
@@ -84,7 +77,7 @@ def test_the_same_seed_proposes_the_same_configs() -> None:
     assert first[1:] != other[1:]
 
 
-def test_arms_of_a_pair_begin_with_the_same_values_of_what_they_share() -> None:
+def test_arms_of_a_pair_begin_with_the_same_values_of_shared_axes() -> None:
     """Whatever else an arm's space has, and whatever became of the trials before."""
     wider: Space = {"groups": Choice(options=(2, 4, 8), default=2), **SPACE}
     one, other, elsewhere = a_search(1), a_search(1, wider), a_search(2)
@@ -96,7 +89,7 @@ def test_arms_of_a_pair_begin_with_the_same_values_of_what_they_share() -> None:
     assert random_config(SPACE, seed=proposal_seed(1, 2)) == asked[0][1]
 
 
-def test_the_recipes_known_settings_are_fitted_to_what_a_study_can_hold() -> None:
+def test_the_recipes_known_settings_are_fitted_to_the_studys_batch_sizes() -> None:
     space = load("tiny_resnext").space
     found = known(space)
     assert len(found) == len(KNOWN_SETTINGS)
@@ -109,7 +102,7 @@ def test_the_recipes_known_settings_are_fitted_to_what_a_study_can_hold() -> Non
     assert all(config.keys() == DEFAULT.keys() for config in known(SPACE))  # and nothing that an arm has not
 
 
-def test_what_optuna_is_told_of_trials_that_do_not_finish() -> None:
+def test_unfinished_trials_reach_optuna_as_pruned_failed_or_running() -> None:
     search = a_search(3)
     play(search, 20)
     ends = {
@@ -121,7 +114,7 @@ def test_what_optuna_is_told_of_trials_that_do_not_finish() -> None:
         search.ask(name)
         search.report(an_epoch(name, 1, 0.9))
         search.tell(Outcome(trial=name, state=state, reason=reason, epochs=1, cost=1.0), 0.9)  # type: ignore[arg-type]
-    told = search.told
+    told = search.trials
     assert told[0].state.name == "COMPLETE"
     assert [(t.state.name, t.intermediate_values) for t in told[-3:]] == [
         ("PRUNED", {}), ("FAIL", {}), ("RUNNING", {}),
@@ -132,7 +125,7 @@ def test_what_optuna_is_told_of_trials_that_do_not_finish() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_settings_that_fail_are_not_proposed_again_and_again(seed: int) -> None:
+def test_failing_settings_are_not_proposed_again_and_again(seed: int) -> None:
     """The best learning rates lie next to those that fail, and a search must not take the fall for an unknown land."""
     search, failed = a_search(seed), 0
     for number in range(100):

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from study.protocol.codec import checksum, encode
 from study.protocol.ledger import records
-from study.protocol.records import Record, checksum, encode
+from study.protocol.records import Record
 
 
 def chained(told: Iterable[Record], after: str = "") -> str:

@@ -2,13 +2,9 @@
 
 import dataclasses
 
-from study.protocol.plan import (
-    Audit,
-    Budget,
-    DataCard,
-    Machine,
-    Plan,
-)
+from study.protocol.budget import Budget
+from study.protocol.plan import Plan
+from study.protocol.question import Audit, DataCard, Machine
 
 AUDIT = Audit(
     params=1000, macs=10_000, images_per_second=1000.0, eval_images_per_second=4000.0, peak_bytes=2**30,

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from search_spaces import Arm, load
-from study.protocol.ledger import History, Ledger
-from study.protocol.plan import Budget, Plan, with_length
+from study.protocol.allocation import with_length
+from study.protocol.budget import Budget
+from study.protocol.history import History
+from study.protocol.ledger import Ledger
+from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Trial
 from study.scheduling.schedule import Schedule
 from support.plans import PLAN

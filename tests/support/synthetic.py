@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from study.protocol import validation
+from study.protocol import allocation, validation
+from study.protocol.budget import Budget
 from study.protocol.ledger import Ledger
-from study.protocol.plan import Audit, Budget, DataCard, Machine, Packed, Plan
+from study.protocol.plan import Plan
+from study.protocol.question import Audit, DataCard, Machine, Packed
 from study.protocol.records import (
     Choice,
     Config,
@@ -251,7 +253,7 @@ class Diary:
         """The runs that select what each search of the arm found, with what they got right."""
         for pair in range(self.plan.pairs) if pairs is None else pairs:
             found = find(self.plan, self.ledger, arm, pair)
-            for fold in self.plan.select_folds(pair) if found else ():
+            for fold in allocation.select_folds(self.plan, pair) if found else ():
                 self.trial(
                     arm,
                     "select",
@@ -314,7 +316,7 @@ class Diary:
                 end = ("stopped", "asha: rung", 1 if level < 0.72 else 3)
             self.trial(
                 arm, "search", state=end[0], reason=end[1], epochs=end[2], level=level,
-                pair=pair, fold=self.plan.search_fold(pair),
+                pair=pair, fold=allocation.search_fold(self.plan, pair),
             )  # fmt: skip
 
     def freeze(self, runs: int) -> dict[str, tuple[Choice, ...]]:

@@ -9,7 +9,8 @@ import torch
 from search_spaces import load
 from study.data.prepare import prepare
 from study.data.sealed import Prepared
-from study.protocol.plan import Machine, Plan
+from study.protocol.plan import Plan
+from study.protocol.question import Machine
 from study.protocol.records import Epoch, Trial
 from support.plans import AUDIT, PLAN
 

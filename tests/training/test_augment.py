@@ -72,7 +72,7 @@ def test_every_image_and_every_call_differs(policy: str) -> None:
     assert distinct == 2 if policy == "flip" else distinct > 30
 
 
-def test_unknown_policy_lists_those_there_are() -> None:
+def test_unknown_policy_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match="none, flip, flip\\+crop"):
         augment(noise(), "mixup", generator())
 

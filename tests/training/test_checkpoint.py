@@ -9,17 +9,18 @@ from support.training import CPU, a_trial, digits, measures, plan  # noqa: F401 
 from torch import nn
 
 from study.data.sealed import Prepared
-from study.execution.trainable import training
 from study.protocol.plan import Plan
 from study.protocol.records import Epoch
 from study.training import checkpoint
 from study.training.checkpoint import pack
-from study.training.loop import Split, Training
+from study.training.evaluation import Split
+from study.training.loop import Training
+from study.training.trial import training
 
 STATE = {"epoch": 2, "net": {"weight": torch.arange(3.0)}, "measures": [{"epoch": 1}]}
 
 
-def test_it_comes_back_as_it_was_and_leaves_no_partial_file(tmp_path: Path) -> None:
+def test_a_checkpoint_comes_back_unchanged_and_leaves_no_partial_file(tmp_path: Path) -> None:
     path = tmp_path / "t.pt"
     checkpoint.save(path, pack(STATE))
     loaded = checkpoint.load(path, CPU)
@@ -30,7 +31,7 @@ def test_it_comes_back_as_it_was_and_leaves_no_partial_file(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("left", [0, 1, 100, -1])
-def test_a_torn_one_falls_back_to_the_one_before(tmp_path: Path, left: int) -> None:
+def test_a_torn_checkpoint_falls_back_to_the_previous_one(tmp_path: Path, left: int) -> None:
     path = tmp_path / "t.pt"
     checkpoint.save(path, pack({**STATE, "epoch": 1}))
     checkpoint.save(path, pack(STATE))
@@ -47,7 +48,7 @@ def test_a_pickle_from_outside_is_no_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "t.pt", CPU) is None
 
 
-def test_one_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "t.pt"
     checkpoint.save(path, pack(STATE))
     (tmp_path / "t.before.pt").mkdir()  # in the way of the one before

@@ -95,7 +95,7 @@ def test_a_fused_block_trains_as_torchvisions_and_evaluates_by_the_same_operatio
         assert torch.equal(plain.eval()(x), other.eval()(x))
 
 
-def test_blocks_of_other_kinds_are_left() -> None:
+def test_blocks_of_other_kinds_are_skipped() -> None:
     class Own(Bottleneck):  # type: ignore[misc]
         pass
 

@@ -13,10 +13,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from search_spaces import Arm, ImageSpec, load
 from study.data.images import Images
 from study.protocol.records import Config, Epoch, Trial
-from study.training import loop
+from study.training import evaluation, loop
 from study.training.augment import POLICIES
 from study.training.checkpoint import pack, unpack
-from study.training.loop import Split, Training
+from study.training.evaluation import Split
+from study.training.loop import Training
 
 CPU = torch.device("cpu")
 SPEC = ImageSpec(channels=3, size=16, classes=4)
@@ -89,7 +90,7 @@ def test_the_static_step_gives_the_digits_of_the_core_before_it(policy: str, sch
     assert all(map(torch.equal, weights(old), weights(new)))
 
 
-def test_images_that_are_fetched_go_through_the_steps_own_place_with_the_same_digits() -> None:
+def test_fetched_images_give_the_same_digits() -> None:
     """Stopped and taken up again too: what was fetched ahead is fetched anew."""
     asked = trial(load("tiny_resnet"), epochs=2)
     expected = [timeless(e) for e in a_run(old_core, load("tiny_resnet"), asked).epochs()]
@@ -151,7 +152,7 @@ def test_the_fake_device_would_see_a_step_that_waits() -> None:
 
 def halved(asked: Trial, arm: Arm, monkeypatch: pytest.MonkeyPatch, *, half: bool) -> Training:
     """A run in mixed precision on the CPU, with and without bfloat16 copies of the weights."""
-    monkeypatch.setattr(loop, "_mixed_precision", lambda _: torch.autocast("cpu", dtype=torch.bfloat16))
+    monkeypatch.setattr(evaluation, "mixed_precision", lambda _: torch.autocast("cpu", dtype=torch.bfloat16))
     monkeypatch.setattr(loop, "HALVED", ("cpu",) if half else ())
     run: Training = a_run(loop, arm, asked)
     return run

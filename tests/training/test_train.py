@@ -12,10 +12,11 @@ from search_spaces import ImageSpec, load
 from study.data.images import Images
 from study.data.sealed import Prepared
 from study.data.split import split_for
-from study.execution import meter
-from study.execution.trainable import image_spec, start, training
+from study.execution import rehearsal
 from study.protocol.plan import Plan
-from study.training.loop import EVAL_PIXELS, DivergedError, build, predict
+from study.training.evaluation import EVAL_PIXELS, predict
+from study.training.loop import DivergedError, build
+from study.training.trial import image_spec, start, training
 
 
 def test_it_learns_real_images(plan: Plan, digits: Prepared) -> None:
@@ -60,7 +61,7 @@ def test_validation_images_are_not_trained_on(plan: Plan, digits: Prepared) -> N
     assert whole[-1].val_accuracy > blacked[-1].val_accuracy
 
 
-def test_what_it_is_right_on_is_known_image_by_image(plan: Plan, digits: Prepared) -> None:
+def test_correct_predictions_are_known_image_by_image(plan: Plan, digits: Prepared) -> None:
     run = training(plan, a_trial(epochs=1), digits.train, CPU)
     (epoch,) = run.epochs()
     correct = run.correct()
@@ -97,7 +98,7 @@ def test_a_layout_changes_speed_and_nothing_else(plan: Plan, digits: Prepared) -
     assert firsts[0].val_loss == pytest.approx(firsts[1].val_loss, rel=1e-2)
 
 
-def test_prediction_does_not_hang_on_how_many_are_evaluated_at_once(
+def test_predictions_do_not_depend_on_the_evaluation_batch(
     plan: Plan, digits: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arm = load("tiny_resnet")
@@ -142,7 +143,7 @@ def test_weights_come_from_the_seed(plan: Plan) -> None:
 def test_the_audit_counts_what_torchvision_states() -> None:
     """25.56 M parameters and 4.09 GMACs at 224 pixels are torchvision's own figures for resnet50."""
     arm = load("resnet50")
-    params, macs = meter.complexity(arm, arm.default(), ImageSpec(channels=3, size=224, classes=1000))
+    params, macs = rehearsal.complexity(arm, arm.default(), ImageSpec(channels=3, size=224, classes=1000))
     assert params == 25_557_032
     assert macs == pytest.approx(4.09e9, rel=0.005)
 

@@ -11,17 +11,13 @@ from analysis.frames import how_it_ended
 from analysis.report.section import Context, Part, Section, again
 from analysis.results import Evidence, in_hand
 from analysis.statistics.intervals import Refused, crossed
-from study.protocol.ledger import History
-from study.protocol.plan import (
-    CONFIRM_FLOOR,
-    MARGIN,
-    REDUCTION,
-    TUNING_RUNS_FLOOR,
-    DataCard,
-    unmatched,
-)
+from study.protocol import allocation
+from study.protocol.accounting import search_runs, share, trained
+from study.protocol.allocation import CONFIRM_FLOOR, MARGIN, REDUCTION, TUNING_RUNS_FLOOR
+from study.protocol.history import History
+from study.protocol.question import DataCard, unmatched
 from study.protocol.records import PHASES
-from study.protocol.selection import best_first, search_runs, share, trained
+from study.protocol.selection import best_first
 from study.protocol.text import counted, duration, listed, percent, points
 
 EQUAL_SPEND = 0.02
@@ -226,7 +222,7 @@ def _fairness(evidence: Evidence) -> list[str]:
     plan, history = evidence.plan, evidence.history
     sentences = [warning] if (warning := unmatched(plan.audits)) else []
     for arm in plan.arms:
-        seconds, last = history.spent(arm), plan.machine.slots * plan.epoch_cost(arm)
+        seconds, last = history.spent(arm), plan.machine.slots * allocation.epoch_cost(plan, arm)
         own = share(plan, history)
         if seconds > own + max(OVERSHOOT * own, last):
             sentences.append(

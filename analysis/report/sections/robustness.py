@@ -11,7 +11,7 @@ from typing import Literal
 
 from analysis.report.section import Context, Part, Section, Table
 from analysis.results import Evidence, in_hand
-from study.protocol.ledger import History
+from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.records import Config, Outcome, Trial
 from study.protocol.selection import best_first, find

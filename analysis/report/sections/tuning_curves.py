@@ -34,6 +34,7 @@ from analysis.statistics.expected_best import (
     slice_curve,
 )
 from analysis.statistics.intervals import Reals, Refused
+from study.protocol import allocation
 from study.protocol.text import counted, duration, points
 
 SLICE_FLOOR = 2
@@ -73,7 +74,7 @@ def steps(evidence: Evidence, arm: str) -> pd.DataFrame:
     rows = [
         {"pair": pair, "cost": 0.0, "val_accuracy": value}
         for pair in sorted({t.pair for t in history.of(arm, "search")})
-        if (value := default.get(plan.search_fold(pair))) is not None
+        if (value := default.get(allocation.search_fold(plan, pair))) is not None
     ]
     spent: dict[int, float] = {}
     for name, outcome in history.outcomes.items():

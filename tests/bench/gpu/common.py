@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from search_spaces import ImageSpec, load
 from study.protocol.records import Config, Epoch, Trial
 from study.training import loop as core
-from study.training.loop import Split, build
+from study.training.evaluation import Split
+from study.training.loop import build
 
 CIFAR = ImageSpec(channels=3, size=32, classes=10)
 POOL = 4096

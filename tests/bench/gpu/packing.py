@@ -20,7 +20,7 @@ import torch
 from bench.gpu.common import options, write
 from bench.packing import as_table, measured
 from study.execution.packing import Way
-from study.protocol.plan import Machine
+from study.protocol.question import Machine
 
 CONTEXT_BYTES = 2**30
 

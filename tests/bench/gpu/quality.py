@@ -13,7 +13,8 @@ from bench.gpu import kernels
 from bench.gpu.common import a_net, a_trial, config, device, options, write
 from study.data.prepare import prepare
 from study.data.split import split
-from study.training.loop import Split, Training
+from study.training.evaluation import Split
+from study.training.loop import Training
 
 EPOCHS, BATCH, RATE = 8, 256, 0.1
 

@@ -31,8 +31,9 @@ from bench.gpu.common import (
 )
 from bench.train import post_speed
 from study.memory import out_of_memory
-from study.training import loop as core
 from study.training.augment import normalise
+from study.training.evaluation import EVAL_PIXELS, predict
+from study.training.randomness import repeatable
 
 CARDINALITIES = (1, 2, 4, 8, 16, 32, 64)
 STAGES = ((64, 32), (128, 16), (256, 8), (512, 4))
@@ -84,18 +85,18 @@ def evaluation(net: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any]:
     """Images/s and peak bytes when so many images are evaluated at once."""
     pixels, _ = pool()
     rows, found = torch.arange(4000, device=device()), {}
-    kept = dict(core.EVAL_PIXELS)
+    kept = dict(EVAL_PIXELS)
     try:
         for size in sizes:
-            core.EVAL_PIXELS[device().type] = size * 32**2
+            EVAL_PIXELS[device().type] = size * 32**2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
-            took = seconds_of(lambda: core.predict(net, pixels, rows), repeats=1, warm=1)
+            took = seconds_of(lambda: predict(net, pixels, rows), repeats=1, warm=1)
             peak = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
             found[str(size)] = {"images_per_second": len(rows) / took, "peak_bytes": peak}
     finally:
-        core.EVAL_PIXELS.update(kept)
+        EVAL_PIXELS.update(kept)
     return found
 
 
@@ -106,10 +107,10 @@ def profiled(net: nn.Module, arm: str, batch: int, **how: Any) -> dict[str, Any]
         run.advance(0.0)
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     began = synchronised()
-    with core._repeatable():
+    with repeatable():
         run._step.run()
     wall = synchronised() - began
-    with core._repeatable(), torch.profiler.profile(activities=activities) as profile:
+    with repeatable(), torch.profiler.profile(activities=activities) as profile:
         run._step.run()
         synchronised()
     rows = [
@@ -148,7 +149,7 @@ def grouped(batch: int, seconds: float) -> list[dict[str, Any]]:
                     y = functional.conv2d(x, k, padding=1, groups=groups)
                     torch.autograd.grad(y, (x, k), torch.ones_like(y))
 
-                with core._repeatable():
+                with repeatable():
                     row[f"{planes}x{pixels}"] = 1e3 * seconds_of(work, repeats=5, warm=2)
             found.append(row)
     return found

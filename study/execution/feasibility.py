@@ -1,7 +1,7 @@
-"""Whether a budget can do at all, told within seconds: from the number of images, their size, and a second per arm.
+"""Refuses hopeless budgets within seconds: by the number of images, their size, and a second of measuring per arm.
 
-What is measured here is faster than what a study will see: no optimiser, no augmentation, no neighbour. A budget that is too
-small even then is refused before Ray is started and anything longer is measured.
+This measures more speed than a study will see: no optimiser, no augmentation, no neighbours. A budget too small even so is
+refused before Ray starts and before anything longer is measured.
 """
 
 import math
@@ -13,34 +13,34 @@ from torch import nn
 from torch.nn import functional
 
 from search_spaces import Arm, ArmError, ImageSpec, default
+from study.protocol.allocation import EPOCHS, FEWEST_RUNS, SCATTER, VAL_SHARE
+from study.protocol.budget import Budget
 from study.protocol.errors import InputError
-from study.protocol.plan import EPOCHS, FEWEST_RUNS, SCATTER, VAL_SHARE, Budget, DataCard
-from study.protocol.records import first_line
+from study.protocol.question import DataCard
+from study.protocol.text import first_line
 
 SECONDS = 1.0
-"""Of measuring an arm; one step of the smallest batch may take longer."""
+"""Time for measuring an arm; one step of the smallest batch may take longer."""
 SMALLEST, USUAL = 2, 8
-"""Images of the first step, and of steps from which on more of them hardly make one faster."""
+"""Images of the first step, and images beyond which a larger batch is hardly faster."""
 SLACK = {"cpu": 2.0, "cuda": 10.0}
-"""So many times the measured speed is not ruled out: cores have other work for a second, and many small nets side by side use
-a GPU that many times better. What is refused later is refused with what was really measured."""
+"""Multiple of the measured speed that a study may reach: cores may have other work for a second, and many small nets side by
+side use a GPU that much better. Later refusals rest on the full measurements."""
 FEW_SLACK = 3.0
-"""The same where steps of a few images are all that was measured."""
+"""The same, if only steps of a few images were measured."""
 STARTING = 45.0
-"""Resource-seconds per arm that a budget which is named has for starting and measuring."""
+"""Resource-seconds per arm for starting and measuring in the budget that a refusal names."""
 
 
 def images_per_second(arm: Arm, images: ImageSpec, device: torch.device) -> tuple[float, int]:
-    """Forward and backward at the default setting, by ever larger batches for about a second; and the last batch's size.
+    """Speed of forward and backward at the default setting, with ever larger batches for about a second; and the last batch size.
 
     Raises whatever the arm's code raises.
     """
     config = default(arm.space)
     net = arm.build(config, images).to(device).train()
     largest = int(config.get("batch_size", 64))
-    _step(
-        net, images, SMALLEST, device
-    )  # loads kernels, from disk after a start of the machine: no measure of the arm
+    _step(net, images, SMALLEST, device)  # unmeasured: it loads kernels, from disk on a machine just started
     began, size, best = time.perf_counter(), SMALLEST, 0.0
     while True:
         took = min(_step(net, images, size, device) for _ in range(2))
@@ -71,10 +71,10 @@ def check(
     train_fraction: float,
     measure: Callable[[str], tuple[float, int]] | None = None,
 ) -> None:
-    """Raises InputError, naming a budget, when no plan could be made even of runs faster than they can be.
+    """Raises InputError, naming a budget that would do, if even runs at an impossible speed would be too few for a plan.
 
-    ``measure`` gives an arm's speed as ``images_per_second``; by default it is measured here, on one core, which is the
-    cheapest way to train per core and second. Raises ArmError when an arm cannot be trained.
+    ``measure`` gives an arm's speed as ``images_per_second`` does; the default measures here, on one core, where a
+    core-second trains most. Raises ArmError if an arm cannot be trained.
     """
     length = epochs or EPOCHS[0]
     count = train_fraction * (1 - VAL_SHARE[1]) * card.train * length
@@ -86,12 +86,11 @@ def check(
         if share * speed * slack / count >= FEWEST_RUNS:
             continue
         run = count / speed
-        enough = math.ceil(len(arms) * (STARTING + SCATTER * FEWEST_RUNS * run) / 60)
+        enough = Budget.whole_minutes(len(arms) * (STARTING + SCATTER * FEWEST_RUNS * run), budget.resource)
         raise InputError(
             f"a budget of {budget} is too small: {card.train} images of {card.size} x {card.size} pixels, and {name} trains "
-            f"about {speed:.3g} of them a second, so that a run of {length} epochs takes about {_told(run)}, and each arm needs "
-            f"{math.ceil(FEWEST_RUNS)} of them. This would do: --budget "
-            f"{Budget(seconds=60.0 * enough, resource=budget.resource)} (or smaller arms or images"
+            f"about {speed:.3g} of them a second: a run of {length} epochs takes about {_rounded(run)}, and each arm needs "
+            f"{math.ceil(FEWEST_RUNS)} of them. This would do: --budget {enough} (or smaller arms or images"
             + (", or fewer --epochs)" if length > EPOCHS[0] else ")")
         )
 
@@ -110,5 +109,5 @@ def _on_one_core(name: str, arm: Arm, card: DataCard) -> tuple[float, int]:
         torch.set_num_threads(before)
 
 
-def _told(seconds: float) -> str:
+def _rounded(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

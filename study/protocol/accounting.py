@@ -1,0 +1,179 @@
+"""What a study's runs cost and what is left to spend: every arm's share, over all looks (METHOD.md 3)."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from study.protocol import allocation
+from study.protocol.allocation import CONFIRM_CEILING
+from study.protocol.budget import Budget
+from study.protocol.history import History
+from study.protocol.plan import Plan
+from study.protocol.records import SCORED_PHASES, Choice, Trial, Tuning
+
+SHRUNK = 0.5
+"""Part of the planned search below which the study says at once that the search has shrunk."""
+
+
+def share(plan: Plan, history: History) -> float:
+    """Resource-seconds per arm, all looks together."""
+    extension = history.extension
+    return extension.budget_seconds / len(plan.arms) if extension and extension.pairs else plan.share
+
+
+def budget(plan: Plan, history: History) -> Budget:
+    """The budget of the whole study, all looks together."""
+    return Budget(seconds=share(plan, history) * len(plan.arms), resource=plan.budget.resource)
+
+
+def left(plan: Plan, history: History, arm: str, *, spent: float) -> float:
+    """Resource-seconds of the arm's share that are neither spent nor owed to scoring trained nets."""
+    owed = sum(
+        t.id not in history.scores
+        and ((end := history.outcomes.get(t.id)) is None or end.state == "finished")
+        for phase in SCORED_PHASES
+        for t in history.of(arm, phase)
+    )
+    own = spent - history.spent(arm, "lost")
+    return (
+        share(plan, history)
+        - own
+        - lost_share(plan, history)
+        - startup(plan, history, arm)
+        - owed * allocation.test_cost(plan, arm)
+    )
+
+
+def unspent(plan: Plan, history: History) -> dict[str, float]:
+    """Arm -> resource-seconds left over because every find has as many confirmation runs as a study makes."""
+    over = {arm: left(plan, history, arm, spent=history.spent(arm)) for arm in plan.arms}
+    return {
+        arm: seconds
+        for arm, seconds in over.items()
+        if (choices := history.choices(arm))
+        and all(len(history.confirmed(arm, c.pair)) >= CONFIRM_CEILING for c in choices)
+        and seconds >= max(run_cost(plan, history, arm, c) for c in choices)
+    }
+
+
+def search_runs(plan: Plan, history: History) -> dict[str, list[float]]:
+    """Arm -> full-run equivalents that each of its searches used, the restored default excluded; empty before the search."""
+    tuning = history.tuning
+    if tuning is None:
+        return {}
+    pairs = plan.pairs + (history.extension.pairs if history.extension else 0)
+    return {
+        arm: [history.spent(arm, "search", pair=pair) / tuning.full_run[arm] for pair in range(pairs)]
+        for arm in plan.arms
+        if arm in tuning.full_run
+    }
+
+
+def planned_search(plan: Plan, history: History, arm: str) -> float:
+    """Full-run equivalents that each search of the arm may use: as planned, until the tuning share is fixed."""
+    tuning = history.tuning
+    if tuning is None or arm not in tuning.full_run:
+        return allocation.tuning_runs(plan) / plan.pairs
+    return max(0.0, tuning.per_arm / tuning.full_run[arm] - tuning.slice_runs) / plan.pairs
+
+
+def tuning_share(plan: Plan, history: History, arms: Sequence[str]) -> Tuning:
+    """The tuning share of these arms once their baseline runs are timed; an added arm gets what the others got."""
+    full_run = {arm: measured_run(plan, history, arm) for arm in arms}
+    if history.tuning is not None:
+        return dataclasses.replace(history.tuning, full_run={**history.tuning.full_run, **full_run})
+    per_arm = max(0.0, min(_left_for_tuning(plan, history, arm, full_run[arm]) for arm in arms))
+    slice_runs = allocation.slice_runs(per_arm / max(full_run.values()))
+    return Tuning(per_arm=per_arm, slice_runs=slice_runs, full_run=full_run)
+
+
+def _left_for_tuning(plan: Plan, history: History, arm: str, full_run: float) -> float:
+    """What baseline, selection and confirmation leave of the arm's share."""
+    reserved = allocation.select_runs(plan) + allocation.confirm_reserved(plan)
+    test = allocation.test_cost(plan, arm)
+    return (
+        plan.share
+        - history.spent(arm, "probe", "baseline")
+        - startup(plan, history, arm)
+        - plan.folds * test
+        - allocation.MARGIN * reserved * (full_run + test)
+    )
+
+
+def measured_run(plan: Plan, history: History, arm: str) -> float:
+    """Resource-seconds of one run on a running worker: the baseline runs' mean epochs plus their smallest overhead."""
+    runs = history.full_length(arm, "baseline")
+    if not runs:  # every one failed: only the measurement before the study is left
+        return plan.epochs * allocation.epoch_cost(plan, arm)
+    epochs = [trained(plan, history, t) for t in runs]
+    return sum(epochs) / len(epochs) + min(overhead(plan, history, t) for t in runs)
+
+
+def search_share(plan: Plan, history: History, arm: str) -> float:
+    """Resource-seconds that one search of the arm may spend: an equal part of what the random settings leave."""
+    tuning = history.tuning
+    if tuning is None or arm not in tuning.full_run:
+        return math.inf
+    running = history.running(arm, "slice")
+    done = history.spent(arm, "slice") - sum(history.booked[t.id] for t in running)
+    to_come = tuning.slice_runs - len(history.of(arm, "slice")) + len(running)
+    return max(0.0, tuning.per_arm - done - to_come * tuning.full_run[arm]) / plan.pairs
+
+
+def shrunk(plan: Plan, history: History) -> str:
+    """A notice that full runs cost more than measured and left less than half of the planned search; else empty."""
+    tuning = history.tuning
+    if tuning is None:
+        return ""
+    dearest = max(tuning.full_run.values())
+    runs, planned = tuning.per_arm / dearest, allocation.tuning_runs(plan)
+    if runs >= SHRUNK * planned:
+        return ""
+    more = (planned * dearest - tuning.per_arm) * len(plan.arms)
+    enough = Budget.whole_minutes(plan.budget.seconds + 1.1 * more, plan.budget.resource)
+    times = max(cost / allocation.full_run(plan, arm) for arm, cost in tuning.full_run.items())
+    return (
+        f"the search has shrunk: full runs cost {times:.1f} times what was measured, which leaves {runs:.1f} of them per arm "
+        f"for it instead of {planned:.1f}, {runs / plan.pairs:.1f} for each of {plan.pairs} "
+        f"{'searches' if plan.pairs > 1 else 'search'}. A new study with --budget {enough} or shorter --epochs would have "
+        "what was planned"
+    )
+
+
+def lost_share(plan: Plan, history: History) -> float:
+    """Every arm's equal part of what interruptions undid: which trial was hit is chance, and must favour no arm.
+
+    Only confirmation runs pay for it, so that the search decides as it would have without interruption.
+    """
+    return sum(history.spent(arm, "lost") for arm in plan.arms) / len(plan.arms)
+
+
+def startup(plan: Plan, history: History, arm: str) -> float:
+    """Resource-seconds to set apart for workers yet to start: the most seen so far."""
+    extra = [overhead(plan, history, t) for t in history.full_length(arm, "baseline")]
+    return max(allocation.startup(plan), sum(extra) - len(extra) * min(extra, default=0.0))
+
+
+def overhead(plan: Plan, history: History, trial: Trial) -> float:
+    """Resource-seconds that a full-length trial held beyond its epochs."""
+    return history.outcomes[trial.id].cost - trained(plan, history, trial)
+
+
+def trained(plan: Plan, history: History, trial: Trial) -> float:
+    """Resource-seconds of a trial's epochs alone."""
+    return sum(e.train_seconds + e.eval_seconds for e in history.epochs[trial.id]) * plan.machine.fraction
+
+
+def run_cost(plan: Plan, history: History, arm: str, choice: Choice) -> float:
+    """Resource-seconds of one more run of this find, its test score included; at the latest price if that is higher."""
+    trials = [history.trials[t] for t in choice.trials if history.finished(t)]
+    if choice.default or not trials:  # the baseline's first runs waited for their workers
+        usual = history.tuning.full_run[arm] if history.tuning else allocation.full_run(plan, arm)
+    else:
+        usual = _cost(history, trials)
+    latest = [t for t in history.confirmed(arm, choice.pair) if history.finished(t.id)][-1:]
+    return max(usual, *(history.outcomes[t.id].cost for t in latest), 0.0) + allocation.test_cost(plan, arm)
+
+
+def _cost(history: History, trials: Sequence[Trial]) -> float:
+    return sum(history.outcomes[t.id].cost for t in trials) / len(trials)

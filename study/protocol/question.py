@@ -1,0 +1,179 @@
+"""What a plan is made of: the question as the user asked it, and what was measured to answer it.
+
+Frozen records without behaviour. ``plan.Plan`` joins them and writes them to ``plan.json``; ``allocation`` computes what the
+budget buys.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from study.protocol.budget import Budget
+from study.protocol.records import Config
+
+LAYOUT_AXIS = "cardinality"
+"""The axis that decides which layout is faster: grouped convolutions have kernels of their own."""
+MATCHED = 0.05
+"""Arms whose MACs differ by more are not matched: ResNeXt's own "matched" templates differ by up to 4.5 %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCard:
+    """What the study knows about its images without opening the sealed test set."""
+
+    spec: str
+    """As given: ``cifar10``, ``digits``, ``folder:PATH``."""
+    classes: tuple[str, ...]
+    train: int
+    """Images in the training pool, validation included."""
+    test: int
+    size: int
+    """Pixels per side."""
+    channels: int
+    fingerprint: str
+    """SHA-256 over all images and labels, test included."""
+    note: str = ""
+    """How the study made the images square, or set the test set apart, where it had to choose."""
+    copies: int = 0
+    """Test images that are pixel for pixel training images too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Complexity and measured speed of one arm at its default setting."""
+
+    params: int
+    macs: int
+    """Multiply-accumulates of one forward pass of one image."""
+    images_per_second: float
+    """Training (forward, backward and step) on what one trial holds."""
+    eval_images_per_second: float
+    peak_bytes: int
+    """Peak memory of training: device memory on a GPU, resident memory of the process on a CPU."""
+    startup_seconds: float
+    """From the grant of the resource to the first training step on a fresh worker."""
+    channels_last: bool = True
+    """Whether channels_last is the faster layout at the default setting."""
+    layouts: dict[str, bool] = dataclasses.field(default_factory=dict)
+    """Whether channels_last is faster at the other options of ``LAYOUT_AXIS``, where measured."""
+    graphed: bool = False
+    """Whether the training step is replayed as one CUDA graph: it was tried and gave the digits of eager steps."""
+
+    def layout(self, config: Config) -> bool:
+        """Whether a net with this setting trains in channels_last."""
+        return self.layouts.get(str(config.get(LAYOUT_AXIS)), self.channels_last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What every trial holds, and how many run side by side."""
+
+    resource: Literal["gpu", "cpu"]
+    slots: int
+    fraction: float
+    """Of one GPU, or CPU cores, that a trial holds: the factor between wall and resource-seconds."""
+    threads: int
+    """CPU threads per trial."""
+    name: str
+    kind: str = ""
+    """Ray's name of the only kind of GPU that trials run on; empty where Ray reports none."""
+    gpu: str = ""
+    """The GPU as its driver describes it, ``device.describe``: Ray gives several models one name."""
+    context_bytes: int = 2**30
+    """GPU memory that every process takes for CUDA and its libraries, as measured, outside the limit on its tensors."""
+
+    def slots_of(self, fraction: float) -> int:
+        """How many of the study's slots a trial takes that holds ``fraction``.
+
+        A whole GPU is all slots of one, though three trials that hold 0.3333 do not add up to it.
+        """
+        most = int(1 / self.fraction) if self.resource == "gpu" else self.slots
+        return min(most, self.slots, math.ceil(fraction / self.fraction - 1e-9))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """One way to share a GPU, or a machine's cores, as measured with one arm."""
+
+    arm: str
+    trials: int
+    """Side by side on one GPU, or on the cores of one node."""
+    fraction: float
+    threads: int
+    batch_size: int
+    channels_last: bool
+    images_per_second: float
+    """Training, all trials together."""
+    peak_bytes: int
+    """Of the largest trial, as in ``Audit``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """A study that opened the same test files before this one began."""
+
+    run: str
+    """The name of its folder."""
+    arms: tuple[str, ...]
+    level: float
+    """The error, over all its looks, that its sentence on one pair of arms allows itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is compared, on which data, for which budget."""
+
+    arms: tuple[str, ...]
+    data: DataCard
+    budget: Budget
+    epochs: int
+    rope: float
+    """Half-width of the region of practical equivalence, as a fraction of accuracy."""
+    seed: int
+    train_fraction: float
+    """Part of the images left for training that every run trains on: does the answer hinge on the amount of data?"""
+    widen: tuple[str, ...]
+    """Numeric axes searched beyond their usual ends, for every arm that has them."""
+    spaces: dict[str, dict[str, dict[str, Any]]]
+    """What was searched, per arm and axis: ``low``, ``high``, ``log`` or ``options``, with ``default``."""
+    command: str
+    versions: dict[str, str]
+    code: str
+    """SHA-256 over the source of ``study`` and of the arms."""
+    looks: Literal[1, 2] = 1
+    """How often the test set may be looked at, as declared before the first trial (METHOD.md 6)."""
+    earlier: tuple[Earlier, ...] = ()
+    test_source: str = ""
+    """SHA-256 over the source files of the test images, or over their pixels where a data set is one file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the machine can do with these arms, measured before the first trial."""
+
+    batch_sizes: tuple[int, ...]
+    """Options of the shared batch-size axis that fit into memory for every arm."""
+    audits: dict[str, Audit]
+    machine: Machine
+    probe_cost: dict[str, float]
+    """Resource-seconds spent on measuring each arm."""
+    packing: tuple[Packed, ...] = ()
+    """The measurements behind ``machine.fraction`` and every arm's layout, in order."""
+    packing_notes: tuple[str, ...] = ()
+    """Sentences: what was chosen, what was not measured, and why."""
+
+
+def unmatched(audits: Mapping[str, Audit]) -> str:
+    """A warning where the arms' MACs differ by more than ``MATCHED``, else empty."""
+    macs = {arm: audit.macs for arm, audit in audits.items()}
+    small, large = min(macs, key=lambda a: macs[a]), max(macs, key=lambda a: macs[a])
+    gap = macs[large] / macs[small] - 1
+    if gap <= MATCHED:
+        return ""
+    more = f"{100 * gap:.0f} % more" if gap < 1 else f"{1 + gap:.1f} times the"
+    return (
+        f"The arms are not matched: {large} needs {more} multiply-accumulates per image {'than' if gap < 1 else 'of'} "
+        f"{small}. Part of a difference may be size."
+    )

@@ -1,0 +1,111 @@
+"""What a study searches: an arm's space as this study can use it, and settings drawn from it."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from search_spaces import Choice, Config, Float, Int, Space, default
+
+WIDER = 3
+"""Factor by which a widened axis reaches further."""
+
+
+def searched(space: Space, batch_sizes: tuple[int, ...], wide: Iterable[str]) -> Space:
+    """The space that a study searches for an arm: restricted to ``batch_sizes``, with the axes named in ``wide`` widened."""
+    return widen(restrict(space, batch_sizes), wide)
+
+
+def restrict(space: Space, batch_sizes: tuple[int, ...]) -> Space:
+    """The space with only the batch sizes that memory and data allow, the same for every arm.
+
+    If the default is not among them, the largest one becomes the default.
+    """
+    axis = space["batch_size"]
+    if not isinstance(axis, Choice):
+        return space
+    options = tuple(option for option in axis.options if option in batch_sizes)
+    default = axis.default if axis.default in options else max(options, key=lambda o: float(o))
+    return {**space, "batch_size": Choice(options=options, default=default, when=axis.when)}
+
+
+def widen(space: Space, names: Iterable[str]) -> Space:
+    """The space with the named numeric axes reaching three times as far at either end (not below 0).
+
+    Cooper et al. 2021: an answer should survive a sceptic's search space.
+    """
+    wide = dict(space)
+    for name in names:
+        match wide.get(name):
+            case Float() as axis:
+                low = axis.low / WIDER if axis.log else max(0.0, axis.low - (axis.high - axis.low))
+                high = axis.high * WIDER if axis.log or axis.low == 0 else 2 * axis.high - axis.low
+                wide[name] = dataclasses.replace(axis, low=low, high=high)
+            case Int() as axis:
+                low_int = max(1, round(axis.low / WIDER)) if axis.low > 0 else axis.low
+                wide[name] = dataclasses.replace(axis, low=low_int, high=axis.high * WIDER)
+            case _:
+                pass
+    return wide
+
+
+def known(space: Space) -> list[Config]:
+    """The recipe's known settings, fitted to this space, without its default.
+
+    A batch size that memory or data rule out becomes the largest allowed, with the learning rate in proportion (Goyal et al.
+    2017, arXiv:1706.02677); values beyond an axis become its end; axes of the arm's own keep their default.
+    """
+    from search_spaces._shared import KNOWN  # torch comes with it
+
+    usual, found = default(space), list[Config]()
+    for recipe in KNOWN:
+        config = {name: recipe.config.get(name, value) for name, value in usual.items()}
+        sizes = space.get("batch_size")
+        if isinstance(sizes, Choice) and config["batch_size"] not in sizes.options:
+            size = max(int(option) for option in sizes.options)
+            if "lr" in config:
+                config["lr"] = float(config["lr"]) * size / float(config["batch_size"])
+            config["batch_size"] = size
+        for name, axis in space.items():
+            match axis:
+                case Float() if name in config:
+                    config[name] = min(axis.high, max(axis.low, float(config[name])))
+                case Choice() if name in config and config[name] not in axis.options:
+                    config[name] = axis.default
+                case _:
+                    pass
+        if config != usual and config not in found:
+            found.append(config)
+    return found
+
+
+def random_config(space: Space, *, seed: int) -> Config:
+    """An i.i.d. setting: every axis uniform on its scale, drawn from ``seed`` and the axis's name alone.
+
+    With the same seed, arms that share an axis draw the same value for it, whatever other axes they have.
+    """
+    config: Config = {}
+    for name, axis in space.items():
+        if not axis.active(config):
+            continue
+        rng = np.random.default_rng([seed, *name.encode()])
+        match axis:
+            case Float():
+                config[name] = float(_between(axis.low, axis.high, float(rng.uniform()), log=axis.log))
+            case Int():
+                drawn = math.floor(_between(axis.low, axis.high + 1, float(rng.uniform()), log=axis.log))
+                config[name] = min(axis.high, drawn)
+            case Choice():
+                config[name] = axis.options[int(rng.integers(len(axis.options)))]
+    return config
+
+
+def _between(low: float, high: float, share: float, *, log: bool) -> float:
+    return low * (high / low) ** share if log else low + (high - low) * share
+
+
+def describe(space: Space) -> dict[str, dict[str, Any]]:
+    """The space as plain JSON values, for the plan."""
+    return {name: {k: v for k, v in vars(axis).items() if k != "when"} for name, axis in space.items()}
