@@ -5,8 +5,6 @@ import signal
 import sys
 from pathlib import Path
 
-from study.protocol import allocation
-
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until there is anything to end in order
     # else study/ itself would be on the path, and `import study` would fail
@@ -22,6 +20,7 @@ from search_spaces import ArmError
 from study import cli, planning, session
 from study.cli import Request
 from study.loggers import feed
+from study.protocol import allocation
 from study.protocol.accounting import search_runs, shrunk, unspent
 from study.protocol.errors import BAD_INPUT, DONE, UNFINISHED, StudyError
 from study.protocol.plan import Plan

@@ -62,8 +62,8 @@ from pathlib import Path
 import torch
 from search_spaces import load
 from study.data.prepare import prepare
-from study.execution.meter import speed
-from study.execution.trainable import image_spec
+from study.execution.rehearsal import speed
+from study.training.trial import image_spec
 
 prepared, arm = prepare("stripes:9", seed=0, root=Path()), load("two_convs")
 assert prepared.card.classes == ("level", "upright") and prepared.card.train + prepared.card.test == 40
