@@ -138,3 +138,14 @@ def test_help_and_bad_flags_import_neither_torch_nor_ray(arguments: list[str]) -
     loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "import time:" in line}
     assert "argparse" in loaded
     assert not {"torch", "ray", "optuna", "torchvision"} & loaded
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_files_classes_and_functions_stay_small(path: Path) -> None:
+    """One file, one job: 350 lines of a file, 200 of a class, 60 of a function."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 350
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= (60 if isinstance(node, ast.FunctionDef) else 200), node.name
