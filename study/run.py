@@ -24,6 +24,7 @@ from study.protocol import allocation
 from study.protocol.accounting import search_runs, shrunk, unspent
 from study.protocol.errors import BAD_INPUT, DONE, UNFINISHED, StudyError
 from study.protocol.plan import Plan
+from study.protocol.question import unmatched
 from study.protocol.records import Record, Tuning
 from study.protocol.rundir import RunDir
 from study.protocol.text import duration
@@ -179,6 +180,8 @@ def _resume(opened: Opened, prepared: "Prepared", say: Say) -> Plan:
     if extension:
         opened.extend(extension)
         say(planning.extension_sentence(opened.plan, extension))
+        if opened.added and (warning := unmatched(opened.plan.audits)):
+            say(f"warning: {warning}")
     return opened.plan
 
 
