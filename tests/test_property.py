@@ -67,19 +67,19 @@ ARGV = st.lists(
 
 @given(start=st.sampled_from([[], ["--budget", "10cpu-minutes"]]), argv=ARGV)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_flags_are_understood_or_refused_in_one_line(
+def test_any_flags_are_parsed_or_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, start: list[str], argv: list[str]
 ) -> None:
     assume(not any("-h" in word for word in argv))  # asks for help
     with tempfile.TemporaryDirectory() as folder, monkeypatch.context() as here:
         here.chdir(folder)
-        told = io.StringIO()
+        stderr = io.StringIO()
         try:
-            with contextlib.redirect_stderr(told):
+            with contextlib.redirect_stderr(stderr):
                 request = parse([*start, *argv])
         except SystemExit as stopped:
             assert stopped.code == 2
-            first, second, rest = told.getvalue().split("\n")
+            first, second, rest = stderr.getvalue().split("\n")
             assert first.startswith("error: ")
             assert "--help" in second
             assert rest == ""
@@ -164,7 +164,7 @@ def test_a_plan_value_of_the_wrong_kind_is_refused_by_name(tmp_path: Path, path:
     ["[" * 100_000, "{" * 5, "\x00", "1e999", '{"arms": NaN}'],
     ids=["deep", "open", "nul", "huge", "nan"],
 )
-def test_what_is_hardly_json_is_no_plan(tmp_path: Path, text: str) -> None:
+def test_unusual_json_is_no_plan(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(InputError, match="no plan of this version"):
         Plan.load(tmp_path / "plan.json")
@@ -222,7 +222,7 @@ def changes(data: bytes) -> dict[str, Callable[[random.Random], bytes]]:
 @settings(
     max_examples=settings().max_examples // 3, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_a_damaged_ledger_gives_what_it_had_before_the_damage_or_says_where(
+def test_a_damaged_ledger_is_read_up_to_the_damage_or_refused_with_its_line(
     written: bytes, kind: str, seed: int
 ) -> None:
     damaged = changes(written)[kind](random.Random(seed))

@@ -104,7 +104,7 @@ def test_every_port_is_on_loopback(running: Running) -> None:
     assert {port: where for port, where in found.items() if where[0] not in LOOPBACK} == {}
 
 
-def test_nothing_is_answered_without_the_token(running: Running) -> None:
+def test_requests_without_the_token_get_no_answer(running: Running) -> None:
     token = running.home / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o077 == 0
     ports = listening(family(running.study.pid))
@@ -140,7 +140,7 @@ def test_nothing_is_answered_without_the_token(running: Running) -> None:
             assert "JOINED" not in stranger.communicate()[0]
 
 
-def test_what_is_written_tells_nothing_of_the_environment(running: Running) -> None:
+def test_no_file_contains_the_environment(running: Running) -> None:
     running.study.send_signal(signal.SIGTERM)
     output = running.study.communicate(timeout=60)[0]
     assert running.study.returncode == 143, output
@@ -151,11 +151,11 @@ def test_what_is_written_tells_nothing_of_the_environment(running: Running) -> N
     assert shown.returncode == 0, shown.stderr
     token = (running.home / ".ray" / "auth_token").read_text().strip()
     assert len(token) >= 16
-    told_by = [file for file in running.run.rglob("*") if file.is_file()]
+    written = [file for file in running.run.rglob("*") if file.is_file()]
     assert {"ledger.jsonl", "plan.json", "report.html", "report.md", "verdict.json"} <= {
-        f.name for f in told_by
+        f.name for f in written
     }
-    for file in told_by:
+    for file in written:
         content = file.read_bytes()
         assert token.encode() not in content, file.name
         if file.name != "ray.log":  # Ray's own messages name its own folders

@@ -39,13 +39,13 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def told(run: Path) -> dict[str, Any]:
+def verdict_json(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run / "verdict.json").read_text())
     return found
 
 
 def test_the_answer_is_the_t_interval_over_the_pairs(sliced: Path) -> None:
-    evidence, body = read(sliced), told(sliced)
+    evidence, body = read(sliced), verdict_json(sliced)
     (found,) = body["answer"]
     a, b = (evidence.finds[found[side]] for side in ("first", "second"))
     expected, luck = answer.over_pairs(a, b)
@@ -61,7 +61,7 @@ def test_the_answer_is_the_t_interval_over_the_pairs(sliced: Path) -> None:
 
 
 def test_every_search_shows_the_default_the_lead_and_the_decision(sliced: Path) -> None:
-    evidence, body = read(sliced), told(sliced)["selection"]
+    evidence, body = read(sliced), verdict_json(sliced)["selection"]
     assert len(body["choices"]) == 8
     for row in body["choices"]:
         (choice,) = (c for c in evidence.history.choices(row["arm"]) if c.pair + 1 == row["pair"])
@@ -99,7 +99,7 @@ def test_the_guard_claims_nothing_where_nothing_beat_the_default(tmp_path: Path,
     assert main([str(run), "--expect", "resnext8"]) == 4
 
 
-def test_an_arm_of_which_every_run_failed_is_not_compared(
+def test_an_arm_whose_runs_all_failed_is_not_compared(
     tmp_path: Path, sliced: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(sliced, tmp_path / "run"))
@@ -114,11 +114,11 @@ def test_an_arm_of_which_every_run_failed_is_not_compared(
     assert main([str(run), "--expect", "resnet8"]) == 4
     why = "all 20 confirmation runs of resnext8 failed, so there is no trained net to compare"
     assert capsys.readouterr().out.splitlines()[0] == f"No answer: {why}."
-    body = told(run)
+    body = verdict_json(run)
     assert (body["verdict"], body["answer"], list(body["gains"])) == (None, [], ["resnet8"])
 
 
-def test_failed_runs_are_told_of_nets_that_leave_no_interval_without_them() -> None:
+def test_failed_runs_are_reported_when_too_few_others_remain() -> None:
     two = runs_of("resnet8", table([0.92, 0.93], images=2000))
     for failed, told_last in (((0,), "1 of 2"), ((0, 1), "2 of 2")):
         broken = replace(
@@ -131,12 +131,12 @@ def test_one_search_per_arm_claims_nothing_about_architectures(tmp_path: Path) -
     run = write_run(tmp_path / "run", share=1800.0)
     assert read(run).plan.pairs == 1
     report = write(run)
-    (found,) = told(run)["answer"]
+    (found,) = verdict_json(run)["answer"]
     assert (found["word"], found["pairs"], found["low"]) == ("nothing claimed", 1, None)
     assert report.headline.startswith("One search per arm says nothing about which architecture is better")
     assert "of the two nets tuned here" in report.headline.lower()
     assert "3 pairs of searches or more" in report.lines[1]
-    assert len(told(run)["nets"]) == 1
+    assert len(verdict_json(run)["nets"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -169,11 +169,11 @@ def test_the_gate_on_ties_several_arms_and_no_verdict(tmp_path: Path, bare: Path
 
 def told_after(run: Path) -> dict[str, Any]:
     write(run)
-    return told(run)
+    return verdict_json(run)
 
 
-def test_the_appendix_says_what_each_number_is_about(sliced: Path) -> None:
-    (pair,) = told(sliced)["appendix"]["pairs"]
+def test_the_appendix_states_the_scope_of_each_number(sliced: Path) -> None:
+    (pair,) = verdict_json(sliced)["appendix"]["pairs"]
     evidence = read(sliced)
     first, second = (evidence.tuned[pair[side]].correct[0] for side in ("first", "second"))
     assert (pair["nets"]["n10"], pair["nets"]["n01"]) == (
@@ -186,8 +186,8 @@ def test_the_appendix_says_what_each_number_is_about(sliced: Path) -> None:
         assert needed in text
 
 
-def test_bud_3_curves_stop_at_what_was_spent(sliced: Path) -> None:
-    evidence, body = read(sliced), told(sliced)["tuning_curves"]
+def test_bud_3_curves_stop_at_the_spend(sliced: Path) -> None:
+    evidence, body = read(sliced), verdict_json(sliced)["tuning_curves"]
     tuning = evidence.history.tuning
     assert tuning is not None
     for arm in evidence.plan.arms:
@@ -242,7 +242,7 @@ def test_the_trap_is_paired_and_only_asked_of_a_winner(tmp_path: Path) -> None:
     assert "the answer names no better arm" in (even / "report.md").read_text()
     run = write_run(tmp_path / "run", slice_runs=12, tuned=(0.92, 0.95))
     write(run)
-    (trap,) = told(run)["what_mattered"]["traps"]
+    (trap,) = verdict_json(run)["what_mattered"]["traps"]
     assert (trap["wrong_arm"], trap["paired"], trap["settings"]) == ("resnet8", True, 12)
     evidence = read(run)
     a, b = ([0.1 if d.val is None else d.val for d in evidence.slices[arm]] for arm in evidence.plan.arms)
@@ -264,13 +264,13 @@ def test_the_posts_reasons_are_for_its_own_arms(tmp_path: Path, sliced: Path) ->
         ):
             assert needed in own, needed
             assert needed not in other
-    assert told(run).keys() == told(sliced).keys()
+    assert verdict_json(run).keys() == verdict_json(sliced).keys()
 
 
 def test_whys_costs_and_ensembles_give_the_numbers_of_the_records(sliced: Path) -> None:
-    evidence, body = read(sliced), told(sliced)
+    evidence, body = read(sliced), verdict_json(sliced)
     time = body["whys"]["pairs"][0]["epoch_time"]
-    assert body["answer"][0]["delta"] > 0, "every difference is told from the leader"
+    assert body["answer"][0]["delta"] > 0, "every difference is taken from the leader"
     assert (time["slower"], time["ratio"]) == ("resnext8", pytest.approx(1.0))
     assert {(g["arm"], g["kind"]) for g in body["whys"]["gaps"]} == {
         (arm, kind) for arm in evidence.plan.arms for kind in ("confirmed", "random slice")
@@ -287,7 +287,7 @@ def test_whys_costs_and_ensembles_give_the_numbers_of_the_records(sliced: Path) 
     assert single == pytest.approx({arm: evidence.tuned[arm].mean for arm in evidence.plan.arms})
 
 
-def test_a_gap_is_no_proof_of_regularisation_and_says_what_it_is_made_of(sliced: Path) -> None:
+def test_a_gap_proves_no_regularisation_and_lists_its_parts(sliced: Path) -> None:
     runs = pd.DataFrame(
         [("a", "confirmed", 0.95 + x, 0.90) for x in (0, 0.001, 0.002)]
         + [("b", "confirmed", 0.93 + x, 0.91) for x in (0, 0.001, 0.002)],
@@ -342,7 +342,7 @@ def test_three_arms_show_the_leader_against_each_other_arm_and_say_so(tmp_path: 
     text = (run / "report.html").read_text()
     assert text.count("Shown: b") == 2
     assert "98.33 % interval" in text[text.index(">Ensembles<") : text.index("What it cost")]
-    every = [(v["first"], v["second"]) for v in body["answer"]]  # what takes a line is told of every pair
+    every = [(v["first"], v["second"]) for v in body["answer"]]  # short facts cover every pair
     assert len(every) == 3
     assert [(p["first"], p["second"]) for p in body["appendix"]["pairs"]] == every
     assert [(v["first"], v["second"]) for v in body["nets"]] == every
@@ -371,7 +371,7 @@ def test_runs_without_probabilities_are_no_ensemble(tmp_path: Path, sliced: Path
     assert f"{name}.npz has no probabilities that can be read" in (run / "report.md").read_text()
 
 
-def test_a_net_in_hand_that_is_the_default_is_told_and_gains_nothing(tmp_path: Path, sliced: Path) -> None:
+def test_a_default_net_in_hand_is_reported_with_no_gain(tmp_path: Path, sliced: Path) -> None:
     assert "of the default setting" not in (sliced / "report.md").read_text()
     run = Path(shutil.copytree(sliced, tmp_path / "run"))
     default = read(run).history.of("resnet8", "baseline")[0].config
@@ -411,7 +411,7 @@ def test_tuning_gains_or_loses_only_what_the_interval_shows(tmp_path: Path, leve
         assert says in (run / page).read_text(), own
 
 
-def test_a_failed_run_is_told_first_and_leaves_no_probabilities(tmp_path: Path, sliced: Path) -> None:
+def test_a_failed_run_is_reported_first_and_leaves_no_probabilities(tmp_path: Path, sliced: Path) -> None:
     run = write_run(tmp_path / "run", failed=1)
     body = told_after(run)
     assert "1 of 21 resnext8 runs failed." in body["headline"]
@@ -424,15 +424,15 @@ def test_a_failed_run_is_told_first_and_leaves_no_probabilities(tmp_path: Path, 
         assert "better by more than 0.50 pt" not in text
         assert "median" in text
         assert "better by more than 0.50 pt" in (sliced / page).read_text()
-    assert told(sliced)["failure_rates"] == {}
+    assert verdict_json(sliced)["failure_rates"] == {}
 
 
-def test_a_measured_time_that_the_audit_does_not_foretell_is_explained(sliced: Path) -> None:
+def test_a_time_ratio_far_from_the_audits_is_explained(sliced: Path) -> None:
     evidence = read(sliced)
     assert "before the study" not in generalisation._time(evidence, "resnext8", "resnet8", 0.95)[0]
     audits = dict(evidence.plan.audits)
     audits["resnext8"] = replace(audits["resnext8"], images_per_second=300.0)
-    told = generalisation._time(
+    text = generalisation._time(
         replace(evidence, plan=replace(evidence.plan, audits=audits)), "resnext8", "resnet8", 0.95
     )[0]
-    assert "in training steps alone, would give 3.00" in told
+    assert "in training steps alone, would give 3.00" in text

@@ -25,7 +25,7 @@ def test_the_published_rates_of_two_declared_looks(k1: int, k2: int, rate: float
     assert levels.forecast(k1, k2, spent=rate, total=0.05) == pytest.approx(rate, abs=2e-4)
 
 
-def test_an_undeclared_second_look_takes_what_a_total_of_six_percent_leaves() -> None:
+def test_an_undeclared_second_look_gets_the_rest_of_six_percent() -> None:
     assert second_level(100, 400, spent=0.05, total=0.06) == pytest.approx(0.0135, abs=3e-4)
     found = levels.of(look=2, first=4, now=16)
     assert found.alpha == second_level(4, 16, spent=0.05, total=0.06) < 0.0135  # t over few pairs
@@ -59,7 +59,7 @@ def test_the_chance_that_either_look_errs_is_that_of_two_correlated_normals() ->
     assert either(0.05, 0.01, 3, 3) == 0.05
 
 
-def test_a_question_asked_again_takes_half_of_what_the_one_before_took() -> None:
+def test_each_repeat_of_a_question_gets_half_the_previous_level() -> None:
     rates = [levels.of(earlier=j).alpha for j in range(12)]
     assert rates[:3] == [0.05, 0.025, 0.0125]
     assert sum(rates) < 0.10

@@ -90,7 +90,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Plan, Ledger]
 
 
 @pytest.mark.slow
-def test_aa_1_same_arm_is_told_apart_in_5_percent(sims: int) -> None:
+def test_aa_1_the_same_arm_differs_in_5_percent(sims: int) -> None:
     """AA-1: same arm, k seeds, crossed: the interval excludes 0 in 5 % +- 2."""
     rng = np.random.default_rng(3)
     apart = 0
@@ -102,7 +102,7 @@ def test_aa_1_same_arm_is_told_apart_in_5_percent(sims: int) -> None:
 
 
 @pytest.mark.slow
-def test_aa_2_one_arm_under_two_names_is_named_no_more_often_than_stated(sims: int) -> None:
+def test_aa_2_one_arm_under_two_names_keeps_the_stated_error_rate(sims: int) -> None:
     """AA-2: the whole pipeline on recorded curves, one architecture under two names, at 50 full runs per arm: the headline
     names one of them in at most 5 % (to within what so few studies can tell), the nets in hand far more often.
 
@@ -115,7 +115,7 @@ def test_aa_2_one_arm_under_two_names_is_named_no_more_often_than_stated(sims: i
         for seed in bench.seeds(name, 50, math.ceil(sims / 200)):
             study = bench.play(family, budget=50, seed=seed)
             assert len(study.finds[0]) == len(study.finds[1]) == 4
-            said = bench.say(study, family)
+            said = bench.both_rules(study, family)
             named += said.claims and (said.new[1] > 0 or said.new[2] < 0)
             nets += said.old[1] > 0 or said.old[2] < 0
             studies += 1
@@ -126,9 +126,7 @@ def test_aa_2_one_arm_under_two_names_is_named_no_more_often_than_stated(sims: i
 
 @pytest.mark.parametrize("pairs", [3, 4, 8])
 @pytest.mark.parametrize("luck", [0.0, 0.004, 0.02])
-def test_aa_2_few_pairs_and_few_images_tell_one_arm_apart_no_more_often_than_stated(
-    pairs: int, luck: float, sims: int
-) -> None:
+def test_aa_2_few_pairs_and_few_images_keep_the_stated_error_rate(pairs: int, luck: float, sims: int) -> None:
     """AA-2, of the interval alone where accuracies come in steps: 360 images, two runs of each find; 0 is left out in at
     most 5 %, also where pairs tie."""
     rng, apart = np.random.default_rng(pairs), 0
@@ -146,9 +144,7 @@ def test_aa_2_few_pairs_and_few_images_tell_one_arm_apart_no_more_often_than_sta
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [(3, 6), (4, 8), (4, 16)])
 @pytest.mark.parametrize("looks", [1, 2])
-def test_look_1_any_wrong_word_over_both_looks_stays_in_its_total(
-    first: int, second: int, looks: int, sims: int
-) -> None:
+def test_look_1_two_looks_keep_their_total_error_rate(first: int, second: int, looks: int, sims: int) -> None:
     """LOOK-1: an arm is named at either look though there is none ahead: in 5 % of studies whose second look was declared,
     in 6 % of others (to within the simulation's error). Only what is open is looked at again."""
     rng, wrong = np.random.default_rng(first), 0
@@ -168,7 +164,7 @@ def test_look_1_any_wrong_word_over_both_looks_stays_in_its_total(
 @pytest.mark.parametrize(
     ("run_sd", "low", "high"), [(0.0, 0.03, 0.08), (0.001, 0.06, 0.15), (0.003, 0.32, 0.44)]
 )
-def test_aa_3_single_nets_of_one_arm_are_told_apart_too_often(
+def test_aa_3_single_nets_of_one_arm_differ_too_often(
     run_sd: float, low: float, high: float, sims: int
 ) -> None:
     """AA-3: McNemar on two nets of one arm exceeds 5 % once runs differ by more than the images' luck.
@@ -333,7 +329,7 @@ def words(*, runs: int, images: int, rope: float, gap: float, sims: int) -> list
 
 
 @pytest.mark.slow
-def test_pow_1_a_gap_of_one_point_is_seen(sims: int) -> None:
+def test_pow_1_a_gap_of_one_point_is_detected(sims: int) -> None:
     """POW-1: gap 1 pt, k = 5: "A better" or "A better, size unclear" in >= 95 %."""
     found = words(runs=5, images=10_000, rope=ROPE, gap=0.01, sims=sims // 2)
     assert sum(w.startswith("better") and w.endswith(": a") for w in found) / len(found) >= 0.95
@@ -365,7 +361,7 @@ def seen_over(luck: Luck, pairs: int, gap: float, sims: int) -> list[tuple[float
 @pytest.mark.slow
 @pytest.mark.parametrize("luck", LUCKS)
 @pytest.mark.parametrize(("pairs", "tolerance"), [(3, 0.06), (4, 0.06), (8, 0.05), (20, 0.05)])
-def test_pow_2_the_smallest_gap_and_tie_are_seen_in_four_of_five_studies(
+def test_pow_2_the_smallest_gap_and_tie_have_80_percent_power(
     luck: Luck, pairs: int, tolerance: float, sims: int
 ) -> None:
     """POW-2: with the planner's pairs its smallest gap is seen with the promised power, 80 % +- 5, and so is a tie from its
@@ -936,9 +932,9 @@ def test_edge_1_a_winner_on_the_edge_is_flagged_with_the_command_that_widens_it(
     assert [(arm, axis) for arm, axis, _ in health.edges(at_the_top)] == [
         (arm, "learning_rate") for arm in high
     ]
-    told = health.warnings(at_the_top)
-    assert any("edge of what was searched (0.001 to 0.02)" in line for line in told)
-    assert any(line.endswith("--epochs 9 --widen learning_rate") for line in told)
+    found = health.warnings(at_the_top)
+    assert any("edge of what was searched (0.001 to 0.02)" in line for line in found)
+    assert any(line.endswith("--epochs 9 --widen learning_rate") for line in found)
     given = dataclasses.replace(
         at_the_top.plan, command="python study/run.py --epochs 9 --widen depth --seed 1"
     )
@@ -965,9 +961,9 @@ def test_hon_1_wording_claims_no_more_than_it_knows() -> None:
         verdicts.append(judge(arm("a", a), arm("b", b), rope=ROPE))
     assert {v.word.split(",")[0] for v in verdicts} == {"better", "practical tie", "inconclusive"}
     for v in verdicts:
-        told = f"{v.sentence} {of_nets(v)} {v.advice} {v.scope}".lower()
-        assert "signific" not in told
-        assert "no difference" not in told
+        words = f"{v.sentence} {of_nets(v)} {v.advice} {v.scope}".lower()
+        assert "signific" not in words
+        assert "no difference" not in words
         assert "no answer for the architectures" in v.scope
         assert "95 %" in v.sentence
 
@@ -990,8 +986,8 @@ def test_hon_1_the_report_claims_no_more_than_it_knows(
         shown = capsys.readouterr().out
         assert status_of(["status", str(run)]) == 0
         texts = [(run / name).read_text() for name in ("report.html", "report.md", "verdict.json")]
-        for told in (*texts, shown, capsys.readouterr().out):
-            text = " ".join(told.lower().split())
+        for shown_text in (*texts, shown, capsys.readouterr().out):
+            text = " ".join(shown_text.lower().split())
             assert not re.search("signific|no difference|surely", text)
             assert "holds for new searches of the same share" in text
         scope, *_, headline, path = shown.splitlines()

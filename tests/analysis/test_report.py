@@ -66,7 +66,7 @@ def digests(run: Path) -> dict[str, str]:
     }
 
 
-def test_the_report_is_whole_and_says_the_verdict_first(copied: Path) -> None:
+def test_the_report_is_complete_and_starts_with_the_verdict(copied: Path) -> None:
     report = write(copied)
     assert {p.name for p in copied.iterdir()} >= {"report.html", "report.md", "verdict.json", "figures"}
     assert {p.name for p in (copied / "figures").iterdir()} == {
@@ -97,7 +97,7 @@ def test_the_report_is_whole_and_says_the_verdict_first(copied: Path) -> None:
     assert report.headline in (copied / "report.md").read_text()
 
 
-def test_the_packing_and_why_is_told(copied: Path) -> None:
+def test_the_report_explains_the_packing(copied: Path) -> None:
     write(copied)
     for page in ("report.html", "report.md"):
         text = (copied / page).read_text()
@@ -118,7 +118,7 @@ def test_the_same_inputs_give_the_same_bytes(copied: Path, tmp_path: Path) -> No
     assert done.stdout.splitlines()[-1] == str(other / "report.html")
 
 
-def test_the_page_asks_nothing_from_outside_and_closes_its_tags(copied: Path) -> None:
+def test_the_page_loads_nothing_and_closes_its_tags(copied: Path) -> None:
     write(copied)
     text = (copied / "report.html").read_text()
     asked = re.findall(r'(?:src|href|action)="([^"]*)"', text)
@@ -187,7 +187,7 @@ def test_three_arms_are_compared_pair_by_pair(tmp_path: Path) -> None:
     assert "each by itself: they do not share the intervals" in text
 
 
-def test_an_unfinished_study_says_what_stands(tmp_path: Path) -> None:
+def test_an_unfinished_study_has_a_report_without_an_answer(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", confirmed=False)
     report = write(run)
     assert report.answers == ()
@@ -203,7 +203,7 @@ def test_a_study_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
     assert write(tmp_path / "run").answers == ()
 
 
-def test_scores_that_are_still_to_come_hold_the_verdict_back(copied: Path) -> None:
+def test_missing_scores_withhold_the_verdict(copied: Path) -> None:
     *_, last = read(copied).history.scores.values()
     edit(copied / "ledger.jsonl", lambda record: None if record == last else record)
     report = write(copied)
@@ -211,7 +211,7 @@ def test_scores_that_are_still_to_come_hold_the_verdict_back(copied: Path) -> No
     assert "resnext8: 1 confirmation run not scored" in report.headline
 
 
-def test_one_confirmation_run_of_each_find_still_answers_but_not_for_the_nets(tmp_path: Path) -> None:
+def test_one_confirmation_run_per_find_answers_but_not_for_the_nets(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", runs=1)
     report = write(run)
     assert (len(report.answers), report.nets) == (1, ())
@@ -219,7 +219,7 @@ def test_one_confirmation_run_of_each_find_still_answers_but_not_for_the_nets(tm
     assert "nan" not in (run / "report.html").read_text().lower().replace("finance", "")
 
 
-def test_whatever_comes_from_outside_is_escaped(copied: Path) -> None:
+def test_all_outside_text_is_escaped(copied: Path) -> None:
     body = json.loads((copied / "plan.json").read_text())
     for name in ("command", "code"):
         body[name] += NASTY
@@ -261,7 +261,7 @@ def nastier(record: Record) -> Record:
     return record
 
 
-def test_an_interruption_is_told_with_what_it_cost_and_what_was_accepted(tmp_path: Path) -> None:
+def test_an_interruption_is_reported_with_its_cost_and_accepted_changes(tmp_path: Path) -> None:
     diary = Diary(tmp_path / "run", plan())
     with diary.ledger as ledger:
         broke = diary.trial("resnet8", "confirm", state="failed", reason="diverged: loss nan", epochs=2)
@@ -284,7 +284,7 @@ def test_an_interruption_is_told_with_what_it_cost_and_what_was_accepted(tmp_pat
     assert "| lost | 500.0 |" in (tmp_path / "run" / "report.md").read_text()
 
 
-def test_health_warnings_name_what_is_wrong(copied: Path) -> None:
+def test_health_warnings_name_each_problem(copied: Path) -> None:
     body = json.loads((copied / "plan.json").read_text())
     body["audits"]["resnext8"]["macs"] *= 2
     (copied / "plan.json").write_text(json.dumps(body))
@@ -293,7 +293,7 @@ def test_health_warnings_name_what_is_wrong(copied: Path) -> None:
     with (copied / "ledger.jsonl").open("a") as file:
         file.write('{"record":"Outc')
     write(copied)
-    told = " ".join(json.loads((copied / "verdict.json").read_text())["warnings"])
+    warnings = " ".join(json.loads((copied / "verdict.json").read_text())["warnings"])
     for needed in (
         "torn",
         "another manifest",
@@ -301,10 +301,10 @@ def test_health_warnings_name_what_is_wrong(copied: Path) -> None:
         "over its share",
         "trials failed",
     ):
-        assert needed in told
+        assert needed in warnings
 
 
-def test_ties_that_leave_early_stopping_nothing_to_go_by_are_told(copied: Path) -> None:
+def test_ties_that_disable_early_stopping_are_reported(copied: Path) -> None:
     assert "what ties goes on" not in " ".join(health.warnings(read(copied)))
 
     def level(record: Record) -> Record:
@@ -316,12 +316,12 @@ def test_ties_that_leave_early_stopping_nothing_to_go_by_are_told(copied: Path) 
         return record
 
     edit(copied / "ledger.jsonl", level)
-    (told,) = (line for line in health.warnings(read(copied)) if "what ties goes on" in line)
-    assert told.startswith("resnet8: ASHA, which means to stop two thirds at each rung, stopped 0 of 18")
-    assert "on 1000 validation images their accuracies took 1 value at" in told
+    (warning,) = (line for line in health.warnings(read(copied)) if "what ties goes on" in line)
+    assert warning.startswith("resnet8: ASHA, which means to stop two thirds at each rung, stopped 0 of 18")
+    assert "on 1000 validation images their accuracies took 1 value at" in warning
 
 
-def test_copies_of_training_images_hold_the_verdict_back_as_far_as_they_reach(
+def test_copies_of_training_images_weaken_the_verdict_by_their_share(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """resnext8 is ahead by some 4 pt: 2 of 2000 copies cannot make that up, 180 can."""
@@ -334,19 +334,19 @@ def test_copies_of_training_images_hold_the_verdict_back_as_far_as_they_reach(
         (copied / "plan.json").write_text(json.dumps(body))
         assert main([str(copied), "--expect", "resnext8"]) == code
         shown = capsys.readouterr().out
-        told = f"{count} of the 2000 test images ({count / 20:.2f} %) are training images too"
-        assert told in shown
+        sentence = f"{count} of the 2000 test images ({count / 20:.2f} %) are training images too"
+        assert sentence in shown
         verdict = json.loads((copied / "verdict.json").read_text())
-        assert verdict["warnings"][0].startswith(told)
+        assert verdict["warnings"][0].startswith(sentence)
         assert verdict["verdict"] == word
         assert (verdict["answer"][0]["p_tie"] is None) == (count == 180)
         assert ("which alone can make up 9.00 pt" in verdict["headline"]) == (count == 180)
         text = (copied / "report.html").read_text()
-        assert told in text[text.index("Before you rely on it") :]
+        assert sentence in text[text.index("Before you rely on it") :]
         assert "Take the copies out" in text or count == 2
 
 
-def test_nets_that_learnt_nothing_get_no_verdict_and_no_recommendation(tmp_path: Path) -> None:
+def test_untrained_nets_get_no_verdict_and_no_recommendation(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", default=(0.3, 0.3), tuned=(0.1, 0.1), images=5000, rope=0.1)
     report = write(run)
     body = json.loads((run / "verdict.json").read_text())
@@ -379,9 +379,9 @@ def test_an_arm_that_learnt_is_better_than_one_that_did_not(tmp_path: Path) -> N
 def test_a_missing_file_is_named(copied: Path, missing: str, capsys: pytest.CaptureFixture[str]) -> None:
     (copied / missing).unlink()
     assert main([str(copied)]) == 2
-    told = capsys.readouterr().err
-    assert missing in told
-    assert told.startswith("error: ")
+    error = capsys.readouterr().err
+    assert missing in error
+    assert error.startswith("error: ")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"text"])
@@ -457,9 +457,7 @@ def test_scores_of_unknown_trials_are_refused(copied: Path) -> None:
         write(copied)
 
 
-def test_the_command_says_the_scope_and_ends_with_the_verdict_and_the_path(
-    copied: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_prints_scope_verdict_and_path(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(copied)]) == 0
     scope, *between, sentence, path = capsys.readouterr().out.splitlines()
     body = json.loads((copied / "verdict.json").read_text())
@@ -469,7 +467,9 @@ def test_the_command_says_the_scope_and_ends_with_the_verdict_and_the_path(
     assert path == str(copied / "report.html")
 
 
-def test_the_command_refuses_what_is_no_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_refuses_a_folder_without_a_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "is no folder" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
@@ -477,7 +477,7 @@ def test_the_command_refuses_what_is_no_study(tmp_path: Path, capsys: pytest.Cap
     assert stopped.value.code == 2
 
 
-def test_a_folder_that_cannot_be_written_is_said(copied: Path) -> None:
+def test_an_unwritable_folder_is_reported(copied: Path) -> None:
     (copied / "figures").write_text("in the way")
     with pytest.raises(StudyError, match="cannot be written"):
         write(copied)
@@ -498,7 +498,7 @@ def test_activities_add_up_to_the_spend_per_arm_and_phase(copied: Path) -> None:
     assert "| confirm: evaluation |" in text
 
 
-def test_both_tables_of_what_it_cost_agree_after_an_interruption(tmp_path: Path) -> None:
+def test_both_cost_tables_agree_after_an_interruption(tmp_path: Path) -> None:
     """As the runner books it: starting again is over when the trial tells where it goes on, and told with its next epoch."""
     question = plan(("a", "b"))
 
@@ -526,7 +526,7 @@ def test_both_tables_of_what_it_cost_agree_after_an_interruption(tmp_path: Path)
     assert (by_activity["start-up"], by_activity["lost"]) == (2.0, 7.0)
 
 
-def test_what_a_trial_holds_after_its_last_report_is_draining(tmp_path: Path) -> None:
+def test_time_after_a_trials_last_report_counts_as_draining(tmp_path: Path) -> None:
     question = plan(("a", "b"))
     with Ledger(tmp_path / "ledger.jsonl") as ledger:
         trial = Trial(
@@ -615,10 +615,10 @@ def test_a_full_run_costs_its_epochs_and_one_slow_run_does_not_count(copied: Pat
     assert "rough" not in " ".join(json.loads((copied / "verdict.json").read_text())["warnings"])
 
 
-def test_one_setting_at_two_prices_is_told(copied: Path) -> None:
+def test_one_setting_at_two_prices_causes_a_warning(copied: Path) -> None:
     slowed(copied, "arm1-confirm", 2)
     write(copied)
-    told = [w for w in json.loads((copied / "verdict.json").read_text())["warnings"] if "rough" in w]
-    (warning,) = told
+    rough = [w for w in json.loads((copied / "verdict.json").read_text())["warnings"] if "rough" in w]
+    (warning,) = rough
     assert warning.startswith("resnext8: the epochs of a full run of one setting took 85.5 s in ")
     assert "2.9 min in confirm (medians), 2.0 times as long" in warning

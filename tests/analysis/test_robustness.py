@@ -89,7 +89,7 @@ def book() -> Book:
     return made
 
 
-def test_every_currency_cuts_at_what_the_poorer_arm_got(book: Book) -> None:
+def test_every_currency_cuts_at_the_smaller_arms_total(book: Book) -> None:
     # cheap: 6 trials, 18 epochs, 180 s; dear: 2 trials, 6 epochs, 180 s
     time, epochs, trials = robustness.replay(book.evidence(cheap={"lr": 5.0}, dear={"lr": 2}))
     assert [e.currency for e in (time, epochs, trials)] == ["resource-time", "epochs", "trials"]

@@ -200,7 +200,7 @@ def scored(study: Study, images: int, *, run_sd: float = RUN_SD) -> tuple[list[d
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class Judged:
     """Old and new interval of one study, first minus second, and whether the guard let through."""
 
     new: tuple[float, float, float]
@@ -212,7 +212,7 @@ class Said:
     regret: tuple[float, float]
 
 
-def say(study: Study, family: Family) -> Said:
+def both_rules(study: Study, family: Family) -> Judged:
     """Through ``analysis.answer`` and ``analysis.verdict``."""
     arms, held = scored(study, family.test)
     finds = [
@@ -225,7 +225,7 @@ def say(study: Study, family: Family) -> Said:
     assert new.low is not None
     assert new.high is not None
     first, second = (np.array(f) for f in study.finds)
-    return Said(
+    return Judged(
         new=(new.delta, new.low, new.high),
         old=(old.delta, old.low, old.high),
         claims=not new.guard,
@@ -271,16 +271,16 @@ def rates(intervals: NDArray[np.float64], claims: NDArray[np.bool_], truth: floa
     )
 
 
-def told(studies: Sequence[Study], family: Family) -> list[str]:
+def cell_lines(studies: Sequence[Study], family: Family) -> list[str]:
     """Two lines of a cell: the new rule and the old one."""
-    said = [say(study, family) for study in studies]
-    truth = 0.0 if family.same else float(np.mean([s.truth for s in said]))
+    judged = [both_rules(study, family) for study in studies]
+    truth = 0.0 if family.same else float(np.mean([s.truth for s in judged]))
     finds = [np.concatenate([np.array(s.finds[arm]) for s in studies]) for arm in (0, 1)]
     luck = float(np.sqrt(np.mean([f.var(ddof=1) for f in finds])))
     pairs = len(studies[0].finds[0])
-    claims = np.array([s.claims for s in said])
-    new = rates(np.array([s.new for s in said]), claims, truth, luck)
-    old = rates(np.array([s.old for s in said]), np.ones(len(said), dtype=np.bool_), truth, luck)
+    claims = np.array([s.claims for s in judged])
+    new = rates(np.array([s.new for s in judged]), claims, truth, luck)
+    old = rates(np.array([s.old for s in judged]), np.ones(len(judged), dtype=np.bool_), truth, luck)
     tuned = [
         (s.finds[arm][s.hand[arm]], s.default[arm], s.defaults[arm][s.hand[arm]])
         for s in studies
@@ -288,7 +288,7 @@ def told(studies: Sequence[Study], family: Family) -> list[str]:
     ]
     worse = float(np.mean([find < default - 1e-9 for find, default, _ in tuned]))
     by_rope = float(np.mean([find < default - ROPE for find, default, _ in tuned]))
-    regret = float(np.mean([r - h for s in said for r, h in zip(s.regret, s.hand, strict=True)]))
+    regret = float(np.mean([r - h for s in judged for r, h in zip(s.regret, s.hand, strict=True)]))
     head = f"{family.name:26}{studies[0].budget:5.0f}{pairs:3}{len(studies):6}{100 * luck:7.2f}"
     lines = []
     for name, rule, guard in (("pairs", new, 1 - claims.mean()), ("nets (old)", old, 0.0)):
@@ -349,7 +349,7 @@ def table(studies: Sequence[Study], known: dict[str, Family]) -> str:
     for name, family in known.items():
         for (cell, _), own in sorted(cells.items()):
             if cell == name:
-                lines += told(own, family)
+                lines += cell_lines(own, family)
     return "\n".join([*lines, NOTE])
 
 

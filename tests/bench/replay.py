@@ -357,7 +357,7 @@ def truths(rows: Sequence[Summary], *, after_random: bool = False) -> dict[froze
 Rates = Mapping[str, tuple[float, float, float]]
 
 
-def told(rows: Sequence[Summary], pooled: Rates, after_random: Rates) -> str:
+def report_text(rows: Sequence[Summary], pooled: Rates, after_random: Rates) -> str:
     """The table, the pooled ratio last."""
     head = (
         f"{'better > other':20}{'gap':>7}{'at 100':>8}  {'search':8}{'right [95 %]':>19}{'retrained':>11}"
@@ -487,7 +487,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     given.out.with_suffix(".json").write_text(json.dumps(body, indent=1) + "\n")
     print(f"{given.out}, {given.out.with_suffix('.json')}: {given.repeats} repeats in {seconds:.0f} s")
-    print(told(rows, pooled, after_random))
+    print(report_text(rows, pooled, after_random))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class Played(tune.Trainable):
         """Whether the next step is training; the first two only begin."""
         return self._steps >= 0
 
-    def told(self, reports: int) -> dict[str, Any]:
+    def next_result(self, reports: int) -> dict[str, Any]:
         """``train``, with so many reports per epoch."""
         self._reports = reports
         result: dict[str, Any] = self.train()  # type: ignore[no-untyped-call]
@@ -107,7 +107,7 @@ class Host:
     def __init__(self, pause: float, reports: int) -> None:
         self._pause, self._reports = pause, reports
         self._seats: dict[int, Played] = {}
-        self._said: dict[tuple[str, int], float] = {}
+        self._reported: dict[tuple[str, int], float] = {}
         self._sleeps: dict[int, tuple[float, float]] = {}
         """By seat: since when, and for how long."""
         self._results, self._trained = 0, 0.0
@@ -126,11 +126,11 @@ class Host:
             await asyncio.sleep(seconds)
             del self._sleeps[seat]
             self._trained += seconds
-        result = played.told(self._reports)
+        result = played.next_result(self._reports)
         self._results += 1
         message = Message.of(result)
         if message and isinstance(message.event, Trained):
-            self._said[message.trial, message.event.epoch.epoch] = time.time()
+            self._reported[message.trial, message.event.epoch.epoch] = time.time()
         return result
 
     def so_far(self) -> tuple[int, float]:
@@ -139,9 +139,9 @@ class Host:
         unfinished = sum(min(now - since, seconds) for since, seconds in self._sleeps.values())
         return self._results, self._trained + unfinished
 
-    def said(self) -> dict[tuple[str, int], float]:
+    def reported(self) -> dict[tuple[str, int], float]:
         """When each trial told each epoch."""
-        return self._said
+        return self._reported
 
 
 class _Seat:
@@ -343,12 +343,16 @@ def measure(nodes: Any, slots: int, *, pause: float, reports: int, seconds: floa
         with seated(hosts):
             run_trials(schedule, pool, RunDir(Path(folder)), meter.tick, lambda: meter.done, print)
         memory = psutil.Process().memory_info().rss
-        said: dict[tuple[str, int], float] = {}
+        reported: dict[tuple[str, int], float] = {}
         for host in hosts:
-            said |= ray.get(host.said.remote())
+            reported |= ray.get(host.reported.remote())
             ray.kill(host)
     first, last = meter.window
-    lags = [when - said[key] for key, when in meter.written.items() if key in said and first <= when <= last]
+    lags = [
+        when - reported[key]
+        for key, when in meter.written.items()
+        if key in reported and first <= when <= last
+    ]
     found = meter.found
     return {
         "trials": slots,

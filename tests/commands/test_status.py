@@ -44,7 +44,7 @@ def test_a_finished_study_shows_its_verdict_and_every_trial(finished: Path) -> N
         assert sum(counts) == sum(t.arm == arm for t in run.history.trials.values())
 
 
-def test_a_study_that_is_written_runs_and_one_that_is_left_can_go_on(
+def test_an_active_study_runs_and_an_abandoned_one_can_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     diary = Diary(tmp_path / "run", plan())
@@ -67,7 +67,7 @@ def test_a_study_that_is_written_runs_and_one_that_is_left_can_go_on(
     assert status.look(diary.run).state == "stopped"
 
 
-def test_the_list_has_every_run_and_says_of_a_damaged_one_that_it_is(finished: Path) -> None:
+def test_the_list_shows_every_run_and_marks_damaged_ones(finished: Path) -> None:
     other = finished.parent / "other"
     other.mkdir()
     (other / "ledger.jsonl").write_text("nonsense\n")
@@ -86,7 +86,7 @@ def test_a_folder_without_a_study_is_one_sentence(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("content", ["{", "[]", None])
-def test_a_verdict_that_is_none_is_left_out(tmp_path: Path, content: str | None) -> None:
+def test_a_missing_verdict_is_left_out(tmp_path: Path, content: str | None) -> None:
     run = write_run(tmp_path / "run", images=50, runs=2)
     if content is None:
         (run / "verdict.json").mkdir()
@@ -97,14 +97,12 @@ def test_a_verdict_that_is_none_is_left_out(tmp_path: Path, content: str | None)
 
 
 @pytest.mark.parametrize("words", [["status", "n" * 5000], ["list", "nowhere"], ["list", "n" * 5000]])
-def test_a_folder_that_cannot_be_is_one_sentence(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_impossible_folder_is_one_sentence(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_parts_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     diary = Diary(tmp_path / "run", plan())
     assert main(["rerun", str(diary.folder), "resnet8-search-0000"]) == 2
     assert "none has begun yet" in capsys.readouterr().err

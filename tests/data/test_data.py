@@ -125,7 +125,7 @@ def jpeg(side: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_file_names_that_are_not_text(tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf8(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"a": 4, "b": 4})
     fill(tmp_path / "test", {"a": 2})
     os.rename(tmp_path / "train" / "b", os.fsencode(tmp_path / "train") + b"/\xff")  # noqa: PTH104 bytes
@@ -173,7 +173,7 @@ def test_broken_images_are_named(tmp_path: Path) -> None:
         folder(tmp_path)
 
 
-def test_image_bombs_and_deep_pixels_are_named(tmp_path: Path) -> None:
+def test_image_bombs_and_16_bit_pixels_are_named(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"a": 4, "b": 4})
     bomb = tmp_path / "train" / "a" / "bomb.png"
     for side in (9_500, 14_000):  # Pillow warns from 89 million pixels on, and refuses twice as many
@@ -331,7 +331,7 @@ def test_split_goes_by_seed() -> None:
 @pytest.mark.parametrize(
     ("labels", "val"), [([0, 0, 1, 1], 1), ([0, 0, 1, 1], 3), ([0, 0, 0, 1], 2), ([], 0)]
 )
-def test_split_that_cannot_be_is_refused(labels: list[int], val: int) -> None:
+def test_an_impossible_split_is_refused(labels: list[int], val: int) -> None:
     with pytest.raises(InputError, match="cannot be split"):
         split(np.array(labels, dtype=np.int64), val=val, seed=0)
 
@@ -364,7 +364,7 @@ def test_cifar_comes_from_its_archive(tmp_path: Path, monkeypatch: pytest.Monkey
     assert prepared.train.pixels.flags.c_contiguous
 
 
-def test_cifar_that_cannot_be_fetched_says_where_to_put_it(
+def test_a_failed_cifar_download_says_where_to_put_the_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.CIFAR100, "url", "http://127.0.0.1:9/cifar-100-python.tar.gz")
@@ -372,7 +372,7 @@ def test_cifar_that_cannot_be_fetched_says_where_to_put_it(
         prepare("cifar100", seed=0, root=tmp_path)
 
 
-def test_test_images_that_are_trained_on_are_told(tmp_path: Path) -> None:
+def test_test_images_among_the_training_images_are_counted(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"cat": 5, "ant": 4})
     shutil.copytree(tmp_path / "train", tmp_path / "test")
     (tmp_path / "train" / "cat" / "notes.txt").write_text("x")
@@ -383,7 +383,7 @@ def test_test_images_that_are_trained_on_are_told(tmp_path: Path) -> None:
     )
 
 
-def test_a_test_part_that_is_set_apart_has_no_copy_among_the_training_images(tmp_path: Path) -> None:
+def test_a_test_part_split_off_has_no_copy_among_the_training_images(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"cat": 30, "ant": 30})
     for image in (tmp_path / "train" / "cat").glob("*.png"):
         shutil.copy(image, image.with_name(f"copy-{image.name}"))
@@ -401,7 +401,7 @@ def test_a_test_part_that_is_set_apart_has_no_copy_among_the_training_images(tmp
     assert f"; {left_out} training images left out, as copies of test images" in card.note
 
 
-def test_a_class_of_one_picture_cannot_be_set_apart(tmp_path: Path) -> None:
+def test_a_class_of_one_image_cannot_be_split(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"cat": 30, "ant": 1})
     for each in range(9):
         shutil.copy(tmp_path / "train" / "ant" / "000.png", tmp_path / "train" / "ant" / f"copy-{each}.png")
@@ -437,7 +437,7 @@ def test_a_class_is_named_on_one_line_without_orders_to_a_terminal(tmp_path: Pat
     assert classes == ("\\x1b[31mred", "a\\nb", "\N{NO-BREAK SPACE}\N{GREEK SMALL LETTER PI}")
 
 
-def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_folder_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     """It goes into the plan and the report."""
     with pytest.raises(InputError, match=r"x\\xff is no text"):
         prepare("folder:x\udcff", seed=0, root=tmp_path)

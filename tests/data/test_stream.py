@@ -139,7 +139,7 @@ def test_the_same_seed_trains_the_same_weights(plan: Plan, images: Path) -> None
     assert torch.equal(weights(there), weights(here))
 
 
-def test_resumed_within_an_epoch_it_is_undisturbed(plan: Plan, images: Path) -> None:
+def test_resuming_within_an_epoch_changes_nothing(plan: Plan, images: Path) -> None:
     prepared = streamed(images)
     whole, first = run_of(plan, prepared), run_of(plan, prepared)
     undisturbed = measures(list(whole.epochs()))
@@ -207,7 +207,7 @@ def test_a_broken_image_is_named_before_and_while_it_is_trained_on(plan: Plan, t
     assert "right/0007.jpg has 900 bytes" in ends.reason
 
 
-def test_the_probe_measures_what_is_trained_on(tmp_path: Path) -> None:
+def test_the_probe_measures_streamed_images(tmp_path: Path) -> None:
     photographs(tmp_path, train=8, test=2)
     prepared, arm = streamed(tmp_path), load("tiny_resnet")
     config, spec = {**arm.default(), "batch_size": 8}, image_spec(prepared.card)
@@ -261,7 +261,7 @@ def test_memory_is_bounded_when_the_images_are_larger(images: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_prediction_does_not_hang_on_where_the_images_are(images: Path, kind: str) -> None:
+def test_prediction_does_not_depend_on_where_images_are_kept(images: Path, kind: str) -> None:
     """On the device, on the host because the device has no room for them, and in their files."""
     there, here = streamed(images).train, folder(images).train
     device = torch.device(kind)

@@ -20,7 +20,7 @@ def _hosts() -> None:
 
 
 @pytest.mark.hosts
-def test_machines_come_for_a_study_that_waits_and_go_when_idle() -> None:
+def test_machines_start_for_a_waiting_study_and_stop_when_idle() -> None:
     done = alone(f"--budget 1cpu-hours {FLAGS} --plan", timeout=400)
     said = done.stdout + done.stderr
     assert "before: 0 cores" in said, said

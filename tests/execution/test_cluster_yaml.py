@@ -37,7 +37,7 @@ def config() -> dict[str, Any]:
     return prepared(TEXT)
 
 
-def test_ray_takes_it_and_would_not_take_a_slip() -> None:
+def test_ray_accepts_the_config_and_rejects_a_typo() -> None:
     prepared(TEXT)
     with pytest.raises(jsonschema.ValidationError):
         prepared(TEXT.replace("idle_timeout_minutes:", "idle_timeout:"))
@@ -45,7 +45,7 @@ def test_ray_takes_it_and_would_not_take_a_slip() -> None:
         prepared(TEXT.replace("head_node_type: head", "head_node_type: heart"))
 
 
-def test_no_trial_runs_on_the_head_which_is_no_spot_machine(config: dict[str, Any]) -> None:
+def test_the_head_runs_no_trial_and_is_no_spot_machine(config: dict[str, Any]) -> None:
     head = config["available_node_types"][config["head_node_type"]]
     assert head["resources"] == {"CPU": 0, "GPU": 0}
     assert "InstanceMarketOptions" not in head["node_config"]
@@ -64,7 +64,7 @@ def test_gpu_machines_are_spot_and_none_stays_when_idle(config: dict[str, Any]) 
     assert 0 < config["idle_timeout_minutes"] <= 15
 
 
-def test_every_dependency_is_there_in_one_exact_version_that_will_do() -> None:
+def test_every_dependency_is_pinned_to_a_version_that_satisfies_pyproject() -> None:
     ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     needed = {r.name: r for r in map(Requirement, ours)}
     commands = yaml.safe_load(TEXT)["setup_commands"]
@@ -77,7 +77,7 @@ def test_every_dependency_is_there_in_one_exact_version_that_will_do() -> None:
         assert extras == needed[name].extras
 
 
-def test_nothing_is_open_but_ssh_and_ray_asks_for_a_token(config: dict[str, Any]) -> None:
+def test_only_ssh_is_open_and_ray_requires_a_token(config: dict[str, Any]) -> None:
     assert "security_group" not in config["provider"]  # Ray's own opens port 22 and the cluster to itself
     assert all("SecurityGroupIds" not in t["node_config"] for t in config["available_node_types"].values())
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]

@@ -33,9 +33,9 @@ def test_refusing_a_hopeless_budget_names_a_sufficient_one() -> None:
     check("2cpu-minutes")  # a machine that had other work may be twice as fast
     with pytest.raises(
         InputError, match="a budget of 1cpu-minutes is too small: 280 images of 224 x 224"
-    ) as told:
+    ) as caught:
         check("1cpu-minutes")
-    named = re.search(r"This would do: --budget (\S+)", str(told.value))
+    named = re.search(r"This would do: --budget (\S+)", str(caught.value))
     assert named is not None
     check(named[1])
     with pytest.raises(InputError, match="fewer --epochs"):

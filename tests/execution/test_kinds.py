@@ -38,7 +38,7 @@ def nodes(tmp_path: Path) -> Iterator[Any]:
     made.shutdown()  # type: ignore[no-untyped-call]
 
 
-def test_gpus_of_several_kinds_are_refused_and_of_one_kind_held_to_it(nodes: Any) -> None:
+def test_mixed_gpu_kinds_are_refused_and_one_kind_is_enforced(nodes: Any) -> None:
     with pytest.raises(StudyError, match="no GPU, but the budget"):
         cluster.hardware(GPU)
     first = nodes("L4")

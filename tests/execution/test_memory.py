@@ -40,7 +40,7 @@ WALLS = {
 
 
 @pytest.mark.parametrize("version", WALLS)
-def test_memory_is_what_the_tightest_wall_around_the_process_leaves(
+def test_free_memory_is_set_by_the_tightest_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     """A container's, or a job's: two of them here, one in the other, and one that is no wall."""

@@ -99,7 +99,7 @@ def test_two_nodes_answer_as_one_also_when_one_is_killed(ground: Ground) -> None
     assert stretch.lost <= read(killed / "ledger.jsonl").trials[stretch.trial].epochs
 
 
-def test_a_lost_machine_is_waited_for_at_no_cost_and_one_of_another_kind_left_alone(ground: Ground) -> None:
+def test_waiting_for_a_lost_machine_is_free_and_other_kinds_are_ignored(ground: Ground) -> None:
     home = ground.begin("lost", slots=1)
     plan = Plan.load(RunDir(home).plan)
     dataclasses.replace(plan, machine=dataclasses.replace(plan.machine, kind="L4")).save(RunDir(home).plan)

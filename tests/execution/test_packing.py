@@ -164,7 +164,7 @@ def test_the_largest_batch_on_cores_is_extrapolated_from_the_smallest(
     assert takes == pytest.approx(share)
 
 
-def test_trials_that_fit_with_no_batch_size_are_refused_unless_alone(
+def test_trials_too_large_at_every_batch_size_run_alone_or_not_at_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _with_memory(monkeypatch)
@@ -249,14 +249,14 @@ def test_layouts_are_compared_by_the_largest_batch(monkeypatch: pytest.MonkeyPat
     assert rounds.measured("one", usual, rounds.batch, False)  # what the audit is of
 
 
-def test_a_batch_size_needs_enough_steps_of_the_images_that_a_run_trains_on() -> None:
+def test_a_batch_size_needs_enough_steps_per_epoch() -> None:
     arms = {"one": load("tiny_resnet")}
     assert profile.shared_batch_sizes(arms, 256 * profile.STEPS_FLOOR) == (32, 64, 128, 256)
     assert profile.shared_batch_sizes(arms, 256 * profile.STEPS_FLOOR - 1) == (32, 64, 128)
     assert profile.shared_batch_sizes(arms, 1) == (32,)
 
 
-def test_an_arm_whose_graph_would_lie_trains_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_arm_with_a_wrong_graph_trains_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
     """One process tries the arms until one fails, which leaves it useless; the next has a new one."""
     started: list[list[str]] = []
 

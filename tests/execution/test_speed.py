@@ -65,7 +65,7 @@ def test_streaming_is_measured_on_the_same_images_as_torchvisions(tmp_path: Path
         assert set(stream.training(folder, "tiny_resnet", 0.0, 1)) == {"memory", "streamed"}
 
 
-def test_turns_are_taken_and_the_median_is_told() -> None:
+def test_turns_alternate_and_give_the_median() -> None:
     called: list[str] = []
     values = {"a": iter([1.0, 9.0, 2.0]), "b": iter([5.0, 5.0, 5.0])}
 
@@ -117,7 +117,7 @@ def test_stock_tune_searches_the_same_ranges_with_the_arm_as_one_more_choice() -
     assert isinstance(lr.sampler, sample.LogUniform) == here.log
 
 
-def test_a_part_of_the_gpus_call_ends_when_its_time_is_over_with_all_that_it_started(
+def test_a_part_out_of_time_ends_with_all_its_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(campaign, "GRACE", 1.0)
@@ -134,7 +134,7 @@ def test_a_part_of_the_gpus_call_ends_when_its_time_is_over_with_all_that_it_sta
     assert campaign.run(["-c", "raise SystemExit(3)"], 60.0, tmp_path / "log") == 3
 
 
-def test_memory_that_ends_is_a_row_of_the_packing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_a_row_of_the_packing(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
@@ -152,7 +152,7 @@ def test_memory_that_ends_is_a_row_of_the_packing(monkeypatch: pytest.MonkeyPatc
     assert "out of memory" in packing.as_table([row])
 
 
-def test_studies_of_one_question_are_counted_by_what_both_headlines_name(
+def test_studies_of_one_question_count_the_arms_both_headlines_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Finished studies are read, none is made again."""
@@ -163,8 +163,8 @@ def test_studies_of_one_question_are_counted_by_what_both_headlines_name(
     for seed, (answer, nets) in enumerate(rows):
         run = tmp_path / f"6cpu-minutes-seed-{seed}" / "run"
         run.mkdir(parents=True)
-        told = {**answer, **width, "pairs": 4, "sentence": "what it says"}
-        (run / "verdict.json").write_text(json.dumps({"answer": [told], "nets": [{**nets, **width}]}))
+        headline = {**answer, **width, "pairs": 4, "sentence": "what it says"}
+        (run / "verdict.json").write_text(json.dumps({"answer": [headline], "nets": [{**nets, **width}]}))
     again.main(["--out", str(tmp_path), "--studies", "3"])
     shown = capsys.readouterr().out
     assert "New: {'open': 2, 'b': 1}. Old: {'b': 2, 'open': 1}." in shown
@@ -173,11 +173,11 @@ def test_studies_of_one_question_are_counted_by_what_both_headlines_name(
 
 @pytest.mark.slow
 def test_start_up_is_measured_on_fresh_and_on_reused_processes(tmp_path: Path) -> None:
-    told = tmp_path / "startup.json"
-    command = [sys.executable, "-m", "tests.bench.startup", "--turns", "1", "--json", str(told)]
+    output = tmp_path / "startup.json"
+    command = [sys.executable, "-m", "tests.bench.startup", "--turns", "1", "--json", str(output)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(told.read_text())["seconds"]
+    found = json.loads(output.read_text())["seconds"]
     assert len(found["fresh"]) == 1
     assert len(found["reused"]) == 2
     assert all(0 < one < found["fresh"][0] for one in found["reused"])

@@ -56,7 +56,7 @@ def epochs_of(worker: StudyTrial, upto: int) -> list[Epoch]:
     return found
 
 
-def test_epochs_in_the_checkpoint_but_not_in_the_ledger_are_not_lost(
+def test_epochs_missing_from_the_ledger_come_from_the_checkpoint(
     plan: Plan,  # noqa: F811
     digits: Prepared,  # noqa: F811
     tmp_path: Path,
@@ -151,7 +151,7 @@ def test_memory_freed_by_a_step_stays_with_the_process_until_given_back() -> Non
     assert given_back >= 2**26
 
 
-def test_an_arm_that_takes_too_much_is_out_of_memory_and_not_in_error(
+def test_a_huge_allocation_counts_as_out_of_memory(
     plan: Plan,  # noqa: F811
     digits: Prepared,  # noqa: F811
     tmp_path: Path,
@@ -165,7 +165,7 @@ def test_an_arm_that_takes_too_much_is_out_of_memory_and_not_in_error(
     assert "can't allocate" in said.reason
 
 
-def test_no_end_is_written_after_an_epoch_that_could_not_be_written(
+def test_no_end_follows_an_epoch_that_was_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk fills between the two, and the shorter line of the end would still fit."""
@@ -173,7 +173,7 @@ def test_no_end_is_written_after_an_epoch_that_could_not_be_written(
     with Ledger(path) as ledger:
         schedule = Schedule(a_plan(), ledger, ARMS)
         runner = Runner(schedule, RunDir(tmp_path), lambda: None, lambda: False, lambda _: None, None)
-        runner.leave_for(StudyError("the disk is nearly full"))  # the first error is the one that is told
+        runner.leave_for(StudyError("the disk is nearly full"))  # the first error is the one reported
         begun = schedule.next()
         assert begun is not None
         trial = begun.trial
@@ -217,7 +217,7 @@ def test_a_node_with_another_model_of_the_same_kind_of_gpu_trains_nothing(
     assert not result["done"]  # no fault of the trial: it waits for a node of the study's kind
 
 
-def test_a_failed_trial_is_gone_before_its_memory_is_given_back(
+def test_a_failed_trial_is_released_before_its_memory(
     plan: Plan,  # noqa: F811
     digits: Prepared,  # noqa: F811
     tmp_path: Path,

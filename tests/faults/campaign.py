@@ -345,7 +345,7 @@ def broken(
     time.sleep(dice.uniform(0, 0.3))
     if session.poll() is not None:
         raise Survived(f"ended by itself before {moment} records: {session.communicate()[0][-600:]}")
-    told = FAULTS[fault](session, home, dice)
+    done = FAULTS[fault](session, home, dice)
     if fault in ("worker killed", "worker hangs", "memory full"):  # this session lives on
         output, _ = session.communicate(timeout=LIMIT)
         if session.returncode:
@@ -353,7 +353,7 @@ def broken(
     else:
         session.communicate()
         run_out(ground, home, clocked=clocked)
-    return f"after {moment} {'epochs' if training else 'records'} {told}"
+    return f"after {moment} {'epochs' if training else 'records'} {done}"
 
 
 def check_sums(home: Path) -> History:
@@ -431,17 +431,17 @@ def node_killed(ground: Ground, home: Path, dice: random.Random) -> str:
 
 def two_at_a_time(ground: Ground, home: Path, dice: random.Random) -> str:
     """Several kills in one study on the wall clock."""
-    told = []
+    done = []
     for fault in dice.sample(["driver killed", "SIGTERM", "ledger torn", "checkpoint torn"], 2):
         session = ground.session(home, clocked=False)
         time.sleep(dice.uniform(12, 25))
         if session.poll() is None:
-            told.append(FAULTS[fault](session, home, dice))
+            done.append(FAULTS[fault](session, home, dice))
         session.communicate()
     run_out(ground, home, clocked=False)
     history = check_sums(home)
     lost = sum(history.spent(arm, "lost") for arm in ARMS)
-    return f"{', '.join(told)}; {lost:.1f} s booked as lost"
+    return f"{', '.join(done)}; {lost:.1f} s booked as lost"
 
 
 def campaign(

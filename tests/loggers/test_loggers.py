@@ -44,10 +44,10 @@ def test_optuna_has_every_trial_with_its_values_and_its_end(run: Path) -> None:
     shown = {t.user_attrs["trial"]: t for trials in studies(run).values() for t in trials}
     assert shown.keys() == history.trials.keys()
     for name, trial in history.trials.items():
-        told = shown[name]
-        assert told.params == trial.config
-        assert told.intermediate_values == {e.epoch: e.val_accuracy for e in history.epochs[name]}
-        assert told.state == STATES[history.outcomes[name].state]
+        found = shown[name]
+        assert found.params == trial.config
+        assert found.intermediate_values == {e.epoch: e.val_accuracy for e in history.epochs[name]}
+        assert found.state == STATES[history.outcomes[name].state]
     assert {n for n in studies(run) if "other" not in n} == set(Plan.load(run / "plan.json").arms)
 
 
@@ -58,7 +58,7 @@ def test_writing_again_gives_the_same_and_not_twice(run: Path) -> None:
     assert {n: len(t) for n, t in studies(run).items()} == before
 
 
-def test_a_study_that_is_followed_is_brought_up_to_date(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_following_a_study_adds_its_new_trials(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "FOLLOW_SECONDS", 0.0)
     ledger = run / "ledger.jsonl"
     rounds: list[int] = []
@@ -104,8 +104,8 @@ def test_tensorboard_has_scalars_and_hyperparameters(run: Path) -> None:
     history = read(run / "ledger.jsonl")
     trial = next(t for t in history.trials.values() if t.phase == "search" and len(history.epochs[t.id]) == 9)
     events = reader.EventAccumulator(str(run / "tensorboard" / trial.id)).Reload()
-    told = [(e.step, e.value) for e in events.Scalars("val_accuracy")]
-    assert told == [(e.epoch, pytest.approx(e.val_accuracy)) for e in history.epochs[trial.id]]
+    scalars = [(e.step, e.value) for e in events.Scalars("val_accuracy")]
+    assert scalars == [(e.epoch, pytest.approx(e.val_accuracy)) for e in history.epochs[trial.id]]
     assert any("hparams" in tag for tag in events.summary_metadata)
 
 
@@ -129,7 +129,7 @@ def test_mlflow_has_a_run_per_trial(run: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.filterwarnings("ignore")  # the tool's own
 @pytest.mark.parametrize("where", ["http://127.0.0.1:9", "damaged"])
-def test_mlflow_that_cannot_be_reached_is_one_sentence(
+def test_an_unreachable_mlflow_is_one_sentence(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
 ) -> None:
     pytest.importorskip("mlflow", reason="mlflow is not installed")
@@ -207,7 +207,7 @@ def test_a_tool_that_fails_takes_nothing_from_the_study_or_the_others(tmp_path: 
     assert remembers.closed
 
 
-def test_an_epoch_that_comes_again_after_an_interruption_is_taken(tmp_path: Path) -> None:
+def test_an_epoch_repeated_after_an_interruption_is_accepted(tmp_path: Path) -> None:
     diary = Diary(tmp_path / "run", dataclasses.replace(plan(), spaces=SPACES))
     folder = diary.folder
     diary.ledger.__exit__(None, None, None)
@@ -227,7 +227,7 @@ def test_an_epoch_that_comes_again_after_an_interruption_is_taken(tmp_path: Path
     assert shown.state == TrialState.RUNNING
 
 
-def test_a_tool_that_is_not_there_is_said_before_anything_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tool_is_reported_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = dataclasses.replace(mlflow_logger.TOOL, needs="a_package_of_no_name")
     monkeypatch.setattr(mlflow_logger, "TOOL", missing)
     with pytest.raises(InputError, match="pip install a_package_of_no_name"):
@@ -236,7 +236,7 @@ def test_a_tool_that_is_not_there_is_said_before_anything_begins(monkeypatch: py
         base.check(["nothing"])
 
 
-def test_the_grafana_dashboard_asks_only_for_metrics_that_there_are() -> None:
+def test_the_grafana_dashboard_asks_only_for_existing_metrics() -> None:
     board = json.loads((ROOT / "study" / "loggers" / "grafana.json").read_text())
     asked = {t["expr"] for panel in board["panels"] for t in panel["targets"]}
     names = set(re.findall(r"ray_study_\w+", " ".join(asked)))

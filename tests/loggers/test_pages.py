@@ -168,13 +168,15 @@ def test_prometheus_gets_the_metrics_of_a_running_study(study: Running) -> None:
         time.sleep(2)
         with suppress(OSError):  # not all of Ray's endpoints are up at once
             found = _scrape(study)
-    told, history, share = _values(found), study.history, Plan.load(study.home / "plan.json").share
+    metrics, history, share = _values(found), study.history, Plan.load(study.home / "plan.json").share
     for arm in ARMS:
-        spent = sum(value for labels, value in told["ray_study_spent_seconds"] if f'arm="{arm}"' in labels)
-        (left,) = (value for labels, value in told["ray_study_left_seconds"] if f'arm="{arm}"' in labels)
+        spent = sum(value for labels, value in metrics["ray_study_spent_seconds"] if f'arm="{arm}"' in labels)
+        (left,) = (value for labels, value in metrics["ray_study_left_seconds"] if f'arm="{arm}"' in labels)
         assert 0 < spent <= history.spent(arm) + 1e-6
         assert left == pytest.approx(share - spent, abs=30)  # the two are scraped one after the other
-    assert {re.search(r'run="(\w+)"', labels).group(1) for labels, _ in told["ray_study_trials"]} == {"out"}  # type: ignore[union-attr]
+    assert {re.search(r'run="(\w+)"', labels).group(1) for labels, _ in metrics["ray_study_trials"]} == {
+        "out"
+    }  # type: ignore[union-attr]
     storage = JournalStorage(JournalFileBackend(str(study.home / "optuna.journal")))
     shown = sum(len(storage.get_all_trials(s._study_id)) for s in storage.get_all_studies())
     assert shown >= len(history.trials)
@@ -193,7 +195,7 @@ def _scrape(study: Running) -> str:
 
 
 def _values(found: str) -> dict[str, list[tuple[str, float]]]:
-    told: dict[str, list[tuple[str, float]]] = {}
+    metrics: dict[str, list[tuple[str, float]]] = {}
     for name, labels, value in re.findall(r"^(ray_study_\w+)\{(.*)\} (\S+)$", found, re.MULTILINE):
-        told.setdefault(name, []).append((labels, float(value)))
-    return told
+        metrics.setdefault(name, []).append((labels, float(value)))
+    return metrics

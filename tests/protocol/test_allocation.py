@@ -24,7 +24,7 @@ def test_shares_are_counted_for_the_most_expensive_arm() -> None:
 
 
 @pytest.mark.parametrize("minutes", [1, 2, 3, 5, 10, 30, 300])
-def test_a_refused_budget_names_one_that_is_accepted(minutes: int) -> None:
+def test_a_refused_budget_names_an_accepted_one(minutes: int) -> None:
     plan = dataclasses.replace(PLAN, budget=Budget(seconds=60.0 * minutes, resource="cpu"))
     for epochs in (None, 3, 20):
         try:

@@ -87,7 +87,7 @@ def test_spend_counts_every_second_once(tmp_path: Path) -> None:
     assert read(path).spent("tiny_resnet") == pytest.approx(10.5)
 
 
-def test_a_torn_last_line_is_left_out_with_a_notice(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_dropped_with_a_notice(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     whole = chained([a_trial(0), a_trial(1)])
     path.write_text(whole[:-20])
@@ -207,7 +207,7 @@ def test_a_failed_write_leaves_the_file_whole_even_if_it_cannot_be_cut_at_once(
     assert [t.index for t in read(path).trials.values()] == [0, 4]
 
 
-def test_text_that_no_report_can_hold_is_refused(tmp_path: Path) -> None:
+def test_text_that_utf8_cannot_encode_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     odd = Outcome(trial="a", state="failed", reason="half a \udcff", epochs=0, cost=0.0)
     path.write_text(chained([odd]))

@@ -119,7 +119,7 @@ def test_a_second_look_that_is_interrupted_goes_on(tmp_path: Path) -> None:
     assert list(read(killed).trials.values()) == list(read(whole).trials.values())
 
 
-def test_an_added_arm_gets_what_the_others_got(tmp_path: Path) -> None:
+def test_an_added_arm_gets_the_same_budget_and_proposals(tmp_path: Path) -> None:
     three = dataclasses.replace(
         a_plan(minutes=30),
         arms=(*ARMS, "third"),
@@ -171,9 +171,9 @@ def test_an_impossible_extension_is_refused_with_the_reason(tmp_path: Path) -> N
         ):
             with pytest.raises(InputError, match=why):
                 looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse(asked))
-        with pytest.raises(InputError, match=r"--budget (\S+) does") as told:
+        with pytest.raises(InputError, match=r"--budget (\S+) does") as caught:
             looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse("20.5cpu-minutes"))
-        named = str(told.value).split("--budget ")[-1].split(" ")[0]
+        named = str(caught.value).split("--budget ")[-1].split(" ")[0]
         assert looks.second_look(plan, ledger, RunDir(tmp_path), Budget.parse(named)).pairs >= 1
         for arms in (list(ARMS), [*ARMS, "c", "d"], ["tiny_resnet", "c"]):
             with pytest.raises(InputError, match="exactly one more"):

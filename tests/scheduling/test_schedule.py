@@ -123,11 +123,11 @@ def test_the_default_is_each_searchs_first_trial_and_is_paid_once(tmp_path: Path
             default = ledger.of(arm, "baseline")[0].config
             assert default not in [t.config for t in ledger.of(arm, "search")]
             for pair in range(plan.pairs):
-                told = again.searches[arm, pair].trials
+                trials = again.searches[arm, pair].trials
                 run = ledger.of(arm, "baseline")[pair]
-                assert told[0].params == default
-                assert told[0].value == ledger.val_accuracy(run.id)
-                assert len(told) == 1 + sum(t.pair == pair for t in ledger.of(arm, "search"))
+                assert trials[0].params == default
+                assert trials[0].value == ledger.val_accuracy(run.id)
+                assert len(trials) == 1 + sum(t.pair == pair for t in ledger.of(arm, "search"))
 
 
 def test_a_setting_is_taken_when_it_leads_the_default_by_half_a_standard_error(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_search_without_budget_confirms_the_default(tmp_path: Path) -> None:
         assert sum(search_runs(starved, ledger)[arm]) < 2  # begun before the runs had shown what they cost
 
 
-def test_an_interrupted_study_books_what_was_held_and_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_study_books_its_running_trials_and_resumes(tmp_path: Path) -> None:
     now, path = [0.0], tmp_path / "ledger.jsonl"
     with Ledger(path) as ledger:
         schedule = Schedule(a_plan(), ledger, ARMS, clock=lambda: now[0])
@@ -315,7 +315,7 @@ def test_a_trial_pays_nothing_while_it_waits_for_a_machine(tmp_path: Path) -> No
         assert schedule.end(first.trial.id, "worker died").cost == 11.0
 
 
-def test_an_arm_with_a_default_that_works_is_not_given_up(tmp_path: Path) -> None:
+def test_an_arm_with_a_working_default_is_kept(tmp_path: Path) -> None:
     """Half of its space failing, even many times in a row, is for the search to find out."""
 
     def fails(trial: Trial, epoch: int) -> str:
@@ -330,12 +330,12 @@ def test_an_arm_with_a_default_that_works_is_not_given_up(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("tuning", "runs"), [(4, 0), (13, 0), (26, 0), (27, 5), (40, 6), (200, 30)])
-def test_the_slice_is_15_to_20_percent_or_none_where_that_is_too_few(tuning: float, runs: int) -> None:
+def test_the_slice_is_15_to_20_percent_or_absent(tuning: float, runs: int) -> None:
     assert slice_runs(tuning) == runs
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_study_killed_at_random_decides_like_an_undisturbed_one(tmp_path: Path, seed: int) -> None:
+def test_a_study_killed_at_random_makes_the_same_decisions(tmp_path: Path, seed: int) -> None:
     """One trial at a time, and killed also between a report and the end that it decided."""
     plan = a_plan(minutes=8, slots=1, seed=seed)
     whole = play(plan, tmp_path / "whole.jsonl")
@@ -413,7 +413,7 @@ def restarted(schedule: Schedule) -> Start:
     return start
 
 
-def test_a_lost_worker_is_replaced_until_it_must_be_the_trials_own_doing(tmp_path: Path) -> None:
+def test_a_lost_worker_is_replaced_until_the_trial_is_to_blame(tmp_path: Path) -> None:
     schedule, now = losing(tmp_path)
     first = schedule.next()
     assert first is not None
@@ -497,7 +497,7 @@ def test_derived_seeds_are_distinct_and_fit_any_generator() -> None:
     assert all(0 <= s < 2**63 for s in seeds)
 
 
-def test_only_an_arm_with_the_most_runs_has_anything_left_over(
+def test_only_the_arm_with_the_most_runs_has_a_remainder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = a_plan(), a_plan(minutes=30)

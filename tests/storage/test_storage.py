@@ -198,7 +198,7 @@ def test_a_uri_that_cannot_work_is_refused_at_once(
     assert not list(tmp_path.rglob("*"))
 
 
-def test_no_bucket_and_no_permission_are_refused_before_anything_is_measured(server: Server) -> None:
+def test_a_missing_bucket_or_permission_is_refused_before_measuring(server: Server) -> None:
     missing = server.uri("x").replace("bucket", "nobody")
     with (
         pytest.raises(InputError, match=r"bucket does not exist.*takes a bucket"),
@@ -217,7 +217,7 @@ def test_no_bucket_and_no_permission_are_refused_before_anything_is_measured(ser
         server.post("/moto-api/reset-auth", "inf")
 
 
-def test_what_is_there_already_is_left_alone(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_objects_are_left_alone(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--budget", "1cpu-hours", "--data", "digits", "--out", uri]
     Storage(uri).put("mine.txt", b"precious")
     for says in ("something else", "python -m analysis"):
@@ -227,9 +227,7 @@ def test_what_is_there_already_is_left_alone(uri: str, capsys: pytest.CaptureFix
     assert Storage(uri).files().keys() == {"mine.txt", "plan.json"}
 
 
-def test_it_is_brought_there_and_the_ledger_never_names_what_is_not(
-    uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_uploaded_before_the_ledger_names_them(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     home, trial, order = begin(uri), a_trial(), list[str]()
     put = Storage.put
 
@@ -310,7 +308,7 @@ def lines(count: int) -> list[str]:
         ("ac", "ab", "ab", True),
     ],
 )
-def test_the_longer_of_two_ledgers_counts_and_of_two_courses_the_one_there(
+def test_the_longer_ledger_wins_and_the_stored_one_where_they_diverge(
     uri: str, here: str, there: str, then: str, aside: bool
 ) -> None:
     words = {letter: line.encode() for letter, line in zip("abc", lines(3), strict=True)}
@@ -345,7 +343,7 @@ def test_a_name_that_leaves_the_folder_is_refused(server: Server, tmp_path: Path
     assert not list(tmp_path.rglob("stolen"))
 
 
-def test_a_storage_that_fails_is_said_once_and_what_is_missing_can_be_copied(tmp_path: Path) -> None:
+def test_a_failing_storage_is_reported_once_and_missing_files_can_be_copied(tmp_path: Path) -> None:
     uri, said = f"file://{tmp_path}/share/first", list[str]()
     home, share = begin(uri), tmp_path / "share"
     with Mirror(uri, said.append, goes_on=False) as kept, Ledger(home / "ledger.jsonl") as ledger:
@@ -471,7 +469,7 @@ def words(repo: Path, server: Server, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_study_whose_machine_is_lost_goes_on_from_its_bucket(
+def test_a_study_resumes_from_its_bucket_on_another_machine(
     ground: Ground, undisturbed: Path, server: Server, tmp_path: Path
 ) -> None:
     uri, at = "s3://bucket/studies/first", Storage(server.uri("studies/first"))
@@ -524,7 +522,7 @@ def test_a_study_whose_machine_is_lost_goes_on_from_its_bucket(
 @pytest.mark.slow
 @pytest.mark.hosts
 @pytest.mark.usefixtures("rays_leftovers")
-def test_nodes_need_share_nothing_but_the_bucket(
+def test_nodes_share_only_the_bucket(
     ground: Ground, undisturbed: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The driver's folder is one that the nodes' processes cannot see."""
@@ -553,7 +551,7 @@ def test_nodes_need_share_nothing_but_the_bucket(
 
 
 @pytest.mark.slow
-def test_a_study_ends_though_its_bucket_is_gone(ground: Ground, server: Server, tmp_path: Path) -> None:
+def test_a_study_ends_although_its_bucket_is_gone(ground: Ground, server: Server, tmp_path: Path) -> None:
     share, uri = tmp_path / "share", f"file://{tmp_path}/share/new"
     plan = ground.begin("asked", slots=2) / "plan.json"
     Storage(uri).put("plan.json", plan.read_bytes())

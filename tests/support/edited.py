@@ -8,18 +8,18 @@ from study.protocol.ledger import records
 from study.protocol.records import Record
 
 
-def chained(told: Iterable[Record], after: str = "") -> str:
+def chained(new_records: Iterable[Record], after: str = "") -> str:
     """The records as lines of a ledger; ``after``: the checksum of the line before them."""
     text = ""
-    for record in told:
+    for record in new_records:
         line = encode(record, after)
         text, after = f"{text}{line}\n", checksum(line)
     return text
 
 
-def append(ledger: Path, *told: Record) -> None:
+def append(ledger: Path, *new_records: Record) -> None:
     written = ledger.read_text()
-    ledger.write_text(written + chained(told, checksum(written.removesuffix("\n"))))
+    ledger.write_text(written + chained(new_records, checksum(written.removesuffix("\n"))))
 
 
 def edit(ledger: Path, change: Callable[[Record], Record | None]) -> None:

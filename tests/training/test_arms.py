@@ -67,7 +67,7 @@ def test_default_survives_json(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARMS)
-def test_says_how_to_run_it_and_what_to_expect(name: str) -> None:
+def test_the_docstring_states_command_and_expected_result(name: str) -> None:
     doc = __import__(f"search_spaces.{name}", fromlist=["ARM"]).__doc__ or ""
     assert "python study/run.py --budget" in doc
     assert name in doc.partition("Cost:")[0]
@@ -77,7 +77,7 @@ def test_says_how_to_run_it_and_what_to_expect(name: str) -> None:
 
 @pytest.mark.parametrize("size", [8, 28, 96])
 @pytest.mark.parametrize("name", ARMS)
-def test_puts_out_logits_at_any_size(name: str, size: int) -> None:
+def test_returns_logits_at_any_size(name: str, size: int) -> None:
     for channels in (1, 3):
         images = ImageSpec(channels=channels, size=size, classes=7)
         net = on_meta(search_spaces.load(name), images)

@@ -244,7 +244,7 @@ def test_trivial_leaves_an_even_share_unharmed() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_trivial_operations_do_what_they_say(channels: int) -> None:
+def test_every_trivial_operation_occurs_and_has_its_effect(channels: int) -> None:
     """Every operation is met: told apart by what it leaves of a two-toned image."""
     n, side = 3000, 16
     images = torch.full((n, channels, side, side), 60, dtype=torch.uint8)

@@ -108,7 +108,7 @@ def test_fetched_images_give_the_same_digits() -> None:
 
 
 @pytest.mark.parametrize("policy", ["none", "trivial"])
-def test_a_run_that_stops_at_any_step_and_goes_on_elsewhere_gives_the_same_digits(policy: str) -> None:
+def test_a_run_stopped_at_any_step_and_moved_gives_the_same_digits(policy: str) -> None:
     arm = dropping(load("tiny_resnet"))
     asked = trial(arm, epochs=2, augment=policy)
     whole = a_run(old_core, arm, asked)

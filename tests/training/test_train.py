@@ -77,7 +77,7 @@ def test_divergence_is_an_error_with_its_epoch(plan: Plan, digits: Prepared, lr:
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_a_shorter_look_at_a_run_is_its_beginning(plan: Plan, digits: Prepared, schedule: str) -> None:
+def test_a_stopped_run_is_a_prefix_of_the_full_run(plan: Plan, digits: Prepared, schedule: str) -> None:
     """What ASHA stops early is a prefix of the full run, not a run with another schedule."""
     _, whole = start(plan, a_trial(epochs=3, schedule=schedule), digits.train, CPU)
     _, other = start(plan, a_trial(epochs=3, schedule=schedule), digits.train, CPU)

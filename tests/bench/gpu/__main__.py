@@ -57,9 +57,9 @@ def commands(given: argparse.Namespace, study: Path) -> dict[str, list[str]]:
 
 def run(command: list[str], seconds: float, log: Path) -> int:
     """Its exit code; it is asked to end before the seconds are over, and ended then, with all that it has started."""
-    with log.open("ab") as told:
+    with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, start_new_session=True, stdout=told, stderr=told
+            [sys.executable, *command], cwd=ROOT, start_new_session=True, stdout=output, stderr=output
         )
     try:
         grace = min(GRACE, seconds / 4)
@@ -98,8 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
         study = Path(folder) / "study"
         for name in given.only.split(",") if given.only else HALVES[given.half]:
             began, limit = time.monotonic(), max(3 * GRACE, given.scale * SECONDS[name])
-            with log.open("a") as told:
-                told.write(f"== {name}\n")
+            with log.open("a") as output:
+                output.write(f"== {name}\n")
             codes[name] = run(commands(given, study)[name], limit, log)
             print(log.read_text(errors="replace").rpartition(f"== {name}\n")[2][-SHOWN:], flush=True)
             print(f"== {name}: exit code {codes[name]} after {time.monotonic() - began:.0f} s", flush=True)
