@@ -1,4 +1,4 @@
-"""How long simulations run, how Triton kernels run without a GPU, and how many examples test_property.py tries."""
+"""Options of the test run: number of simulations, Triton without a GPU, examples per property."""
 
 import gc
 import os
@@ -12,11 +12,11 @@ from hypothesis import settings
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault(
         "TRITON_INTERPRET", "1"
-    )  # read when torch brings Triton along: kernels run on the CPU
+    )  # kernels run on the CPU; Triton reads this when torch imports it
 SIMS = 2000
 settings.register_profile("short", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.register_profile("long", parent=settings.get_profile("short"), max_examples=2000)
-settings.load_profile("short")  # unless --hypothesis-profile says otherwise
+settings.load_profile("short")  # --hypothesis-profile overrides this
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,7 +36,7 @@ def sims(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def rays_leftovers() -> Iterator[None]:
-    """For tests with nodes of Ray in their own process: sockets that it leaves open are no fault of the next test."""
+    """For tests with Ray nodes in their own process: collect Ray's open sockets before the next test."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

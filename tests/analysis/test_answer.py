@@ -23,7 +23,7 @@ ALONE = levels.of()
 def finds(
     arm: str, means: list[float], *, images: int = 2000, runs: int = 2, seed: int = 0, beat: int | None = 5
 ) -> Finds:
-    """One find per pair with exactly these accuracies."""
+    """One find per pair, with exactly these accuracies."""
     rng = np.random.default_rng([seed, *arm.encode()])
     return Finds(
         arm=arm,
@@ -57,7 +57,7 @@ def tables(
     each: float,
     gap: float = 0.0,
 ) -> NDArray[np.float64]:
-    """Per-image differences of every pair: search luck, what lasts per image, what is one pair's on one image (sds)."""
+    """Per-image differences of every pair from three sds: search luck, lasting per image, one pair's on one image."""
     return (
         gap
         + luck * rng.standard_normal((pairs, 1))

@@ -1,4 +1,4 @@
-"""The report in a real browser: no console error, nothing asked from outside, readable on a phone."""
+"""The report in a real browser: no console errors, no outside requests, readable on a phone."""
 
 from collections.abc import Iterator
 from pathlib import Path

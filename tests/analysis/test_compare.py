@@ -41,7 +41,7 @@ Ints = NDArray[np.int64]
 
 
 def predictions(right: NDArray[np.bool_]) -> Ints:
-    """Right where told, wrong by a fixed shift elsewhere: the same right/wrong give the same predictions."""
+    """Predictions that are right where ``correct`` says so and shifted by a fixed class elsewhere."""
     return np.where(right, LABELS, (LABELS + 1) % CLASSES)
 
 
@@ -258,7 +258,7 @@ def test_perfect_nets_are_distinguished_by_their_probabilities(
 
 
 def test_near_copies_of_a_run_cause_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Five runs that differ by an image each; runs of separate seeds are not warned of, at any accuracy."""
+    """Five runs that differ by one image each cause a warning; separate seeds cause none at any accuracy."""
     a, b = two()
     near = np.repeat(a[:1], 5, axis=0)
     for run, image in enumerate(np.flatnonzero(a[0] == LABELS)[:5]):
@@ -274,7 +274,7 @@ def test_near_copies_of_a_run_cause_a_warning(tmp_path: Path, capsys: pytest.Cap
         sides = pair(tmp_path / str(level), *map(predictions, tables))
         assert facts(capsys, *sides)["warning"] is None
     few = np.repeat(LABELS[None, :100], 2, axis=0)
-    few[:, 0] = (few[:, 0] + [1, 2]) % CLASSES  # an error each, on the same image: that may be chance
+    few[:, 0] = (few[:, 0] + [1, 2]) % CLASSES  # one error each, on the same image: this may be chance
     small = side(tmp_path / "small.npz", labels=LABELS[:100], predictions=few)
     assert "differ in being right" not in facts(capsys, small, small)["warning"]
 

@@ -1,4 +1,4 @@
-"""Where curves of expected best cross, and what they refuse. Unbiased, covered, never too long: test_method.py."""
+"""Where curves of the expected best cross, and invalid input. Bias, coverage and length: test_method.py."""
 
 import math
 

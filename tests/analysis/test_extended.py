@@ -1,4 +1,4 @@
-"""The report of a study that was looked at again, or got one arm more: intervals, levels and sentences."""
+"""Reports after a second look or an added arm: intervals, levels and sentences."""
 
 import json
 from dataclasses import asdict, replace
@@ -33,7 +33,7 @@ def verdict_json(run: Path) -> dict[str, Any]:
 
 
 def reopened(run: Path, plan: Plan) -> Diary:
-    """A diary that goes on where the study ended."""
+    """A diary that continues a finished study."""
     diary = Diary.__new__(Diary)
     diary.folder, diary.run = run, RunDir(run)
     diary.plan, diary.rng = plan, np.random.default_rng(99)
@@ -44,7 +44,7 @@ def reopened(run: Path, plan: Plan) -> Diary:
 
 
 def extend(run: Path, extension: Extension, arms: tuple[str, ...], pairs: range, level: float) -> Diary:
-    """Search, select, confirm and (by ``finish``) score what the extension asks for."""
+    """Search, select, confirm and (by ``finish``) score the trials of an extension."""
     plan, _ = load(RunDir(run))
     diary = reopened(run, plan)
     diary.ledger.add(extension)

@@ -1,4 +1,4 @@
-"""What stands beside the verdict: the numbers are the estimators', and every question has an answer or a reason."""
+"""The sections beside the verdict: numbers match the estimators, and every question has an answer or a reason."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def sliced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study that has only searched: nothing that this file is about can be answered."""
+    """A study that has only searched, so that no section of this file can answer."""
     run = write_run(tmp_path_factory.mktemp("bare") / "run", confirmed=False)
     write(run)
     return run
@@ -251,7 +251,7 @@ def test_the_trap_is_paired_and_only_asked_of_a_winner(tmp_path: Path) -> None:
 
 
 def test_the_posts_reasons_are_for_its_own_arms(tmp_path: Path, sliced: Path) -> None:
-    """Their numbers are in every study's verdict.json."""
+    """Other arms' numbers are still in verdict.json."""
     run = write_run(tmp_path / "run", arms=("resnet50", "resnext50"), confirmed=False)
     write(run)
     for page in ("report.md", "report.html"):

@@ -1,4 +1,4 @@
-"""Levels over several looks: the figures of METHOD.md 6, and what they promise."""
+"""Levels over several looks: the figures of METHOD.md 6 and their error rates."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from analysis import levels
 from study.protocol.looks import either, second_level
 
 DRAWN = np.random.default_rng(1).standard_normal((200_000, 20))
-"""Of equal arms: every pair's difference in so many studies."""
+"""Every pair's difference in many studies of equal arms."""
 
 
 def _excludes(differences: NDArray[np.float64], level: float) -> NDArray[np.bool_]:

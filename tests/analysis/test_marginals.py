@@ -82,7 +82,7 @@ def test_the_p_keeps_its_level_and_finds_an_effect() -> None:
         found = 0
         for _ in range(300):
             at = rng.integers(3, size=24)
-            other = rng.integers(4, size=24) * 0.03  # another axis, as it fell
+            other = rng.integers(4, size=24) * 0.03  # another axis, drawn at random
             own: list[tuple[Config, float | None]] = [
                 ({"aug": CHOICE["options"][a]}, float(0.7 + effect * a + o + rng.normal(0, 0.01)))
                 for a, o in zip(at, other, strict=True)
@@ -101,7 +101,9 @@ def test_the_report_shows_choices_and_own_axes_per_arm(tmp_path: Path) -> None:
     for needed in ("resnext8: cardinality 8", "resnet8: augmentation flip+crop"):
         assert f"| {needed} |" in text
         assert f"<td>{needed}</td>" in html
-    assert "resnet8: learning_rate lowest third" not in text  # a shared number is in the facts only
+    assert (
+        "resnet8: learning_rate lowest third" not in text
+    )  # numeric axes shared by all arms appear in verdict.json only
     rows = {(r["arm"], r["axis"], r["value"]): r for r in body["levels"]}
     assert rows["resnet8", "learning_rate", "middle third"]["trials"] > 0
     for arm in ("resnet8", "resnext8"):

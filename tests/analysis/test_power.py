@@ -1,4 +1,4 @@
-"""The planner's sentences and limits, in pairs of searches and budget. What it promises is kept: test_method.py."""
+"""The planner's sentences and limits, in pairs of searches and budget. Its promised power: test_method.py."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The rank distribution of several arms is what the pigeonhole bootstrap says, and sure only where it may be."""
+"""Rank distributions of several arms follow the pigeonhole bootstrap and are certain only for clear orders."""
 
 import numpy as np
 import pytest

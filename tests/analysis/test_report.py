@@ -1,4 +1,4 @@
-"""The report: right words, whole files, same bytes, and a sentence instead of a traceback."""
+"""The report: facts, complete files, same bytes, and one sentence instead of a traceback."""
 
 import dataclasses
 import hashlib
@@ -240,7 +240,7 @@ def test_all_outside_text_is_escaped(copied: Path) -> None:
 
 
 def nastier(record: Record) -> Record:
-    """The record with markup in every text that a user, an arm or the machine had a hand in."""
+    """The record with markup in every text that comes from a user, an arm or the machine."""
     match record:
         case Trial():
             return dataclasses.replace(record, config={**record.config, NASTY: NASTY})
@@ -308,7 +308,7 @@ def test_ties_that_disable_early_stopping_are_reported(copied: Path) -> None:
     assert "what ties goes on" not in " ".join(health.warnings(read(copied)))
 
     def level(record: Record) -> Record:
-        """Every first epoch alike, and every trial that ASHA stopped there finished by the budget instead."""
+        """Equal first epochs; trials that ASHA stopped there run until the budget ends."""
         if isinstance(record, Epoch) and "arm0-search" in record.trial and record.epoch == 1:
             return dataclasses.replace(record, val_accuracy=0.5)
         if isinstance(record, Outcome) and "arm0-search" in record.trial and record.reason == "asha: rung":
@@ -324,7 +324,7 @@ def test_ties_that_disable_early_stopping_are_reported(copied: Path) -> None:
 def test_copies_of_training_images_weaken_the_verdict_by_their_share(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """resnext8 is ahead by some 4 pt: 2 of 2000 copies cannot make that up, 180 can."""
+    """resnext8 leads by about 4 pt: 2 of 2000 copies cannot explain that, 180 can."""
     copied = write_run(tmp_path / "run", tuned=(0.90, 0.94))
     plain = find(read(copied)).answers[0]
     assert plain.ahead == "resnext8"
@@ -434,7 +434,7 @@ def test_a_ledger_changed_by_hand_is_refused(copied: Path, capsys: pytest.Captur
 def test_a_failed_run_cannot_be_taken_out_of_the_ledger(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without it the answer would be another."""
+    """Removing it would change the answer."""
     run = write_run(tmp_path / "run", failed=1)
     lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
     own = [i for i, line in enumerate(lines) if '"arm1-confirm-20"' in line and "TestOpened" not in line]
@@ -499,7 +499,7 @@ def test_activities_add_up_to_the_spend_per_arm_and_phase(copied: Path) -> None:
 
 
 def test_both_cost_tables_agree_after_an_interruption(tmp_path: Path) -> None:
-    """As the runner books it: starting again is over when the trial tells where it goes on, and told with its next epoch."""
+    """As the runner books it: a restart ends when the trial reports its position, and is recorded with its next epoch."""
     question = plan(("a", "b"))
 
     def epoch(number: int, cost: float, startup: float) -> Epoch:
@@ -595,7 +595,7 @@ def test_the_manifest_of_the_made_up_study_is_its_own(finished: Path) -> None:
 
 
 def slowed(run: Path, prefix: str, factor: float) -> None:
-    """Make the epochs of the trials whose name begins so take that much longer."""
+    """Slow down the epochs of all trials with this name prefix."""
 
     def slower(record: Record) -> Record:
         if isinstance(record, Epoch) and record.trial.startswith(prefix):

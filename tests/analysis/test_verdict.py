@@ -1,4 +1,4 @@
-"""The verdict's words, and what it advises. Its statistical promises: test_method.py."""
+"""The verdict's words and advice. Its statistics: test_method.py."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ ROPE = 0.005
     ],
 )
 def test_the_four_words_in_both_directions(delta: float, half: float, word: str, ahead: str | None) -> None:
-    """Discordant images are laid out so that the interval is delta +- half, up to a percent."""
+    """The discordant images give the interval delta +- half, up to a percent."""
     images = 10_000
     discordant = round(images * ((half / 1.96) ** 2 * images + delta**2))
     wins = round((discordant + delta * images) / 2)
@@ -159,7 +159,7 @@ def test_more_than_two_arms_share_their_95_percent() -> None:
 
 
 def test_copies_widen_the_interval_behind_the_verdict() -> None:
-    """A lead of 1.76 to 2.53 pt: its size is open from 1.26 pt of copies on, all of it from 1.76 pt on."""
+    """A lead of 1.76 to 2.53 pt: 1.26 pt of copies leave its size open, 1.76 pt its direction too."""
     a, b = pair(1, gap=0.02)
     words = []
     for copies in (0, 120, 130, 180):
@@ -175,7 +175,7 @@ def test_an_untrained_arm_is_named_in_every_headline() -> None:
         np.random.default_rng(1), runs=(5, 5, 5), accuracies=(0.1, 0.1, 0.1), images=2000, run_sd=0.001
     )
     learnt = c.copy()
-    learnt[:, :60] = True  # above guessing, by little
+    learnt[:, :60] = True  # slightly above guessing
     both = judge(arm("a", learnt), arm("b", b), rope=0.1, guessing=0.11)
     assert (both.word, both.ahead) == ("inconclusive", None)
     assert " b is not shown to be above guessing the most frequent class (11.00 %)." in both.sentence

@@ -1,4 +1,4 @@
-"""Every wrong flag ends with code 2 and one sentence that says what would work."""
+"""A wrong flag ends with code 2 and one sentence that names a working one."""
 
 import shlex
 from pathlib import Path

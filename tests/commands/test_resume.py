@@ -1,4 +1,4 @@
-"""A study goes on only under the same question, on the same data, with the same code."""
+"""A study resumes only with the same question, data and code."""
 
 import dataclasses
 import shutil

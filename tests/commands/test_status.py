@@ -1,4 +1,4 @@
-"""What a run's folder tells while its study is written, when it was left, and at its end."""
+"""The status of a run: active, abandoned and finished."""
 
 import io
 import re
@@ -62,8 +62,8 @@ def test_an_active_study_runs_and_an_abandoned_one_can_resume(
     with Ledger(diary.folder / "ledger.jsonl"):
         assert status.look(diary.run).state == "running"
     (diary.folder / ".claimed").write_text("process 1 on another machine")
-    assert status.look(diary.run).state == "running"  # it shares the folder, but maybe no locks
-    monkeypatch.setattr(status, "LIVELY_SECONDS", -1.0)  # as if it had been quiet for a minute
+    assert status.look(diary.run).state == "running"  # another host may share the folder but not its locks
+    monkeypatch.setattr(status, "LIVELY_SECONDS", -1.0)  # as after a minute without a record
     assert status.look(diary.run).state == "stopped"
 
 

@@ -1,4 +1,4 @@
-"""A study on a cluster of several nodes that grows for it and shrinks after it: Ray's real autoscaler and raylets."""
+"""A study on a cluster that grows for it and shrinks afterwards: Ray's real autoscaler and raylets."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def test_a_study_runs_on_the_nodes_of_a_cluster_and_not_on_its_head(tmp_path: Pa
     done = alone(f"--budget 8cpu-minutes {FLAGS} --out {home}", timeout=900)
     said = done.stdout + done.stderr
     assert "trained on 2 nodes" in said, said
-    assert "cores, exit code 0" in said, said  # a busy autoscaler may start a third, which then does nothing
+    assert "cores, exit code 0" in said, said  # a busy autoscaler may start a third, idle one
     plan, history = Plan.load(home / "plan.json"), read(home / "ledger.jsonl")
     assert plan.machine.slots == 2
     assert all(history.full_length(arm, "confirm") for arm in plan.arms)

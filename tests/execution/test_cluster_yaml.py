@@ -1,6 +1,6 @@
-"""cluster.yaml keeps its promises as far as they can be held to without a cloud.
+"""cluster.yaml, as far as it can be checked without a cloud.
 
-``ray up`` itself, on two hosts of this machine, is ``tests/cluster_up.py``.
+``support/cluster_up.py`` runs ``ray up`` itself on two hosts made of namespaces.
 """
 
 import os
@@ -24,7 +24,7 @@ TEXT = (ROOT / "cluster.yaml").read_text()
 
 
 def prepared(text: str) -> dict[str, Any]:
-    """The config as ``ray up`` would take it: with Ray's defaults, checked against Ray's schema."""
+    """The config as ``ray up`` reads it: with Ray's defaults, checked against Ray's schema."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config: dict[str, Any] = prepare_config(yaml.safe_load(text))
@@ -78,7 +78,9 @@ def test_every_dependency_is_pinned_to_a_version_that_satisfies_pyproject() -> N
 
 
 def test_only_ssh_is_open_and_ray_requires_a_token(config: dict[str, Any]) -> None:
-    assert "security_group" not in config["provider"]  # Ray's own opens port 22 and the cluster to itself
+    assert (
+        "security_group" not in config["provider"]
+    )  # Ray's own group opens port 22, and all ports within the cluster
     assert all("SecurityGroupIds" not in t["node_config"] for t in config["available_node_types"].values())
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
     assert "0.0.0.0" not in TEXT
@@ -110,7 +112,7 @@ def test_a_bucket_that_cannot_be_written_ends_ray_up(
     )
     assert (done.returncode == 0) is written
     assert (tmp_path / "cron").exists() is written
-    if written:  # cron's own PATH is short: it copies with the aws that was tried here
+    if written:  # cron's PATH is short: it must find the same aws
         assert f"PATH={tmp_path}:" in (tmp_path / "cron").read_text()
 
 
@@ -121,6 +123,8 @@ def test_it_comes_up_runs_a_study_and_goes_down(tmp_path: Path) -> None:
         pytest.skip(why)
     said = up_and_down(tmp_path / "made")
     first, _, second = said.partition("going on: ")
-    assert "go on with: python study/run.py --resume /study/first" in first  # `ray job stop` let it say so
+    assert (
+        "go on with: python study/run.py --resume /study/first" in first
+    )  # `ray job stop` gave it time to print this
     assert "report: /study/first/report.html" in second
     assert (tmp_path / "made" / "first" / "report.html").stat().st_size > 100_000

@@ -29,8 +29,8 @@ def check(budget: str, *, speed: float = 100.0, batch: int = 32, epochs: int | N
 
 
 def test_refusing_a_hopeless_budget_names_a_sufficient_one() -> None:
-    """280 images, of which 224 to train on, 3 times each, at 100 a second: 6.7 s a run, 15.5 runs of two arms."""
-    check("2cpu-minutes")  # a machine that had other work may be twice as fast
+    """280 images, 224 of them for training, 3 epochs at 100 images/s: 6.7 s a run, 15.5 runs of two arms."""
+    check("2cpu-minutes")  # a machine busy with other work may be twice as fast later
     with pytest.raises(
         InputError, match="a budget of 1cpu-minutes is too small: 280 images of 224 x 224"
     ) as caught:
@@ -65,7 +65,7 @@ def test_a_second_is_enough_to_know_an_arms_speed() -> None:
 
 
 def test_a_slow_first_step_says_nothing_of_an_arms_speed() -> None:
-    """A machine that has just started reads the kernels from disk in the first step, which took 1.8 s once."""
+    """After a reboot the first step reads the kernels from disk; this took 1.8 s once."""
 
     class Slow(torch.nn.Linear):
         slept = False

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_the_bench_feeds_the_driver_from_other_nodes(tmp_path: Path) -> None:
-    """How long things take is for ``python -m tests.bench.scale`` to say: no test fails on time."""
+    """``python -m tests.bench.scale`` measures times; no test fails on time."""
     output = tmp_path / "scale.json"
     small = [
         "--trials",

@@ -1,4 +1,4 @@
-"""The benchmarks of speed measure what they say: both loops learn and count their images, slots are accounted for."""
+"""The speed benchmarks are valid: both loops learn and count their images, slots are accounted for."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ LOOPS = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # the 
 
 
 def stripes(n: int = 300, side: int = 16) -> Images:
-    """Three classes, told apart by the direction of their stripes."""
+    """Three classes that differ in the direction of their stripes."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:side, :side]
     waves = np.stack([rows % 4, columns % 4, (rows + columns) % 4])
@@ -47,14 +47,14 @@ def test_both_loops_learn_by_the_same_recipe() -> None:
 
 @LOOPS
 def test_images_per_second_are_those_of_the_steps_alone() -> None:
-    """Starting workers and warming up take seconds here, and are not in the rate."""
+    """Starting workers and warming up take seconds and are excluded from the rate."""
     rates = (train.post_speed("tiny_resnet", "cpu", 0.3, 1), train.core_speed("tiny_resnet", 32, 0.3))
     assert all(50 < rate < 1e5 for rate in rates)  # 1 to 3 thousand where it is quiet
 
 
 @LOOPS
 def test_streaming_is_measured_on_the_same_images_as_torchvisions(tmp_path: Path) -> None:
-    """The same pixels where a file is of the size that is asked for, and nearly the same where it is resized."""
+    """The same pixels where a file has the target size, nearly the same where it is resized."""
     for size, gap in zip(stream.SIZES, (0, 3), strict=True):
         folder = tmp_path / str(size)
         stream.photographs(folder, size, 8)
@@ -87,7 +87,7 @@ def test_the_gap_of_two_loops_is_welchs() -> None:
 
 
 def test_a_searchs_slots_are_accounted_for() -> None:
-    """Two slots for 10 s: 16 s held by the search, 2 by a trial that is none of it, 2 by nobody."""
+    """Two slots for 10 s: 16 s held by the search, 2 by another trial, 2 idle."""
     trials = [
         search.Held("a", 0.0, 6.0, trained=5.0, full=True, accuracy=0.9),
         search.Held("b", 0.0, 4.0, trained=1.0, accuracy=0.95),
@@ -129,7 +129,9 @@ def test_a_part_out_of_time_ends_with_all_its_processes(
     began = time.monotonic()
     assert campaign.run(["-c", deaf, str(tmp_path / "pid")], 4.0, tmp_path / "log") == -signal.SIGKILL
     child = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
-    while child.exists() and child.read_text().split()[2] != "Z":  # killed, and not gone at once
+    while (
+        child.exists() and child.read_text().split()[2] != "Z"
+    ):  # a killed process takes a moment to disappear
         assert time.monotonic() - began < 10
     assert campaign.run(["-c", "raise SystemExit(3)"], 60.0, tmp_path / "log") == 3
 
@@ -155,7 +157,7 @@ def test_running_out_of_memory_is_a_row_of_the_packing(monkeypatch: pytest.Monke
 def test_studies_of_one_question_count_the_arms_both_headlines_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Finished studies are read, none is made again."""
+    """Finished studies are read; none runs again."""
     open_: dict[str, Any] = {"word": "open", "ahead": None}
     better: dict[str, Any] = {"word": "better, size unclear", "ahead": "b"}
     width = {"delta": 0.01, "low": -0.01, "high": 0.03}
@@ -185,7 +187,7 @@ def test_start_up_is_measured_on_fresh_and_on_reused_processes(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_the_gpus_campaign_runs_to_its_end_without_a_gpu(tmp_path: Path) -> None:
-    """Its first half with tiny arms: every part has its file, which says what machine it is of."""
+    """Its first half with tiny arms: every part writes its file, which names the machine."""
     command = [sys.executable, "-m", "tests.bench.gpu", "first", "--out", str(tmp_path), "--scale", "0.6"]
     command += ["--arms", "tiny_resnet", "--batches", "8", "--only", "facts,check,train"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)

@@ -1,4 +1,4 @@
-"""What a worker reports of a resumed trial or one that cannot continue, and what is booked (no Ray needed)."""
+"""What workers report for trials that resume or fail, and its bookkeeping (without Ray)."""
 
 import ctypes
 import dataclasses
@@ -32,7 +32,7 @@ from study.training.trial import start
 
 
 def a_worker(plan: Plan, data: Prepared, home: Path, *, epochs: int, again: bool) -> StudyTrial:  # noqa: F811
-    """As Ray Tune sets one up, after its first word."""
+    """A worker as Ray Tune sets it up, after its first message."""
     worker = object.__new__(StudyTrial)
     given = Assignment(trial=a_trial(epochs=3), epochs=epochs, again=again, fraction=1.0)
     worker.setup(given.config(), plan=asdict(plan), pool=data.train, home=str(home))
@@ -41,14 +41,14 @@ def a_worker(plan: Plan, data: Prepared, home: Path, *, epochs: int, again: bool
 
 
 def event(worker: StudyTrial) -> Event:
-    """What the worker's next step says."""
+    """The event of the worker's next step."""
     message = Message.of(worker.step())
     assert message is not None
     return message.event
 
 
 def epochs_of(worker: StudyTrial, upto: int) -> list[Epoch]:
-    """The epochs that it reports, up to this one."""
+    """The epochs it reports, up to this one."""
     found: list[Epoch] = []
     while not found or found[-1].epoch < upto:
         if isinstance(said := event(worker), Trained):
@@ -83,7 +83,7 @@ def test_a_checkpoint_of_other_code_is_ignored_and_the_trial_begins_anew(
     tmp_path: Path,
     net: dict[str, torch.Tensor],
 ) -> None:
-    """An accepted change of code does not fail the trials that it interrupts."""
+    """An accepted change of code does not fail the interrupted trials."""
     (tmp_path / "checkpoints").mkdir()
     other = checkpoint.pack({"epoch": 1, "measures": [{}], "net": net})
     checkpoint.save(tmp_path / "checkpoints" / "t.pt", other)
@@ -168,7 +168,7 @@ def test_a_huge_allocation_counts_as_out_of_memory(
 def test_no_end_follows_an_epoch_that_was_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk fills between the two, and the shorter line of the end would still fit."""
+    """The disk fills between the two; the shorter line of the end would still fit."""
     real, path = os.write, tmp_path / "ledger.jsonl"
     with Ledger(path) as ledger:
         schedule = Schedule(a_plan(), ledger, ARMS)
@@ -198,7 +198,7 @@ def test_a_node_with_another_model_of_the_same_kind_of_gpu_trains_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ray calls an A100 of 40 GB, one of 80 GB and a slice of either by one name; their run times do not compare."""
+    """Ray has one name for an A100 of 40 GB, one of 80 GB and a slice of either; their run times do not compare."""
     known = SimpleNamespace(name="NVIDIA A100", multi_processor_count=108, total_memory=80 * 2**30)
     here = SimpleNamespace(name="NVIDIA A100", multi_processor_count=108, total_memory=40 * 2**30)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
@@ -214,7 +214,7 @@ def test_a_node_with_another_model_of_the_same_kind_of_gpu_trains_nothing(
     assert message.event == Blocked(
         reason=f"this node has NVIDIA A100, 108 multiprocessors, 40.0 GiB, and the study was measured on {gpu}"
     )
-    assert not result["done"]  # no fault of the trial: it waits for a node of the study's kind
+    assert not result["done"]  # the trial did not fail: it waits for a node of the study's kind
 
 
 def test_a_failed_trial_is_released_before_its_memory(
@@ -223,7 +223,7 @@ def test_a_failed_trial_is_released_before_its_memory(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An error holds the frames that it went through, and they hold the net: nothing could be given back."""
+    """An error holds its stack frames, which hold the net; its memory could not be released."""
     worker = a_worker(plan, digits, tmp_path, epochs=0, again=False)
     nets: list[weakref.ref[torch.nn.Module]] = []
 

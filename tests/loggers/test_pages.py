@@ -174,9 +174,8 @@ def test_prometheus_gets_the_metrics_of_a_running_study(study: Running) -> None:
         (left,) = (value for labels, value in metrics["ray_study_left_seconds"] if f'arm="{arm}"' in labels)
         assert 0 < spent <= history.spent(arm) + 1e-6
         assert left == pytest.approx(share - spent, abs=30)  # the two are scraped one after the other
-    assert {re.search(r'run="(\w+)"', labels).group(1) for labels, _ in metrics["ray_study_trials"]} == {
-        "out"
-    }  # type: ignore[union-attr]
+    runs = {re.findall(r'run="(\w+)"', labels)[0] for labels, _ in metrics["ray_study_trials"]}
+    assert runs == {"out"}
     storage = JournalStorage(JournalFileBackend(str(study.home / "optuna.journal")))
     shown = sum(len(storage.get_all_trials(s._study_id)) for s in storage.get_all_studies())
     assert shown >= len(history.trials)
