@@ -1,4 +1,4 @@
-"""What the bench of whole studies must keep to be worth anything: known truths, the same study for the same seed."""
+"""The bench of whole studies is valid: known truths, the same study for the same seed."""
 
 import dataclasses
 import json

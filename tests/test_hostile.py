@@ -1,4 +1,4 @@
-"""A run directory that came from elsewhere, or was edited by hand: refused in one line, and nothing outside is touched."""
+"""Foreign or edited run directories: refused in one line, and nothing outside is touched."""
 
 import dataclasses
 import os
@@ -103,7 +103,7 @@ def test_a_trial_that_finished_has_all_its_epochs(run: Path, capsys: pytest.Capt
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An archive that says it is larger than half the machine, as 6 MB of zeros can be."""
+    """An archive that claims more than half of the machine's memory, as 6 MB of zeros can."""
     bomb = tmp_path / "bomb.npz"
     np.savez_compressed(bomb, labels=np.arange(4), predictions=np.arange(4))
     stated = (2**32 - 2).to_bytes(4, "little")
@@ -124,7 +124,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_tools_own_links_are_allowed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As W&B makes them in its folder."""
+    """W&B makes links in its folder."""
     (run / "wandb" / "offline-run-1").mkdir(parents=True)
     (run / "wandb" / "latest-run").symlink_to("offline-run-1")
     RunDir(run).check_links()
@@ -136,7 +136,7 @@ def test_a_tools_own_links_are_allowed(run: Path, capsys: pytest.CaptureFixture[
 def test_a_plan_that_was_edited_after_the_study_began_is_refused(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A margin that is chosen when the result is known makes any verdict."""
+    """A margin chosen after the result could give any verdict."""
     session = Session(plan=plan_hash(RunDir(run)), code={}, versions={}, accepted="")
     append(run / "ledger.jsonl", session)
     load(RunDir(run))
@@ -159,7 +159,7 @@ def test_an_invalid_address_is_one_sentence(address: str) -> None:
 
 @pytest.fixture
 def unhandled(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """What the command does to its process is undone."""
+    """Undo the command's changes to its process."""
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     monkeypatch.setattr(sys, "stderr", sys.stderr)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
@@ -229,7 +229,7 @@ def test_weights_of_something_else_are_no_traceback(run: Path, capsys: pytest.Ca
 def test_a_study_that_cannot_resume_is_refused_first(
     run: Path, unhandled: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
 ) -> None:
-    """Without a command to go on with, which would say the same once more."""
+    """No command to resume is shown: it would fail in the same way."""
     unhandled.setattr("study.run._read_data", None)
     ledger, known = run / "ledger.jsonl", read(run / "ledger.jsonl")
     if why == "other code":

@@ -1,4 +1,4 @@
-"""Anything may be typed, any byte may rot, any folder may be given: a study answers in order, or says why not.
+"""Any flags, any damaged byte, any folder: a study works or says why not.
 
 ``pytest --hypothesis-profile=long`` tries many more examples. Both profiles draw the same examples every time.
 """
@@ -124,7 +124,7 @@ def put(path: tuple[Any, ...], value: Any) -> Any:
 
 
 def loads_or_says_why(body: Any) -> None:
-    """Load the plan, and ask what it would buy: a plan that loads can be used."""
+    """Load the plan and compute its allocation: a plan that loads can be used."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan.json"
         path.write_text(json.dumps(body))
@@ -181,7 +181,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def changes(data: bytes) -> dict[str, Callable[[random.Random], bytes]]:
-    """Ways in which a file is damaged, or edited."""
+    """Ways of damaging or editing a file."""
 
     def at(rng: random.Random) -> int:
         return rng.randrange(len(data))
@@ -241,7 +241,7 @@ def test_a_damaged_ledger_is_read_up_to_the_damage_or_refused_with_its_line(
             assert path.read_bytes() == damaged
         else:
             assert bool(history.torn) == (not damaged.endswith(b"\n") and damaged != b"")
-            assert lines[:-1] == whole[: len(lines) - 1]  # only the end of it can be missing unseen
+            assert lines[:-1] == whole[: len(lines) - 1]  # only a missing end can go unnoticed
             trials = sum(b'{"record":"Trial"' in line for line in lines[:-1])
             assert len(history.trials) == trials
 

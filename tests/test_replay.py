@@ -1,4 +1,4 @@
-"""What a replay must keep to be worth anything: no row twice, equal cost, the right arm called right."""
+"""Replays are valid: no row twice, equal cost, correct judgements."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What each tool shows of a study, read back with the tool's own reader."""
+"""Each tool's record of a study, read back with the tool's own reader."""
 
 import dataclasses
 import json
@@ -84,8 +84,8 @@ def test_optunas_file_has_one_writer(run: Path) -> None:
 
 
 def test_optuna_makes_no_link_in_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its usual lock is one, and a study that is killed while it holds it could not go on."""
-    (run / "optuna.journal.lock").touch()  # left by one that was killed
+    """Optuna's usual lock is a link; a study killed while holding it could not resume."""
+    (run / "optuna.journal.lock").touch()  # left by a killed study
 
     def linked(*_: object, **__: object) -> None:
         raise AssertionError("a link was made")
@@ -95,7 +95,7 @@ def test_optuna_makes_no_link_in_the_run(run: Path, monkeypatch: pytest.MonkeyPa
     assert not (run / "optuna.journal.lock").exists()
 
 
-@pytest.mark.filterwarnings("ignore")  # the tool's own
+@pytest.mark.filterwarnings("ignore")  # a warning of the tool itself
 def test_tensorboard_has_scalars_and_hyperparameters(run: Path) -> None:
     reader = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed"
@@ -109,7 +109,7 @@ def test_tensorboard_has_scalars_and_hyperparameters(run: Path) -> None:
     assert any("hparams" in tag for tag in events.summary_metadata)
 
 
-@pytest.mark.filterwarnings("ignore")  # the tool's own
+@pytest.mark.filterwarnings("ignore")  # a warning of the tool itself
 def test_mlflow_has_a_run_per_trial(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -127,13 +127,13 @@ def test_mlflow_has_a_run_per_trial(run: Path, monkeypatch: pytest.MonkeyPatch) 
     assert runs[trial.id].data.params == {k: str(v) for k, v in trial.config.items()}
 
 
-@pytest.mark.filterwarnings("ignore")  # the tool's own
+@pytest.mark.filterwarnings("ignore")  # a warning of the tool itself
 @pytest.mark.parametrize("where", ["http://127.0.0.1:9", "damaged"])
 def test_an_unreachable_mlflow_is_one_sentence(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
 ) -> None:
     pytest.importorskip("mlflow", reason="mlflow is not installed")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # here; left alone there are two
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # set here; the default has two retries
     if where == "damaged":
         (run / "mlflow.db").write_bytes(b"no data base" * 999)
         where = f"sqlite:///{run / 'mlflow.db'}"
@@ -153,7 +153,7 @@ def test_a_tool_that_fails_is_one_sentence(
     assert "error: optuna failed: RuntimeError: the tool is down" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore")  # the tool's own
+@pytest.mark.filterwarnings("ignore")  # a warning of the tool itself
 def test_wandb_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.delenv("WANDB_MODE", raising=False)

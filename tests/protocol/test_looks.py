@@ -1,4 +1,4 @@
-"""Looking again: levels against the method's figures and by simulation, what is counted, and every refusal's reason."""
+"""Second looks and added arms: levels by METHOD.md and by simulation, earlier studies, and refusals with reasons."""
 
 import dataclasses
 import functools
@@ -50,7 +50,7 @@ def test_second_level_matches_normal_theory_over_many_pairs_and_is_lower_over_fe
 
 @pytest.mark.parametrize(("first", "second", "declared"), [(4, 8, True), (4, 8, False), (3, 4, False)])
 def test_both_looks_together_err_as_often_as_they_say(first: int, second: int, declared: bool) -> None:
-    """Pairs whose differences are normal, read by the t interval over all of them at either look."""
+    """Pairs with normal differences; each look takes the t interval over all pairs so far."""
     rng = np.random.default_rng(1)
     spent = looks.FIRST_DECLARED if declared else looks.LEVEL
     total = looks.LEVEL if declared else looks.TOTAL_UNDECLARED
@@ -219,7 +219,7 @@ def test_studies_that_opened_the_same_test_files_are_counted(tmp_path: Path) -> 
 
 
 def a_finished(plan: Plan, folder: Path) -> Ledger:
-    """A study played to the end, its nets scored; open to write."""
+    """A simulated study with scored nets; its ledger is open."""
     play(plan, folder / "ledger.jsonl")
     ledger = Ledger(folder / "ledger.jsonl")
     phases: tuple[Phase, ...] = ("baseline", "slice", "confirm")
@@ -236,7 +236,7 @@ def answered(folder: Path, *words: str) -> None:
 
 
 def an_arm(three: Plan) -> Extension:
-    """The last arm of ``three`` as an extension of the study of the others."""
+    """The last arm of ``three`` as an extension of the other arms' study."""
     name = three.arms[-1]
     return Extension(
         look=2, budget_seconds=three.budget.seconds, arms=(name,), pairs=0, level=looks.ADDED, declared=False, reason="asked",

@@ -1,4 +1,4 @@
-"""A plan and an audit that nothing was measured for."""
+"""A plan and an audit with fixed numbers in place of measurements."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""One suite for every arm file there is: a new arm is tested by existing."""
+"""One suite for every arm file: a new arm is tested without a new test."""
 
 import json
 from collections.abc import Callable
