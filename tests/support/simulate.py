@@ -10,7 +10,7 @@ from analysis.statistics.intervals import Correct, Reals
 from analysis.statistics.mcnemar import Row
 from support.synthetic import right_wrong
 
-RECORDED = Path(__file__).parents[2] / "shared" / "data" / "taskset" / "patch32_GRU64_avg_bs128.npz"
+RECORDED = Path(__file__).parents[3] / "shared" / "data" / "taskset" / "patch32_GRU64_avg_bs128.npz"
 """A table of real runs, if it is beside the checkout."""
 
 
