@@ -5,9 +5,14 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from study.data.sealed import Prepared
+    from study.protocol.plan import Plan
 
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault(
@@ -41,3 +46,21 @@ def rays_leftovers() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gc.collect()
+
+
+@pytest.fixture(scope="module")
+def digits() -> "Prepared":
+    """The digits, for real training on one thread."""
+    import torch
+
+    from study.data.prepare import prepare
+
+    torch.set_num_threads(1)
+    return prepare("digits", seed=0, root=Path("unused"))
+
+
+@pytest.fixture(scope="module")
+def plan(digits: "Prepared") -> "Plan":
+    from support.plans import one_core
+
+    return one_core(digits.card)

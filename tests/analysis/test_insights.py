@@ -1,6 +1,5 @@
 """The sections beside the verdict: numbers match the estimators, and every question has an answer or a reason."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from support.edited import edit
 from support.simulate import arm as runs_of
 from support.simulate import table
-from support.synthetic import write_run
+from support.synthetic import verdict_json, write_run
 
 from analysis import answer
 from analysis.__main__ import main
@@ -39,9 +38,9 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def verdict_json(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "verdict.json").read_text())
-    return found
+def rewritten(run: Path) -> dict[str, Any]:
+    write(run)
+    return verdict_json(run)
 
 
 def test_the_answer_is_the_t_interval_over_the_pairs(sliced: Path) -> None:
@@ -85,7 +84,7 @@ def test_the_guard_claims_nothing_where_nothing_beat_the_default(tmp_path: Path,
         return record
 
     edit(run / "ledger.jsonl", never)
-    body = told_after(run)
+    body = rewritten(run)
     (found,) = body["answer"]
     assert (body["verdict"], found["ahead"], found["beat"]) == (
         "nothing claimed",
@@ -160,16 +159,11 @@ def test_the_gate_answers_by_its_exit_code(
 
 def test_the_gate_on_ties_several_arms_and_no_verdict(tmp_path: Path, bare: Path) -> None:
     tie = write_run(tmp_path / "tie", tuned=(0.92, 0.92), rope=0.1)
-    assert told_after(tie)["verdict"] == "practical tie"
+    assert rewritten(tie)["verdict"] == "practical tie"
     assert main([str(tie), "--expect", "resnext8"]) == main([str(tie), "--expect-net", "resnext8"]) == 1
     assert main([str(bare), "--expect", "resnext8"]) == 4
     three = write_run(tmp_path / "three", arms=("a", "b", "c"), default=(0.9,) * 3, tuned=(0.9, 0.95, 0.9))
     assert [main([str(three), "--expect", arm]) for arm in "abc"] == [1, 0, 1]
-
-
-def told_after(run: Path) -> dict[str, Any]:
-    write(run)
-    return verdict_json(run)
 
 
 def test_the_appendix_states_the_scope_of_each_number(sliced: Path) -> None:
@@ -238,7 +232,7 @@ def test_every_section_answers_or_says_why_not(bare: Path, tmp_path: Path) -> No
 
 def test_the_trap_is_paired_and_only_asked_of_a_winner(tmp_path: Path) -> None:
     even = write_run(tmp_path / "even", tuned=(0.92, 0.92), rope=0.1, slice_runs=4)
-    assert told_after(even)["what_mattered"]["traps"] == []
+    assert rewritten(even)["what_mattered"]["traps"] == []
     assert "the answer names no better arm" in (even / "report.md").read_text()
     run = write_run(tmp_path / "run", slice_runs=12, tuned=(0.92, 0.95))
     write(run)
@@ -328,7 +322,7 @@ def test_a_ratio_agrees_only_when_it_is_known_closely(
 
 def test_three_arms_show_the_leader_against_each_other_arm_and_say_so(tmp_path: Path) -> None:
     three: dict[str, Any] = {"arms": ("a", "b", "c"), "default": (0.9,) * 3, "tuned": (0.90, 0.95, 0.91)}
-    body = told_after(run := write_run(tmp_path / "run", slice_runs=12, **three))
+    body = rewritten(run := write_run(tmp_path / "run", slice_runs=12, **three))
     rule = (
         "Shown: b, the arm with the highest mean, against each other arm; a pair's intervals are at 98.33 %, so that "
         "those of all 3 pairs hold together."
@@ -348,7 +342,7 @@ def test_three_arms_show_the_leader_against_each_other_arm_and_say_so(tmp_path: 
     assert [(v["first"], v["second"]) for v in body["nets"]] == every
     assert {(t["first"], t["second"]) for t in body["what_mattered"]["traps"]} <= set(every)
 
-    open_still = told_after(write_run(tmp_path / "open", confirmed=False, **three))
+    open_still = rewritten(write_run(tmp_path / "open", confirmed=False, **three))
     assert (
         "Shown: a, the arm named first, since none leads yet, against each other arm"
         in open_still["whys"]["told"][0]
@@ -385,7 +379,7 @@ def test_a_default_net_in_hand_is_reported_with_no_gain(tmp_path: Path, sliced: 
         return record
 
     edit(run / "ledger.jsonl", kept)
-    body = told_after(run)
+    body = rewritten(run)
     assert body["default_confirmed"] == ["resnet8"]
     assert list(body["gains"]) == ["resnext8"]
     for page in ("report.html", "report.md"):
@@ -413,7 +407,7 @@ def test_tuning_gains_or_loses_only_what_the_interval_shows(tmp_path: Path, leve
 
 def test_a_failed_run_is_reported_first_and_leaves_no_probabilities(tmp_path: Path, sliced: Path) -> None:
     run = write_run(tmp_path / "run", failed=1)
-    body = told_after(run)
+    body = rewritten(run)
     assert "1 of 21 resnext8 runs failed." in body["headline"]
     assert body["answer"][0]["p_tie"] is None
     rate = body["failure_rates"]["resnext8"]

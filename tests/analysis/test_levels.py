@@ -22,6 +22,7 @@ def _excludes(differences: NDArray[np.float64], level: float) -> NDArray[np.bool
 @pytest.mark.parametrize(("k1", "k2", "rate"), [(3, 8, 0.0280), (1, 4, 0.0270), (1, 2, 0.0294)])
 def test_the_published_rates_of_two_declared_looks(k1: int, k2: int, rate: float) -> None:
     assert levels.even(k1, k2) == pytest.approx(rate, abs=5e-5)
+    assert either(rate, rate, k1, k2) == pytest.approx(0.05, abs=1.5e-4)
     assert levels.forecast(k1, k2, spent=rate, total=0.05) == pytest.approx(rate, abs=2e-4)
 
 
@@ -56,6 +57,7 @@ def test_the_chance_that_either_look_errs_is_that_of_two_correlated_normals() ->
     first, both = z[0], np.sqrt(0.25) * z[0] + np.sqrt(0.75) * z[1]
     wrong = (np.abs(first) > stats.norm.isf(0.025)) | (np.abs(both) > stats.norm.isf(0.0135 / 2))
     assert either(0.05, 0.0135, 1, 4) == pytest.approx(float(wrong.mean()), abs=0.0015)
+    assert either(0.05, 0.0135, 1, 4) == pytest.approx(0.06, abs=1.5e-4)
     assert either(0.05, 0.01, 3, 3) == 0.05
 
 

@@ -1,6 +1,5 @@
 """Accuracy by value of each axis: by hand, by simulation, and in the report."""
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from support.synthetic import RATE, SPACES, plan, write_run
+from support.synthetic import RATE, SPACES, plan, verdict_json, write_run
 
 from analysis.report import marginals
 from analysis.report.build import write
@@ -95,7 +94,7 @@ def test_the_p_keeps_its_level_and_finds_an_effect() -> None:
 def test_the_report_shows_choices_and_own_axes_per_arm(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", slice_runs=24, spaces=SPACES)
     write(run)
-    body = json.loads((run / "verdict.json").read_text())["what_mattered"]
+    body = verdict_json(run)["what_mattered"]
     assert (run / "figures" / "levels.svg").exists()
     text, html = (run / "report.md").read_text(), (run / "report.html").read_text()
     for needed in ("resnext8: cardinality 8", "resnet8: augmentation flip+crop"):

@@ -29,7 +29,7 @@ from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 from statsmodels.stats.multitest import multipletests
 from support.schedules import SECONDS, a_plan, accuracy_of, all_trials, diverges, play
 from support.simulate import accuracies, arm, made, nets, pair, recorded, run_accuracies, steps, table
-from support.synthetic import SPACES, plan, right_wrong, write_run
+from support.synthetic import SPACES, plan, right_wrong, verdict_json, write_run
 
 from analysis import answer, levels, power
 from analysis.__main__ import main as analyse
@@ -183,7 +183,7 @@ def test_aa_3_single_nets_of_one_arm_differ_too_often(
 def test_aa_3_the_report_does_not_sell_two_nets_as_the_answer(reported: Path) -> None:
     """AA-3, second half: McNemar appears under "Two trained nets only (Q1)"; the nets' verdict is the crossed interval,
     and the answer is the interval over pairs."""
-    body = json.loads((reported / "verdict.json").read_text())
+    body = verdict_json(reported)
     (stored,), (said,), evidence = body["nets"], body["answer"], read(reported)
     whole = crossed(*(evidence.tuned[stored[side]].correct for side in ("first", "second")))
     assert (stored["low"], stored["high"]) == pytest.approx((whole.low, whole.high))

@@ -9,14 +9,16 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from support.edited import append, edit
-from support.synthetic import Diary, plan, write_run
+from support.synthetic import Diary, plan, verdict_json, write_run
 
 from analysis import frames, summary
 from analysis.__main__ import main
@@ -74,7 +76,7 @@ def test_the_report_is_complete_and_starts_with_the_verdict(copied: Path) -> Non
         for name in ("forest", "curves", "tuning", "costs", "spend")
         for kind in ("svg", "png")
     }
-    body = json.loads((copied / "verdict.json").read_text())
+    body = verdict_json(copied)
     (answer,) = body["answer"]
     assert body["verdict"] == report.answers[0].word == answer["word"]
     assert body["headline"] == report.headline == report.answers[0].sentence
@@ -177,7 +179,7 @@ def test_three_arms_are_compared_pair_by_pair(tmp_path: Path) -> None:
     assert report.headline.startswith(
         "Of 3 arms, each tuned with searches of the same share, b has the highest mean"
     )
-    body = json.loads((run / "verdict.json").read_text())
+    body = verdict_json(run)
     assert (len(body["answer"]), body["verdict"]) == (3, None)
     assert all(a["level"] == pytest.approx(1 - 0.05 / 3) for a in body["answer"])
     assert all(a["p"] <= a["holm_p"] <= 3 * a["p"] + 1e-12 for a in body["answer"])
@@ -194,7 +196,7 @@ def test_an_unfinished_study_has_a_report_without_an_answer(tmp_path: Path) -> N
     assert report.headline.startswith("No answer yet: no setting has been frozen")
     text = (run / "report.html").read_text()
     assert "Learning curves" in text
-    assert json.loads((run / "verdict.json").read_text())["verdict"] is None
+    assert verdict_json(run)["verdict"] is None
 
 
 def test_a_study_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
@@ -277,7 +279,7 @@ def test_an_interruption_is_reported_with_its_cost_and_accepted_changes(tmp_path
         )
         assert not fell_short(ledger, "open")
     write(tmp_path / "run")
-    body = json.loads((tmp_path / "run" / "verdict.json").read_text())
+    body = verdict_json(tmp_path / "run")
     assert "torch 2.11 -> 2.15" in " ".join(body["warnings"])
     assert "Interruptions cost 8.3 min" in " ".join(body["warnings"])
     assert "no setting has been frozen for confirmation" in (tmp_path / "run" / "report.md").read_text()
@@ -293,7 +295,7 @@ def test_health_warnings_name_each_problem(copied: Path) -> None:
     with (copied / "ledger.jsonl").open("a") as file:
         file.write('{"record":"Outc')
     write(copied)
-    warnings = " ".join(json.loads((copied / "verdict.json").read_text())["warnings"])
+    warnings = " ".join(verdict_json(copied)["warnings"])
     for needed in (
         "torn",
         "another manifest",
@@ -336,7 +338,7 @@ def test_copies_of_training_images_weaken_the_verdict_by_their_share(
         shown = capsys.readouterr().out
         sentence = f"{count} of the 2000 test images ({count / 20:.2f} %) are training images too"
         assert sentence in shown
-        verdict = json.loads((copied / "verdict.json").read_text())
+        verdict = verdict_json(copied)
         assert verdict["warnings"][0].startswith(sentence)
         assert verdict["verdict"] == word
         assert (verdict["answer"][0]["p_tie"] is None) == (count == 180)
@@ -349,7 +351,7 @@ def test_copies_of_training_images_weaken_the_verdict_by_their_share(
 def test_untrained_nets_get_no_verdict_and_no_recommendation(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", default=(0.3, 0.3), tuned=(0.1, 0.1), images=5000, rope=0.1)
     report = write(run)
-    body = json.loads((run / "verdict.json").read_text())
+    body = verdict_json(run)
     assert body["verdict"] == "open"
     assert "Neither of them is shown to be above guessing the most frequent class" in report.headline
     assert "says nothing of its architecture" in report.answers[0].advice
@@ -370,9 +372,7 @@ def test_an_arm_that_learnt_is_better_than_one_that_did_not(tmp_path: Path) -> N
     run = write_run(tmp_path / "run", tuned=(0.9, 0.1))
     verdict = write(run).answers[0]
     assert (verdict.word, verdict.ahead, verdict.doubt) == ("better", "resnet8", "")
-    assert "resnext8: its confirmation runs" in " ".join(
-        json.loads((run / "verdict.json").read_text())["warnings"]
-    )
+    assert "resnext8: its confirmation runs" in " ".join(verdict_json(run)["warnings"])
 
 
 @pytest.mark.parametrize("missing", ["plan.json", "ledger.jsonl", "predictions/arm0-confirm-1.npz"])
@@ -391,28 +391,24 @@ def test_damaged_predictions_are_named(copied: Path, content: bytes) -> None:
         write(copied)
 
 
-def test_predictions_that_are_pickles_are_not_loaded(copied: Path) -> None:
-    strange = np.array([{"a": 1}], dtype=object)
-    np.savez(copied / "predictions" / "arm0-confirm-1.npz", labels=strange, predictions=strange)
-    with pytest.raises(StudyError, match="cannot be read"):
-        write(copied)
-
-
-def test_predictions_that_contradict_the_ledger_are_refused(copied: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda own: {"labels": own, "predictions": own}, "does not give the accuracy"),
+        (lambda own: {"labels": own[::-1], "predictions": own}, "other labels"),
+        (lambda own: {"labels": own, "predictions": own[:-1]}, "of one length"),
+        (lambda own: {"labels": own, "predictions": own.astype(str)}, "class numbers"),
+        (lambda _: dict.fromkeys(("labels", "predictions"), np.array([{}], dtype=object)), "cannot be read"),
+    ],
+)
+def test_predictions_that_contradict_the_ledger_or_are_pickles_are_refused(
+    copied: Path, change: Callable[[Any], dict[str, Any]], why: str
+) -> None:
     path = copied / "predictions" / "arm0-confirm-1.npz"
     with np.load(path) as arrays:
         labels = arrays["labels"]
-    np.savez(path, labels=labels, predictions=labels)
-    with pytest.raises(StudyError, match="does not give the accuracy"):
-        write(copied)
-    np.savez(path, labels=labels[::-1], predictions=labels)
-    with pytest.raises(StudyError, match="other labels"):
-        write(copied)
-    np.savez(path, labels=labels, predictions=labels[:-1])
-    with pytest.raises(StudyError, match="of one length"):
-        write(copied)
-    np.savez(path, labels=labels, predictions=labels.astype(str))
-    with pytest.raises(StudyError, match="class numbers"):
+    np.savez(path, **change(labels))
+    with pytest.raises(StudyError, match=why):
         write(copied)
 
 
@@ -460,7 +456,7 @@ def test_scores_of_unknown_trials_are_refused(copied: Path) -> None:
 def test_the_command_prints_scope_verdict_and_path(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(copied)]) == 0
     scope, *between, sentence, path = capsys.readouterr().out.splitlines()
-    body = json.loads((copied / "verdict.json").read_text())
+    body = verdict_json(copied)
     assert (scope, sentence) == (body["scope"], body["headline"])
     nets = [v["sentence"] for v in body["nets"] if v["sentence"] not in body["headline"]]
     assert between == [*nets, *(a["advice"] for a in body["answer"] if a["advice"])]
@@ -612,13 +608,13 @@ def test_a_full_run_costs_its_epochs_and_one_slow_run_does_not_count(copied: Pat
     assert min(held) > 9 * 9.5
     assert evidence.default["resnet8"].full_run == evidence.tuned["resnet8"].full_run == 9 * 9.5
     write(copied)
-    assert "rough" not in " ".join(json.loads((copied / "verdict.json").read_text())["warnings"])
+    assert "rough" not in " ".join(verdict_json(copied)["warnings"])
 
 
 def test_one_setting_at_two_prices_causes_a_warning(copied: Path) -> None:
     slowed(copied, "arm1-confirm", 2)
     write(copied)
-    rough = [w for w in json.loads((copied / "verdict.json").read_text())["warnings"] if "rough" in w]
+    rough = [w for w in verdict_json(copied)["warnings"] if "rough" in w]
     (warning,) = rough
     assert warning.startswith("resnext8: the epochs of a full run of one setting took 85.5 s in ")
     assert "2.9 min in confirm (medians), 2.0 times as long" in warning

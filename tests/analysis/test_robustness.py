@@ -1,12 +1,11 @@
 """Searches cut to equal time, epochs and trials: computed by hand on a ledger of known trials."""
 
-import json
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.synthetic import plan, write_run
+from support.synthetic import plan, verdict_json, write_run
 
 from analysis.report.build import write
 from analysis.report.section import Context
@@ -155,7 +154,7 @@ def test_the_report_says_which_candidates_stand_and_compares_no_validation(
         level = (0.9,) * len(arms)
         run = write_run(tmp_path / name, arms=arms, default=level, tuned=level)
         write(run)
-        body = json.loads((run / "verdict.json").read_text())["what_changes_the_answer"]
+        body = verdict_json(run)["what_changes_the_answer"]
         assert [[f["arm"] for f in e["found"]] for e in body["currencies"]] == [list(arms)] * 3
         assert "val" not in body["currencies"][0]["found"][0]
         page = (run / "report.md").read_text()

@@ -16,8 +16,8 @@ from faults.campaign import a_plan
 from PIL import Image
 from support.folders import MANIFEST, folder
 from support.pictures import make_images
-from support.plans import AUDIT, PLAN
-from support.training import CPU, ONE_CORE, a_trial, measures
+from support.plans import one_core
+from support.training import CPU, a_trial, measures
 
 from search_spaces import load
 from study.data.images import AHEAD, Streamed, fetched, from_arrays, memory_for_images
@@ -66,15 +66,7 @@ def streamed(path: Path) -> Prepared:
 @pytest.fixture(scope="module")
 def plan(images: Path) -> Plan:
     torch.set_num_threads(1)
-    card = folder(images).card
-    return dataclasses.replace(
-        PLAN,
-        arms=("tiny_resnet",),
-        data=card,
-        machine=ONE_CORE,
-        audits={"tiny_resnet": AUDIT},
-        probe_cost={"tiny_resnet": 1.0},
-    )
+    return one_core(folder(images).card)
 
 
 def run_of(plan: Plan, prepared: Prepared) -> Training:
@@ -219,7 +211,7 @@ def test_the_probe_measures_streamed_images(tmp_path: Path) -> None:
     process = meter.Meter()
     process.begin(prepared.train)
     with pytest.raises(InputError, match=r"even/0003\.jpg"):  # not the arm's fault
-        process.prepare("tiny_resnet", config, spec, ONE_CORE, True)
+        process.prepare("tiny_resnet", config, spec, plan.machine, True)
         process.speed("tiny_resnet", 0.0)
 
 

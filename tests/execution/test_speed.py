@@ -1,6 +1,7 @@
 """The speed benchmarks are valid: both loops learn and count their images, slots are accounted for."""
 
 import dataclasses
+import itertools
 import json
 import math
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -46,10 +48,11 @@ def test_both_loops_learn_by_the_same_recipe() -> None:
 
 
 @LOOPS
-def test_images_per_second_are_those_of_the_steps_alone() -> None:
-    """Starting workers and warming up take seconds and are excluded from the rate."""
-    rates = (train.post_speed("tiny_resnet", "cpu", 0.3, 1), train.core_speed("tiny_resnet", 32, 0.3))
-    assert all(50 < rate < 1e5 for rate in rates)  # 1 to 3 thousand where it is quiet
+def test_images_per_second_are_those_of_the_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate excludes starting workers and warming up. The clock counts its readings: 3 steps end at its fourth."""
+    assert train.core_speed("tiny_resnet", 32, 0.0) > 0
+    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    assert train.post_speed("tiny_resnet", "cpu", 4.0, 1) == 3 * train.POST_BATCH / 4
 
 
 @LOOPS
@@ -61,7 +64,7 @@ def test_streaming_is_measured_on_the_same_images_as_torchvisions(tmp_path: Path
         theirs = torch.stack([pixels for pixels, _ in stream.files(folder)]).numpy().astype(int)
         assert np.abs(stream.streamed(folder).pixels - theirs).mean() <= gap
         found = stream.decoding(folder, 2, 1)
-        assert all(100 < found[name] < 1e5 for name in ("cpu_us", "torchvision_cpu_us"))
+        assert all(found[name] > 0 for name in ("cpu_us", "torchvision_cpu_us"))
         assert set(stream.training(folder, "tiny_resnet", 0.0, 1)) == {"memory", "streamed"}
 
 
@@ -126,13 +129,13 @@ def test_a_part_out_of_time_ends_with_all_its_processes(
         "child = subprocess.Popen(['sleep', '60']); pathlib.Path(sys.argv[1]).write_text(str(child.pid)); "
         "time.sleep(60)"
     )
-    began = time.monotonic()
     assert campaign.run(["-c", deaf, str(tmp_path / "pid")], 4.0, tmp_path / "log") == -signal.SIGKILL
     child = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
+    deadline = time.monotonic() + 60
     while (
         child.exists() and child.read_text().split()[2] != "Z"
     ):  # a killed process takes a moment to disappear
-        assert time.monotonic() - began < 10
+        assert time.monotonic() < deadline
     assert campaign.run(["-c", "raise SystemExit(3)"], 60.0, tmp_path / "log") == 3
 
 

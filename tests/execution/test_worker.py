@@ -13,7 +13,7 @@ import pytest
 import torch
 from support.a_ledger import an_epoch
 from support.schedules import ARMS, a_plan
-from support.training import CPU, a_trial, digits, plan  # noqa: F401  # the fixtures
+from support.training import CPU, a_trial
 
 from study.data.sealed import Prepared
 from study.execution.callback import LEAVE_SECONDS, Runner
@@ -31,7 +31,7 @@ from study.training.device import describe
 from study.training.trial import start
 
 
-def a_worker(plan: Plan, data: Prepared, home: Path, *, epochs: int, again: bool) -> StudyTrial:  # noqa: F811
+def a_worker(plan: Plan, data: Prepared, home: Path, *, epochs: int, again: bool) -> StudyTrial:
     """A worker as Ray Tune sets it up, after its first message."""
     worker = object.__new__(StudyTrial)
     given = Assignment(trial=a_trial(epochs=3), epochs=epochs, again=again, fraction=1.0)
@@ -57,9 +57,7 @@ def epochs_of(worker: StudyTrial, upto: int) -> list[Epoch]:
 
 
 def test_epochs_missing_from_the_ledger_come_from_the_checkpoint(
-    plan: Plan,  # noqa: F811
-    digits: Prepared,  # noqa: F811
-    tmp_path: Path,
+    plan: Plan, digits: Prepared, tmp_path: Path
 ) -> None:
     (tmp_path / "checkpoints").mkdir()
     first = a_worker(plan, digits, tmp_path, epochs=0, again=False)
@@ -78,8 +76,8 @@ def test_epochs_missing_from_the_ledger_come_from_the_checkpoint(
 
 @pytest.mark.parametrize("net", [{}, {"other.weight": torch.zeros(3)}])
 def test_a_checkpoint_of_other_code_is_ignored_and_the_trial_begins_anew(
-    plan: Plan,  # noqa: F811
-    digits: Prepared,  # noqa: F811
+    plan: Plan,
+    digits: Prepared,
     tmp_path: Path,
     net: dict[str, torch.Tensor],
 ) -> None:
@@ -152,10 +150,7 @@ def test_memory_freed_by_a_step_stays_with_the_process_until_given_back() -> Non
 
 
 def test_a_huge_allocation_counts_as_out_of_memory(
-    plan: Plan,  # noqa: F811
-    digits: Prepared,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    plan: Plan, digits: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = a_worker(plan, digits, tmp_path, epochs=0, again=False)
     monkeypatch.setattr("study.execution.trainable.training", lambda *_: torch.empty(2**60))
@@ -193,10 +188,7 @@ def test_no_end_follows_an_epoch_that_was_not_written(
 
 
 def test_a_node_with_another_model_of_the_same_kind_of_gpu_trains_nothing(
-    plan: Plan,  # noqa: F811
-    digits: Prepared,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    plan: Plan, digits: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray has one name for an A100 of 40 GB, one of 80 GB and a slice of either; their run times do not compare."""
     known = SimpleNamespace(name="NVIDIA A100", multi_processor_count=108, total_memory=80 * 2**30)
@@ -218,10 +210,7 @@ def test_a_node_with_another_model_of_the_same_kind_of_gpu_trains_nothing(
 
 
 def test_a_failed_trial_is_released_before_its_memory(
-    plan: Plan,  # noqa: F811
-    digits: Prepared,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    plan: Plan, digits: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error holds its stack frames, which hold the net; its memory could not be released."""
     worker = a_worker(plan, digits, tmp_path, epochs=0, again=False)

@@ -7,6 +7,7 @@ over runs (METHOD.md 8).
 """
 
 import functools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -232,8 +233,12 @@ class Diary:
         level: float = 0.9,
         config: Config | None = None,
         pair: int = 0,
+        folds: Sequence[int] | None = None,
     ) -> list[str]:
-        """Full-length trials of ``config`` or the default, each with its own fold."""
+        """Full-length trials of ``config`` or the default, each with its own fold (of ``folds``, if given)."""
+        if folds is None:
+            apart = phase in ("baseline", "confirm")
+            folds = [(pair + run) % self.plan.folds if apart else 0 for run in range(runs)]
         return [
             self.trial(
                 arm,
@@ -244,27 +249,17 @@ class Diary:
                 level=level,
                 config=config,
                 pair=pair,
-                fold=(pair + run) % self.plan.folds if phase in ("baseline", "confirm") else 0,
+                fold=fold,
             )
-            for run in range(runs)
+            for fold in folds
         ]
 
     def select(self, arm: str, level: float, pairs: Sequence[int] | None = None) -> None:
         """The selection runs of the find of each of the arm's searches."""
         for pair in range(self.plan.pairs) if pairs is None else pairs:
             found = find(self.plan, self.ledger, arm, pair)
-            for fold in allocation.select_folds(self.plan, pair) if found else ():
-                self.trial(
-                    arm,
-                    "select",
-                    state="finished",
-                    reason="full length",
-                    epochs=self.plan.epochs,
-                    level=level,
-                    pair=pair,
-                    fold=fold,
-                    config=found,
-                )
+            folds = allocation.select_folds(self.plan, pair) if found else ()
+            self.full(arm, "select", len(folds), level, found, pair, folds)
 
     def validated(self) -> None:
         """Store the right/wrong vector of every baseline and selection run on its validation images."""
@@ -433,3 +428,9 @@ def _score(diary: Diary, trials: Sequence[Sequence[str]], levels: Sequence[float
     )
     for names, table in zip(trials, tables, strict=True):
         diary.score(list(names), table)
+
+
+def verdict_json(run: Path) -> dict[str, Any]:
+    """The facts of a written report."""
+    body: dict[str, Any] = json.loads((run / "verdict.json").read_text())
+    return body

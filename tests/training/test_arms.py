@@ -146,18 +146,23 @@ def test_cardinality_one_needs_no_solving() -> None:
     assert matched_base_width(1, PLANES_50, BLOCKS_50) == 64
 
 
+def net_50(images: ImageSpec, cardinality: int, width: float) -> BottleneckNet:
+    """ResNet-50's shape with the large stem."""
+    return BottleneckNet(
+        images,
+        stem=large_stem(images),
+        planes=PLANES_50,
+        blocks=BLOCKS_50,
+        cardinality=cardinality,
+        base_width=width,
+    )
+
+
 @pytest.mark.parametrize(("cardinality", "width"), [(1, 64.0), (32, 4.0), (16, 7.5)])
 def test_closed_form_counts_what_the_net_does(cardinality: int, width: float) -> None:
     images = ImageSpec(channels=3, size=224, classes=10)
     with torch.device("meta"):
-        net = BottleneckNet(
-            images,
-            stem=large_stem(images),
-            planes=PLANES_50,
-            blocks=BLOCKS_50,
-            cardinality=cardinality,
-            base_width=width,
-        )
+        net = net_50(images, cardinality, width)
     stem_and_head = 64 * 3 * 49 * 112**2 + 2048 * 10
     body = body_macs(PLANES_50, BLOCKS_50, cardinality=cardinality, base_width=width, side=56)
     assert macs(net, images) == body + stem_and_head
@@ -173,14 +178,7 @@ def test_with_imagenet_stem_it_is_torchvisions_net(
     torch.manual_seed(3)
     expected = theirs(weights=None)
     torch.manual_seed(3)
-    net = BottleneckNet(
-        images,
-        stem=large_stem(images),
-        planes=PLANES_50,
-        blocks=BLOCKS_50,
-        cardinality=cardinality,
-        base_width=width,
-    )
+    net = net_50(images, cardinality, width)
     ours, known = net.state_dict(), expected.state_dict()
     assert list(ours) == list(known)
     assert all(torch.equal(ours[key], known[key]) for key in known)  # the same draw of initial weights

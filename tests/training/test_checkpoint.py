@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.training import CPU, a_trial, digits, measures, plan  # noqa: F401  # the fixtures
+from support.training import CPU, a_trial, measures
 from torch import nn
 
 from study.data.sealed import Prepared
@@ -80,10 +80,7 @@ def in_pieces(make: Training, again: Training, path: Path) -> list[Epoch]:
 
 @pytest.mark.parametrize("policy", ["flip+crop+cutout", "trivial"])
 def test_training_goes_on_within_an_epoch_to_the_last_digit(
-    plan: Plan,  # noqa: F811
-    digits: Prepared,  # noqa: F811
-    tmp_path: Path,
-    policy: str,
+    plan: Plan, digits: Prepared, tmp_path: Path, policy: str
 ) -> None:
     trial = a_trial(augment=policy, batch_size=256)
     whole = list(training(plan, trial, digits.train, CPU).epochs())

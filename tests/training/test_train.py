@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 from support.plans import AUDIT
-from support.training import CPU, a_trial, digits, measures, plan  # noqa: F401  # the fixtures
+from support.training import CPU, a_trial, measures
 
 from search_spaces import ImageSpec, load
 from study.data.images import Images
