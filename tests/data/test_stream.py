@@ -211,7 +211,7 @@ def test_the_probe_measures_streamed_images(tmp_path: Path) -> None:
     process = meter.Meter()
     process.begin(prepared.train)
     with pytest.raises(InputError, match=r"even/0003\.jpg"):  # not the arm's fault
-        process.prepare("tiny_resnet", config, spec, plan.machine, True)
+        process.prepare("tiny_resnet", config, spec, one_core(prepared.card).machine, True)
         process.speed("tiny_resnet", 0.0)
 
 
