@@ -1,22 +1,27 @@
-"""How long simulations run, how Triton kernels run without a GPU, and how many examples test_property.py tries."""
+"""Options of the test run: number of simulations, Triton without a GPU, examples per property."""
 
 import gc
 import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+if TYPE_CHECKING:
+    from study.data.sealed import Prepared
+    from study.protocol.plan import Plan
+
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault(
         "TRITON_INTERPRET", "1"
-    )  # read when torch brings Triton along: kernels run on the CPU
+    )  # kernels run on the CPU; Triton reads this when torch imports it
 SIMS = 2000
 settings.register_profile("short", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.register_profile("long", parent=settings.get_profile("short"), max_examples=2000)
-settings.load_profile("short")  # unless --hypothesis-profile says otherwise
+settings.load_profile("short")  # --hypothesis-profile overrides this
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,8 +41,26 @@ def sims(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def rays_leftovers() -> Iterator[None]:
-    """For tests with nodes of Ray in their own process: sockets that it leaves open are no fault of the next test."""
+    """For tests with Ray nodes in their own process: collect Ray's open sockets before the next test."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gc.collect()
+
+
+@pytest.fixture(scope="module")
+def digits() -> "Prepared":
+    """The digits, for real training on one thread."""
+    import torch
+
+    from study.data.prepare import prepare
+
+    torch.set_num_threads(1)
+    return prepare("digits", seed=0, root=Path("unused"))
+
+
+@pytest.fixture(scope="module")
+def plan(digits: "Prepared") -> "Plan":
+    from support.plans import one_core
+
+    return one_core(digits.card)

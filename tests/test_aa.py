@@ -1,4 +1,4 @@
-"""What the bench of whole studies must keep to be worth anything: known truths, the same study for the same seed."""
+"""The bench of whole studies is valid: known truths, the same study for the same seed."""
 
 import dataclasses
 import json
@@ -48,7 +48,7 @@ def test_truths_are_without_noise_and_the_default_lies_as_far_below_as_stated() 
         assert set(world.space) == {"learning_rate", "decay", "smoothing", "augment", "batch_size"}
 
 
-def test_the_table_and_the_looks_are_told_from_what_was_written(
+def test_the_table_and_the_looks_are_read_from_the_file(
     studies: list[Study], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "studies.jsonl"

@@ -8,7 +8,7 @@ from faults.campaign import campaign
 
 @pytest.mark.slow
 def test_broken_studies_end_as_an_undisturbed_one(tmp_path: Path) -> None:
-    """A torn ledger is what a driver killed with -9 leaves."""
+    """A driver killed with -9 leaves a torn ledger."""
     said: list[str] = []
     rows = campaign(
         tmp_path, faults=["worker killed", "ledger torn"], repeats=1, seed=1, say=said.append, budget=110.0

@@ -1,4 +1,4 @@
-"""A run directory that came from elsewhere, or was edited by hand: refused in one line, and nothing outside is touched."""
+"""Foreign or edited run directories: refused in one line, and nothing outside is touched."""
 
 import dataclasses
 import os
@@ -35,10 +35,10 @@ def run(tmp_path: Path) -> Path:
 
 def refused(capsys: pytest.CaptureFixture[str], run: Path) -> str:
     assert main([str(run)]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert told.count("\n") == 1
-    return told
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_trial_that_finished_has_all_its_epochs(run: Path, capsys: pytest.Capt
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An archive that says it is larger than half the machine, as 6 MB of zeros can be."""
+    """An archive that claims more than half of the machine's memory, as 6 MB of zeros can."""
     bomb = tmp_path / "bomb.npz"
     np.savez_compressed(bomb, labels=np.arange(4), predictions=np.arange(4))
     stated = (2**32 - 2).to_bytes(4, "little")
@@ -123,8 +123,8 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "too large for this machine's memory" in capsys.readouterr().err
 
 
-def test_a_tools_own_links_are_no_matter(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As W&B makes them in its folder."""
+def test_a_tools_own_links_are_allowed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """W&B makes links in its folder."""
     (run / "wandb" / "offline-run-1").mkdir(parents=True)
     (run / "wandb" / "latest-run").symlink_to("offline-run-1")
     RunDir(run).check_links()
@@ -136,7 +136,7 @@ def test_a_tools_own_links_are_no_matter(run: Path, capsys: pytest.CaptureFixtur
 def test_a_plan_that_was_edited_after_the_study_began_is_refused(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A margin that is chosen when the result is known makes any verdict."""
+    """A margin chosen after the result could give any verdict."""
     session = Session(plan=plan_hash(RunDir(run)), code={}, versions={}, accepted="")
     append(run / "ledger.jsonl", session)
     load(RunDir(run))
@@ -150,7 +150,7 @@ def test_a_plan_that_was_edited_after_the_study_began_is_refused(
 @pytest.mark.parametrize(
     "address", ["auto", "h:\N{SUPERSCRIPT TWO}", "n" * 70 + ":80", "127.0.0.1:99999", ":1"]
 )
-def test_an_address_that_is_none_is_one_sentence(address: str) -> None:
+def test_an_invalid_address_is_one_sentence(address: str) -> None:
     from study.execution.cluster import knock
 
     with pytest.raises(StudyError, match="no HOST:PORT|cannot be reached"):
@@ -159,7 +159,7 @@ def test_an_address_that_is_none_is_one_sentence(address: str) -> None:
 
 @pytest.fixture
 def unhandled(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """What the command does to its process is undone."""
+    """Undo the command's changes to its process."""
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     monkeypatch.setattr(sys, "stderr", sys.stderr)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
@@ -175,7 +175,7 @@ def test_a_ledger_stays_though_the_plan_beside_it_is_gone(run: Path) -> None:
     assert (run / "ledger.jsonl").read_bytes() == before
 
 
-def test_a_disk_that_is_full_is_one_line_and_a_command_to_go_on_with(
+def test_a_full_disk_is_one_line_and_a_command_to_resume(
     run: Path, unhandled: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def breaks(*_: object) -> NoReturn:
@@ -184,17 +184,15 @@ def test_a_disk_that_is_full_is_one_line_and_a_command_to_go_on_with(
     odd = run.rename(run.with_name("a run"))
     unhandled.setattr("study.session.open_run", breaks)
     assert study_main(["--resume", str(odd), "--address", "127.0.0.1:6379", "--log", "optuna"]) == 3
-    told = capsys.readouterr()
-    assert told.err == f"error: {odd}/predictions: No space left on device\n"
-    _, _, command = told.out.partition("go on with: python study/run.py ")
+    shown = capsys.readouterr()
+    assert shown.err == f"error: {odd}/predictions: No space left on device\n"
+    _, _, command = shown.out.partition("go on with: python study/run.py ")
     assert shlex.split(command) == [
         "--resume", str(odd), "--address", "127.0.0.1:6379", "--log", "optuna"
     ]  # fmt: skip
 
 
-def test_what_looks_like_an_order_to_the_terminal_is_shown_as_it_is(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_control_sequences_are_shown_escaped(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body = (run / "plan.json").read_text().replace("resnet8", "[/b]")
     (run / "plan.json").write_text(body)
     (run / "ledger.jsonl").write_text("")
@@ -228,10 +226,10 @@ def test_weights_of_something_else_are_no_traceback(run: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     "why", ["is being written by process", "line 2: not a record", "of no arm or pair", "other code"]
 )
-def test_what_cannot_go_on_is_said_before_anything_is_read(
+def test_a_study_that_cannot_resume_is_refused_first(
     run: Path, unhandled: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
 ) -> None:
-    """Without a command to go on with, which would say the same once more."""
+    """No command to resume is shown: it would fail in the same way."""
     unhandled.setattr("study.run._read_data", None)
     ledger, known = run / "ledger.jsonl", read(run / "ledger.jsonl")
     if why == "other code":
@@ -246,6 +244,6 @@ def test_what_cannot_go_on_is_said_before_anything_is_read(
         ledger.write_text(chained([trial]))
     with Ledger(ledger) if "written" in why else nullcontext():
         assert study_main(["--resume", str(run)]) == (2 if why == "other code" else 3)
-    told = capsys.readouterr()
-    assert why in told.err
-    assert "go on with: " not in told.out
+    shown = capsys.readouterr()
+    assert why in shown.err
+    assert "go on with: " not in shown.out

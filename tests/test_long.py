@@ -6,7 +6,7 @@ from bench.long import measure
 
 
 def test_the_bench_plays_a_study_of_any_length_to_its_end(tmp_path: Path) -> None:
-    """What it times is for ``python -m tests.bench.long`` to say: no test fails on time."""
+    """``python -m tests.bench.long`` measures times; no test fails on time."""
     short, long = (measure(tmp_path / str(trials), trials) for trials in (100, 300))
     assert (short["trials"], long["trials"]) == (100, 300)
     assert (

@@ -1,4 +1,4 @@
-"""A new data source, logger, report section or arm is one new file: each is added to a copy of the tree, found and used."""
+"""A new data source, logger, report section or arm is one new file: a copy of the tree finds and uses each."""
 
 import os
 import re
@@ -74,7 +74,7 @@ assert speed(arm, config, image_spec(prepared.card), torch.device("cpu"), second
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The three packages, one new file in each of four folders, and not a letter changed."""
+    """The three packages with one new file in each of four folders and no other change."""
     root = tmp_path_factory.mktemp("tree")
     for package in PACKAGES:
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))

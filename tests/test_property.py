@@ -1,4 +1,4 @@
-"""Anything may be typed, any byte may rot, any folder may be given: a study answers in order, or says why not.
+"""Any flags, any damaged byte, any folder: a study works or says why not.
 
 ``pytest --hypothesis-profile=long`` tries many more examples. Both profiles draw the same examples every time.
 """
@@ -67,19 +67,19 @@ ARGV = st.lists(
 
 @given(start=st.sampled_from([[], ["--budget", "10cpu-minutes"]]), argv=ARGV)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_flags_are_understood_or_refused_in_one_line(
+def test_any_flags_are_parsed_or_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, start: list[str], argv: list[str]
 ) -> None:
     assume(not any("-h" in word for word in argv))  # asks for help
     with tempfile.TemporaryDirectory() as folder, monkeypatch.context() as here:
         here.chdir(folder)
-        told = io.StringIO()
+        stderr = io.StringIO()
         try:
-            with contextlib.redirect_stderr(told):
+            with contextlib.redirect_stderr(stderr):
                 request = parse([*start, *argv])
         except SystemExit as stopped:
             assert stopped.code == 2
-            first, second, rest = told.getvalue().split("\n")
+            first, second, rest = stderr.getvalue().split("\n")
             assert first.startswith("error: ")
             assert "--help" in second
             assert rest == ""
@@ -124,7 +124,7 @@ def put(path: tuple[Any, ...], value: Any) -> Any:
 
 
 def loads_or_says_why(body: Any) -> None:
-    """Load the plan, and ask what it would buy: a plan that loads can be used."""
+    """Load the plan and compute its allocation: a plan that loads can be used."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan.json"
         path.write_text(json.dumps(body))
@@ -164,7 +164,7 @@ def test_a_plan_value_of_the_wrong_kind_is_refused_by_name(tmp_path: Path, path:
     ["[" * 100_000, "{" * 5, "\x00", "1e999", '{"arms": NaN}'],
     ids=["deep", "open", "nul", "huge", "nan"],
 )
-def test_what_is_hardly_json_is_no_plan(tmp_path: Path, text: str) -> None:
+def test_unusual_json_is_no_plan(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(InputError, match="no plan of this version"):
         Plan.load(tmp_path / "plan.json")
@@ -181,7 +181,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def changes(data: bytes) -> dict[str, Callable[[random.Random], bytes]]:
-    """Ways in which a file is damaged, or edited."""
+    """Ways of damaging or editing a file."""
 
     def at(rng: random.Random) -> int:
         return rng.randrange(len(data))
@@ -222,7 +222,7 @@ def changes(data: bytes) -> dict[str, Callable[[random.Random], bytes]]:
 @settings(
     max_examples=settings().max_examples // 3, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_a_damaged_ledger_gives_what_it_had_before_the_damage_or_says_where(
+def test_a_damaged_ledger_is_read_up_to_the_damage_or_refused_with_its_line(
     written: bytes, kind: str, seed: int
 ) -> None:
     damaged = changes(written)[kind](random.Random(seed))
@@ -241,7 +241,7 @@ def test_a_damaged_ledger_gives_what_it_had_before_the_damage_or_says_where(
             assert path.read_bytes() == damaged
         else:
             assert bool(history.torn) == (not damaged.endswith(b"\n") and damaged != b"")
-            assert lines[:-1] == whole[: len(lines) - 1]  # only the end of it can be missing unseen
+            assert lines[:-1] == whole[: len(lines) - 1]  # only a missing end can go unnoticed
             trials = sum(b'{"record":"Trial"' in line for line in lines[:-1])
             assert len(history.trials) == trials
 

@@ -1,11 +1,11 @@
-"""What a replay must keep to be worth anything: no row twice, equal cost, the right arm called right."""
+"""Replays are valid: no row twice, equal cost, correct judgements."""
 
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bench.replay import Run, found, judge, rates, replay, search, summarise, told, truths
+from bench.replay import Run, found, judge, rates, replay, report_text, search, summarise, truths
 from bench.taskset import ADAM, FILES, Curves, Rows, load, made_up
 
 A, B = (made_up(name, seed=seed, rows=150, checkpoints=20) for seed, name in enumerate(("a", "b")))
@@ -63,7 +63,7 @@ def test_the_expected_best_of_random_rows_is_what_drawing_them_gives() -> None:
     assert A.expected(150) == pytest.approx(A.truth)
 
 
-def test_a_small_replay_tells_a_table_with_the_ratio_last() -> None:
+def test_a_small_replay_prints_a_table_with_the_ratio_last() -> None:
     cases = replay(ARMS, repeats=2, budget=6)
     rows = summarise(ARMS, cases)
     assert [r.way for r in rows] == ["joint", "per arm"]
@@ -71,7 +71,7 @@ def test_a_small_replay_tells_a_table_with_the_ratio_last() -> None:
     assert rows[1].gap >= 0
     assert set(truths(rows)) <= {frozenset(ARMS)}
     table = rates(cases, {frozenset(ARMS): rows[0].better})
-    text = told(rows, table, table)
+    text = report_text(rows, table, table)
     assert text.splitlines()[-1].startswith("right verdicts, truth in the end: joint ")
     assert "joint / per arm" in text.splitlines()[-1]
 

@@ -1,9 +1,9 @@
-"""A refactor changes no number: recorded studies give the verdicts they gave, and a fixed seed the trials it drew.
+"""A refactor changes no number: recorded studies keep their verdicts, and a fixed seed its trials.
 
 The records are real digits studies of 2026-11-27: one look, a second look, an arm added. The trials are those of whole
-studies in simulated time. What is expected was written down by commit 1781786, before the house was moved.
+studies in simulated time. Commit 1781786, before the move to the present folders, wrote the expected values.
 
-``python tests/test_sameness.py RUN ...`` says of any finished runs whether their verdict.json would be the same to the byte.
+``python tests/test_sameness.py RUN ...`` checks that any finished runs keep their verdict.json to the byte.
 """
 # ruff: noqa: T201 - a command speaks to its user
 
@@ -42,7 +42,7 @@ def unpacked(name: str, to: Path) -> Path:
 
 
 def the_same(was: Any, now: Any, where: str = "") -> None:
-    """Texts and counts to the letter, numbers to what other versions of numpy and scipy may change."""
+    """Equal texts and counts; numbers up to the rounding of other versions of numpy and scipy."""
     if isinstance(was, dict):
         assert was.keys() == now.keys(), where
         for key in was:
@@ -66,7 +66,7 @@ def test_recorded_studies_keep_their_verdicts(name: str, tmp_path: Path) -> None
 
 
 def digest(family: str, budget: int) -> str:
-    """Of every trial of a study in simulated time: its setting to nine digits, seed, fold, pair, and how it ended."""
+    """Setting to nine digits, seed, fold, pair and end of every trial of a study in simulated time."""
     kind = families()[family]
     history = Play(
         question(kind, budget=budget, seed=1), worlds(kind), dict(zip(NAMES, kind.costs, strict=True))

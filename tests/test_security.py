@@ -1,6 +1,6 @@
-"""A local study on a machine that others reach: which ports it opens, who may use them, what its files tell.
+"""A local study on a shared machine: its open ports, access to them, and secrets in its files.
 
-One real study of the README's first kind runs while it is looked at, in an environment with marked values.
+The tests inspect one real study, the README's first, while it runs with marked values in its environment.
 """
 
 import os
@@ -64,7 +64,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def family(pid: int) -> set[int]:
-    """The process and all that descend from it."""
+    """The process and all its descendants."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -78,7 +78,7 @@ def family(pid: int) -> set[int]:
 
 
 def listening(pids: set[int]) -> dict[int, tuple[str, str]]:
-    """Port -> address in /proc's hexadecimal, and name, of every TCP socket on which one of them listens."""
+    """Port -> address in /proc's hexadecimal, and process name, of every TCP socket on which one of them listens."""
     owners: dict[str, str] = {}
     for pid in pids:
         try:
@@ -99,12 +99,12 @@ def listening(pids: set[int]) -> dict[int, tuple[str, str]]:
 def test_every_port_is_on_loopback(running: Running) -> None:
     found = listening(family(running.study.pid))
     names = {name for _, name in found.values()}
-    assert {"gcs_server", "raylet"} <= names  # it was looked in the right place
+    assert {"gcs_server", "raylet"} <= names  # the search found the study's ports
     assert len(found) >= 6
     assert {port: where for port, where in found.items() if where[0] not in LOOPBACK} == {}
 
 
-def test_nothing_is_answered_without_the_token(running: Running) -> None:
+def test_requests_without_the_token_get_no_answer(running: Running) -> None:
     token = running.home / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o077 == 0
     ports = listening(family(running.study.pid))
@@ -114,7 +114,11 @@ def test_nothing_is_answered_without_the_token(running: Running) -> None:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
                     said = answer.read(200)
-                    assert said.startswith(b"# HELP"), (port, ports[port], said)  # Ray's metrics ask for none
+                    assert said.startswith(b"# HELP"), (
+                        port,
+                        ports[port],
+                        said,
+                    )  # Ray's metrics need no token
             except urllib.error.HTTPError as error:
                 assert error.code in (401, 403, 404, 405)
                 refused += error.code == 401
@@ -131,7 +135,7 @@ def test_nothing_is_answered_without_the_token(running: Running) -> None:
         )
         for how in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64})
     ]  # fmt: skip
-    time.sleep(30)  # Ray would go on asking for minutes
+    time.sleep(30)  # Ray would retry for minutes
     for stranger in strangers:
         with stranger:
             ended = stranger.poll()
@@ -140,7 +144,7 @@ def test_nothing_is_answered_without_the_token(running: Running) -> None:
             assert "JOINED" not in stranger.communicate()[0]
 
 
-def test_what_is_written_tells_nothing_of_the_environment(running: Running) -> None:
+def test_no_file_contains_the_environment(running: Running) -> None:
     running.study.send_signal(signal.SIGTERM)
     output = running.study.communicate(timeout=60)[0]
     assert running.study.returncode == 143, output
@@ -151,14 +155,14 @@ def test_what_is_written_tells_nothing_of_the_environment(running: Running) -> N
     assert shown.returncode == 0, shown.stderr
     token = (running.home / ".ray" / "auth_token").read_text().strip()
     assert len(token) >= 16
-    told_by = [file for file in running.run.rglob("*") if file.is_file()]
+    written = [file for file in running.run.rglob("*") if file.is_file()]
     assert {"ledger.jsonl", "plan.json", "report.html", "report.md", "verdict.json"} <= {
-        f.name for f in told_by
+        f.name for f in written
     }
-    for file in told_by:
+    for file in written:
         content = file.read_bytes()
         assert token.encode() not in content, file.name
-        if file.name != "ray.log":  # Ray's own messages name its own folders
+        if file.name != "ray.log":  # Ray's messages name its own folders
             for secret in running.secrets:
                 assert secret.encode() not in content, file.name
     assert token not in output

@@ -23,7 +23,7 @@ ALONE = levels.of()
 def finds(
     arm: str, means: list[float], *, images: int = 2000, runs: int = 2, seed: int = 0, beat: int | None = 5
 ) -> Finds:
-    """One find per pair with exactly these accuracies."""
+    """One find per pair, with exactly these accuracies."""
     rng = np.random.default_rng([seed, *arm.encode()])
     return Finds(
         arm=arm,
@@ -57,7 +57,7 @@ def tables(
     each: float,
     gap: float = 0.0,
 ) -> NDArray[np.float64]:
-    """Per-image differences of every pair: search luck, what lasts per image, what is one pair's on one image (sds)."""
+    """Per-image differences of every pair from three sds: search luck, lasting per image, one pair's on one image."""
     return (
         gap
         + luck * rng.standard_normal((pairs, 1))
@@ -150,7 +150,7 @@ def test_the_sentences(gap: float, word: str, says: str) -> None:
     assert found.ahead == ("alpha" if word.startswith("better") else None)
 
 
-def test_an_open_answer_speaks_of_the_two_nets_and_names_no_architecture() -> None:
+def test_an_open_answer_is_about_the_two_nets_and_names_no_architecture() -> None:
     one, two = finds("alpha", [0.95] * 2, runs=5).runs[0], finds("beta", [0.90] * 2, runs=5).runs[0]
     nets = judge(one, two, rope=ROPE)
     found = said([0.93, 0.90, 0.95, 0.91], [0.92, 0.91, 0.93, 0.92], nets=nets)
@@ -183,7 +183,7 @@ def test_too_few_pairs_answer_for_no_architecture(pairs: int, says: str) -> None
         answer.over_pairs(finds("a", [0.9]).runs, finds("b", [0.9]).runs)
 
 
-def test_copies_and_idle_nets_keep_the_word_down() -> None:
+def test_copies_and_untrained_nets_weaken_the_verdict() -> None:
     a, b = [0.93, 0.925, 0.935, 0.93], [0.90, 0.905, 0.895, 0.90]
     assert said(a, b).ahead == "alpha"
     doubted = said(a, b, copies=200)
@@ -195,7 +195,7 @@ def test_copies_and_idle_nets_keep_the_word_down() -> None:
     assert "Neither of them is shown to be above guessing" in idle.sentence
 
 
-def test_the_level_is_said_and_widens() -> None:
+def test_a_stricter_level_is_stated_and_widens_the_interval() -> None:
     a, b = [0.93, 0.925, 0.935, 0.94], [0.90, 0.905, 0.895, 0.90]
     wide = said(a, b, level=levels.of(look=2, first=3, now=4), look=2)
     assert "(94 % over both looks: " in wide.sentence
@@ -204,7 +204,7 @@ def test_the_level_is_said_and_widens() -> None:
     assert wide.low < (said(a, b).low or 0)
 
 
-def test_holm_stands_beside_several_comparisons() -> None:
+def test_several_comparisons_get_holm_adjusted_p_values() -> None:
     one = said([0.93, 0.925, 0.935, 0.94], [0.90, 0.905, 0.895, 0.90])
     two = said([0.93, 0.925, 0.935, 0.94], [0.93, 0.935, 0.925, 0.93])
     adjusted = answer.with_holm([one, two])
@@ -213,7 +213,7 @@ def test_holm_stands_beside_several_comparisons() -> None:
     assert answer.with_holm([one]) == [one]
 
 
-def test_the_pairs_that_a_gap_takes_keep_their_promise() -> None:
+def test_the_stated_number_of_pairs_resolves_the_gap() -> None:
     luck = Luck(differences=(), sd=0.01, lasting=0.0, images=1000)
     needed = pairs_needed(luck, 0.012, lambda _: 0.05)
     assert needed is not None
@@ -225,7 +225,7 @@ def test_the_pairs_that_a_gap_takes_keep_their_promise() -> None:
     assert pairs_needed(Luck(differences=(), sd=0.01, lasting=0.1, images=300), 0.012, lambda _: 0.05) is None
 
 
-def test_a_sd_of_few_pairs_is_a_wide_range() -> None:
+def test_the_sd_from_few_pairs_has_a_wide_interval() -> None:
     low, high = sd_interval(0.01, 4)
     assert low == pytest.approx(0.01 * np.sqrt(3 / 6.251), rel=1e-3)
     assert high == pytest.approx(0.01 * np.sqrt(3 / 0.584), rel=1e-3)

@@ -1,4 +1,4 @@
-"""The report in a real browser: no console error, nothing asked from outside, readable on a phone."""
+"""The report in a real browser: no console errors, no outside requests, readable on a phone."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_the_report_opens_on_a_phone(browser: Browser, tmp_path: Path, study: di
         ("<p style='font-size: 7px'>small</p>", "smallest"),
     ],
 )
-def test_what_must_not_be_in_a_report_is_seen(
+def test_the_browser_check_detects_faults(
     browser: Browser, unfinished: str, tmp_path: Path, fault: str, seen: str
 ) -> None:
     page = tmp_path / "report.html"

@@ -41,7 +41,7 @@ Ints = NDArray[np.int64]
 
 
 def predictions(right: NDArray[np.bool_]) -> Ints:
-    """Right where told, wrong by a fixed shift elsewhere: the same right/wrong give the same predictions."""
+    """Predictions that are right where ``correct`` says so and shifted by a fixed class elsewhere."""
     return np.where(right, LABELS, (LABELS + 1) % CLASSES)
 
 
@@ -77,7 +77,7 @@ def facts(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, A
     return found
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+def stdout_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert main(["compare", *map(str, arguments)]) == 0
     return capsys.readouterr().out
 
@@ -188,7 +188,7 @@ def test_inv_4_one_run_answers_for_two_nets_only(
     assert (found["tango_low"], found["mcnemar_mid_p"]) == (nets.low, nets.mid_p)
     assert "these two trained nets only" in found["scope"]
     assert "(Q2) is refused: one run cannot show how runs vary" in found["scope"]
-    shown = told(capsys, *sides)
+    shown = stdout_of(capsys, *sides)
     assert shown.startswith("Refused: these runs cannot tell whether alpha or beta is better")
     assert "NaN" not in shown
     assert "nan" not in shown
@@ -207,7 +207,7 @@ def test_hon_1_wording_claims_no_more_than_it_knows(
     for runs in (1, 3, 5):
         for gap in (0.0, 0.004, 0.03):
             sides = pair(tmp_path, *two(gap=gap, runs=runs))
-            shown, found = told(capsys, *sides), facts(capsys, *sides)
+            shown, found = stdout_of(capsys, *sides), facts(capsys, *sides)
             assert "signific" not in shown.lower()
             assert "no difference" not in shown.lower()
             assert shown.rstrip().endswith(found["scope"])
@@ -232,7 +232,7 @@ def test_copies_of_one_net_are_one_net(tmp_path: Path, capsys: pytest.CaptureFix
     assert "alpha" not in single["scope"]
 
 
-def test_a_net_that_is_stored_twice_is_counted_once_and_told(
+def test_a_net_stored_twice_counts_once_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = two()
@@ -241,12 +241,12 @@ def test_a_net_that_is_stored_twice_is_counted_once_and_told(
     assert "Of the 7 runs of alpha only 5 nets can be told apart" in found.pop("warning")
     assert asked.pop("warning") is None
     assert found == asked
-    assert told(capsys, *pair(tmp_path / "twice", a[[0, 0, 1]], b)).startswith(
+    assert stdout_of(capsys, *pair(tmp_path / "twice", a[[0, 0, 1]], b)).startswith(
         "Warning: Of the 3 runs of alpha"
     )
 
 
-def test_nets_without_fault_are_told_apart_by_their_probabilities(
+def test_perfect_nets_are_distinguished_by_their_probabilities(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sure = np.eye(CLASSES)[LABELS] + np.array([0.01, 0.02, 0.02])[:, None, None]
@@ -257,16 +257,16 @@ def test_nets_without_fault_are_told_apart_by_their_probabilities(
     assert "Of the 3 runs of perfect only 2 nets can be told apart" in found["warning"]
 
 
-def test_runs_that_are_nearly_copies_are_warned_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Five runs that differ by an image each; runs of separate seeds are not warned of, at any accuracy."""
+def test_near_copies_of_a_run_cause_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Five runs that differ by one image each cause a warning; separate seeds cause none at any accuracy."""
     a, b = two()
     near = np.repeat(a[:1], 5, axis=0)
     for run, image in enumerate(np.flatnonzero(a[0] == LABELS)[:5]):
         near[run, image] += 1
-    told = facts(capsys, *pair(tmp_path / "near", near % CLASSES, b))["warning"]
-    assert told.startswith("Two runs of alpha differ in being right on 0.05 % of the images, where separate")
+    warning = facts(capsys, *pair(tmp_path / "near", near % CLASSES, b))["warning"]
+    assert warning.startswith(
+        "Two runs of alpha differ in being right on 0.05 % of the images, where separate"
+    )
     for level in (0.6, 0.93, 0.995):
         tables = right_wrong(
             np.random.default_rng(3), runs=(5, 5), accuracies=(level, level), images=IMAGES, run_sd=0.001
@@ -274,28 +274,30 @@ def test_runs_that_are_nearly_copies_are_warned_of(
         sides = pair(tmp_path / str(level), *map(predictions, tables))
         assert facts(capsys, *sides)["warning"] is None
     few = np.repeat(LABELS[None, :100], 2, axis=0)
-    few[:, 0] = (few[:, 0] + [1, 2]) % CLASSES  # an error each, on the same image: that may be chance
+    few[:, 0] = (few[:, 0] + [1, 2]) % CLASSES  # one error each, on the same image: this may be chance
     small = side(tmp_path / "small.npz", labels=LABELS[:100], predictions=few)
     assert "differ in being right" not in facts(capsys, small, small)["warning"]
 
 
-def test_a_side_against_itself_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_comparing_a_side_with_itself_causes_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     a, b = two()
     sides = pair(tmp_path, a, b)
-    assert told(capsys, sides[0], sides[0]).startswith("Warning: 5 runs of ")
+    assert stdout_of(capsys, sides[0], sides[0]).startswith("Warning: 5 runs of ")
     shared = pair(tmp_path / "shared", a, np.vstack([a[:1], b[1:]]))
     assert "1 run of alpha and of beta name the same class" in facts(capsys, *shared)["warning"]
     assert facts(capsys, *sides)["warning"] is None
 
 
-def test_who_wins_is_said_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_winner_comes_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = two()
     sides = pair(tmp_path, a, b)
     for order in (sides, sides[::-1]):
-        assert "a run of alpha beats a run of beta with probability 1.00" in told(capsys, *order)
+        assert "a run of alpha beats a run of beta with probability 1.00" in stdout_of(capsys, *order)
 
 
-def test_a_reader_that_has_gone_is_no_fault(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     sides = pair(tmp_path, *two())
     gone = subprocess.Popen(
         [sys.executable, "-m", "analysis", "compare", *map(str, sides)],
@@ -310,7 +312,7 @@ def test_a_reader_that_has_gone_is_no_fault(tmp_path: Path) -> None:
     assert gone.wait(60) == 0
 
 
-def test_sides_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_sides_with_the_same_name_get_distinct_labels(tmp_path: Path) -> None:
     a, b = two(runs=2)
     first = side(tmp_path / "x" / "net.npz", labels=LABELS, predictions=a)
     second = side(tmp_path / "y" / "net.npz", labels=LABELS, predictions=b)

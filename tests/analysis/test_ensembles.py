@@ -164,7 +164,7 @@ def test_many_ensembles_are_sampled_by_the_seed() -> None:
     assert contrast(part).se == pytest.approx(contrast(whole).se, rel=0.2)
 
 
-def test_what_cannot_be_compared_is_refused() -> None:
+def test_incomparable_nets_are_refused() -> None:
     first, second, labels = arms(5)
     with pytest.raises(Refused, match="at least two"):
         compare(first[:1], second, labels, names=("a", "b"), costs=(1, 1))

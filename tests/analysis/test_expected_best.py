@@ -1,4 +1,4 @@
-"""Where curves of expected best cross, and what they refuse. Unbiased, covered, never too long: test_method.py."""
+"""Where curves of the expected best cross, and invalid input. Bias, coverage and length: test_method.py."""
 
 import math
 
@@ -35,7 +35,7 @@ def test_one_search_has_a_curve_but_no_band() -> None:
     assert table[["low", "high"]].isna().all(axis=None)
 
 
-def test_searches_that_are_level_have_no_band_there() -> None:
+def test_level_searches_have_no_band() -> None:
     table = search_curve(steps([(10, 0.75), (30, 0.75)], [(20, 0.75), (40, 0.8)]), per_search=50)
     assert list(table["mean"]) == pytest.approx([0.75, 0.75, 0.775, 0.775])
     assert list(table["low"].isna()) == list(table["high"].isna()) == [True, True, False, False]
@@ -55,7 +55,7 @@ def test_crossing_of_searches_is_found_with_an_interval_that_holds_it() -> None:
     assert other.sentence("early", "late").startswith("late leads from")
 
 
-def test_no_crossing_is_an_answer() -> None:
+def test_curves_that_never_cross_are_reported_as_such() -> None:
     rng = np.random.default_rng(8)
     low, high = searched(rng, 4, 0.5, 0.6, 1), searched(rng, 4, 0.8, 0.9, 1)
     found = crossover_searches(low, high, per_search=16)
@@ -87,7 +87,7 @@ def test_equal_arms_seldom_show_a_crossing() -> None:
     assert words[200:].count("crossing") <= 10
 
 
-def test_an_order_within_the_noise_is_said_to_be() -> None:
+def test_an_order_within_the_noise_is_labelled_so() -> None:
     rng, sure, seen = np.random.default_rng(11), 0, 0
     for _ in range(100):
         a, b = accuracies(rng, 20), accuracies(rng, 20)

@@ -1,4 +1,4 @@
-"""The report of a study that was looked at again, or got one arm more: intervals, levels and sentences."""
+"""Reports after a second look or an added arm: intervals, levels and sentences."""
 
 import json
 from dataclasses import asdict, replace
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.synthetic import AUGMENTATION, RATE, SPACES, Diary, right_wrong, write_run
+from support.synthetic import AUGMENTATION, RATE, SPACES, Diary, right_wrong, verdict_json, write_run
 
 from analysis import answer, levels
 from analysis.__main__ import main
@@ -26,14 +26,13 @@ from study.protocol.selection import choose, in_hand
 RUNS = 3
 
 
-def told(run: Path) -> dict[str, Any]:
+def rewritten(run: Path) -> dict[str, Any]:
     write(run)
-    found: dict[str, Any] = json.loads((run / "verdict.json").read_text())
-    return found
+    return verdict_json(run)
 
 
 def reopened(run: Path, plan: Plan) -> Diary:
-    """A diary that goes on where the study ended."""
+    """A diary that continues a finished study."""
     diary = Diary.__new__(Diary)
     diary.folder, diary.run = run, RunDir(run)
     diary.plan, diary.rng = plan, np.random.default_rng(99)
@@ -44,7 +43,7 @@ def reopened(run: Path, plan: Plan) -> Diary:
 
 
 def extend(run: Path, extension: Extension, arms: tuple[str, ...], pairs: range, level: float) -> Diary:
-    """Search, select, confirm and (by ``finish``) score what the extension asks for."""
+    """Search, select, confirm and (by ``finish``) score the trials of an extension."""
     plan, _ = load(RunDir(run))
     diary = reopened(run, plan)
     diary.ledger.add(extension)
@@ -118,13 +117,13 @@ def open_still(tmp_path: Path) -> Path:
 
 
 def test_a_second_look_runs_over_all_pairs_at_its_level(open_still: Path) -> None:
-    before = told(open_still)
+    before = rewritten(open_still)
     assert (before["verdict"], before["look"], before["answer"][0]["pairs"]) == ("open", 1, 4)
     assert "--resume RUN --budget" in before["answer"][0]["advice"]
     plan, _ = load(RunDir(open_still))
     extension = more_pairs(plan, 4)
     extend(open_still, extension, plan.arms, range(4, 8), 0.92)
-    body = told(open_still)
+    body = rewritten(open_still)
     (found,) = body["answer"]
     assert (body["look"], found["look"], found["pairs"], len(found["differences"])) == (2, 2, 8, 8)
     assert found["level"] == pytest.approx(1 - extension.level)
@@ -152,21 +151,21 @@ def test_a_declared_second_look_keeps_95_percent(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tuned=(0.92, 0.92), luck_sd=0.006, spaces=SPACES, runs=RUNS)
     body = json.loads((run / "plan.json").read_text())
     (run / "plan.json").write_text(json.dumps(body | {"looks": 2}))
-    first = told(run)["answer"][0]
+    first = rewritten(run)["answer"][0]
     assert (first["level"], first["held"]) == (pytest.approx(0.973), "95 % over both looks")
     plan, _ = load(RunDir(run))
     extend(run, more_pairs(plan, 4, declared=True), plan.arms, range(4, 8), 0.92)
-    second = told(run)["answer"][0]
+    second = rewritten(run)["answer"][0]
     assert second["held"] == "95 % over both looks"
     assert second["level"] == pytest.approx(1 - levels.of(looks=2, look=2, first=4, now=8).alpha)
 
 
 def test_while_a_second_look_is_under_way_the_first_one_stands(open_still: Path) -> None:
-    before = told(open_still)
+    before = rewritten(open_still)
     plan, _ = load(RunDir(open_still))
     with Ledger(open_still / "ledger.jsonl") as ledger:
         ledger.add(more_pairs(plan, 4))
-    body = told(open_still)
+    body = rewritten(open_still)
     assert body["answer"][0]["low"] == before["answer"][0]["low"]
     assert body["look"] == 1
     assert "A further look is under way: no setting of look 2 has been frozen" in body["headline"]
@@ -185,21 +184,21 @@ def third(plan: Plan) -> Extension:
 
 
 def test_while_an_arm_is_being_added_the_old_answer_stands(open_still: Path) -> None:
-    before = told(open_still)
+    before = rewritten(open_still)
     plan, _ = load(RunDir(open_still))
     with Ledger(open_still / "ledger.jsonl") as ledger:
         ledger.add(third(plan))
-    body = told(open_still)
+    body = rewritten(open_still)
     (found,) = body["answer"]
     assert (found["low"], found["held"]) == (before["answer"][0]["low"], "95 %")
     assert "A further look is under way" in body["headline"]
 
 
 def test_an_added_arm_leaves_the_old_interval_and_shares_its_own_error(open_still: Path) -> None:
-    before = told(open_still)["answer"][0]
+    before = rewritten(open_still)["answer"][0]
     plan, _ = load(RunDir(open_still))
     extend(open_still, third(plan), ("third",), range(4), 0.95)
-    body = told(open_still)
+    body = rewritten(open_still)
     assert body["arms"] == ["resnet8", "resnext8", "third"]
     by_pair = {frozenset((a["first"], a["second"])): a for a in body["answer"]}
     old = by_pair[frozenset(("resnet8", "resnext8"))]
@@ -213,11 +212,11 @@ def test_an_added_arm_leaves_the_old_interval_and_shares_its_own_error(open_stil
     assert main([str(open_still), "--expect", "third"]) == 0
 
 
-def test_a_question_asked_again_says_what_that_costs(open_still: Path) -> None:
+def test_asking_again_states_its_cost(open_still: Path) -> None:
     plan = Plan.load(open_still / "plan.json")
     earlier = Earlier(run="first-try", arms=("resnet8", "resnext8", "other"), level=0.05)
     replace(plan, earlier=(earlier,)).save(open_still / "plan.json")
-    body = told(open_still)
+    body = rewritten(open_still)
     (found,) = body["answer"]
     assert found["level"] == pytest.approx(0.975)
     assert "90 % over every study of this question on these test images" in body["headline"]

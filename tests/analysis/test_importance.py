@@ -1,4 +1,4 @@
-"""Importance finds the parameter that matters, admits chance, and keeps silent on few trials."""
+"""Importance finds the parameter that matters, admits chance, and gives no numbers on few trials."""
 
 import math
 
@@ -72,7 +72,7 @@ def test_pure_noise_is_called_chance() -> None:
     for _ in range(4):
         table = importances(settings(rng, FLOOR), rng.random(FLOOR), resamples=25)
         surprising += list(table["p_chance"] <= 0.05)
-    assert sum(surprising) <= 4  # of 20 looks; one is expected
+    assert sum(surprising) <= 4  # of 20 tests; one is expected
 
 
 def test_same_seed_same_table() -> None:

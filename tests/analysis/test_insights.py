@@ -1,6 +1,5 @@
-"""What stands beside the verdict: the numbers are the estimators', and every question has an answer or a reason."""
+"""The sections beside the verdict: numbers match the estimators, and every question has an answer or a reason."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from support.edited import edit
 from support.simulate import arm as runs_of
 from support.simulate import table
-from support.synthetic import write_run
+from support.synthetic import verdict_json, write_run
 
 from analysis import answer
 from analysis.__main__ import main
@@ -33,19 +32,19 @@ def sliced(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study that has only searched: nothing that this file is about can be answered."""
+    """A study that has only searched, so that no section of this file can answer."""
     run = write_run(tmp_path_factory.mktemp("bare") / "run", confirmed=False)
     write(run)
     return run
 
 
-def told(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "verdict.json").read_text())
-    return found
+def rewritten(run: Path) -> dict[str, Any]:
+    write(run)
+    return verdict_json(run)
 
 
 def test_the_answer_is_the_t_interval_over_the_pairs(sliced: Path) -> None:
-    evidence, body = read(sliced), told(sliced)
+    evidence, body = read(sliced), verdict_json(sliced)
     (found,) = body["answer"]
     a, b = (evidence.finds[found[side]] for side in ("first", "second"))
     expected, luck = answer.over_pairs(a, b)
@@ -61,7 +60,7 @@ def test_the_answer_is_the_t_interval_over_the_pairs(sliced: Path) -> None:
 
 
 def test_every_search_shows_the_default_the_lead_and_the_decision(sliced: Path) -> None:
-    evidence, body = read(sliced), told(sliced)["selection"]
+    evidence, body = read(sliced), verdict_json(sliced)["selection"]
     assert len(body["choices"]) == 8
     for row in body["choices"]:
         (choice,) = (c for c in evidence.history.choices(row["arm"]) if c.pair + 1 == row["pair"])
@@ -85,7 +84,7 @@ def test_the_guard_claims_nothing_where_nothing_beat_the_default(tmp_path: Path,
         return record
 
     edit(run / "ledger.jsonl", never)
-    body = told_after(run)
+    body = rewritten(run)
     (found,) = body["answer"]
     assert (body["verdict"], found["ahead"], found["beat"]) == (
         "nothing claimed",
@@ -99,7 +98,7 @@ def test_the_guard_claims_nothing_where_nothing_beat_the_default(tmp_path: Path,
     assert main([str(run), "--expect", "resnext8"]) == 4
 
 
-def test_an_arm_of_which_every_run_failed_is_not_compared(
+def test_an_arm_whose_runs_all_failed_is_not_compared(
     tmp_path: Path, sliced: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Path(shutil.copytree(sliced, tmp_path / "run"))
@@ -114,11 +113,11 @@ def test_an_arm_of_which_every_run_failed_is_not_compared(
     assert main([str(run), "--expect", "resnet8"]) == 4
     why = "all 20 confirmation runs of resnext8 failed, so there is no trained net to compare"
     assert capsys.readouterr().out.splitlines()[0] == f"No answer: {why}."
-    body = told(run)
+    body = verdict_json(run)
     assert (body["verdict"], body["answer"], list(body["gains"])) == (None, [], ["resnet8"])
 
 
-def test_failed_runs_are_told_of_nets_that_leave_no_interval_without_them() -> None:
+def test_failed_runs_are_reported_when_too_few_others_remain() -> None:
     two = runs_of("resnet8", table([0.92, 0.93], images=2000))
     for failed, told_last in (((0,), "1 of 2"), ((0, 1), "2 of 2")):
         broken = replace(
@@ -131,12 +130,12 @@ def test_one_search_per_arm_claims_nothing_about_architectures(tmp_path: Path) -
     run = write_run(tmp_path / "run", share=1800.0)
     assert read(run).plan.pairs == 1
     report = write(run)
-    (found,) = told(run)["answer"]
+    (found,) = verdict_json(run)["answer"]
     assert (found["word"], found["pairs"], found["low"]) == ("nothing claimed", 1, None)
     assert report.headline.startswith("One search per arm says nothing about which architecture is better")
     assert "of the two nets tuned here" in report.headline.lower()
     assert "3 pairs of searches or more" in report.lines[1]
-    assert len(told(run)["nets"]) == 1
+    assert len(verdict_json(run)["nets"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -160,20 +159,15 @@ def test_the_gate_answers_by_its_exit_code(
 
 def test_the_gate_on_ties_several_arms_and_no_verdict(tmp_path: Path, bare: Path) -> None:
     tie = write_run(tmp_path / "tie", tuned=(0.92, 0.92), rope=0.1)
-    assert told_after(tie)["verdict"] == "practical tie"
+    assert rewritten(tie)["verdict"] == "practical tie"
     assert main([str(tie), "--expect", "resnext8"]) == main([str(tie), "--expect-net", "resnext8"]) == 1
     assert main([str(bare), "--expect", "resnext8"]) == 4
     three = write_run(tmp_path / "three", arms=("a", "b", "c"), default=(0.9,) * 3, tuned=(0.9, 0.95, 0.9))
     assert [main([str(three), "--expect", arm]) for arm in "abc"] == [1, 0, 1]
 
 
-def told_after(run: Path) -> dict[str, Any]:
-    write(run)
-    return told(run)
-
-
-def test_the_appendix_says_what_each_number_is_about(sliced: Path) -> None:
-    (pair,) = told(sliced)["appendix"]["pairs"]
+def test_the_appendix_states_the_scope_of_each_number(sliced: Path) -> None:
+    (pair,) = verdict_json(sliced)["appendix"]["pairs"]
     evidence = read(sliced)
     first, second = (evidence.tuned[pair[side]].correct[0] for side in ("first", "second"))
     assert (pair["nets"]["n10"], pair["nets"]["n01"]) == (
@@ -186,8 +180,8 @@ def test_the_appendix_says_what_each_number_is_about(sliced: Path) -> None:
         assert needed in text
 
 
-def test_bud_3_curves_stop_at_what_was_spent(sliced: Path) -> None:
-    evidence, body = read(sliced), told(sliced)["tuning_curves"]
+def test_bud_3_curves_stop_at_the_spend(sliced: Path) -> None:
+    evidence, body = read(sliced), verdict_json(sliced)["tuning_curves"]
     tuning = evidence.history.tuning
     assert tuning is not None
     for arm in evidence.plan.arms:
@@ -238,11 +232,11 @@ def test_every_section_answers_or_says_why_not(bare: Path, tmp_path: Path) -> No
 
 def test_the_trap_is_paired_and_only_asked_of_a_winner(tmp_path: Path) -> None:
     even = write_run(tmp_path / "even", tuned=(0.92, 0.92), rope=0.1, slice_runs=4)
-    assert told_after(even)["what_mattered"]["traps"] == []
+    assert rewritten(even)["what_mattered"]["traps"] == []
     assert "the answer names no better arm" in (even / "report.md").read_text()
     run = write_run(tmp_path / "run", slice_runs=12, tuned=(0.92, 0.95))
     write(run)
-    (trap,) = told(run)["what_mattered"]["traps"]
+    (trap,) = verdict_json(run)["what_mattered"]["traps"]
     assert (trap["wrong_arm"], trap["paired"], trap["settings"]) == ("resnet8", True, 12)
     evidence = read(run)
     a, b = ([0.1 if d.val is None else d.val for d in evidence.slices[arm]] for arm in evidence.plan.arms)
@@ -251,7 +245,7 @@ def test_the_trap_is_paired_and_only_asked_of_a_winner(tmp_path: Path) -> None:
 
 
 def test_the_posts_reasons_are_for_its_own_arms(tmp_path: Path, sliced: Path) -> None:
-    """Their numbers are in every study's verdict.json."""
+    """Other arms' numbers are still in verdict.json."""
     run = write_run(tmp_path / "run", arms=("resnet50", "resnext50"), confirmed=False)
     write(run)
     for page in ("report.md", "report.html"):
@@ -264,13 +258,13 @@ def test_the_posts_reasons_are_for_its_own_arms(tmp_path: Path, sliced: Path) ->
         ):
             assert needed in own, needed
             assert needed not in other
-    assert told(run).keys() == told(sliced).keys()
+    assert verdict_json(run).keys() == verdict_json(sliced).keys()
 
 
 def test_whys_costs_and_ensembles_give_the_numbers_of_the_records(sliced: Path) -> None:
-    evidence, body = read(sliced), told(sliced)
+    evidence, body = read(sliced), verdict_json(sliced)
     time = body["whys"]["pairs"][0]["epoch_time"]
-    assert body["answer"][0]["delta"] > 0, "every difference is told from the leader"
+    assert body["answer"][0]["delta"] > 0, "every difference is taken from the leader"
     assert (time["slower"], time["ratio"]) == ("resnext8", pytest.approx(1.0))
     assert {(g["arm"], g["kind"]) for g in body["whys"]["gaps"]} == {
         (arm, kind) for arm in evidence.plan.arms for kind in ("confirmed", "random slice")
@@ -287,7 +281,7 @@ def test_whys_costs_and_ensembles_give_the_numbers_of_the_records(sliced: Path) 
     assert single == pytest.approx({arm: evidence.tuned[arm].mean for arm in evidence.plan.arms})
 
 
-def test_a_gap_is_no_proof_of_regularisation_and_says_what_it_is_made_of(sliced: Path) -> None:
+def test_a_gap_proves_no_regularisation_and_lists_its_parts(sliced: Path) -> None:
     runs = pd.DataFrame(
         [("a", "confirmed", 0.95 + x, 0.90) for x in (0, 0.001, 0.002)]
         + [("b", "confirmed", 0.93 + x, 0.91) for x in (0, 0.001, 0.002)],
@@ -328,7 +322,7 @@ def test_a_ratio_agrees_only_when_it_is_known_closely(
 
 def test_three_arms_show_the_leader_against_each_other_arm_and_say_so(tmp_path: Path) -> None:
     three: dict[str, Any] = {"arms": ("a", "b", "c"), "default": (0.9,) * 3, "tuned": (0.90, 0.95, 0.91)}
-    body = told_after(run := write_run(tmp_path / "run", slice_runs=12, **three))
+    body = rewritten(run := write_run(tmp_path / "run", slice_runs=12, **three))
     rule = (
         "Shown: b, the arm with the highest mean, against each other arm; a pair's intervals are at 98.33 %, so that "
         "those of all 3 pairs hold together."
@@ -342,13 +336,13 @@ def test_three_arms_show_the_leader_against_each_other_arm_and_say_so(tmp_path: 
     text = (run / "report.html").read_text()
     assert text.count("Shown: b") == 2
     assert "98.33 % interval" in text[text.index(">Ensembles<") : text.index("What it cost")]
-    every = [(v["first"], v["second"]) for v in body["answer"]]  # what takes a line is told of every pair
+    every = [(v["first"], v["second"]) for v in body["answer"]]  # short facts cover every pair
     assert len(every) == 3
     assert [(p["first"], p["second"]) for p in body["appendix"]["pairs"]] == every
     assert [(v["first"], v["second"]) for v in body["nets"]] == every
     assert {(t["first"], t["second"]) for t in body["what_mattered"]["traps"]} <= set(every)
 
-    open_still = told_after(write_run(tmp_path / "open", confirmed=False, **three))
+    open_still = rewritten(write_run(tmp_path / "open", confirmed=False, **three))
     assert (
         "Shown: a, the arm named first, since none leads yet, against each other arm"
         in open_still["whys"]["told"][0]
@@ -371,7 +365,7 @@ def test_runs_without_probabilities_are_no_ensemble(tmp_path: Path, sliced: Path
     assert f"{name}.npz has no probabilities that can be read" in (run / "report.md").read_text()
 
 
-def test_a_net_in_hand_that_is_the_default_is_told_and_gains_nothing(tmp_path: Path, sliced: Path) -> None:
+def test_a_default_net_in_hand_is_reported_with_no_gain(tmp_path: Path, sliced: Path) -> None:
     assert "of the default setting" not in (sliced / "report.md").read_text()
     run = Path(shutil.copytree(sliced, tmp_path / "run"))
     default = read(run).history.of("resnet8", "baseline")[0].config
@@ -385,7 +379,7 @@ def test_a_net_in_hand_that_is_the_default_is_told_and_gains_nothing(tmp_path: P
         return record
 
     edit(run / "ledger.jsonl", kept)
-    body = told_after(run)
+    body = rewritten(run)
     assert body["default_confirmed"] == ["resnet8"]
     assert list(body["gains"]) == ["resnext8"]
     for page in ("report.html", "report.md"):
@@ -411,9 +405,9 @@ def test_tuning_gains_or_loses_only_what_the_interval_shows(tmp_path: Path, leve
         assert says in (run / page).read_text(), own
 
 
-def test_a_failed_run_is_told_first_and_leaves_no_probabilities(tmp_path: Path, sliced: Path) -> None:
+def test_a_failed_run_is_reported_first_and_leaves_no_probabilities(tmp_path: Path, sliced: Path) -> None:
     run = write_run(tmp_path / "run", failed=1)
-    body = told_after(run)
+    body = rewritten(run)
     assert "1 of 21 resnext8 runs failed." in body["headline"]
     assert body["answer"][0]["p_tie"] is None
     rate = body["failure_rates"]["resnext8"]
@@ -424,15 +418,15 @@ def test_a_failed_run_is_told_first_and_leaves_no_probabilities(tmp_path: Path, 
         assert "better by more than 0.50 pt" not in text
         assert "median" in text
         assert "better by more than 0.50 pt" in (sliced / page).read_text()
-    assert told(sliced)["failure_rates"] == {}
+    assert verdict_json(sliced)["failure_rates"] == {}
 
 
-def test_a_measured_time_that_the_audit_does_not_foretell_is_explained(sliced: Path) -> None:
+def test_a_time_ratio_far_from_the_audits_is_explained(sliced: Path) -> None:
     evidence = read(sliced)
     assert "before the study" not in generalisation._time(evidence, "resnext8", "resnet8", 0.95)[0]
     audits = dict(evidence.plan.audits)
     audits["resnext8"] = replace(audits["resnext8"], images_per_second=300.0)
-    told = generalisation._time(
+    text = generalisation._time(
         replace(evidence, plan=replace(evidence.plan, audits=audits)), "resnext8", "resnet8", 0.95
     )[0]
-    assert "in training steps alone, would give 3.00" in told
+    assert "in training steps alone, would give 3.00" in text

@@ -1,4 +1,4 @@
-"""Levels over several looks: the figures of METHOD.md 6, and what they promise."""
+"""Levels over several looks: the figures of METHOD.md 6 and their error rates."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from analysis import levels
 from study.protocol.looks import either, second_level
 
 DRAWN = np.random.default_rng(1).standard_normal((200_000, 20))
-"""Of equal arms: every pair's difference in so many studies."""
+"""Every pair's difference in many studies of equal arms."""
 
 
 def _excludes(differences: NDArray[np.float64], level: float) -> NDArray[np.bool_]:
@@ -22,10 +22,11 @@ def _excludes(differences: NDArray[np.float64], level: float) -> NDArray[np.bool
 @pytest.mark.parametrize(("k1", "k2", "rate"), [(3, 8, 0.0280), (1, 4, 0.0270), (1, 2, 0.0294)])
 def test_the_published_rates_of_two_declared_looks(k1: int, k2: int, rate: float) -> None:
     assert levels.even(k1, k2) == pytest.approx(rate, abs=5e-5)
+    assert either(rate, rate, k1, k2) == pytest.approx(0.05, abs=1.5e-4)
     assert levels.forecast(k1, k2, spent=rate, total=0.05) == pytest.approx(rate, abs=2e-4)
 
 
-def test_an_undeclared_second_look_takes_what_a_total_of_six_percent_leaves() -> None:
+def test_an_undeclared_second_look_gets_the_rest_of_six_percent() -> None:
     assert second_level(100, 400, spent=0.05, total=0.06) == pytest.approx(0.0135, abs=3e-4)
     found = levels.of(look=2, first=4, now=16)
     assert found.alpha == second_level(4, 16, spent=0.05, total=0.06) < 0.0135  # t over few pairs
@@ -56,10 +57,11 @@ def test_the_chance_that_either_look_errs_is_that_of_two_correlated_normals() ->
     first, both = z[0], np.sqrt(0.25) * z[0] + np.sqrt(0.75) * z[1]
     wrong = (np.abs(first) > stats.norm.isf(0.025)) | (np.abs(both) > stats.norm.isf(0.0135 / 2))
     assert either(0.05, 0.0135, 1, 4) == pytest.approx(float(wrong.mean()), abs=0.0015)
+    assert either(0.05, 0.0135, 1, 4) == pytest.approx(0.06, abs=1.5e-4)
     assert either(0.05, 0.01, 3, 3) == 0.05
 
 
-def test_a_question_asked_again_takes_half_of_what_the_one_before_took() -> None:
+def test_each_repeat_of_a_question_gets_half_the_previous_level() -> None:
     rates = [levels.of(earlier=j).alpha for j in range(12)]
     assert rates[:3] == [0.05, 0.025, 0.0125]
     assert sum(rates) < 0.10

@@ -1,6 +1,5 @@
 """Accuracy by value of each axis: by hand, by simulation, and in the report."""
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from support.synthetic import RATE, SPACES, plan, write_run
+from support.synthetic import RATE, SPACES, plan, verdict_json, write_run
 
 from analysis.report import marginals
 from analysis.report.build import write
@@ -54,12 +53,12 @@ def test_a_value_has_the_mean_and_t_interval_of_its_trials() -> None:
     assert (y["failed"], y["test"]) == (1, [])
     assert math.isnan(z["val_mean"])
     assert not found.loc[found["arm"] == "b", "isolated"].any()
-    told = " ".join(hyperparameters.section(Context(run=Path(), evidence=study, found=find(study))).text)
-    assert "how the values of aug differ for b (0 random settings, it takes 3 of each of two values)" in told
-    assert "difference beyond chance between the values of aug" in told
+    text = " ".join(hyperparameters.section(Context(run=Path(), evidence=study, found=find(study))).text)
+    assert "how the values of aug differ for b (0 random settings, it takes 3 of each of two values)" in text
+    assert "difference beyond chance between the values of aug" in text
 
 
-def test_numbers_are_told_by_thirds_of_their_searched_range_and_conditional_axes_where_they_are() -> None:
+def test_numbers_are_binned_in_thirds_and_conditional_axes_where_they_exist() -> None:
     own: list[tuple[Config, float | None]] = [
         ({"lr": rate, **({"own": 4} if rate > 0.05 else {})}, 0.5 + rate / 10)
         for rate in (0.002, 0.005, 0.009, 0.02, 0.2, 0.5, 0.999, 1.0)
@@ -82,7 +81,7 @@ def test_the_p_keeps_its_level_and_finds_an_effect() -> None:
         found = 0
         for _ in range(300):
             at = rng.integers(3, size=24)
-            other = rng.integers(4, size=24) * 0.03  # another axis, as it fell
+            other = rng.integers(4, size=24) * 0.03  # another axis, drawn at random
             own: list[tuple[Config, float | None]] = [
                 ({"aug": CHOICE["options"][a]}, float(0.7 + effect * a + o + rng.normal(0, 0.01)))
                 for a, o in zip(at, other, strict=True)
@@ -95,13 +94,15 @@ def test_the_p_keeps_its_level_and_finds_an_effect() -> None:
 def test_the_report_shows_choices_and_own_axes_per_arm(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", slice_runs=24, spaces=SPACES)
     write(run)
-    body = json.loads((run / "verdict.json").read_text())["what_mattered"]
+    body = verdict_json(run)["what_mattered"]
     assert (run / "figures" / "levels.svg").exists()
     text, html = (run / "report.md").read_text(), (run / "report.html").read_text()
     for needed in ("resnext8: cardinality 8", "resnet8: augmentation flip+crop"):
         assert f"| {needed} |" in text
         assert f"<td>{needed}</td>" in html
-    assert "resnet8: learning_rate lowest third" not in text  # a shared number is in the facts only
+    assert (
+        "resnet8: learning_rate lowest third" not in text
+    )  # numeric axes shared by all arms appear in verdict.json only
     rows = {(r["arm"], r["axis"], r["value"]): r for r in body["levels"]}
     assert rows["resnet8", "learning_rate", "middle third"]["trials"] > 0
     for arm in ("resnet8", "resnext8"):
@@ -112,12 +113,12 @@ def test_the_report_shows_choices_and_own_axes_per_arm(tmp_path: Path) -> None:
     assert "observational over the other random axes" in html
 
 
-def test_without_trials_enough_there_is_no_figure_but_a_sentence(tmp_path: Path) -> None:
+def test_too_few_trials_give_a_sentence_instead_of_a_figure(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", slice_runs=3, spaces=SPACES)
     write(run)
     assert not (run / "figures" / "levels.svg").exists()
-    told = (run / "report.md").read_text()
-    assert "how the values of augmentation and cardinality differ for resnext8 (3 random settings" in told
+    text = (run / "report.md").read_text()
+    assert "how the values of augmentation and cardinality differ for resnext8 (3 random settings" in text
 
 
 def test_a_panel_for_every_arm_that_has_an_axis_to_show() -> None:

@@ -1,12 +1,12 @@
-"""The tests that prove the machinery: the protocol's section 5, test by test, under its names and in its order.
+"""Statistical tests of the whole protocol, in METHOD.md's order and under its names.
 
-A first line states the claim, then how closely it is held. Points (pt) are percentage points of accuracy.
+The first line of each test states the claim and its tolerance. Points (pt) are percentage points of accuracy.
 Simulations are seeded. Two arms come from the latent-logit model of ``synthetic.right_wrong``: nets near 93 %
 that disagree on 6.5 % of the images; a "run sd" is distribution-wise, what a run keeps on endless images. A
-study without training is ``test_schedule.play``: the real schedule, on made-up curves and a made-up clock.
+study without training is ``support.schedules.play``: the real schedule on synthetic curves and a simulated clock.
 
-``pytest tests/test_method.py`` repeats a simulation 2000 times, whole verdicts and far misses (COV-2, POW-1, POW-3)
-1000 times, AA-2's studies 40 times. Longer: ``pytest tests/test_method.py --sims 20000``, all of it ten times as
+``pytest tests/analysis/test_method.py`` repeats a simulation 2000 times, whole verdicts and far misses (COV-2, POW-1, POW-3)
+1000 times, AA-2's studies 40 times. With ``--sims 20000`` everything runs ten times as
 often, with the same bounds.
 The same names in other files hold a command (test_compare), the report's curves (test_insights) and a real
 study with Ray (test_study) to the same claims.
@@ -29,7 +29,7 @@ from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 from statsmodels.stats.multitest import multipletests
 from support.schedules import SECONDS, a_plan, accuracy_of, all_trials, diverges, play
 from support.simulate import accuracies, arm, made, nets, pair, recorded, run_accuracies, steps, table
-from support.synthetic import SPACES, plan, right_wrong, write_run
+from support.synthetic import SPACES, plan, right_wrong, verdict_json, write_run
 
 from analysis import answer, levels, power
 from analysis.__main__ import main as analyse
@@ -90,7 +90,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Plan, Ledger]
 
 
 @pytest.mark.slow
-def test_aa_1_same_arm_is_told_apart_in_5_percent(sims: int) -> None:
+def test_aa_1_the_same_arm_differs_in_5_percent(sims: int) -> None:
     """AA-1: same arm, k seeds, crossed: the interval excludes 0 in 5 % +- 2."""
     rng = np.random.default_rng(3)
     apart = 0
@@ -102,11 +102,11 @@ def test_aa_1_same_arm_is_told_apart_in_5_percent(sims: int) -> None:
 
 
 @pytest.mark.slow
-def test_aa_2_one_arm_under_two_names_is_named_no_more_often_than_stated(sims: int) -> None:
+def test_aa_2_one_arm_under_two_names_keeps_the_stated_error_rate(sims: int) -> None:
     """AA-2: the whole pipeline on recorded curves, one architecture under two names, at 50 full runs per arm: the headline
-    names one of them in at most 5 % (to within what so few studies can tell), the nets in hand far more often.
+    names one of them in at most 5 % (to within the simulation's error), the nets in hand far more often.
 
-    Made-up tables stand in where the curves are absent. All families, budgets and figures: ``python -m tests.bench.aa``.
+    Synthetic tables stand in where the curves are absent. All families, budgets and figures: ``python -m tests.bench.aa``.
     """
     named = nets = studies = 0
     for name, family in bench.families().items():
@@ -115,20 +115,18 @@ def test_aa_2_one_arm_under_two_names_is_named_no_more_often_than_stated(sims: i
         for seed in bench.seeds(name, 50, math.ceil(sims / 200)):
             study = bench.play(family, budget=50, seed=seed)
             assert len(study.finds[0]) == len(study.finds[1]) == 4
-            said = bench.say(study, family)
+            said = bench.both_rules(study, family)
             named += said.claims and (said.new[1] > 0 or said.new[2] < 0)
             nets += said.old[1] > 0 or said.old[2] < 0
             studies += 1
     assert named <= bench.allowed(studies)
-    # Two searches find unequal settings, and Q2 rightly says so: as a headline it would call one arm the better one.
+    # Two searches find unequal settings, and Q2 rightly says so; as a headline it would name a better arm.
     assert nets > bench.allowed(studies)
 
 
 @pytest.mark.parametrize("pairs", [3, 4, 8])
 @pytest.mark.parametrize("luck", [0.0, 0.004, 0.02])
-def test_aa_2_few_pairs_and_few_images_tell_one_arm_apart_no_more_often_than_stated(
-    pairs: int, luck: float, sims: int
-) -> None:
+def test_aa_2_few_pairs_and_few_images_keep_the_stated_error_rate(pairs: int, luck: float, sims: int) -> None:
     """AA-2, of the interval alone where accuracies come in steps: 360 images, two runs of each find; 0 is left out in at
     most 5 %, also where pairs tie."""
     rng, apart = np.random.default_rng(pairs), 0
@@ -146,11 +144,9 @@ def test_aa_2_few_pairs_and_few_images_tell_one_arm_apart_no_more_often_than_sta
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [(3, 6), (4, 8), (4, 16)])
 @pytest.mark.parametrize("looks", [1, 2])
-def test_look_1_any_wrong_word_over_both_looks_stays_in_its_total(
-    first: int, second: int, looks: int, sims: int
-) -> None:
-    """LOOK-1: an arm is named at either look though there is none ahead: in 5 % of studies whose second look was declared,
-    in 6 % of others (to within the simulation's error). Only what is open is looked at again."""
+def test_look_1_two_looks_keep_their_total_error_rate(first: int, second: int, looks: int, sims: int) -> None:
+    """LOOK-1: equal arms, and one is named at either look: in 5 % of studies with a declared second look,
+    in 6 % of others (to within the simulation's error). Only open studies get a second look."""
     rng, wrong = np.random.default_rng(first), 0
     repeats = round(1.25 * sims)
     for _ in range(repeats):
@@ -168,7 +164,7 @@ def test_look_1_any_wrong_word_over_both_looks_stays_in_its_total(
 @pytest.mark.parametrize(
     ("run_sd", "low", "high"), [(0.0, 0.03, 0.08), (0.001, 0.06, 0.15), (0.003, 0.32, 0.44)]
 )
-def test_aa_3_single_nets_of_one_arm_are_told_apart_too_often(
+def test_aa_3_single_nets_of_one_arm_differ_too_often(
     run_sd: float, low: float, high: float, sims: int
 ) -> None:
     """AA-3: McNemar on two nets of one arm exceeds 5 % once runs differ by more than the images' luck.
@@ -185,9 +181,9 @@ def test_aa_3_single_nets_of_one_arm_are_told_apart_too_often(
 
 
 def test_aa_3_the_report_does_not_sell_two_nets_as_the_answer(reported: Path) -> None:
-    """AA-3, second half: McNemar stands under "Two trained nets only (Q1)"; the nets' verdict is the crossed interval, and
-    the answer the interval over pairs."""
-    body = json.loads((reported / "verdict.json").read_text())
+    """AA-3, second half: McNemar appears under "Two trained nets only (Q1)"; the nets' verdict is the crossed interval,
+    and the answer is the interval over pairs."""
+    body = verdict_json(reported)
     (stored,), (said,), evidence = body["nets"], body["answer"], read(reported)
     whole = crossed(*(evidence.tuned[stored[side]].correct for side in ("first", "second")))
     assert (stored["low"], stored["high"]) == pytest.approx((whole.low, whole.high))
@@ -205,7 +201,7 @@ def test_aa_3_the_report_does_not_sell_two_nets_as_the_answer(reported: Path) ->
 @pytest.mark.parametrize("run_sd", [0.0, 0.001, 0.003])
 def test_cov_1_crossed_interval_covers(runs: int, run_sd: float, sims: int) -> None:
     """COV-1: crossed coverage of new runs and new images >= .93 at k = 3, 5, 10 and run sd 0, .1, .3 pt; and not
-    above .985, which would be bought with power."""
+    above .985, which would cost power."""
     rng = np.random.default_rng(runs)
     covered = 0
     for _ in range(sims):
@@ -265,7 +261,7 @@ def test_cov_3_band_covers_the_whole_median_curve(trials: int, sims: int) -> Non
 
 
 def test_cov_3_holds_with_ties_and_says_where_it_knows_nothing() -> None:
-    """COV-3: the upper end is trivial from n = 3 at N = 20 trials (section 1), and the table says so."""
+    """COV-3: the upper end is trivial from n = 3 at N = 20 trials, and the table marks it."""
     rng = np.random.default_rng(4)
     median, low, high = median_band(np.round(accuracies(rng, 20), 1))
     assert (low <= median).all()
@@ -305,7 +301,7 @@ def test_cov_5_test_of_the_chosen_trial_is_unbiased_on_a_recorded_table(
     source: str, draws: int, sims: int
 ) -> None:
     """COV-5: the expected TEST score of the validation-chosen trial, from 12 rows, is unbiased for the whole table
-    (to within 3.5 standard errors of the simulation; a made-up table stands in where none is recorded)."""
+    (to within 3.5 standard errors of the simulation; a synthetic table stands in where none is recorded)."""
     val, test = recorded() if source == "recorded" else made()
     truth = evp_selected(val, test, draws)  # over every slice of the table; see the subsets of REF-1
     rng = np.random.default_rng(5)
@@ -333,7 +329,7 @@ def words(*, runs: int, images: int, rope: float, gap: float, sims: int) -> list
 
 
 @pytest.mark.slow
-def test_pow_1_a_gap_of_one_point_is_seen(sims: int) -> None:
+def test_pow_1_a_gap_of_one_point_is_detected(sims: int) -> None:
     """POW-1: gap 1 pt, k = 5: "A better" or "A better, size unclear" in >= 95 %."""
     found = words(runs=5, images=10_000, rope=ROPE, gap=0.01, sims=sims // 2)
     assert sum(w.startswith("better") and w.endswith(": a") for w in found) / len(found) >= 0.95
@@ -346,7 +342,7 @@ LUCKS = [
 
 
 def seen_over(luck: Luck, pairs: int, gap: float, sims: int) -> list[tuple[float, float]]:
-    """Intervals of studies with this luck: what the images add by chance is part of a pair's sd."""
+    """Intervals of studies with this luck; a pair's sd includes the noise of its images."""
     rng, each = np.random.default_rng(pairs), 0.05
     search = math.sqrt(luck.sd**2 - each**2 / luck.images)
     found = []
@@ -365,10 +361,10 @@ def seen_over(luck: Luck, pairs: int, gap: float, sims: int) -> list[tuple[float
 @pytest.mark.slow
 @pytest.mark.parametrize("luck", LUCKS)
 @pytest.mark.parametrize(("pairs", "tolerance"), [(3, 0.06), (4, 0.06), (8, 0.05), (20, 0.05)])
-def test_pow_2_the_smallest_gap_and_tie_are_seen_in_four_of_five_studies(
+def test_pow_2_the_smallest_gap_and_tie_have_80_percent_power(
     luck: Luck, pairs: int, tolerance: float, sims: int
 ) -> None:
-    """POW-2: with the planner's pairs its smallest gap is seen with the promised power, 80 % +- 5, and so is a tie from its
+    """POW-2: the planner's pairs detect its smallest gap with the promised power, 80 % +- 5, and a tie from its
     smallest margin on (at least: with 3 and 4 pairs t's tails make a little more of it)."""
     gap = half_width(luck, pairs, 0.05, power=power.GOAL["gap"])
     seen = np.mean([low > 0 for low, _ in seen_over(luck, pairs, gap, sims // 4)])
@@ -408,7 +404,7 @@ def test_pow_3_ties_are_proved_as_often_as_stated(
 ) -> None:
     """POW-3: tie rate at gap 0 as in section 3 (2.3): 66, 24, 0, 0, 55 %; a wrong winner in 4 % (AA-1's 7 % at most).
 
-    Section 3 leaves its simulator's run sd open, and the rate at k = 3 hinges on it: here 40, 36 and 28 % at a run
+    The rate at k = 3 depends on the run sd, which the protocol leaves open: 40, 36 and 28 % at a run
     sd of 0, .05 and .1 pt. Hence a wider tolerance there, and at 2000 images (46 % here).
     """
     found = words(runs=runs, images=images, rope=rope, gap=0, sims=sims // 2)
@@ -439,7 +435,7 @@ def test_sel_1_a_fresh_run_is_unbiased_and_the_tuning_value_is_not(sims: int) ->
 
 @pytest.mark.slow
 def test_sel_1_confirmation_is_fresh_and_the_search_is_not(played: list[tuple[Plan, Ledger]]) -> None:
-    """SEL-1, of the schedule itself: its confirmation runs are unbiased for the setting that it chose (to within 3
+    """SEL-1, for the schedule itself: confirmation runs are unbiased for the chosen setting (to within 3
     standard errors), its best full-length search score is too high."""
     gaps: dict[str, list[float]] = {"search": [], "confirm": []}
     for question, ledger in played:
@@ -461,14 +457,14 @@ def test_sel_1_confirmation_is_fresh_and_the_search_is_not(played: list[tuple[Pl
 
 
 def expected(trial: Trial, question: Plan) -> float:
-    """What ``accuracy_of`` gives a full-length trial of this setting on average over seeds."""
+    """The mean of ``accuracy_of`` over seeds for a full-length trial of this setting."""
     seeds = np.random.default_rng(0).integers(2**62, size=50)
     values = [accuracy_of(dataclasses.replace(trial, seed=int(s)), question.epochs) for s in seeds]
     return float(np.mean(values))
 
 
 def test_sel_1_the_best_validation_score_is_optimistic_and_the_selected_test_is_not() -> None:
-    """SEL-1, of the curves: the gap between the best validation score and its test score grows with the trials."""
+    """SEL-1, for the curves: the gap between the best validation score and its test score grows with the trials."""
     val, test = made()
     optimistic = [expected_best(val, n) - evp_selected(val, test, n) for n in (1, 8, 64)]
     assert abs(optimistic[0]) < 0.001
@@ -507,7 +503,7 @@ def test_sel_3_the_test_file_is_not_opened_before_the_manifest_exists(tmp_path: 
 
     prepared = prepare("digits", seed=0, root=tmp_path)
     prepared.seal(sealed)
-    sys.addaudithook(watch)  # it stays for good, but this file's name is its own
+    sys.addaudithook(watch)  # hooks cannot be removed; this one only reacts to this file
     ledger = play(a_plan(minutes=12), tmp_path / "ledger.jsonl")
     (frozen,) = ledger.manifests
     changed = dataclasses.replace(frozen, sha256="0" * 64)
@@ -621,7 +617,7 @@ def test_ref_1_crossed_agrees_with_the_formula_written_out() -> None:
 
 
 def test_ref_1_v_is_unbiased_for_the_run_variance() -> None:
-    """REF-1: v estimates the distribution-wise variance of a run without bias (+- 15 %)."""
+    """REF-1: v is an unbiased estimate of a run's distribution-wise variance (+- 15 %)."""
     rng = np.random.default_rng(6)
     found = [
         noise(right_wrong(rng, runs=(5,), accuracies=(0.93,), images=10_000, run_sd=0.003)[0]).run
@@ -722,7 +718,7 @@ def test_inv_1_swapping_the_arms_negates_everything() -> None:
 
 
 def test_inv_1_swapping_the_nets_negates_everything() -> None:
-    """INV-1, of two nets."""
+    """INV-1, for two nets."""
     one, other = paired(*nets(30, 11, 400)), paired(*nets(11, 30, 400))
     assert (other.n10, other.n01, other.delta) == (one.n01, one.n10, -one.delta)
     assert (other.low, other.high) == (-one.high, -one.low)
@@ -730,7 +726,7 @@ def test_inv_1_swapping_the_nets_negates_everything() -> None:
 
 
 def test_inv_1_swapping_the_arms_mirrors_the_chance() -> None:
-    """INV-1, of P(A > B): mirrored about one half."""
+    """INV-1, for P(A > B): mirrored about one half."""
     for first, second in (
         (run_accuracies(1, 5, 0.002), run_accuracies(2, 8)),
         (run_accuracies(1, 5, 1.0), run_accuracies(2, 4)),
@@ -752,14 +748,14 @@ def test_inv_2_the_order_of_images_and_runs_does_not_matter() -> None:
 
 
 def test_inv_2_the_order_of_images_does_not_matter() -> None:
-    """INV-2, of two nets."""
+    """INV-2, for two nets."""
     first, second = nets(30, 11, 400)
     order = np.random.default_rng(0).permutation(400)
     assert paired(first[order], second[order]) == paired(first, second)
 
 
 def test_inv_2_the_order_of_runs_does_not_matter() -> None:
-    """INV-2, of P(A > B)."""
+    """INV-2, for P(A > B)."""
     first, second = run_accuracies(1, 6), run_accuracies(2, 6)
     one, other = superiority(first[::-1], np.roll(second, 2)), superiority(first, second)
     assert (one.probability, one.low, one.high) == pytest.approx((other.probability, other.low, other.high))
@@ -797,7 +793,7 @@ def test_inv_3_every_image_discordant_is_no_crash() -> None:
 
 
 def test_inv_3_equal_runs_are_an_even_chance_of_open_width() -> None:
-    """INV-3, of P(A > B)."""
+    """INV-3, for P(A > B)."""
     for first in (np.full(5, 0.93), run_accuracies(1)):
         found = superiority(first, first.copy())
         assert found.probability == 0.5
@@ -819,13 +815,13 @@ def test_inv_4_one_run_is_refused() -> None:
 
 
 def test_inv_4_one_run_has_no_chance_of_winning() -> None:
-    """INV-4, of P(A > B)."""
+    """INV-4, for P(A > B)."""
     with pytest.raises(Refused, match="at least two"):
         superiority(run_accuracies(1, 1), run_accuracies(2))
 
 
 def test_inv_5_a_diverged_run_stays_in() -> None:
-    """INV-5: a run that fell to 10 % stays in, whatever it does to the verdict."""
+    """INV-5: a run that fell to 10 % stays in, whatever its effect on the verdict."""
     a, b = pair(10, gap=0.01)
     guess = np.arange(10_000) % 10 == 0
     broken = np.vstack([a[:4], guess])
@@ -837,7 +833,7 @@ def test_inv_5_a_diverged_run_stays_in() -> None:
 
 
 def test_inv_5_a_failed_confirmation_run_counts_as_guessing(tmp_path: Path) -> None:
-    """INV-5, of a whole study: a diverged run is a row of guesses, and the report says so."""
+    """INV-5, for a whole study: a diverged run counts as guessing, and the report says so."""
     run = write_run(tmp_path / "run", failed=1, runs=4)
     evidence = read(run)
     with np.load(run / "predictions" / "arm0-confirm-0.npz") as arrays:
@@ -936,9 +932,9 @@ def test_edge_1_a_winner_on_the_edge_is_flagged_with_the_command_that_widens_it(
     assert [(arm, axis) for arm, axis, _ in health.edges(at_the_top)] == [
         (arm, "learning_rate") for arm in high
     ]
-    told = health.warnings(at_the_top)
-    assert any("edge of what was searched (0.001 to 0.02)" in line for line in told)
-    assert any(line.endswith("--epochs 9 --widen learning_rate") for line in told)
+    found = health.warnings(at_the_top)
+    assert any("edge of what was searched (0.001 to 0.02)" in line for line in found)
+    assert any(line.endswith("--epochs 9 --widen learning_rate") for line in found)
     given = dataclasses.replace(
         at_the_top.plan, command="python study/run.py --epochs 9 --widen depth --seed 1"
     )
@@ -948,7 +944,7 @@ def test_edge_1_a_winner_on_the_edge_is_flagged_with_the_command_that_widens_it(
 
 
 def test_edge_1_a_winner_inside_is_not_flagged(reported: Path) -> None:
-    """EDGE-1: and only there: the outer twentieth on the scale that was searched; 0 is no edge."""
+    """EDGE-1: only the outer twentieth on the searched scale counts; 0 is no edge."""
     evidence = read(reported)
     assert evidence.plan == plan()
     assert [line for line in health.warnings(evidence) if "edge" in line] == []
@@ -958,16 +954,16 @@ def test_edge_1_a_winner_inside_is_not_flagged(reported: Path) -> None:
 
 
 def test_hon_1_wording_claims_no_more_than_it_knows() -> None:
-    """HON-1: no "significant", no "no difference"; the scope and the confidence are always said."""
+    """HON-1: no "significant", no "no difference"; scope and confidence are always stated."""
     verdicts: list[Verdict] = []
     for seed, gap, runs in itertools.product(range(3), (0.0, 0.003, 0.02), (3, 5)):
         a, b = pair(seed, runs=runs, gap=gap)
         verdicts.append(judge(arm("a", a), arm("b", b), rope=ROPE))
     assert {v.word.split(",")[0] for v in verdicts} == {"better", "practical tie", "inconclusive"}
     for v in verdicts:
-        told = f"{v.sentence} {of_nets(v)} {v.advice} {v.scope}".lower()
-        assert "signific" not in told
-        assert "no difference" not in told
+        words = f"{v.sentence} {of_nets(v)} {v.advice} {v.scope}".lower()
+        assert "signific" not in words
+        assert "no difference" not in words
         assert "no answer for the architectures" in v.scope
         assert "95 %" in v.sentence
 
@@ -980,8 +976,8 @@ def test_hon_1_the_permutation_test_never_speaks_at_three_runs() -> None:
 def test_hon_1_the_report_claims_no_more_than_it_knows(
     reported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """HON-1, of the report and of what the terminal shows: the same words, the scope beside the verdict, the floor of
-    the permutation p, no tuning score in a comparison. With a random slice too, of which most sections speak."""
+    """HON-1, for report and terminal: the same words, the scope beside the verdict, the floor of
+    the permutation p, no tuning score in a comparison. Also with a random slice, which most sections use."""
     sliced = write_run(
         tmp_path / "sliced", runs=3, tuned=(0.92, 0.92), images=360, slice_runs=12, spaces=SPACES
     )
@@ -990,8 +986,8 @@ def test_hon_1_the_report_claims_no_more_than_it_knows(
         shown = capsys.readouterr().out
         assert status_of(["status", str(run)]) == 0
         texts = [(run / name).read_text() for name in ("report.html", "report.md", "verdict.json")]
-        for told in (*texts, shown, capsys.readouterr().out):
-            text = " ".join(told.lower().split())
+        for shown_text in (*texts, shown, capsys.readouterr().out):
+            text = " ".join(shown_text.lower().split())
             assert not re.search("signific|no difference|surely", text)
             assert "holds for new searches of the same share" in text
         scope, *_, headline, path = shown.splitlines()

@@ -1,4 +1,4 @@
-"""The planner's sentences and limits, in pairs of searches and budget. What it promises is kept: test_method.py."""
+"""The planner's sentences and limits, in pairs of searches and budget. Its promised power: test_method.py."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def test_the_budget_for_pairs_is_the_smallest_that_has_them(pairs: int) -> None:
     assert replace(question, budget=less).pairs < pairs
 
 
-def test_before_a_study_everything_is_a_range_and_after_it_what_was_measured() -> None:
+def test_estimates_are_ranges_before_a_study_and_measured_after_it() -> None:
     question = with_pairs(4)
     before, after = power.promise(question), power.promise(question, measured=MEASURED, pairs=4)
     low, high = (half_width(luck, 4, 0.05, power=POWER) for luck in power.assumed(question))
@@ -44,11 +44,11 @@ def test_before_a_study_everything_is_a_range_and_after_it_what_was_measured() -
 def test_one_search_per_arm_promises_nothing_about_architectures() -> None:
     question = replace(plan(), budget=Budget(seconds=0.5 * with_pairs(3).budget.seconds, resource="cpu"))
     assert question.pairs == 1
-    told = power.promise(question)
-    assert "nothing is said about architectures" in told
+    sentence = power.promise(question)
+    assert "nothing is said about architectures" in sentence
     assert (
         f"3 pairs of searches, which say something, are made from --budget {budget_for_pairs(question, 3)}"
-        in told
+        in sentence
     )
 
 
@@ -58,9 +58,9 @@ def test_the_price_names_pairs_and_a_budget_that_has_them() -> None:
     needed = pairs_needed(luck, question.rope, power.rate(question))
     assert needed is not None
     enough = min(pairs for pairs in PAIRS if pairs >= needed)
-    told = power.takes_pairs(question, luck, question.rope, power.rate(question), POWER)
+    sentence = power.takes_pairs(question, luck, question.rope, power.rate(question), POWER)
     assert (
-        told
+        sentence
         == f"{enough} pairs of searches, --budget {budget_for_pairs(question, enough)} --epochs {question.epochs}"
     )
     rich = with_pairs(8)
@@ -73,14 +73,14 @@ def test_the_price_names_pairs_and_a_budget_that_has_them() -> None:
     assert "(luck of " in gap
 
 
-def test_where_images_limit_no_pairs_help_and_the_images_that_would_are_told() -> None:
+def test_where_images_limit_the_planner_asks_for_images_and_not_pairs() -> None:
     question = with_pairs(4)
     coarse = replace(MEASURED, lasting=0.06)
-    told = power.takes_pairs(question, coarse, 0.005, power.rate(question), POWER)
+    sentence = power.takes_pairs(question, coarse, 0.005, power.rate(question), POWER)
     images = images_needed(coarse, 0.005, 0.05)
     assert images is not None
     assert images > coarse.images
-    assert told.startswith("no number of pairs on these 2000 test images: endless pairs on about ")
+    assert sentence.startswith("no number of pairs on these 2000 test images: endless pairs on about ")
     assert half_width(replace(coarse, images=round(1.3 * images)), 200, 0.05, power=POWER) < 0.005
 
 

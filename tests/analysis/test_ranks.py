@@ -1,4 +1,4 @@
-"""The rank distribution of several arms is what the pigeonhole bootstrap says, and sure only where it may be."""
+"""Rank distributions of several arms follow the pigeonhole bootstrap and are certain only for clear orders."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def arms(*accuracies: float, images: int = 4000, run_sd: float = 0.001) -> list[
     return right_wrong(rng, runs=(5,) * len(accuracies), accuracies=accuracies, images=images, run_sd=run_sd)
 
 
-def test_a_clear_order_is_told_as_one() -> None:
+def test_a_clear_order_is_reported_as_one() -> None:
     shares = rank_shares(arms(0.95, 0.90, 0.85), resamples=400)
     assert shares == pytest.approx(np.eye(3), abs=0.01)
 

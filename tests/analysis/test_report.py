@@ -1,4 +1,4 @@
-"""The report: right words, whole files, same bytes, and a sentence instead of a traceback."""
+"""The report: facts, complete files, same bytes, and one sentence instead of a traceback."""
 
 import dataclasses
 import hashlib
@@ -9,14 +9,16 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from support.edited import append, edit
-from support.synthetic import Diary, plan, write_run
+from support.synthetic import Diary, plan, verdict_json, write_run
 
 from analysis import frames, summary
 from analysis.__main__ import main
@@ -66,7 +68,7 @@ def digests(run: Path) -> dict[str, str]:
     }
 
 
-def test_the_report_is_whole_and_says_the_verdict_first(copied: Path) -> None:
+def test_the_report_is_complete_and_starts_with_the_verdict(copied: Path) -> None:
     report = write(copied)
     assert {p.name for p in copied.iterdir()} >= {"report.html", "report.md", "verdict.json", "figures"}
     assert {p.name for p in (copied / "figures").iterdir()} == {
@@ -74,7 +76,7 @@ def test_the_report_is_whole_and_says_the_verdict_first(copied: Path) -> None:
         for name in ("forest", "curves", "tuning", "costs", "spend")
         for kind in ("svg", "png")
     }
-    body = json.loads((copied / "verdict.json").read_text())
+    body = verdict_json(copied)
     (answer,) = body["answer"]
     assert body["verdict"] == report.answers[0].word == answer["word"]
     assert body["headline"] == report.headline == report.answers[0].sentence
@@ -97,7 +99,7 @@ def test_the_report_is_whole_and_says_the_verdict_first(copied: Path) -> None:
     assert report.headline in (copied / "report.md").read_text()
 
 
-def test_the_packing_and_why_is_told(copied: Path) -> None:
+def test_the_report_explains_the_packing(copied: Path) -> None:
     write(copied)
     for page in ("report.html", "report.md"):
         text = (copied / page).read_text()
@@ -118,7 +120,7 @@ def test_the_same_inputs_give_the_same_bytes(copied: Path, tmp_path: Path) -> No
     assert done.stdout.splitlines()[-1] == str(other / "report.html")
 
 
-def test_the_page_asks_nothing_from_outside_and_closes_its_tags(copied: Path) -> None:
+def test_the_page_loads_nothing_and_closes_its_tags(copied: Path) -> None:
     write(copied)
     text = (copied / "report.html").read_text()
     asked = re.findall(r'(?:src|href|action)="([^"]*)"', text)
@@ -177,7 +179,7 @@ def test_three_arms_are_compared_pair_by_pair(tmp_path: Path) -> None:
     assert report.headline.startswith(
         "Of 3 arms, each tuned with searches of the same share, b has the highest mean"
     )
-    body = json.loads((run / "verdict.json").read_text())
+    body = verdict_json(run)
     assert (len(body["answer"]), body["verdict"]) == (3, None)
     assert all(a["level"] == pytest.approx(1 - 0.05 / 3) for a in body["answer"])
     assert all(a["p"] <= a["holm_p"] <= 3 * a["p"] + 1e-12 for a in body["answer"])
@@ -187,14 +189,14 @@ def test_three_arms_are_compared_pair_by_pair(tmp_path: Path) -> None:
     assert "each by itself: they do not share the intervals" in text
 
 
-def test_an_unfinished_study_says_what_stands(tmp_path: Path) -> None:
+def test_an_unfinished_study_has_a_report_without_an_answer(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", confirmed=False)
     report = write(run)
     assert report.answers == ()
     assert report.headline.startswith("No answer yet: no setting has been frozen")
     text = (run / "report.html").read_text()
     assert "Learning curves" in text
-    assert json.loads((run / "verdict.json").read_text())["verdict"] is None
+    assert verdict_json(run)["verdict"] is None
 
 
 def test_a_study_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
@@ -203,7 +205,7 @@ def test_a_study_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
     assert write(tmp_path / "run").answers == ()
 
 
-def test_scores_that_are_still_to_come_hold_the_verdict_back(copied: Path) -> None:
+def test_missing_scores_withhold_the_verdict(copied: Path) -> None:
     *_, last = read(copied).history.scores.values()
     edit(copied / "ledger.jsonl", lambda record: None if record == last else record)
     report = write(copied)
@@ -211,7 +213,7 @@ def test_scores_that_are_still_to_come_hold_the_verdict_back(copied: Path) -> No
     assert "resnext8: 1 confirmation run not scored" in report.headline
 
 
-def test_one_confirmation_run_of_each_find_still_answers_but_not_for_the_nets(tmp_path: Path) -> None:
+def test_one_confirmation_run_per_find_answers_but_not_for_the_nets(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", runs=1)
     report = write(run)
     assert (len(report.answers), report.nets) == (1, ())
@@ -219,7 +221,7 @@ def test_one_confirmation_run_of_each_find_still_answers_but_not_for_the_nets(tm
     assert "nan" not in (run / "report.html").read_text().lower().replace("finance", "")
 
 
-def test_whatever_comes_from_outside_is_escaped(copied: Path) -> None:
+def test_all_outside_text_is_escaped(copied: Path) -> None:
     body = json.loads((copied / "plan.json").read_text())
     for name in ("command", "code"):
         body[name] += NASTY
@@ -240,7 +242,7 @@ def test_whatever_comes_from_outside_is_escaped(copied: Path) -> None:
 
 
 def nastier(record: Record) -> Record:
-    """The record with markup in every text that a user, an arm or the machine had a hand in."""
+    """The record with markup in every text that comes from a user, an arm or the machine."""
     match record:
         case Trial():
             return dataclasses.replace(record, config={**record.config, NASTY: NASTY})
@@ -261,7 +263,7 @@ def nastier(record: Record) -> Record:
     return record
 
 
-def test_an_interruption_is_told_with_what_it_cost_and_what_was_accepted(tmp_path: Path) -> None:
+def test_an_interruption_is_reported_with_its_cost_and_accepted_changes(tmp_path: Path) -> None:
     diary = Diary(tmp_path / "run", plan())
     with diary.ledger as ledger:
         broke = diary.trial("resnet8", "confirm", state="failed", reason="diverged: loss nan", epochs=2)
@@ -277,14 +279,14 @@ def test_an_interruption_is_told_with_what_it_cost_and_what_was_accepted(tmp_pat
         )
         assert not fell_short(ledger, "open")
     write(tmp_path / "run")
-    body = json.loads((tmp_path / "run" / "verdict.json").read_text())
+    body = verdict_json(tmp_path / "run")
     assert "torch 2.11 -> 2.15" in " ".join(body["warnings"])
     assert "Interruptions cost 8.3 min" in " ".join(body["warnings"])
     assert "no setting has been frozen for confirmation" in (tmp_path / "run" / "report.md").read_text()
     assert "| lost | 500.0 |" in (tmp_path / "run" / "report.md").read_text()
 
 
-def test_health_warnings_name_what_is_wrong(copied: Path) -> None:
+def test_health_warnings_name_each_problem(copied: Path) -> None:
     body = json.loads((copied / "plan.json").read_text())
     body["audits"]["resnext8"]["macs"] *= 2
     (copied / "plan.json").write_text(json.dumps(body))
@@ -293,7 +295,7 @@ def test_health_warnings_name_what_is_wrong(copied: Path) -> None:
     with (copied / "ledger.jsonl").open("a") as file:
         file.write('{"record":"Outc')
     write(copied)
-    told = " ".join(json.loads((copied / "verdict.json").read_text())["warnings"])
+    warnings = " ".join(verdict_json(copied)["warnings"])
     for needed in (
         "torn",
         "another manifest",
@@ -301,14 +303,14 @@ def test_health_warnings_name_what_is_wrong(copied: Path) -> None:
         "over its share",
         "trials failed",
     ):
-        assert needed in told
+        assert needed in warnings
 
 
-def test_ties_that_leave_early_stopping_nothing_to_go_by_are_told(copied: Path) -> None:
+def test_ties_that_disable_early_stopping_are_reported(copied: Path) -> None:
     assert "what ties goes on" not in " ".join(health.warnings(read(copied)))
 
     def level(record: Record) -> Record:
-        """Every first epoch alike, and every trial that ASHA stopped there finished by the budget instead."""
+        """Equal first epochs; trials that ASHA stopped there run until the budget ends."""
         if isinstance(record, Epoch) and "arm0-search" in record.trial and record.epoch == 1:
             return dataclasses.replace(record, val_accuracy=0.5)
         if isinstance(record, Outcome) and "arm0-search" in record.trial and record.reason == "asha: rung":
@@ -316,15 +318,15 @@ def test_ties_that_leave_early_stopping_nothing_to_go_by_are_told(copied: Path) 
         return record
 
     edit(copied / "ledger.jsonl", level)
-    (told,) = (line for line in health.warnings(read(copied)) if "what ties goes on" in line)
-    assert told.startswith("resnet8: ASHA, which means to stop two thirds at each rung, stopped 0 of 18")
-    assert "on 1000 validation images their accuracies took 1 value at" in told
+    (warning,) = (line for line in health.warnings(read(copied)) if "what ties goes on" in line)
+    assert warning.startswith("resnet8: ASHA, which means to stop two thirds at each rung, stopped 0 of 18")
+    assert "on 1000 validation images their accuracies took 1 value at" in warning
 
 
-def test_copies_of_training_images_hold_the_verdict_back_as_far_as_they_reach(
+def test_copies_of_training_images_weaken_the_verdict_by_their_share(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """resnext8 is ahead by some 4 pt: 2 of 2000 copies cannot make that up, 180 can."""
+    """resnext8 leads by about 4 pt: 2 of 2000 copies cannot explain that, 180 can."""
     copied = write_run(tmp_path / "run", tuned=(0.90, 0.94))
     plain = find(read(copied)).answers[0]
     assert plain.ahead == "resnext8"
@@ -334,22 +336,22 @@ def test_copies_of_training_images_hold_the_verdict_back_as_far_as_they_reach(
         (copied / "plan.json").write_text(json.dumps(body))
         assert main([str(copied), "--expect", "resnext8"]) == code
         shown = capsys.readouterr().out
-        told = f"{count} of the 2000 test images ({count / 20:.2f} %) are training images too"
-        assert told in shown
-        verdict = json.loads((copied / "verdict.json").read_text())
-        assert verdict["warnings"][0].startswith(told)
+        sentence = f"{count} of the 2000 test images ({count / 20:.2f} %) are training images too"
+        assert sentence in shown
+        verdict = verdict_json(copied)
+        assert verdict["warnings"][0].startswith(sentence)
         assert verdict["verdict"] == word
         assert (verdict["answer"][0]["p_tie"] is None) == (count == 180)
         assert ("which alone can make up 9.00 pt" in verdict["headline"]) == (count == 180)
         text = (copied / "report.html").read_text()
-        assert told in text[text.index("Before you rely on it") :]
+        assert sentence in text[text.index("Before you rely on it") :]
         assert "Take the copies out" in text or count == 2
 
 
-def test_nets_that_learnt_nothing_get_no_verdict_and_no_recommendation(tmp_path: Path) -> None:
+def test_untrained_nets_get_no_verdict_and_no_recommendation(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", default=(0.3, 0.3), tuned=(0.1, 0.1), images=5000, rope=0.1)
     report = write(run)
-    body = json.loads((run / "verdict.json").read_text())
+    body = verdict_json(run)
     assert body["verdict"] == "open"
     assert "Neither of them is shown to be above guessing the most frequent class" in report.headline
     assert "says nothing of its architecture" in report.answers[0].advice
@@ -370,18 +372,16 @@ def test_an_arm_that_learnt_is_better_than_one_that_did_not(tmp_path: Path) -> N
     run = write_run(tmp_path / "run", tuned=(0.9, 0.1))
     verdict = write(run).answers[0]
     assert (verdict.word, verdict.ahead, verdict.doubt) == ("better", "resnet8", "")
-    assert "resnext8: its confirmation runs" in " ".join(
-        json.loads((run / "verdict.json").read_text())["warnings"]
-    )
+    assert "resnext8: its confirmation runs" in " ".join(verdict_json(run)["warnings"])
 
 
 @pytest.mark.parametrize("missing", ["plan.json", "ledger.jsonl", "predictions/arm0-confirm-1.npz"])
 def test_a_missing_file_is_named(copied: Path, missing: str, capsys: pytest.CaptureFixture[str]) -> None:
     (copied / missing).unlink()
     assert main([str(copied)]) == 2
-    told = capsys.readouterr().err
-    assert missing in told
-    assert told.startswith("error: ")
+    error = capsys.readouterr().err
+    assert missing in error
+    assert error.startswith("error: ")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"text"])
@@ -391,28 +391,24 @@ def test_damaged_predictions_are_named(copied: Path, content: bytes) -> None:
         write(copied)
 
 
-def test_predictions_that_are_pickles_are_not_loaded(copied: Path) -> None:
-    strange = np.array([{"a": 1}], dtype=object)
-    np.savez(copied / "predictions" / "arm0-confirm-1.npz", labels=strange, predictions=strange)
-    with pytest.raises(StudyError, match="cannot be read"):
-        write(copied)
-
-
-def test_predictions_that_contradict_the_ledger_are_refused(copied: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda own: {"labels": own, "predictions": own}, "does not give the accuracy"),
+        (lambda own: {"labels": own[::-1], "predictions": own}, "other labels"),
+        (lambda own: {"labels": own, "predictions": own[:-1]}, "of one length"),
+        (lambda own: {"labels": own, "predictions": own.astype(str)}, "class numbers"),
+        (lambda _: dict.fromkeys(("labels", "predictions"), np.array([{}], dtype=object)), "cannot be read"),
+    ],
+)
+def test_predictions_that_contradict_the_ledger_or_are_pickles_are_refused(
+    copied: Path, change: Callable[[Any], dict[str, Any]], why: str
+) -> None:
     path = copied / "predictions" / "arm0-confirm-1.npz"
     with np.load(path) as arrays:
         labels = arrays["labels"]
-    np.savez(path, labels=labels, predictions=labels)
-    with pytest.raises(StudyError, match="does not give the accuracy"):
-        write(copied)
-    np.savez(path, labels=labels[::-1], predictions=labels)
-    with pytest.raises(StudyError, match="other labels"):
-        write(copied)
-    np.savez(path, labels=labels, predictions=labels[:-1])
-    with pytest.raises(StudyError, match="of one length"):
-        write(copied)
-    np.savez(path, labels=labels, predictions=labels.astype(str))
-    with pytest.raises(StudyError, match="class numbers"):
+    np.savez(path, **change(labels))
+    with pytest.raises(StudyError, match=why):
         write(copied)
 
 
@@ -434,7 +430,7 @@ def test_a_ledger_changed_by_hand_is_refused(copied: Path, capsys: pytest.Captur
 def test_a_failed_run_cannot_be_taken_out_of_the_ledger(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without it the answer would be another."""
+    """Removing it would change the answer."""
     run = write_run(tmp_path / "run", failed=1)
     lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
     own = [i for i, line in enumerate(lines) if '"arm1-confirm-20"' in line and "TestOpened" not in line]
@@ -457,19 +453,19 @@ def test_scores_of_unknown_trials_are_refused(copied: Path) -> None:
         write(copied)
 
 
-def test_the_command_says_the_scope_and_ends_with_the_verdict_and_the_path(
-    copied: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_prints_scope_verdict_and_path(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(copied)]) == 0
     scope, *between, sentence, path = capsys.readouterr().out.splitlines()
-    body = json.loads((copied / "verdict.json").read_text())
+    body = verdict_json(copied)
     assert (scope, sentence) == (body["scope"], body["headline"])
     nets = [v["sentence"] for v in body["nets"] if v["sentence"] not in body["headline"]]
     assert between == [*nets, *(a["advice"] for a in body["answer"] if a["advice"])]
     assert path == str(copied / "report.html")
 
 
-def test_the_command_refuses_what_is_no_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_refuses_a_folder_without_a_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "is no folder" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
@@ -477,7 +473,7 @@ def test_the_command_refuses_what_is_no_study(tmp_path: Path, capsys: pytest.Cap
     assert stopped.value.code == 2
 
 
-def test_a_folder_that_cannot_be_written_is_said(copied: Path) -> None:
+def test_an_unwritable_folder_is_reported(copied: Path) -> None:
     (copied / "figures").write_text("in the way")
     with pytest.raises(StudyError, match="cannot be written"):
         write(copied)
@@ -498,8 +494,8 @@ def test_activities_add_up_to_the_spend_per_arm_and_phase(copied: Path) -> None:
     assert "| confirm: evaluation |" in text
 
 
-def test_both_tables_of_what_it_cost_agree_after_an_interruption(tmp_path: Path) -> None:
-    """As the runner books it: starting again is over when the trial tells where it goes on, and told with its next epoch."""
+def test_both_cost_tables_agree_after_an_interruption(tmp_path: Path) -> None:
+    """As the runner books it: a restart ends when the trial reports its position, and is recorded with its next epoch."""
     question = plan(("a", "b"))
 
     def epoch(number: int, cost: float, startup: float) -> Epoch:
@@ -526,7 +522,7 @@ def test_both_tables_of_what_it_cost_agree_after_an_interruption(tmp_path: Path)
     assert (by_activity["start-up"], by_activity["lost"]) == (2.0, 7.0)
 
 
-def test_what_a_trial_holds_after_its_last_report_is_draining(tmp_path: Path) -> None:
+def test_time_after_a_trials_last_report_counts_as_draining(tmp_path: Path) -> None:
     question = plan(("a", "b"))
     with Ledger(tmp_path / "ledger.jsonl") as ledger:
         trial = Trial(
@@ -595,7 +591,7 @@ def test_the_manifest_of_the_made_up_study_is_its_own(finished: Path) -> None:
 
 
 def slowed(run: Path, prefix: str, factor: float) -> None:
-    """Make the epochs of the trials whose name begins so take that much longer."""
+    """Slow down the epochs of all trials with this name prefix."""
 
     def slower(record: Record) -> Record:
         if isinstance(record, Epoch) and record.trial.startswith(prefix):
@@ -612,13 +608,13 @@ def test_a_full_run_costs_its_epochs_and_one_slow_run_does_not_count(copied: Pat
     assert min(held) > 9 * 9.5
     assert evidence.default["resnet8"].full_run == evidence.tuned["resnet8"].full_run == 9 * 9.5
     write(copied)
-    assert "rough" not in " ".join(json.loads((copied / "verdict.json").read_text())["warnings"])
+    assert "rough" not in " ".join(verdict_json(copied)["warnings"])
 
 
-def test_one_setting_at_two_prices_is_told(copied: Path) -> None:
+def test_one_setting_at_two_prices_causes_a_warning(copied: Path) -> None:
     slowed(copied, "arm1-confirm", 2)
     write(copied)
-    told = [w for w in json.loads((copied / "verdict.json").read_text())["warnings"] if "rough" in w]
-    (warning,) = told
+    rough = [w for w in verdict_json(copied)["warnings"] if "rough" in w]
+    (warning,) = rough
     assert warning.startswith("resnext8: the epochs of a full run of one setting took 85.5 s in ")
     assert "2.9 min in confirm (medians), 2.0 times as long" in warning

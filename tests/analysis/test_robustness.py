@@ -1,12 +1,11 @@
-"""The searches cut to equal time, epochs and trials: by hand, on a ledger of known trials."""
+"""Searches cut to equal time, epochs and trials: computed by hand on a ledger of known trials."""
 
-import json
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.synthetic import plan, write_run
+from support.synthetic import plan, verdict_json, write_run
 
 from analysis.report.build import write
 from analysis.report.section import Context
@@ -89,7 +88,7 @@ def book() -> Book:
     return made
 
 
-def test_every_currency_cuts_at_what_the_poorer_arm_got(book: Book) -> None:
+def test_every_currency_cuts_at_the_smaller_arms_total(book: Book) -> None:
     # cheap: 6 trials, 18 epochs, 180 s; dear: 2 trials, 6 epochs, 180 s
     time, epochs, trials = robustness.replay(book.evidence(cheap={"lr": 5.0}, dear={"lr": 2}))
     assert [e.currency for e in (time, epochs, trials)] == ["resource-time", "epochs", "trials"]
@@ -106,8 +105,8 @@ def test_the_last_trial_is_cut_at_an_epoch(book: Book) -> None:
     book.trial("dear", "search", 7.0, val=0.95, epochs=1, seconds=30.0)  # 7 epochs, 210 s, 3 trials
     _, epochs, trials = robustness.replay(book.evidence(cheap={"lr": 3.0}, dear={"lr": 2}))
     cheap = epochs.found[0]
-    assert cheap.used == 7  # lr 3 got one epoch
-    assert cheap.standing == "still found"  # of a search of its own, against fewer
+    assert cheap.used == 7  # lr 3 trained one epoch
+    assert cheap.standing == "still found"  # alone in its search, against fewer
     assert trials.found[0].setting == {"lr": 3.0}
 
 
@@ -115,7 +114,7 @@ def test_time_counts_failed_trials_and_stops_within_an_epoch(book: Book) -> None
     book.trial("dear", "search", 7.0, val=0.3, epochs=1, seconds=25.0, state="diverged: loss nan")
     time, _, trials = robustness.replay(book.evidence(cheap={"lr": 5.0}, dear={"lr": 2}))
     assert [(f.used, f.of) for f in time.found] == [(180, 180), (180, 205)]
-    assert time.found[1].setting == {"lr": 2}  # 5 s are left, too little for an epoch of the failed one
+    assert time.found[1].setting == {"lr": 2}  # 5 s remain, too little for an epoch of the failed trial
     assert [f.used for f in trials.found] == [3, 3]
     assert trials.found[1].setting == {"lr": 2}  # a failed trial is no find
 
@@ -129,7 +128,7 @@ def test_the_test_accuracy_is_of_the_setting_found(book: Book) -> None:
     book.history.add(Scored(trial=net, test_accuracy=0.83))
     time, epochs, _ = robustness.replay(book.evidence(cheap={"lr": 5.0}, dear={"lr": 2}))
     assert (time.found[0].test, time.found[0].nets) == (0.91, 1)
-    assert (epochs.found[0].test, epochs.found[0].nets) == (0.83, 1)  # lr 2 is what it would have found
+    assert (epochs.found[0].test, epochs.found[0].nets) == (0.83, 1)  # it would have found lr 2
     assert (epochs.found[1].test, epochs.found[1].nets) == (None, 0)
 
 
@@ -155,7 +154,7 @@ def test_the_report_says_which_candidates_stand_and_compares_no_validation(
         level = (0.9,) * len(arms)
         run = write_run(tmp_path / name, arms=arms, default=level, tuned=level)
         write(run)
-        body = json.loads((run / "verdict.json").read_text())["what_changes_the_answer"]
+        body = verdict_json(run)["what_changes_the_answer"]
         assert [[f["arm"] for f in e["found"]] for e in body["currencies"]] == [list(arms)] * 3
         assert "val" not in body["currencies"][0]["found"][0]
         page = (run / "report.md").read_text()

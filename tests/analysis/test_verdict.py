@@ -1,4 +1,4 @@
-"""The verdict's words, and what it advises. Its statistical promises: test_method.py."""
+"""The verdict's words and advice. Its statistics: test_method.py."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ ROPE = 0.005
     ],
 )
 def test_the_four_words_in_both_directions(delta: float, half: float, word: str, ahead: str | None) -> None:
-    """Discordant images are laid out so that the interval is delta +- half, up to a percent."""
+    """The discordant images give the interval delta +- half, up to a percent."""
     images = 10_000
     discordant = round(images * ((half / 1.96) ** 2 * images + delta**2))
     wins = round((discordant + delta * images) / 2)
@@ -66,7 +66,7 @@ def test_probabilities_sum_to_one_and_agree_with_the_interval() -> None:
     assert at_low[0] == pytest.approx(0.025)
 
 
-def test_inconclusive_says_what_would_decide() -> None:
+def test_inconclusive_advises_how_to_decide() -> None:
     a, b = pair(12, runs=3, gap=0.002, run_sd=0.003)
     found = judge(arm("a", a), arm("b", b), rope=ROPE)
     assert found.word == "inconclusive"
@@ -80,7 +80,7 @@ def test_inconclusive_says_what_would_decide() -> None:
 
 
 @pytest.mark.slow
-def test_as_many_runs_as_half_width_asks_for_decide_in_four_of_five_studies() -> None:
+def test_the_stated_runs_decide_four_of_five_studies() -> None:
     a, b = pair(16, runs=40, gap=0.01, run_sd=0.005)
     enough = next(k for k in range(2, 40) if half_width(a, b, runs=k, power=0.8) < 0.01)
     seen = 0
@@ -98,7 +98,7 @@ def test_inconclusive_says_when_the_images_are_too_few() -> None:
     assert "no number of runs on this test set would do; with 20 runs per arm, about" in found.advice
 
 
-def test_the_images_that_are_asked_for_decide_in_four_of_five_studies_of_as_many_runs_as_are_named() -> None:
+def test_the_stated_images_decide_four_of_five_studies() -> None:
     gap, (a, b) = 0.02, pair(17, runs=10, gap=0.02, images=300)
     _, images = takes(arm("a", a), arm("b", b), crossed(a, b), gap, 0.8)
     assert images is not None
@@ -110,7 +110,7 @@ def test_the_images_that_are_asked_for_decide_in_four_of_five_studies_of_as_many
     assert short < 0.7
 
 
-def test_more_runs_than_a_study_makes_are_told_with_the_images_that_would_do_instead() -> None:
+def test_too_many_runs_are_replaced_by_images_in_the_advice() -> None:
     a, b = pair(12, runs=3, gap=0.002, run_sd=0.006)
     found = judge(arm("a", a), arm("b", b), rope=ROPE)
     assert found.more_runs is not None
@@ -123,15 +123,15 @@ def test_the_sentence_of_nets_names_no_architecture() -> None:
     for gap in (0.0, 0.006, 0.03):
         a, b = pair(12, runs=4, gap=gap, run_sd=0.0005)
         for rope in (0.003, 0.02):
-            told = of_nets(judge(arm("a", a), arm("b", b), rope=rope))
-            assert "a is better" not in told
-            assert "two nets tuned here" in told
-            assert "95 % interval" in told
-            said.add(told.split(" by ")[0])
+            sentence = of_nets(judge(arm("a", a), arm("b", b), rope=rope))
+            assert "a is better" not in sentence
+            assert "two nets tuned here" in sentence
+            assert "95 % interval" in sentence
+            said.add(sentence.split(" by ")[0])
     assert len(said) >= 3
 
 
-def test_half_width_at_hand_is_the_interval_of_the_verdict() -> None:
+def test_half_width_is_that_of_the_verdicts_interval() -> None:
     a, b = pair(14, run_sd=0.003)
     found = crossed(a, b)
     assert half_width(a, b, runs=5) == pytest.approx(found.high - found.delta, rel=1e-6)
@@ -158,8 +158,8 @@ def test_more_than_two_arms_share_their_95_percent() -> None:
     assert found[0].low < alone.low
 
 
-def test_copies_widen_the_interval_that_the_word_goes_by() -> None:
-    """A lead of 1.76 to 2.53 pt: its size is open from 1.26 pt of copies on, all of it from 1.76 pt on."""
+def test_copies_widen_the_interval_behind_the_verdict() -> None:
+    """A lead of 1.76 to 2.53 pt: 1.26 pt of copies leave its size open, 1.76 pt its direction too."""
     a, b = pair(1, gap=0.02)
     words = []
     for copies in (0, 120, 130, 180):
@@ -170,12 +170,12 @@ def test_copies_widen_the_interval_that_the_word_goes_by() -> None:
     assert words == ["better", "better", "better, size unclear", "inconclusive"]
 
 
-def test_an_arm_that_learnt_nothing_is_told_by_its_own_name_in_every_headline() -> None:
+def test_an_untrained_arm_is_named_in_every_headline() -> None:
     a, b, c = right_wrong(
         np.random.default_rng(1), runs=(5, 5, 5), accuracies=(0.1, 0.1, 0.1), images=2000, run_sd=0.001
     )
     learnt = c.copy()
-    learnt[:, :60] = True  # above guessing, by little
+    learnt[:, :60] = True  # slightly above guessing
     both = judge(arm("a", learnt), arm("b", b), rope=0.1, guessing=0.11)
     assert (both.word, both.ahead) == ("inconclusive", None)
     assert " b is not shown to be above guessing the most frequent class (11.00 %)." in both.sentence

@@ -1,7 +1,7 @@
 """Measurements too long for a test, as commands: ``python -m tests.bench.replay``, ``python -m tests.bench.aa``.
 
-The tests run the same functions at a small size. Like the tests, these modules import one another from
-``tests/``, which pytest puts on the path and a command has to.
+The tests run the same functions at a small size. These modules import one another from
+``tests/``, which pytest adds to the path and a command must add itself.
 """
 
 import sys

@@ -1,30 +1,30 @@
-"""The whole procedure under truths that are known: paired searches, selection, the interval, through the deciding code.
+"""The study's own code under known truths: paired searches, selection and the interval.
 
 Commands:  python -m tests.bench.aa play FILE.jsonl [--families NAME ...] [--budgets 25 50 100] [--studies N]
            python -m tests.bench.aa table FILE.jsonl
            python -m tests.bench.aa looks FILE.jsonl
-Needs:     the recorded curves of ../shared/data/taskset (made-up tables stand in where they are absent).
-Cost:      0.1 to 1.6 s a study, by budget and table, on one core; ``play`` appends and goes on where the file ends.
+Needs:     the recorded curves of ../shared/data/taskset (synthetic tables stand in where they are absent).
+Cost:      0.1 to 1.6 s a study, by budget and table, on one core; ``play`` appends to the file and continues it.
 Expected:  at 50 and 100 full runs per arm the interval over pairs covers in .96 to 1.00, names an arm where there is no
-           difference in 0 to 4 % and the wrong one at half a sd of luck in at most .5 %; the nets in hand cover in .58 to
+           difference in 0 to 4 % and the wrong one at half an sd of luck in at most .5 %; the nets in hand cover in .58 to
            .95 and name one in 5 to 43 %. At 25 the guard claims nothing in 0 to 100 %, by family. Over two looks an arm is
-           named in 1 % where 5 % (declared) and 6 % are allowed: where arms are equal the test images make most of an
+           named in 1 % where 5 % (declared) and 6 % are allowed: between equal arms the test images make most of an
            interval's width. (200 studies of a cell; 100 at 100 full runs.)
 
-``play`` runs whole studies of two arms through the study's own ``Schedule`` in simulated time (see ``worlds``) and writes
-down what every search found, how good that truly is, and how often it was confirmed. ``table`` scores the finds on test
-images drawn anew for each study and judges them with ``analysis.answer`` and, as the old rule, the nets in hand with
-``analysis.verdict``. A gap between the arms is added to the first arm's scores: the searches would have been the same.
+``play`` runs whole studies of two arms through the study's own ``Schedule`` in simulated time (see ``worlds``) and records
+every search's find, its true accuracy and its number of confirmations. ``table`` scores the finds on test
+images drawn anew for each study and judges them with ``analysis.answer``; the old rule judges the nets in hand with
+``analysis.verdict``. A gap between the arms is added to the first arm's scores, which leaves the searches unchanged.
 
-``looks`` puts two studies of one cell together, the second's pairs as the further ones of a second look, and counts any
-arm named over both looks where there is no difference, declared and not.
+``looks`` joins two studies of one cell, with the second's pairs as those of a second look, and counts any
+arm named over both looks without a difference, declared and not.
 
-Families: each recorded table under two names, two pairs of different tables, and made-up landscapes, among them arms of
-unequal cost, few images, and tuning that gains 2, 0 and -0.5 pt. ``luck`` is the sd of what one search finds, over all
+Families: each recorded table under two names, two pairs of different tables, and synthetic landscapes, among them arms of
+unequal cost, few images, and tuning that gains 2, 0 and -0.5 pt. ``luck`` is the sd of a search's find over all
 studies of a cell. The truth of different arms is the mean difference over all studies of their cell. ``--families gain``
-takes nine more: what tuning gains (-0.5, 0, 2 pt) by validation images of a fold (36, 300, 5,000), for how often the net in
-hand is worse than the default. Beside it an imitation of the first version's rule on the same finds: each trained again on
-a split of its own, the best two twice more, the default no candidate.
+adds nine: tuning gains of -0.5, 0 and 2 pt by 36, 300 and 5,000 validation images in a fold, to see how often the net in
+hand is worse than the default. For comparison, an imitation of the first version's rule on the same finds: retrain each on
+its own split and the best two twice more; the default is no candidate.
 """
 # ruff: noqa: T201 - a command speaks to its user
 
@@ -60,12 +60,12 @@ from study.scheduling.schedule import derive_seed
 BUDGETS = (25, 50, 100)
 STATED = 0.05
 GAPS = (0.5, 1.0, 2.0, 4.0)
-"""True gaps that are tried, in sds of the luck."""
+"""True gaps to try, in sds of the luck."""
 ROPE = 0.005
 
 
 def families(data: Path = FOLDER) -> dict[str, Family]:
-    """All of them by name."""
+    """All families by name."""
     tables = load(data)
     easy, even, worse = Landscape(), Landscape(gain=0.0), Landscape(gain=-0.005)
     other = Landscape(best=0.925, at=(0.7, 0.3, 0.6), rough=0.002)
@@ -85,7 +85,7 @@ def families(data: Path = FOLDER) -> dict[str, Family]:
 
 
 def gains() -> dict[str, Family]:
-    """What tuning gains, by validation images."""
+    """Families by tuning gain and number of validation images."""
     found = {}
     for gain, (train, images) in itertools.product(
         (-0.005, 0.0, 0.02), ((180, 36), (1500, 300), (50_000, 5000))
@@ -98,13 +98,13 @@ def gains() -> dict[str, Family]:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What the searches of one study found; accuracies are fractions, without noise."""
+    """The finds of one study's searches; accuracies are noise-free fractions."""
 
     family: str
     budget: float
     seed: int
     finds: tuple[tuple[float, ...], tuple[float, ...]]
-    """Per arm and pair, the true test accuracy of what is confirmed."""
+    """Per arm and pair, the true test accuracy of the confirmed setting."""
     runs: tuple[tuple[int, ...], tuple[int, ...]]
     defaults: tuple[tuple[bool, ...], tuple[bool, ...]]
     """Whether the default is confirmed."""
@@ -115,7 +115,7 @@ class Study:
     """True test accuracy of the default."""
     trials: int
     found: tuple[tuple[float, ...], ...] = ()
-    """Per arm and pair, the true test accuracy of what the search found, the default where that was nothing."""
+    """Per arm and pair, the true test accuracy of the search's find, or of the default without one."""
     val_images: int = 0
 
 
@@ -159,7 +159,7 @@ def _found(plan: Plan, history: History, world: World, arm: str, pair: int) -> f
 
 
 def first_version(study: Study, arm: int, *, run_sd: float = RUN_SD) -> float:
-    """What the first version's selection would have taken of these finds, truly."""
+    """True accuracies of the finds that the first version's rule would select."""
     rng = np.random.default_rng([study.seed, arm, 5])
     finds = np.array(study.found[arm])
 
@@ -177,12 +177,12 @@ def first_version(study: Study, arm: int, *, run_sd: float = RUN_SD) -> float:
 
 
 def seeds(family: str, budget: float, count: int) -> list[int]:
-    """No two studies share a seed, nor do those of another family: their luck would be one."""
+    """Seeds that no two studies of any family share: equal seeds would share their luck."""
     return [derive_seed("aa", family, budget, s) % 2**31 for s in range(count)]
 
 
 def scored(study: Study, images: int, *, run_sd: float = RUN_SD) -> tuple[list[dict[int, Runs]], list[Runs]]:
-    """The confirmation runs of every find on test images of this study's own, and those of the nets in hand."""
+    """Confirmation runs of every find on the study's own test images, and those of the nets in hand."""
     rng = np.random.default_rng(derive_seed(study.seed, "test images"))
     tables: list[Correct] = right_wrong(
         rng,
@@ -200,8 +200,8 @@ def scored(study: Study, images: int, *, run_sd: float = RUN_SD) -> tuple[list[d
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """Old and new interval of one study, first minus second, and whether the guard let through."""
+class Judged:
+    """Old and new interval of one study, first minus second, and whether the guard allows a claim."""
 
     new: tuple[float, float, float]
     old: tuple[float, float, float]
@@ -212,8 +212,8 @@ class Said:
     regret: tuple[float, float]
 
 
-def say(study: Study, family: Family) -> Said:
-    """Through ``analysis.answer`` and ``analysis.verdict``."""
+def both_rules(study: Study, family: Family) -> Judged:
+    """Judge a study by ``analysis.answer`` (new) and ``analysis.verdict`` (old)."""
     arms, held = scored(study, family.test)
     finds = [
         Finds(arm=name, runs=runs, beat=beat)
@@ -225,7 +225,7 @@ def say(study: Study, family: Family) -> Said:
     assert new.low is not None
     assert new.high is not None
     first, second = (np.array(f) for f in study.finds)
-    return Said(
+    return Judged(
         new=(new.delta, new.low, new.high),
         old=(old.delta, old.low, old.high),
         claims=not new.guard,
@@ -237,13 +237,13 @@ def say(study: Study, family: Family) -> Said:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Of one rule in one cell."""
+    """Error rates and power of one rule in one cell."""
 
     coverage: float
     named: float
-    """Any arm named where there is no difference; of different arms, none."""
+    """Rate of naming an arm; an error only between equal arms."""
     wrong: float
-    """The wrong arm named at half a sd of the luck."""
+    """Rate of naming the wrong arm at half an sd of the luck."""
     power: tuple[float, ...]
     half: float
     """Mean half-width."""
@@ -252,12 +252,12 @@ class Rates:
 def rates(intervals: NDArray[np.float64], claims: NDArray[np.bool_], truth: float, luck: float) -> Rates:
     """``intervals`` (studies, 3): difference, low, high at the true difference ``truth``; every gap shifts them.
 
-    A gap in luck's sds is set to be the true one, in both directions: the arms of a cell may differ.
+    Gaps are true differences in sds of the luck, in both directions, since a cell's arms may differ.
     """
     low, high = intervals[:, 1] - truth, intervals[:, 2] - truth
 
     def named(gap: float) -> tuple[float, float]:
-        """How often the better arm and the worse one is named at this true gap, over both directions."""
+        """Rates of naming the better and the worse arm at this true gap, over both directions."""
         right = [((low + gap > 0) & claims).mean(), ((high - gap < 0) & claims).mean()]
         wrong = [((high + gap < 0) & claims).mean(), ((low - gap > 0) & claims).mean()]
         return float(np.mean(right)), float(np.mean(wrong))
@@ -271,16 +271,16 @@ def rates(intervals: NDArray[np.float64], claims: NDArray[np.bool_], truth: floa
     )
 
 
-def told(studies: Sequence[Study], family: Family) -> list[str]:
+def cell_lines(studies: Sequence[Study], family: Family) -> list[str]:
     """Two lines of a cell: the new rule and the old one."""
-    said = [say(study, family) for study in studies]
-    truth = 0.0 if family.same else float(np.mean([s.truth for s in said]))
+    judged = [both_rules(study, family) for study in studies]
+    truth = 0.0 if family.same else float(np.mean([s.truth for s in judged]))
     finds = [np.concatenate([np.array(s.finds[arm]) for s in studies]) for arm in (0, 1)]
     luck = float(np.sqrt(np.mean([f.var(ddof=1) for f in finds])))
     pairs = len(studies[0].finds[0])
-    claims = np.array([s.claims for s in said])
-    new = rates(np.array([s.new for s in said]), claims, truth, luck)
-    old = rates(np.array([s.old for s in said]), np.ones(len(said), dtype=np.bool_), truth, luck)
+    claims = np.array([s.claims for s in judged])
+    new = rates(np.array([s.new for s in judged]), claims, truth, luck)
+    old = rates(np.array([s.old for s in judged]), np.ones(len(judged), dtype=np.bool_), truth, luck)
     tuned = [
         (s.finds[arm][s.hand[arm]], s.default[arm], s.defaults[arm][s.hand[arm]])
         for s in studies
@@ -288,7 +288,7 @@ def told(studies: Sequence[Study], family: Family) -> list[str]:
     ]
     worse = float(np.mean([find < default - 1e-9 for find, default, _ in tuned]))
     by_rope = float(np.mean([find < default - ROPE for find, default, _ in tuned]))
-    regret = float(np.mean([r - h for s in said for r, h in zip(s.regret, s.hand, strict=True)]))
+    regret = float(np.mean([r - h for s in judged for r, h in zip(s.regret, s.hand, strict=True)]))
     head = f"{family.name:26}{studies[0].budget:5.0f}{pairs:3}{len(studies):6}{100 * luck:7.2f}"
     lines = []
     for name, rule, guard in (("pairs", new, 1 - claims.mean()), ("nets (old)", old, 0.0)):
@@ -326,7 +326,7 @@ NOTE = (
 
 
 def read(path: Path) -> list[Study]:
-    """Every whole line."""
+    """Read all complete lines."""
     found = []
     for line in path.read_text().splitlines():
         try:
@@ -340,7 +340,7 @@ def read(path: Path) -> list[Study]:
 
 
 def table(studies: Sequence[Study], known: dict[str, Family]) -> str:
-    """Every cell."""
+    """The lines of every cell."""
     cells: dict[tuple[str, float], list[Study]] = {}
     for study in studies:
         if len(study.finds[0]) >= levels.FEWEST_PAIRS:
@@ -349,12 +349,12 @@ def table(studies: Sequence[Study], known: dict[str, Family]) -> str:
     for name, family in known.items():
         for (cell, _), own in sorted(cells.items()):
             if cell == name:
-                lines += told(own, family)
+                lines += cell_lines(own, family)
     return "\n".join([*lines, NOTE])
 
 
 def together(first: Study, second: Study) -> Study:
-    """One study whose second look has the other's pairs; its hand and guard are of no use here."""
+    """One study whose second look has the other's pairs. Its nets in hand and guard are meaningless."""
     return dataclasses.replace(
         first,
         finds=(first.finds[0] + second.finds[0], first.finds[1] + second.finds[1]),
@@ -363,7 +363,7 @@ def together(first: Study, second: Study) -> Study:
 
 
 def looks(studies: Sequence[Study], known: dict[str, Family]) -> str:
-    """How often an arm is named at either look, without and with the guard, declared and not."""
+    """Rates of naming an arm at either look, without and with the guard, declared and not."""
     lines = [
         f"{'family':26}{'B':>5}{'looks':>7}{'n':>6}{'declared, %':>13}{'not, %':>8}{'guarded:':>10}{'':3}{'declared':>8}{'not':>6}"
     ]
@@ -405,7 +405,7 @@ def _looks_line(name: str, budget: float, pairs: str, wrong: NDArray[np.float64]
 
 
 def allowed(repeats: int) -> int:
-    """The most exclusions of 0 that do not contradict the stated rate: more have a chance below 2 %."""
+    """The most exclusions of 0 compatible with the stated rate: more have a probability below 2 %."""
     return int(stats.binom.ppf(0.98, repeats, STATED))
 
 
@@ -432,7 +432,7 @@ def main(arguments: list[str] | None = None) -> None:
     began, done = time.monotonic(), set[tuple[str, float, int]]()
     if given.file.exists():
         done = {(s.family, s.budget, s.seed) for s in read(given.file)}
-    for chunk in range(0, given.studies, 100):  # every cell a hundred at a time
+    for chunk in range(0, given.studies, 100):  # a hundred studies of every cell in turn
         for budget in given.budgets:
             for name in chosen:
                 for seed in seeds(name, budget, given.studies)[chunk : chunk + 100]:

@@ -1,8 +1,8 @@
-"""One question asked anew with other seeds: how often does the headline name an arm, and how often did the old one?
+"""One question with new seeds: how often does the headline name an arm, and how often did the old one?
 
-Every study is a real one, from the command to its verdict, in a folder of its own, so that none counts another as an
-earlier look at its test images. The old headline is the interval for the two nets in hand, which still stands second in the
-report. What has ended is kept in ``--out``; the same command goes on from there.
+Every study is real, from the command to its verdict, in its own folder, so that none counts another as an
+earlier look at its test images. The old headline is the interval for the two nets in hand, now second in the
+report. ``--out`` keeps finished studies; the same command continues.
 
 Command:   python -m tests.bench.again --out DIR [--studies 12] [--budget 6cpu-minutes] [--data digits]
 Cost:      12 studies of 6cpu-minutes take 40 minutes on two quiet cores.
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def study(out: Path, seed: int, given: argparse.Namespace) -> dict[str, Any] | None:
-    """The verdict of the study with this seed, made if it is not there; None when it could not finish."""
+    """The verdict of the study with this seed, run if absent; None if it could not finish."""
     run = out / f"{given.budget}-seed-{seed}" / "run"
     if not (run / "verdict.json").is_file():
         run.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def study(out: Path, seed: int, given: argparse.Namespace) -> dict[str, Any] | N
 
 
 def named(judged: dict[str, Any]) -> str:
-    """The arm that a verdict is in favour of; empty when it names none."""
+    """The arm that a verdict favours; empty if it names none."""
     return str(judged["ahead"]) if judged["word"].startswith("better") else ""
 
 

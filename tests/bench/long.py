@@ -1,7 +1,7 @@
-"""Long studies: what a study of 100, 1,000 and 10,000 trials costs to resume, to go on with and to report.
+"""Long studies: the cost of resuming, continuing and reporting 100, 1,000 and 10,000 trials.
 
-``python -m tests.bench.long``: each ledger is made up almost to the end of its search (2 arms x 4 searches, ASHA's
-own stops); a ``Schedule`` takes it up and plays the rest in simulated time, timed call by call; then the report is
+``python -m tests.bench.long``: each ledger is generated almost to the end of its search (2 arms x 4 searches, ASHA's
+own stops); a ``Schedule`` plays the rest in simulated time, timed call by call; then the report is
 written. No net is trained. A driver with n trials may take no longer per result than one with few; only TPE's
 proposal looks at all trials of its search.
 """
@@ -52,15 +52,15 @@ from study.scheduling.spaces import describe, random_config, searched
 
 EPOCHS, IMAGES = 50, 500
 SLICE = 25
-"""One trial in so many belongs to the random slice."""
+"""One in this many trials belongs to the random slice."""
 MEMORY = Path("/dev/shm")
-"""Where the made-up studies lie if it is there: a flush to disk costs milliseconds, and the same in every study."""
+"""Folder of the studies, if it exists: a flush to disk would add the same milliseconds to every study."""
 REST = 40
-"""Search trials per arm, about, that are left to the schedule."""
+"""About this many search trials per arm remain for the schedule."""
 
 
 class _Made:
-    """Records of a made-up study up to near the end of its search, and the plan that they fit."""
+    """Records of a generated study up to near the end of its search, and their plan."""
 
     def __init__(self, trials: int) -> None:
         arms = {name: searched(arm.space, (32, 64, 128, 256), ()) for name, arm in ARMS.items()}
@@ -107,7 +107,7 @@ class _Made:
     def _run(
         self, arm: str, phase: Phase, index: int, pair: int, rungs: Rungs | None, *, fold: int = 0
     ) -> float:
-        """One trial from its decision to its end; what it cost."""
+        """Add one trial from its decision to its end. Returns its cost."""
         trial = Trial(
             id=f"{arm}-{phase}-{index:04d}",
             arm=arm,
@@ -148,7 +148,7 @@ def an_epoch(trial: Trial, epoch: int, accuracy: float, cost: float, stop: str) 
 
 
 def make(home: Path, trials: int) -> Plan:
-    """Write plan and ledger of a study that has about ``trials`` trials and is near the end of its search."""
+    """Write plan and ledger of a study with about ``trials`` trials, near the end of its search."""
     made = _Made(trials)
     home.mkdir(parents=True)
     (home / "predictions").mkdir()
@@ -158,7 +158,7 @@ def make(home: Path, trials: int) -> Plan:
 
 
 class Timed(Schedule):
-    """A Schedule that keeps how long each call took, in seconds, by its name and the phase it was about."""
+    """A Schedule that records the seconds of each call by its name and phase."""
 
     def watch(self, view: View) -> None:
         self.took: dict[str, list[float]] = defaultdict(list)
@@ -204,7 +204,7 @@ class Timed(Schedule):
 
 
 def go_on(home: Path, plan: Plan) -> dict[str, Any]:
-    """Resume the study in ``home`` and play it to the end, its test scores included; what that took."""
+    """Resume the study in ``home`` and play it to the end with test scores. Returns the times."""
     now = [0.0]
     began = time.perf_counter()
     with Ledger(RunDir(home).ledger) as ledger:

@@ -1,7 +1,7 @@
-"""How many trials to run side by side on two cores: every way measured in turns, then what the study's probe chooses.
+"""How many trials to run side by side on two cores: every layout in turns, then the choice of the study's probe.
 
-The probe measures in short what this measures at length, within a share of the budget that is given. A way that runs out of
-memory is a row without a speed. The GPU's ways are part of ``python -m tests.bench.gpu``.
+The probe takes the same measures more briefly, within a share of the budget. A layout that runs out of
+memory is a row without a speed. ``python -m tests.bench.gpu`` measures the GPU's layouts.
 
 Command:   python -m tests.bench.packing --json packing.json         (two arms on two cores: 4 minutes)
 """
@@ -38,18 +38,18 @@ CARD = DataCard(
 
 
 METER = Meter()
-"""Of this process."""
+"""Peak memory of this process."""
 
 
 def prepared(arm: str, batch: int, way: packing.Way, graphed: bool) -> bool:
-    """Whether this process could build the arm and train its first steps behind its wall."""
+    """Whether this process can build the arm and train its first steps within its memory limit."""
     METER.begin(None)
     config: Config = {**load(arm).default(), "batch_size": batch}
     return METER.prepare(arm, config, CIFAR, way.machine, True, graphed)
 
 
 def measured_here(arm: str, seconds: float) -> tuple[float, int]:
-    """Images/s and peak bytes of this process while all train; NaN and 0 where memory ended."""
+    """Images/s and peak bytes of this process while all train; NaN and 0 if out of memory."""
     found = METER.speed(arm, seconds)
     return (math.nan, 0) if found is None else (found.images_per_second, found.peak_bytes)
 
@@ -62,7 +62,7 @@ def measured(
     turns: int,
     graphed: Sequence[bool] = (False,),
 ) -> Iterator[dict[str, Any]]:
-    """Every arm, batch and way: images/s of all trials together, and the peak bytes of the largest."""
+    """Every arm, batch and layout: images/s of all trials together, and the peak bytes of the largest."""
     with processes(max(way.trials for way in ways)) as pool:
         for arm, batch, graph in itertools.product(arms, batches, graphed):
             peaks: dict[str, int] = {}
@@ -77,7 +77,7 @@ def measured(
                 side = pool[: way.trials]
                 if not all(at_once(side, prepared, arm, batch, way, graph)):
                     return math.nan
-                speeds = at_once(side, measured_here, arm, seconds)  # all in the same seconds
+                speeds = at_once(side, measured_here, arm, seconds)  # all at the same time
                 peaks[_name(way)] = max(peak for _, peak in speeds)
                 return float(sum(speed for speed, _ in speeds))
 
@@ -97,7 +97,7 @@ def _name(way: packing.Way) -> str:
 
 
 def on_cores() -> list[packing.Way]:
-    """Trials x threads on two cores; the last has more threads than cores, which no study does."""
+    """Trials x threads on two cores; no study uses the last, with more threads than cores."""
     found = []
     for trials, threads in ((2, 1), (1, 1), (1, 2), (2, 2)):
         machine = Machine(
@@ -108,7 +108,7 @@ def on_cores() -> list[packing.Way]:
 
 
 def chosen(arms: Sequence[str], budget: Budget) -> profile.Survey:
-    """What a study of this budget would measure and choose."""
+    """Measures and choice of a study with this budget."""
     with tempfile.TemporaryDirectory() as folder:
         cluster.connect(None, Path(folder) / "ray.log")
         try:
@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def as_table(rows: Sequence[dict[str, Any]]) -> str:
-    """A row for each measure, with its ratio to the first way of the same arm, batch and step."""
+    """A row per measure, with its ratio to the first layout of the same arm, batch and step."""
     usual: dict[tuple[Any, ...], float] = {}
     cells = []
     for row in rows:

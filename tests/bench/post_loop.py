@@ -1,8 +1,8 @@
 """The seed post's own loop, written from its text, to measure against: PIL per image, two workers, plain fp32.
 
-What the text leaves open is ours, and the same for both loops: the net (the arm's), the optimizer (SGD,
-Nesterov momentum 0.9, weight decay), where the images come from (arrays in memory, as torchvision's CIFAR10
-has them), and a device to move things to.
+Where the text is silent both loops use the same: the arm's net, the optimizer (SGD,
+Nesterov momentum 0.9, weight decay), the source of the images (arrays in memory, as torchvision's CIFAR10
+has them), and a device.
 """
 
 from collections.abc import Generator
@@ -68,7 +68,7 @@ def train_model(
     epochs: int = 50,
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
 ) -> Generator[int]:
-    """The post's loop, which yields the images of every step; it had no ``scheduler``."""
+    """The post's loop, yielding the images of every step; ``scheduler`` is our addition."""
     for _epoch in range(epochs):
         running_loss = 0.0
         for _i, data in enumerate(trainloader, 0):

@@ -1,4 +1,4 @@
-"""Quality held: the core learns what the seed post's loop learns, by the same recipe, within seed noise.
+"""Quality: the core reaches the accuracy of the seed post's loop with the same recipe, within seed noise.
 
 Two loops train the same arm on the same real images with the same seeds, batches of the same size, the
 same SGD, the same learning-rate schedule and the post's augmentation, and are scored on the same held-out
@@ -35,7 +35,7 @@ from study.training.loop import build, fit
 from study.training.optimizers import learning_rate
 
 VAL_IMAGES = 0.2
-"""Part of the images that is held out; a seed changes which."""
+"""Held-out part of the images; each seed holds out other ones."""
 
 
 def config(arm: str, batch: int, lr: float) -> Config:
@@ -55,7 +55,7 @@ def core(arm: str, images: Images, seed: int, epochs: int, given: Config, device
 
 
 def plain(arm: str, images: Images, seed: int, epochs: int, given: Config, device: torch.device) -> float:
-    """The same of the post's loop, with the core's learning-rate schedule."""
+    """The same for the post's loop, with the core's learning-rate schedule."""
     torch.set_num_threads(1)
     data = whole(images, seed, device)
     model = build(load(arm), given, spec(images), seed=seed, device=device, channels_last=False)
@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> None:
     began = time.perf_counter()
     found: dict[str, Any] = {}
     rows = []
-    with processes(2) as (one, other):  # a core each
+    with processes(2) as (one, other):  # one core each
         for arm in given.arms.split(","):
             asked = (given.epochs, config(arm, given.batch, given.lr), torch.device(given.device))
             runs = [

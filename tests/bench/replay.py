@@ -2,7 +2,7 @@
 
 Command:   python -m tests.bench.replay [--repeats N] [--data DIR] [--budget RUNS] [--start adam|random]
            [--out FIGURE.png]
-Needs:     the recorded curves of ../shared/data/taskset (a made-up table stands in where they are absent).
+Needs:     the recorded curves of ../shared/data/taskset (a synthetic table stands in where they are absent).
 Cost:      40 repeats (the default) in 7 minutes on one core.
 Expected:  right verdicts 59 % joint against 82 % per arm, ratio 0.72 [0.66, 0.79]; with ``--start random`` and
            24 repeats, 2 minutes: 48 % against 70 %, ratio 0.68 [0.54, 0.84].
@@ -12,18 +12,18 @@ at a time, for the same total cost in checkpoints (x an arm's cost factor):
 
 - per arm: a search of its own for each architecture, with its own rungs, at half the budget each;
 - joint: the architecture as one more Choice axis, one TPE, one set of rungs, the whole budget. Which arm's
-  name comes first, and is so the first trial's, alternates.
+  name comes first, and thus has the first trial, alternates.
 
-An asked config becomes the nearest row that this search has not had (per architecture). Value: minus the
-validation loss. What a search found for an arm: the row trained furthest, then best on validation. The
-verdict: each arm's found row at full length on test, the lower loss wins; an arm none of whose trials ran
-to the end has nothing to confirm and loses. In brackets also the kinder reading, in which the row of such
+A proposed config becomes the nearest row unused in this search (per architecture). Value: minus the
+validation loss. A search's find for an arm: the row trained furthest, then best on validation. The
+verdict: each arm's found row at full length on test, the lower loss wins; an arm without a trial run
+to the end has nothing to confirm and loses. In brackets the kinder reading, in which the row of such
 an arm is trained to the end first.
 
 The truth: which arm's best row on validation, of all 1000, has the lower test loss (endless tuning). As a
-second truth: which arm is better in expectation after 100 rows at random, about what half of 20 runs tries.
-Both rest on the table alone, on neither way of searching. Pairs whose truths are less than 0.02 apart have
-no better arm worth the name: shown, not pooled.
+second truth: which arm is better in expectation after 100 random rows, about as many as half of 20 runs try.
+Both depend on the table alone, not on a way of searching. Pairs with truths less than 0.02 apart have
+no clearly better arm: shown, not pooled.
 
 Every search begins with a default setting: Adam's usual one (``--start adam``), or in each repeat another
 recorded row drawn at random (``--start random``), the same for both ways.
@@ -77,11 +77,11 @@ class Case:
     way: str
     repeat: int
     named: str
-    """The arm that the verdict is for; empty when no trial of either ran to the end."""
+    """The arm that the verdict favours; empty if no trial of either ran to the end."""
     named_retrained: str
     """The same with every found row trained to full length first."""
     share: float
-    """Part of the spend that went to the better arm."""
+    """The better arm's share of the spend."""
     better_never_finished: bool
     any_never_finished: bool
     trials: int
@@ -153,7 +153,7 @@ def search(
         end = Outcome(trial=trial, state=state, reason=why or "full length", epochs=run.checkpoints, cost=0.0)
         if runs:
             finder.tell(end, -run.loss)
-        else:  # as a study restores its default's run
+        else:  # as a study adds its default's run
             finder.restore(_trial(trial, arm, begin, one.checkpoints), [_epoch(trial, 1, run.loss)], end)
         runs.append(run)
     return runs
@@ -162,7 +162,7 @@ def search(
 def _train(
     finder: ArmSearch, trial: str, curves: Curves, row: int, *, room: float, cost: float
 ) -> tuple[Run, str]:
-    """Play the row until it ends, diverges, is stopped or the money is gone; the reason, empty at full length."""
+    """Play the row until it ends, diverges, is stopped or the budget is spent. Returns the reason, empty at full length."""
     why, failed, loss = "", False, WORST
     for checkpoint in range(1, curves.checkpoints + 1):
         loss = float(curves.valid[row, checkpoint])
@@ -195,7 +195,7 @@ def _epoch(trial: str, checkpoint: int, loss: float) -> Epoch:
 
 
 def found(runs: Sequence[Run], arm: str) -> Run | None:
-    """What the study would take: furthest trained, then best; None when every trial of the arm diverged."""
+    """The study's choice: furthest trained, then best; None if every trial of the arm diverged."""
     lasting = [r for r in runs if r.arm == arm and not r.failed]
     return max(lasting, key=lambda r: (r.checkpoints, -r.loss), default=None)
 
@@ -203,7 +203,7 @@ def found(runs: Sequence[Run], arm: str) -> Run | None:
 def judge(
     pair: tuple[Curves, Curves], runs: Sequence[Run], costs: Mapping[str, float], way: str, repeat: int
 ) -> Case:
-    """What the runs of both arms say about the pair (better, other)."""
+    """The verdict of both arms' runs on the pair (better, other)."""
     better, other = pair
     length = better.checkpoints
     takes = {c.name: found(runs, c.name) for c in pair}
@@ -240,7 +240,7 @@ def replay(
 ) -> list[Case]:
     """Every pair, in both ways, ``repeats`` times. ``budget``: full runs of average cost, both arms together.
 
-    ``dearer``: what a checkpoint of the pair's truly better arm costs, the other's being 1.
+    ``dearer``: cost of a checkpoint of the pair's truly better arm, relative to the other's.
     """
     cases = []
     for repeat in range(first_seed, first_seed + repeats):
@@ -255,7 +255,7 @@ def replay(
             together = search({c.name: c for c in turn}, budget=total, costs=costs, seed=seed, start=start)
             cases.append(judge(pair, together, costs, "joint", repeat))
             own: list[Run] = []
-            for curves in pair:  # an arm's own search does not depend on whom it is compared with
+            for curves in pair:  # an arm's own search does not depend on its opponent
                 key = curves.name, costs[curves.name]
                 if key not in alone:
                     seed = derive_seed("replay", repeat, curves.name)
@@ -322,7 +322,7 @@ def rates(
 ) -> dict[str, tuple[float, float, float]]:
     """Right verdicts per way, and joint / per arm, each with a 95 % bootstrap over repeats.
 
-    ``truths``: the better arm of every pair that counts. Repeats are what is independent: within one, the
+    ``truths``: the better arm of every pair that counts. The bootstrap draws repeats: within one, the
     pairs share the arms' own searches.
     """
     chosen = [c for c in cases if frozenset(c.pair) in truths]
@@ -357,7 +357,7 @@ def truths(rows: Sequence[Summary], *, after_random: bool = False) -> dict[froze
 Rates = Mapping[str, tuple[float, float, float]]
 
 
-def told(rows: Sequence[Summary], pooled: Rates, after_random: Rates) -> str:
+def report_text(rows: Sequence[Summary], pooled: Rates, after_random: Rates) -> str:
     """The table, the pooled ratio last."""
     head = (
         f"{'better > other':20}{'gap':>7}{'at 100':>8}  {'search':8}{'right [95 %]':>19}{'retrained':>11}"
@@ -487,7 +487,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     given.out.with_suffix(".json").write_text(json.dumps(body, indent=1) + "\n")
     print(f"{given.out}, {given.out.with_suffix('.json')}: {given.repeats} repeats in {seconds:.0f} s")
-    print(told(rows, pooled, after_random))
+    print(report_text(rows, pooled, after_random))
 
 
 if __name__ == "__main__":

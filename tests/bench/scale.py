@@ -1,13 +1,13 @@
-"""Scale: what one driver takes for 10, 100 and 1,000 trials that run at the same time, and what they wait for it.
+"""Scale: one driver's cost for 10, 100 and 1,000 simultaneous trials, and their waiting time.
 
 Driver, cluster and ledger are the study's own: ``run_trials`` with Ray Tune's controller, our schedule, searches and
-ledger, on a cluster of a head and four nodes that say they have the GPUs, with a placement group per trial. Only the
-trial is played: it sleeps instead of training, and hundreds of them share a process of their node, since no thousand
-processes fit here. Each is a ``Trainable`` that says every few seconds what a real one says. The baseline
-runs are made up, so that random slice and search begin at once, as wide as they get.
+ledger, on a cluster of a head and four nodes that claim to have the GPUs, with a placement group per trial. Only the
+trial is simulated: it sleeps instead of training, and hundreds share a process of their node, since a thousand
+processes do not fit here. Each is a ``Trainable`` that sends a real trial's messages every few seconds. The baseline
+runs are synthetic, so that random slice and search begin at once, at full width.
 
-A trial stands still from its report to the driver's answer. "Trained" is the part of the time that it does not:
-what the driver leaves of the GPUs. All five nodes share this machine's cores with the driver.
+A trial waits from its report to the driver's answer. "Trained" is the rest of the time:
+the driver's waste subtracted from the GPUs. All five nodes share this machine's cores with the driver.
 
 Command:   python -m tests.bench.scale --json scale.json
 """
@@ -32,7 +32,7 @@ from support.schedules import ARMS
 
 from bench.timing import parser, save, table
 from study.data.images import Images
-from study.execution import cluster  # sets Ray's environment, so it comes before Ray
+from study.execution import cluster  # sets Ray's environment, so import it before Ray
 from study.execution.messages import Alive, Assignment, Began, Event, Message, Trained
 from study.execution.trainable import slice_seconds
 from study.execution.tune import run_trials
@@ -55,13 +55,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # iso
 NODES = 4
 EPOCHS = 50
 AIM = 0.98
-"""Part of the time that trials train, at least: a driver may cost a fiftieth of the GPUs."""
+"""Smallest share of the time spent training: a driver may cost a fiftieth of the GPUs."""
 PATIENCE = 300.0
 """Seconds within which all trials must run."""
 
 
 class Played(tune.Trainable):
-    """Says what ``StudyTrial`` says, and trains nothing."""
+    """Sends the messages of ``StudyTrial`` without training."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.reset_config(config)
@@ -75,11 +75,11 @@ class Played(tune.Trainable):
 
     @property
     def trains(self) -> bool:
-        """Whether the next step is training; the first two only begin."""
+        """Whether the next step trains; the first two only start the trial."""
         return self._steps >= 0
 
-    def told(self, reports: int) -> dict[str, Any]:
-        """``train``, with so many reports per epoch."""
+    def next_result(self, reports: int) -> dict[str, Any]:
+        """The result of ``train``, with this many reports per epoch."""
         self._reports = reports
         result: dict[str, Any] = self.train()  # type: ignore[no-untyped-call]
         return result
@@ -98,18 +98,18 @@ class Played(tune.Trainable):
         return Trained(epoch=epoch, last=number == self._trial.epochs)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """As the real one: nothing in Tune's own place."""
+        """Like the real one: writes nothing for Tune."""
 
 
 class Host:
-    """A process that plays many trials, each in a seat of its own, with a report every ``pause`` seconds."""
+    """A process that simulates many trials, each in its own seat, with a report every ``pause`` seconds."""
 
     def __init__(self, pause: float, reports: int) -> None:
         self._pause, self._reports = pause, reports
         self._seats: dict[int, Played] = {}
-        self._said: dict[tuple[str, int], float] = {}
+        self._reported: dict[tuple[str, int], float] = {}
         self._sleeps: dict[int, tuple[float, float]] = {}
-        """By seat: since when, and for how long."""
+        """By seat: start and length of its sleep."""
         self._results, self._trained = 0, 0.0
 
     async def call(self, seat: int, method: str, args: Any, kwargs: Any) -> Any:
@@ -126,26 +126,26 @@ class Host:
             await asyncio.sleep(seconds)
             del self._sleeps[seat]
             self._trained += seconds
-        result = played.told(self._reports)
+        result = played.next_result(self._reports)
         self._results += 1
         message = Message.of(result)
         if message and isinstance(message.event, Trained):
-            self._said[message.trial, message.event.epoch.epoch] = time.time()
+            self._reported[message.trial, message.event.epoch.epoch] = time.time()
         return result
 
     def so_far(self) -> tuple[int, float]:
-        """Results, and the seconds that all trials together have slept."""
+        """Number of results, and the total seconds slept by all trials."""
         now = time.monotonic()
         unfinished = sum(min(now - since, seconds) for since, seconds in self._sleeps.values())
         return self._results, self._trained + unfinished
 
-    def said(self) -> dict[tuple[str, int], float]:
-        """When each trial told each epoch."""
-        return self._said
+    def reported(self) -> dict[tuple[str, int], float]:
+        """The time of each trial's report of each epoch."""
+        return self._reported
 
 
 class _Seat:
-    """What Tune takes for a trial's actor."""
+    """Tune uses this as a trial's actor."""
 
     def __init__(self, host: Any, number: int) -> None:
         self._host, self._number = host, number
@@ -166,7 +166,7 @@ class _Method:
 
 @contextlib.contextmanager
 def seated(hosts: list[Any]) -> Iterator[None]:
-    """Meanwhile, what Tune starts on resources that Ray granted is a seat in one of the ``hosts``."""
+    """Inside, Tune starts a seat in one of the ``hosts`` in place of an actor on granted resources."""
     seats: list[_Seat] = []
 
     class Seated(groups.PlacementGroupAcquiredResources):
@@ -195,7 +195,7 @@ def an_epoch(trial: Trial, number: int, accuracy: float, *, seconds: float = 0.0
 
 
 def a_plan(slots: int, epoch: float) -> Plan:
-    """A study whose slice and search fill all slots, with epochs of so many seconds."""
+    """A study whose slice and search fill all slots, with epochs of this many seconds."""
     train, val = PLAN.train_images, PLAN.val_images
     audit = dataclasses.replace(
         PLAN.audits["a"], images_per_second=train / (0.9 * epoch), eval_images_per_second=val / (0.1 * epoch)
@@ -232,7 +232,7 @@ def add_baselines(plan: Plan, ledger: Ledger, schedule: Schedule) -> None:
 
 
 class Meter:
-    """Looks on while the study runs: from when all trials do, for ``seconds``; then it has the study leave."""
+    """Measures the study for ``seconds`` once all trials run, then stops it."""
 
     def __init__(self, schedule: Schedule, hosts: list[Any], processes: list[psutil.Process], seconds: float):
         self._schedule, self._hosts, self._processes, self._seconds = schedule, hosts, processes, seconds
@@ -283,7 +283,7 @@ class Meter:
                 return
             self._asked = now
             results, _ = self._so_far()
-            if results >= 2 * self._slots:  # every one has begun
+            if results >= 2 * self._slots:  # every trial has begun
                 self._before, self.window = self._now(), (time.time(), 0.0)
                 self._settled = now
                 self.found["seconds_to_start"] = now - self._opened
@@ -317,7 +317,7 @@ class Meter:
 
 
 def measure(nodes: Any, slots: int, *, pause: float, reports: int, seconds: float) -> dict[str, float]:
-    """``slots`` trials on the cluster ``nodes``, each with a report every ``pause`` seconds and ``reports`` of them per epoch."""
+    """Measure ``slots`` trials on ``nodes``, each with a report every ``pause`` seconds, ``reports`` per epoch."""
     plan = a_plan(slots, pause * reports)
     workers = [n for n in nodes.list_all_nodes() if n is not nodes.head_node]
     kind: Any = ray.remote(Host)
@@ -343,12 +343,16 @@ def measure(nodes: Any, slots: int, *, pause: float, reports: int, seconds: floa
         with seated(hosts):
             run_trials(schedule, pool, RunDir(Path(folder)), meter.tick, lambda: meter.done, print)
         memory = psutil.Process().memory_info().rss
-        said: dict[tuple[str, int], float] = {}
+        reported: dict[tuple[str, int], float] = {}
         for host in hosts:
-            said |= ray.get(host.said.remote())
+            reported |= ray.get(host.reported.remote())
             ray.kill(host)
     first, last = meter.window
-    lags = [when - said[key] for key, when in meter.written.items() if key in said and first <= when <= last]
+    lags = [
+        when - reported[key]
+        for key, when in meter.written.items()
+        if key in reported and first <= when <= last
+    ]
     found = meter.found
     return {
         "trials": slots,
@@ -372,7 +376,7 @@ def _on(node: Any) -> NodeAffinitySchedulingStrategy:
 
 @contextlib.contextmanager
 def a_cluster(nodes: int, gpus: int, log: Path) -> Iterator[Any]:
-    """A head without, and so many nodes that say they have ``gpus`` in all; this process is connected to it."""
+    """A head without GPUs, and nodes that claim ``gpus`` in total; this process is connected to it."""
     small: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
     made = Cluster(initialize_head=True, head_node_args={**small, "num_gpus": 0, "include_dashboard": False})
     try:

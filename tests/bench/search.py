@@ -2,11 +2,11 @@
 
 Stock has the shape of Ray's own CIFAR example (docs, "How to use Tune with PyTorch"): one joint space, here with
 the arm as one more choice, one ASHAScheduler, one OptunaSearch, a function that trains and reports each epoch with
-a checkpoint. What it trains is the study's own core, so that the search alone differs; the ladder of ASHA has the
+a checkpoint. It trains the study's own core, so that only the search differs; ASHA has the
 same first rung and reduction, and Tune's loggers and snapshots are off on both sides. A study searches first, from
-its own baseline runs on; Tune then gets the resource-seconds that both arms' searches were given together.
+its own baseline runs on; Tune then gets the total resource-seconds of both arms' searches.
 
-A slot counts as held by a trial from when it was free for it, so the start of its process included, to its end.
+A trial holds its slot from the moment the slot was free, so including the start of its process, to its end.
 
 Command:   python -m tests.bench.search --json search.json           (half of 9 core-minutes for each search: 6 minutes)
 """
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study.execution import cluster  # before ray: it sets Ray's environment
+from study.execution import cluster  # sets Ray's environment, so import it before Ray
 
 # isort: split
 import torch
@@ -53,7 +53,7 @@ from study.training.trial import start
 
 @dataclass
 class Held:
-    """A trial, while it held a slot, on a clock of its own side."""
+    """A trial while it held a slot, in its side's own clock."""
 
     arm: str
     began: float
@@ -63,13 +63,13 @@ class Held:
     full: bool = False
     """Whether it trained to its full length."""
     accuracy: float = math.nan
-    """On its validation images, after its last epoch."""
+    """Accuracy on its validation images after its last epoch."""
     counts: bool = True
-    """Whether it belongs to the search, not only to a slot at that time."""
+    """Whether it belongs to the search, and not to another phase at that time."""
 
 
 def study_search(plan: Plan, arms: Mapping[str, Arm], pool: Images, home: Path) -> tuple[list[Held], float]:
-    """A study from its baseline runs to the end of its search: what held slots, and the search's resource-seconds."""
+    """Run a study from its baseline runs to the end of its search. Returns trials and the search's resource-seconds."""
     trials: dict[str, Held] = {}
 
     def watch(record: Record) -> None:
@@ -104,8 +104,8 @@ def study_search(plan: Plan, arms: Mapping[str, Arm], pool: Images, home: Path) 
 def stock_search(
     plan: Plan, arms: Mapping[str, Arm], pool: Images, home: Path, seconds: float, *, reuse: bool
 ) -> list[Held]:
-    """Stock Ray Tune for so many resource-seconds: what held slots. ``reuse`` is Tune's ``reuse_actors``."""
-    os.environ.pop("TUNE_MAX_PENDING_TRIALS_PG", None)  # the study's own wish
+    """Run stock Ray Tune for these resource-seconds. Returns its trials. ``reuse`` is Tune's ``reuse_actors``."""
+    os.environ.pop("TUNE_MAX_PENDING_TRIALS_PG", None)  # as the study sets it
     machine, watch = plan.machine, _Watch(plan.epochs)
     held = tune.PlacementGroupFactory([cluster.resources(machine, machine.fraction)])
     tune.Tuner(
@@ -129,13 +129,13 @@ def stock_search(
     trials = sorted(watch.trials.values(), key=lambda trial: trial.began)
     free = [watch.began] * machine.slots
     for trial in trials:
-        trial.ended = min(trial.ended, watch.ended)  # the time was up: Tune ends it where it is
+        trial.ended = min(trial.ended, watch.ended)  # the time is up: Tune ends it in mid-run
         trial.began = heapq.heapreplace(free, trial.ended)
     return trials
 
 
 def train(config: dict[str, Any], plan: dict[str, Any], pool: Images) -> None:
-    """Train a net of the joint space, and report each epoch with a checkpoint, as Ray's example does."""
+    """Train a net of the joint space and report each epoch with a checkpoint, as in Ray's example."""
     asked, space = Plan.from_dict(plan), load(config["arm"]).space
     own: Config = {}
     for name, axis in space.items():
@@ -156,7 +156,7 @@ def train(config: dict[str, Any], plan: dict[str, Any], pool: Images) -> None:
 
 
 def joint_space(plan: Plan, arms: Mapping[str, Arm]) -> dict[str, Any]:
-    """The arm and all axes of all arms; one that does not count for an arm is drawn all the same."""
+    """The arm and all axes of all arms; axes that the drawn arm lacks are drawn too."""
     space: dict[str, Any] = {"arm": tune.choice(list(arms))}
     for arm in arms.values():
         for name, axis in searched(arm.space, plan.batch_sizes, ()).items():
@@ -171,7 +171,7 @@ def joint_space(plan: Plan, arms: Mapping[str, Arm]) -> dict[str, Any]:
 
 
 class _Watch(tune.Callback):
-    """When Tune started and ended each trial, and what it reported last."""
+    """Records each trial's start, end and last report."""
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
@@ -209,9 +209,9 @@ class _Watch(tune.Callback):
 
 
 def summary(trials: Sequence[Held], arms: Sequence[str], slots: int) -> dict[str, float]:
-    """What became of a search's slots, from its first trial's begin to its last one's end.
+    """The use of a search's slots, from its first trial's start to its last one's end.
 
-    Overhead is what the median trial held beyond its epochs and their evaluation.
+    Overhead is the median trial's time beyond its epochs and their evaluation.
     """
     own = [trial for trial in trials if trial.counts]
     began, ended = min(t.began for t in own), max(t.ended for t in own)

@@ -1,6 +1,6 @@
 """Start-up: seconds from Ray's grant to the first training step, on a fresh process and on a reused one.
 
-The trials are the study's own ``StudyTrial`` on real images, started as Tune starts them, but without Tune's
+The trials are the study's own ``StudyTrial`` on real images, started as by Tune, but without Tune's
 own bookkeeping. "Fresh" counts from the request for the process to the end of a trial's first epoch, less
 that epoch's own seconds; "reused" from the reset of a process that has just trained another trial.
 
@@ -34,7 +34,7 @@ ARMS = {"cpu": "small_resnet", "gpu": "resnet50"}
 
 def measured(prepared: Prepared, plan: Plan, arm: str, turns: int, home: Path) -> dict[str, list[float]]:
     """Seconds of ``turns`` fresh processes, with two more trials in each."""
-    import ray  # after study.cluster, which sets Ray's environment
+    import ray  # after study.execution.cluster, which sets Ray's environment
     from ray import tune
 
     held = cluster.resources(plan.machine, plan.machine.fraction)
@@ -57,9 +57,7 @@ def measured(prepared: Prepared, plan: Plan, arm: str, turns: int, home: Path) -
                 asked = time.perf_counter()
                 ray.get(actor.reset_config.remote(config))
             event: Event | None = None
-            while not isinstance(
-                event, Trained
-            ):  # the first messages say who trains, and that the net is there
+            while not isinstance(event, Trained):  # the first messages name the process and confirm the net
                 message = Message.of(ray.get(actor.train.remote()))
                 event = message.event if message else None
             trained = event.epoch.train_seconds + event.epoch.eval_seconds

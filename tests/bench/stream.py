@@ -1,8 +1,8 @@
-"""Streaming a folder at 224 pixels: what decoding costs, against torchvision's DataLoader, and what training loses.
+"""Streaming a folder at 224 pixels: the cost of decoding against torchvision's DataLoader, and training's loss of speed.
 
-The files are crops of the two photographs that come with scikit-learn, as JPEGs: of 224 pixels, and of 500 x 375
-as most of ImageNet's are. torchvision does the same work (``ImageFolder``, ``v2``: decode, resize, crop) in worker processes. CPU
-cost is user and system time of all threads and processes. Files lie in the page cache: a disk's time comes on top.
+The files are crops of scikit-learn's two photographs, as JPEGs: of 224 pixels, and of 500 x 375
+like most of ImageNet. torchvision does the same work (``ImageFolder``, ``v2``: decode, resize, crop) in worker processes. CPU
+cost is user and system time of all threads and processes. Files are in the page cache: a disk adds its own time.
 
 Command:   python -m tests.bench.stream --json stream.json
 """
@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 
 
 def photographs(folder: Path, size: tuple[int, int], count: int) -> None:
-    """So many crops of ``size`` in train/<photograph>/, and a few in test/."""
+    """Write crops of ``size`` into train/<photograph>/, and a few into test/."""
     rng = np.random.default_rng(0)
     for name, photograph in zip(("china", "flower"), load_sample_images().images, strict=True):
         for part, number in (("train", count // 2), ("test", 2)):
@@ -51,7 +51,7 @@ def photographs(folder: Path, size: tuple[int, int], count: int) -> None:
 
 
 def files(folder: Path) -> Any:
-    """The same images through torchvision, as its own examples read a folder; its decoder of 0.29 is on its way out."""
+    """The same images through torchvision, as its examples read a folder; 0.29 deprecates its own decoder."""
     resize = v2.Compose([v2.Resize(SIDE), v2.CenterCrop(SIDE), v2.PILToTensor()])
     return ImageFolder(folder / "train", resize)
 
@@ -74,14 +74,14 @@ def loader(folder: Path, workers: int) -> Iterator[Any]:
 
 
 def cpu_microseconds(batches: Callable[[], Iterator[Any]]) -> float:
-    """User and system time per image, of this process."""
+    """User and system time of this process per image."""
     began = time.process_time()
     images = sum(len(batch) for batch in batches())
     return 1e6 * (time.process_time() - began) / images
 
 
 def images_per_second(batches: Callable[[], Iterator[Any]]) -> float:
-    """Of the batches after the first: workers take long to start."""
+    """Speed of the batches after the first, since workers start slowly."""
     stream = batches()
     next(stream)
     began, images = time.perf_counter(), sum(len(batch) for batch in stream)
@@ -102,7 +102,7 @@ def decoding(folder: Path, cores: int, turns: int) -> dict[str, float]:
 
 
 def training(folder: Path, arm: str, seconds: float, turns: int) -> dict[str, float]:
-    """Images/s of the arm on one thread, by the probe's own measure: made-up images in memory, and streamed ones."""
+    """Images/s of the arm on one thread, by the probe's own measure: random images in memory, and streamed ones."""
     pool = streamed(folder)
     spec = image_spec(prepare(f"folder:{folder}", seed=0, root=folder).card)
     config = {**load(arm).default(), "batch_size": BATCH}

@@ -1,10 +1,10 @@
 """Recorded learning curves, to search again without training: four text classifiers of TaskSet.
 
 The same 1000 settings of one optimizer for each architecture, 50 checkpoints after the one before training
-(Metz et al. 2020, by way of releaunifreiburg/DyHPO). A loss is clipped at 0.75 (chance is 0.693), NaN is a
-run that diverged. The curves are means over five seeds: they hold no run-to-run noise.
+(Metz et al. 2020, via releaunifreiburg/DyHPO). A loss is clipped at 0.75 (chance is 0.693), NaN is a
+diverged run. The curves are means over five seeds, without run-to-run noise.
 
-A replay must never draw the same row twice in one search: a sampler that returns to a good place would
+A replay must never draw the same row twice in one search: a sampler returning to a good place would
 get the same number again, where a real study gets a new run (METHOD.md 9).
 """
 
@@ -19,7 +19,7 @@ from search_spaces import Choice, Config, Float, Space
 Reals = NDArray[np.float64]
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "taskset"
-"""Where the recorded curves lie beside a checkout, if at all."""
+"""Folder of the recorded curves beside the checkout, if any."""
 FILES = {
     "GRU128": "patch32_GRU128_bs128.npz",
     "GRU64": "patch32_GRU64_avg_bs128.npz",
@@ -27,20 +27,20 @@ FILES = {
     "VRNN64": "patch32_VRNN64_tanh_avg_bs128.npz",
 }
 WORST = 0.75
-"""Where losses are clipped, and what a diverged run is worth."""
+"""Losses are clipped here; a diverged run counts as this."""
 ADAM = {"learning_rate": 1e-3, "beta1": 0.1, "beta2": 1e-3, "epsilon": 1e-8, "l1": 1e-8, "l2": 1e-8,
         "linear_decay": 1e-7, "exponential_decay": 1e-6}  # fmt: skip
-"""The default setting: Adam's usual one. A beta stands for its distance from 1, which is what was drawn."""
+"""The default setting: Adam's usual one. Betas are stored as their distance from 1, as drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """One architecture's recorded runs. NaN from the checkpoint on at which a run had diverged."""
+    """One architecture's recorded runs. A diverged run is NaN from that checkpoint on."""
 
     name: str
     axes: tuple[str, ...]
     settings: Reals
-    """(rows, axes), as recorded but for the betas."""
+    """(rows, axes), as recorded except for the betas."""
     valid: Reals
     """(rows, 1 + checkpoints): mean validation loss, the first before training."""
     test: Reals
@@ -51,7 +51,7 @@ class Curves:
 
     @property
     def space(self) -> Space:
-        """Log ranges as wide as what was recorded."""
+        """The recorded log ranges."""
         low, high = self.settings.min(axis=0), self.settings.max(axis=0)
         return {
             name: Float(
@@ -70,11 +70,11 @@ class Curves:
 
     @property
     def truth(self) -> float:
-        """Test loss at full length of the row with the best validation loss: what endless tuning would find."""
+        """Test loss at full length of the row with the best validation loss, the result of endless tuning."""
         return float(self.final_test[np.nan_to_num(self.valid[:, -1], nan=np.inf).argmin()])
 
     def expected(self, tries: int) -> float:
-        """Test loss to expect from the best on validation of ``tries`` rows drawn at random, all at full length."""
+        """Expected test loss of the best on validation among ``tries`` random rows, all at full length."""
         order = np.nan_to_num(self.valid[:, -1], nan=np.inf).argsort(kind="stable")
         rows = len(order)
         # P(the best of the drawn has rank i) = C(rows-i, tries-1) / C(rows, tries), as a product of odds
@@ -86,7 +86,7 @@ class Curves:
 
 
 class Rows:
-    """The rows that one search has not had yet."""
+    """The rows not yet drawn by one search."""
 
     def __init__(self, curves: Curves) -> None:
         logs = np.log(curves.settings)
@@ -96,9 +96,9 @@ class Rows:
         self._free = np.ones(len(logs), dtype=bool)
 
     def draw(self, config: Config) -> int:
-        """The free row nearest to the config, every axis on its log range scaled to 1; it is free no more.
+        """Take the free row nearest to the config, every axis on its log range scaled to 1.
 
-        Raises LookupError when every row has been drawn.
+        Raises LookupError if no row is left.
         """
         if not self._free.any():
             raise LookupError(f"all {len(self._free)} recorded rows have been drawn in this search")
@@ -110,7 +110,7 @@ class Rows:
 
 
 def load(folder: Path = FOLDER) -> dict[str, Curves]:
-    """The four architectures, or as many tables made up in their likeness where the folder is absent."""
+    """The four architectures, or as many synthetic tables like them if the folder is absent."""
     if not folder.is_dir():
         return {name: made_up(name, seed=seed) for seed, name in enumerate(FILES)}
     return {name: _read(name, folder / file) for name, file in FILES.items()}
@@ -119,7 +119,7 @@ def load(folder: Path = FOLDER) -> dict[str, Curves]:
 def made_up(name: str, *, seed: int, rows: int = 400, checkpoints: int = 50) -> Curves:
     """A table like the recorded ones: few settings learn, many stay at chance, some get worse, some diverge.
 
-    The settings are the same for every ``seed``; the seed is the architecture.
+    Every ``seed`` has the same settings; the seed stands for the architecture.
     """
     draw, own = np.random.default_rng(2020), np.random.default_rng([seed, 2020])
     settings = np.exp(draw.uniform(np.log(1e-7), np.log(1), (rows, len(ADAM))))

@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes that are measured side by side, turns taken, tables and JSON."""
+"""Shared by the benchmarks: processes measured side by side, alternating turns, tables and JSON."""
 # ruff: noqa: T201 - a command speaks to its user
 
 import argparse
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 BUSY = 0.5
-"""Processes that ran on average in the last minute."""
+"""Load average of the last minute."""
 
 
 def parser(name: str, described: str | None) -> argparse.ArgumentParser:
-    """``--json FILE`` is every benchmark's; says when other work on this machine disturbs it."""
+    """A parser with ``--json FILE``; warns if other work on this machine disturbs the benchmark."""
     if (busy := os.getloadavg()[0]) > BUSY:
         print(
             f"warning: the machine is busy (load {busy:.1f}): loops of several threads suffer most, wait for quiet"
@@ -33,7 +33,7 @@ def parser(name: str, described: str | None) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def processes(count: int) -> Iterator[list[ProcessPoolExecutor]]:
-    """As many fresh processes, each of which keeps what it has imported from one call to the next."""
+    """Fresh processes; each keeps its imports from call to call."""
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
         yield [
@@ -47,7 +47,7 @@ def at_once(pool: Sequence[ProcessPoolExecutor], function: Callable[..., Any], *
 
 
 def in_turns(measures: Mapping[str, Callable[[], float]], turns: int) -> dict[str, float]:
-    """The median of each, measured one after the other and again, so that a slow minute meets them all."""
+    """The median of each, measured in alternating turns, so that a slow minute affects all of them."""
     found: dict[str, list[float]] = {name: [] for name in measures}
     for _ in range(turns):
         for name, measure in measures.items():
@@ -69,7 +69,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def save(path: Path | None, found: Mapping[str, Any]) -> None:
-    """``found`` with the machine and the versions it was measured on."""
+    """Save ``found`` with the machine and the versions."""
     if path is None:
         return
     about = {

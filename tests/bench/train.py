@@ -1,8 +1,8 @@
 """Training speed: the seed post's loop against the core, measured in turns in one run.
 
 Both have the same two cores: the post's loop as one process of two threads with its two loading workers, the core as
-two trials of one thread each. Beside the speeds stands the share of the cores' float32 matrix rate that the core
-reaches. What a GPU does is for ``python -m tests.bench.gpu`` to say.
+two trials of one thread each. The table also has the share of the cores' float32 matrix rate that the core
+reaches. ``python -m tests.bench.gpu`` measures GPUs.
 
 Command:   python -m tests.bench.train [--arms A,B] --json train.json
 """
@@ -36,7 +36,7 @@ ARMS = ("resnet50", IMAGENET_STEM, "small_resnet", "small_resnext")
 POST_BATCH = 32
 BATCHES = (32, 128)
 POOL = 4096
-"""Made-up images; the speed does not hang on what they show."""
+"""Random images; the speed does not depend on their content."""
 
 
 @cache
@@ -57,12 +57,12 @@ def arm_of(name: str) -> Arm:
 
 
 def config(arm: str, batch: int) -> Config:
-    """The post's setting (flip+rotate), but for the batch size."""
+    """The post's setting (flip+rotate) with this batch size."""
     return {**arm_of(arm).default(), "batch_size": batch}
 
 
 def post_speed(arm: str, kind: str, seconds: float, threads: int) -> float:
-    """Images/s of the post's loop in this process, its workers' first batches not counted."""
+    """Images/s of the post's loop in this process, without its workers' first batches."""
     torch.set_num_threads(threads)
     device = torch.device(kind)
     model = build(arm_of(arm), config(arm, POST_BATCH), CIFAR, seed=0, device=device, channels_last=False)
@@ -149,7 +149,7 @@ def _sum(pool: Any, *call: Any) -> float:
 
 
 def _share(arm: str, images_per_second: float, flops: float) -> float:
-    """The part of the matrix rate that training at this speed takes."""
+    """The share of the matrix rate that training at this speed reaches."""
     macs = rehearsal.complexity(arm_of(arm), config(arm, POST_BATCH), CIFAR)[1]
     return images_per_second * 6 * macs / flops  # 2 per MAC forward, and twice that backward
 

@@ -1,12 +1,12 @@
-"""Worlds in which a whole study runs without training: recorded tables, and landscapes made up to a stated gain of tuning.
+"""Worlds in which a whole study runs without training: recorded tables, and landscapes with a stated tuning gain.
 
-A world says what a config scores after each report, without noise; ``Play`` adds the noise of runs and of validation
+A world gives a config's noise-free score after each report; ``Play`` adds the noise of runs and of validation
 images, and drives the study's own ``Schedule`` in simulated time on two slots or more (hence asynchronous stopping).
 
 Stated noise. Every run has a shift of its own, normal with sd ``RUN_SD``. Validation accuracies err by the binomial sd of
-the fold's images: half of that variance is the fold's, shared by all settings of both arms that are validated on it; of the
+the fold's images: half of that variance is the fold's, shared by all settings of both arms validated on it; of the
 rest one half stays through a run and one changes with every report. Baseline and selection runs also have a right/wrong
-vector of that accuracy, in which what is hard for one run is hard for the others.
+vector of that accuracy, in which an image hard for one run is hard for the others.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ EPOCHS = 10
 SECONDS = 10.0
 """Simulated wall seconds of one report of an arm of cost 1."""
 AGREE = 0.05
-"""sd of what is hard for one run only, on a scale where hardness is uniform from 0 to 1."""
+"""sd of a run's own hardness of images, on a scale where hardness is uniform from 0 to 1."""
 
 
 class InMemory(Ledger):
@@ -56,7 +56,7 @@ class InMemory(Ledger):
 
 
 class World(Protocol):
-    """What the settings of one arm score in one study."""
+    """The scores of one arm's settings in one study."""
 
     space: Space
 
@@ -71,7 +71,7 @@ class Recorded:
     """One recorded table. A loss becomes an accuracy as exp(-loss), 50 % at chance. One search never gets a row twice.
 
     The curve on the recorded test images stands for the truth, and validation errs around it by its fold's images: the
-    recorded validation images are one set, whose error (up to 1 pt between rows) all folds would share, and real folds do not.
+    recorded validation images are one set, whose error (up to 1 pt between rows) all folds would share; real folds do not.
     """
 
     def __init__(self, curves: Curves) -> None:
@@ -101,11 +101,11 @@ class Landscape:
 
     best: float = 0.93
     gain: float = 0.02
-    """How far the default lies below the bowl's bottom; below 0 it lies above everything else."""
+    """Accuracy of the best setting minus the default's; negative if the default beats all others."""
     rough: float = 0.003
-    """sd of what a setting has for itself, the same in every run of it."""
+    """sd of a setting's own offset, the same in every run of it."""
     at: tuple[float, float, float] = (0.5, 0.5, 0.3)
-    """Where the best setting lies, on axes of length 1."""
+    """The best setting, on axes of length 1."""
     depth: tuple[float, float, float] = (0.25, 0.08, 0.03)
     """Fall of the accuracy per squared distance."""
 
@@ -114,7 +114,7 @@ class Landscape:
 
 
 class Bowl:
-    """A landscape with its space; the default lies off along the learning rate by what makes up ``gain``."""
+    """A landscape with its space; the default is off along the learning rate by the distance that costs ``gain``."""
 
     def __init__(self, land: Landscape) -> None:
         self.land = land
@@ -166,14 +166,14 @@ class Bowl:
 
 
 def hash_of(config: Config) -> int:
-    """The same in every process."""
+    """A hash that is the same in every process."""
     text = json.dumps(config, sort_keys=True).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Two worlds that are compared, and how many images a study has."""
+    """Two worlds to compare, and the number of images of a study."""
 
     name: str
     worlds: tuple[Landscape | Curves, Landscape | Curves]
@@ -184,14 +184,14 @@ class Family:
     """Images of the training pool: a fold has 10 to 20 % of them."""
     test: int = 2000
     slots: int = 2
-    """Trials side by side: the more, the less a rung knows when it decides."""
+    """Trials side by side: with more of them a rung decides on less."""
 
 
 NAMES = ("one", "other")
 
 
 def question(family: Family, *, budget: float, seed: int) -> Plan:
-    """Two arms, the dearer of which has ``budget`` full runs."""
+    """Two arms; the dearer one has ``budget`` full runs."""
     base = plan(NAMES, images=family.test)
     base = dataclasses.replace(
         base,
@@ -217,7 +217,7 @@ def question(family: Family, *, budget: float, seed: int) -> Plan:
 
 
 def worlds(family: Family) -> dict[str, World]:
-    """Of a study of its own: what its searches have drawn is theirs."""
+    """Fresh worlds for one study, whose searches share no drawn rows with another study's."""
     return {
         name: Recorded(kind) if isinstance(kind, Curves) else kind.world()
         for name, kind in zip(NAMES, family.worlds, strict=True)

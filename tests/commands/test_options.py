@@ -1,4 +1,4 @@
-"""Every wrong flag ends with code 2 and one sentence that says what would work."""
+"""A wrong flag ends with code 2 and one sentence that names a working one."""
 
 import shlex
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_wrong_flags_are_refused(capsys: pytest.CaptureFixture[str], flags: list
     assert says in refusal(capsys, *flags)
 
 
-def test_a_folder_that_is_taken_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(InputError, match="something else"):
@@ -104,7 +104,7 @@ def test_a_cpu_budget_takes_the_small_arms() -> None:
     assert parse(GOOD).arms == ("small_resnet", "small_resnext")
 
 
-def test_the_command_it_remembers_asks_the_same_question() -> None:
+def test_the_recorded_command_asks_the_same_question() -> None:
     flags = (
         "--budget 10cpu-minutes --data 'folder:my images' --arms tiny_resnet,tiny_resnext --rope 1.5 --seed 7 --epochs 4 "
         "--fraction 2 --widen lr,width --train-fraction 0.3 --looks 2"

@@ -1,4 +1,4 @@
-"""The plan fits a terminal, and says what the budget resolves, what not, and what would."""
+"""The plan fits a terminal and states which gaps the budget resolves, which not, and a budget for those."""
 
 import dataclasses
 import io

@@ -1,4 +1,4 @@
-"""A study goes on only under the same question, on the same data, with the same code."""
+"""A study resumes only with the same question, data and code."""
 
 import dataclasses
 import shutil
@@ -42,10 +42,10 @@ def test_changed_code_and_versions_are_named(tmp_path: Path) -> None:
         code={**now.code, "search_spaces/tiny_resnet.py": "0" * 64},
         versions={**now.versions, "torch": "9.9"},
     )
-    told = provenance.differences(history, other)
-    assert "search_spaces/tiny_resnet.py" in told  # which tiny_resnext imports
-    assert told.endswith("-> 9.9")
-    assert "study/training/loop.py" not in told
+    differences = provenance.differences(history, other)
+    assert "search_spaces/tiny_resnet.py" in differences  # which tiny_resnext imports
+    assert differences.endswith("-> 9.9")
+    assert "study/training/loop.py" not in differences
 
 
 def test_an_arm_of_another_study_is_no_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_other_images_are_refused_with_what_differs() -> None:
 
 
 @pytest.mark.parametrize(("run", "says"), [("nowhere", "no study in it"), ("n" * 5000, "too long")])
-def test_what_is_no_run_is_refused_and_not_made(
+def test_a_missing_run_is_refused_and_not_created(
     run: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -89,7 +89,7 @@ def test_what_is_no_run_is_refused_and_not_made(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_question_is_the_plans(tmp_path: Path) -> None:
+def test_the_question_comes_from_the_plan(tmp_path: Path) -> None:
     ASKED.save(tmp_path / "plan.json")
     request = parse(["--resume", str(tmp_path), "--accept-changed-code"])
     with session.open_run(request, session.place_of(request), print) as opened:

@@ -1,4 +1,4 @@
-"""Data sets made here: image folders with everything that people put into them, and CIFAR's own archive."""
+"""Data sets made here: image folders with the oddities found in practice, and an archive in CIFAR's format."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ from study.protocol.records import Manifest
 
 
 def fill(path: Path, classes: dict[str, int], *, size: tuple[int, int] = (12, 12), mode: str = "RGB") -> None:
-    """``path/<class>/*.png``: noise that is brighter from class to class."""
+    """``path/<class>/*.png``: noise whose brightness rises with the class."""
     rng = np.random.default_rng([len(classes), *path.name.encode()])
     for level, (name, count) in enumerate(classes.items()):
         (path / name).mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def test_few_images_give_more_of_them_to_the_test(images: int, share: float) -> 
 
 
 def test_studies_of_the_same_test_files_know_each_other(tmp_path: Path) -> None:
-    """By what the files hold: neither their names nor the size that is made of them matters, nor the training images."""
+    """Only the content of test files counts: not their names, the scaled size or the training images."""
     fill(tmp_path / "a" / "train", {"x": 6, "y": 6})
     fill(tmp_path / "a" / "test", {"x": 3, "y": 3})
     shutil.copytree(tmp_path / "a", tmp_path / "b")
@@ -108,7 +108,7 @@ def test_odd_things_in_a_folder(tmp_path: Path) -> None:
     (inside / ".DS_Store").write_bytes(b"x")
     (inside / "notes.txt").write_text("x")
     (inside / "more.png").mkdir()
-    os.mkfifo(inside / "pipe.jpg")  # reading it would wait for ever
+    os.mkfifo(inside / "pipe.jpg")  # reading it would block forever
     (tmp_path / "train" / ".cache").mkdir()
     (inside / "link.png").symlink_to(inside / "000.png")
     (inside / "LOUD.JPEG").write_bytes(jpeg(12))
@@ -125,7 +125,7 @@ def jpeg(side: int) -> bytes:
     return buffer.getvalue()
 
 
-def test_file_names_that_are_not_text(tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf8(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"a": 4, "b": 4})
     fill(tmp_path / "test", {"a": 2})
     os.rename(tmp_path / "train" / "b", os.fsencode(tmp_path / "train") + b"/\xff")  # noqa: PTH104 bytes
@@ -144,13 +144,13 @@ def test_unequal_sizes_are_scaled_and_cropped(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"a": 0, "b": 3}, size=(19, 19))
     fill(tmp_path / "test", {"a": 1, "b": 1}, size=(16, 16))
     stripes = np.zeros((20, 60, 3), dtype=np.uint8)
-    stripes[:, 20:40] = 200  # the middle third is what is kept
+    stripes[:, 20:40] = 200  # the crop keeps the middle third
     Image.fromarray(stripes).save(tmp_path / "train" / "a" / "000.png")
     prepared = folder(tmp_path)
     assert prepared.card.size == 16  # the median of the shorter sides is 19.5
     assert prepared.card.note == "6 of 8 images scaled to a shorter side of 16 pixels, centre kept"
     assert (prepared.train.pixels[0, :, :, 1:-1] == 200).all()
-    assert prepared.train.pixels[0].min() > 150  # the filter reaches over the edge, by less than a pixel
+    assert prepared.train.pixels[0].min() > 150  # the filter reaches less than a pixel past the edge
 
 
 @pytest.mark.parametrize(("given", "used"), [(4, 8), (224, 224), (300, 224)])
@@ -173,10 +173,10 @@ def test_broken_images_are_named(tmp_path: Path) -> None:
         folder(tmp_path)
 
 
-def test_image_bombs_and_deep_pixels_are_named(tmp_path: Path) -> None:
+def test_image_bombs_and_16_bit_pixels_are_named(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"a": 4, "b": 4})
     bomb = tmp_path / "train" / "a" / "bomb.png"
-    for side in (9_500, 14_000):  # Pillow warns from 89 million pixels on, and refuses twice as many
+    for side in (9_500, 14_000):  # Pillow warns above 89 million pixels and refuses twice as many
         Image.new("1", (side, side)).save(bomb)
         with pytest.raises(InputError, match=r"bomb\.png .*decompression bomb"):
             folder(tmp_path)
@@ -246,7 +246,7 @@ def test_sealing_forgets_the_test_part(tmp_path: Path) -> None:
     prepared.seal(tmp_path / "test.npz")
     left = [value for value in vars(prepared).values() if isinstance(value, Images)]
     assert [len(part) for part in left] == [prepared.card.train]
-    assert prepared.train.pixels.base is None  # no view into memory that holds more
+    assert prepared.train.pixels.base is None  # not a view into a larger array
     with pytest.raises(InputError, match="sealed already"):
         prepared.seal(tmp_path / "again.npz")
 
@@ -284,7 +284,7 @@ def test_split_is_exact_and_stratified(seed: int) -> None:
     assert (taken >= 1).all()
     assert (taken < counts).all()
     fair = np.clip(val * counts / len(labels), 1, counts - 1)
-    slack = 1 + np.abs(fair - val * counts / len(labels)).sum()  # what the bounds push to other classes
+    slack = 1 + np.abs(fair - val * counts / len(labels)).sum()  # moved to other classes by the bounds
     assert (np.abs(taken - fair) <= slack).all()
 
 
@@ -331,13 +331,13 @@ def test_split_goes_by_seed() -> None:
 @pytest.mark.parametrize(
     ("labels", "val"), [([0, 0, 1, 1], 1), ([0, 0, 1, 1], 3), ([0, 0, 0, 1], 2), ([], 0)]
 )
-def test_split_that_cannot_be_is_refused(labels: list[int], val: int) -> None:
+def test_an_impossible_split_is_refused(labels: list[int], val: int) -> None:
     with pytest.raises(InputError, match="cannot be split"):
         split(np.array(labels, dtype=np.int64), val=val, seed=0)
 
 
 def test_cifar_comes_from_its_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An archive of CIFAR's format, put at the place that a user without network is told of."""
+    """An archive in CIFAR's format, at the path that the error message gives a user without network."""
     rng = np.random.default_rng(0)
     members: dict[str, bytes] = {"batches.meta": pickle.dumps({"label_names": ["air", "car"]})}
     for name, count in (("data_batch_1", 8), ("test_batch", 4)):
@@ -364,7 +364,7 @@ def test_cifar_comes_from_its_archive(tmp_path: Path, monkeypatch: pytest.Monkey
     assert prepared.train.pixels.flags.c_contiguous
 
 
-def test_cifar_that_cannot_be_fetched_says_where_to_put_it(
+def test_a_failed_cifar_download_says_where_to_put_the_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.CIFAR100, "url", "http://127.0.0.1:9/cifar-100-python.tar.gz")
@@ -372,7 +372,7 @@ def test_cifar_that_cannot_be_fetched_says_where_to_put_it(
         prepare("cifar100", seed=0, root=tmp_path)
 
 
-def test_test_images_that_are_trained_on_are_told(tmp_path: Path) -> None:
+def test_test_images_among_the_training_images_are_counted(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"cat": 5, "ant": 4})
     shutil.copytree(tmp_path / "train", tmp_path / "test")
     (tmp_path / "train" / "cat" / "notes.txt").write_text("x")
@@ -383,7 +383,7 @@ def test_test_images_that_are_trained_on_are_told(tmp_path: Path) -> None:
     )
 
 
-def test_a_test_part_that_is_set_apart_has_no_copy_among_the_training_images(tmp_path: Path) -> None:
+def test_a_test_part_split_off_has_no_copy_among_the_training_images(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"cat": 30, "ant": 30})
     for image in (tmp_path / "train" / "cat").glob("*.png"):
         shutil.copy(image, image.with_name(f"copy-{image.name}"))
@@ -401,7 +401,7 @@ def test_a_test_part_that_is_set_apart_has_no_copy_among_the_training_images(tmp
     assert f"; {left_out} training images left out, as copies of test images" in card.note
 
 
-def test_a_class_of_one_picture_cannot_be_set_apart(tmp_path: Path) -> None:
+def test_a_class_of_one_image_cannot_be_split(tmp_path: Path) -> None:
     fill(tmp_path / "train", {"cat": 30, "ant": 1})
     for each in range(9):
         shutil.copy(tmp_path / "train" / "ant" / "000.png", tmp_path / "train" / "ant" / f"copy-{each}.png")
@@ -437,7 +437,7 @@ def test_a_class_is_named_on_one_line_without_orders_to_a_terminal(tmp_path: Pat
     assert classes == ("\\x1b[31mred", "a\\nb", "\N{NO-BREAK SPACE}\N{GREEK SMALL LETTER PI}")
 
 
-def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
-    """It goes into the plan and the report."""
+def test_a_folder_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    """The plan and the report contain the name."""
     with pytest.raises(InputError, match=r"x\\xff is no text"):
         prepare("folder:x\udcff", seed=0, root=tmp_path)

@@ -1,4 +1,4 @@
-"""Images that stay in their files: the same numbers as with images in memory, and memory that is bounded."""
+"""Images streamed from their files: the same numbers as from memory, in bounded memory."""
 
 import dataclasses
 import os
@@ -16,8 +16,8 @@ from faults.campaign import a_plan
 from PIL import Image
 from support.folders import MANIFEST, folder
 from support.pictures import make_images
-from support.plans import AUDIT, PLAN
-from support.training import CPU, ONE_CORE, a_trial, measures
+from support.plans import one_core
+from support.training import CPU, a_trial, measures
 
 from search_spaces import load
 from study.data.images import AHEAD, Streamed, fetched, from_arrays, memory_for_images
@@ -40,7 +40,7 @@ SIDE = 224
 
 
 def photographs(path: Path, *, train: int, test: int) -> None:
-    """JPEGs of 224 pixels, as smooth as photographs: two classes, the second brighter on its right."""
+    """JPEGs of 224 pixels, as smooth as photographs: two classes, the second brighter on the right."""
     rng = np.random.default_rng(0)
     for part, count in (("train", train), ("test", test)):
         for label, name in enumerate(("even", "right")):
@@ -66,15 +66,7 @@ def streamed(path: Path) -> Prepared:
 @pytest.fixture(scope="module")
 def plan(images: Path) -> Plan:
     torch.set_num_threads(1)
-    card = folder(images).card
-    return dataclasses.replace(
-        PLAN,
-        arms=("tiny_resnet",),
-        data=card,
-        machine=ONE_CORE,
-        audits={"tiny_resnet": AUDIT},
-        probe_cost={"tiny_resnet": 1.0},
-    )
+    return one_core(folder(images).card)
 
 
 def run_of(plan: Plan, prepared: Prepared) -> Training:
@@ -98,7 +90,7 @@ def test_a_folder_streams_when_memory_is_too_small_for_it(images: Path) -> None:
 
 def test_streamed_images_are_those_in_memory(images: Path, tmp_path: Path) -> None:
     there, here = streamed(images), folder(images)
-    assert there.card == here.card  # its fingerprint too: a study goes on wherever there is more memory
+    assert there.card == here.card  # same fingerprint: a study may resume on a machine with more memory
     np.testing.assert_array_equal(there.train.labels, here.train.labels)
     np.testing.assert_array_equal(there.train.pixels, here.train.pixels)
     some = np.array([90, 3, 3, 77])
@@ -128,7 +120,7 @@ def test_a_sealed_image_that_changed_is_noticed(tmp_path: Path) -> None:
     photographs(tmp_path, train=4, test=3)
     streamed(tmp_path).seal(tmp_path / "test.npz")
     small, large = sorted((tmp_path / "test" / "even").iterdir(), key=lambda p: p.stat().st_size)[:2]
-    large.write_bytes(small.read_bytes().ljust(large.stat().st_size, b"\0"))  # its length does not tell
+    large.write_bytes(small.read_bytes().ljust(large.stat().st_size, b"\0"))  # the length stays the same
     with pytest.raises(InputError, match="not what was sealed"):
         unseal(tmp_path / "test.npz", MANIFEST)
 
@@ -139,7 +131,7 @@ def test_the_same_seed_trains_the_same_weights(plan: Plan, images: Path) -> None
     assert torch.equal(weights(there), weights(here))
 
 
-def test_resumed_within_an_epoch_it_is_undisturbed(plan: Plan, images: Path) -> None:
+def test_resuming_within_an_epoch_changes_nothing(plan: Plan, images: Path) -> None:
     prepared = streamed(images)
     whole, first = run_of(plan, prepared), run_of(plan, prepared)
     undisturbed = measures(list(whole.epochs()))
@@ -173,11 +165,11 @@ def test_batches_come_ahead_in_their_order_and_leave_nothing_behind(images: Path
 
 
 def test_another_image_of_the_same_name_is_refused(tmp_path: Path) -> None:
-    """As on a node whose folder is not the driver's; the files know it that the study's own start has seen."""
+    """As on a node whose folder differs from the driver's: a file must match the one seen at the start."""
     photographs(tmp_path, train=4, test=2)
     train, other = streamed(tmp_path).train, tmp_path / "train" / "right" / "0002.jpg"
     before = other.stat().st_size
-    Image.new("RGB", (SIDE, SIDE)).save(other, quality=90)  # can be decoded, and is as large in pixels
+    Image.new("RGB", (SIDE, SIDE)).save(other, quality=90)  # decodable, with the same size in pixels
     said = (
         rf"right/0002\.jpg has {other.stat().st_size} bytes on .+, and {before} where the study was started"
     )
@@ -196,18 +188,20 @@ def test_a_broken_image_is_named_before_and_while_it_is_trained_on(plan: Plan, t
         streamed(tmp_path)
     with pytest.raises(InputError, match=r"right/0007\.jpg"):
         list(run_of(a_plan, prepared).epochs())
-    worker = StudyTrial.__new__(StudyTrial)  # no part of Ray is needed to train
-    trial = a_trial(epochs=2, batch_size=24)  # 72 images: an epoch takes each
+    worker = StudyTrial.__new__(StudyTrial)  # training needs no part of Ray
+    trial = a_trial(epochs=2, batch_size=24)  # 72 images: an epoch reads each of them
     given = Assignment(trial=trial, epochs=0, again=False, fraction=1.0)
     worker.setup(given.config(), plan=asdict(a_plan), pool=prepared.train, home=str(tmp_path))
     worker._began = True
     messages = (Message.of(result) for result in iter(worker.step, None))
     ends = next(m.event for m in messages if m and not isinstance(m.event, Alive))
-    assert isinstance(ends, Blocked)  # no arm's fault: the study stops, and goes on when it is mended
+    assert isinstance(
+        ends, Blocked
+    )  # not the arm's fault: the study stops, and resumes once the file is repaired
     assert "right/0007.jpg has 900 bytes" in ends.reason
 
 
-def test_the_probe_measures_what_is_trained_on(tmp_path: Path) -> None:
+def test_the_probe_measures_streamed_images(tmp_path: Path) -> None:
     photographs(tmp_path, train=8, test=2)
     prepared, arm = streamed(tmp_path), load("tiny_resnet")
     config, spec = {**arm.default(), "batch_size": 8}, image_spec(prepared.card)
@@ -217,7 +211,7 @@ def test_the_probe_measures_what_is_trained_on(tmp_path: Path) -> None:
     process = meter.Meter()
     process.begin(prepared.train)
     with pytest.raises(InputError, match=r"even/0003\.jpg"):  # not the arm's fault
-        process.prepare("tiny_resnet", config, spec, ONE_CORE, True)
+        process.prepare("tiny_resnet", config, spec, one_core(prepared.card).machine, True)
         process.speed("tiny_resnet", 0.0)
 
 
@@ -241,7 +235,7 @@ print(peak() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_memory_is_bounded_when_the_images_are_larger(images: Path, tmp_path: Path) -> None:
-    """The peak of reading, fingerprint and an epoch of batches, with images four times what memory may hold."""
+    """Peak memory of reading, fingerprint and an epoch of batches, for images four times the limit."""
     many = tmp_path / "many"
     for copy in range(6):
         for file in images.glob("train/*/*.jpg"):
@@ -261,8 +255,8 @@ def test_memory_is_bounded_when_the_images_are_larger(images: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_prediction_does_not_hang_on_where_the_images_are(images: Path, kind: str) -> None:
-    """On the device, on the host because the device has no room for them, and in their files."""
+def test_prediction_does_not_depend_on_where_images_are_kept(images: Path, kind: str) -> None:
+    """On the device, on the host because the device is full, and in their files."""
     there, here = streamed(images).train, folder(images).train
     device = torch.device(kind)
     layers = torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 2)
@@ -283,7 +277,7 @@ sys.exit(study.run.main(sys.argv[1:]))
 
 @pytest.mark.slow
 def test_a_streamed_study_is_the_one_in_memory(tmp_path: Path) -> None:
-    """To its end with Ray, nothing in memory; then a trial again with all in memory: the same digits."""
+    """A whole study with Ray, streamed; then one trial again from memory: the same digits."""
     repo = tmp_path / "repo"
     for package in ("study", "search_spaces", "analysis"):
         shutil.copytree(ROOT / package, repo / package, ignore=shutil.ignore_patterns("__pycache__"))

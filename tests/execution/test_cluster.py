@@ -1,4 +1,4 @@
-"""A study on a cluster of several nodes that grows for it and shrinks after it: Ray's real autoscaler and raylets."""
+"""A study on a cluster that grows for it and shrinks afterwards: Ray's real autoscaler and raylets."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def _hosts() -> None:
 
 
 @pytest.mark.hosts
-def test_machines_come_for_a_study_that_waits_and_go_when_idle() -> None:
+def test_machines_start_for_a_waiting_study_and_stop_when_idle() -> None:
     done = alone(f"--budget 1cpu-hours {FLAGS} --plan", timeout=400)
     said = done.stdout + done.stderr
     assert "before: 0 cores" in said, said
@@ -35,7 +35,7 @@ def test_a_study_runs_on_the_nodes_of_a_cluster_and_not_on_its_head(tmp_path: Pa
     done = alone(f"--budget 8cpu-minutes {FLAGS} --out {home}", timeout=900)
     said = done.stdout + done.stderr
     assert "trained on 2 nodes" in said, said
-    assert "cores, exit code 0" in said, said  # a busy autoscaler may start a third, which then does nothing
+    assert "cores, exit code 0" in said, said  # a busy autoscaler may start a third, idle one
     plan, history = Plan.load(home / "plan.json"), read(home / "ledger.jsonl")
     assert plan.machine.slots == 2
     assert all(history.full_length(arm, "confirm") for arm in plan.arms)

@@ -1,6 +1,6 @@
-"""cluster.yaml keeps its promises as far as they can be held to without a cloud.
+"""cluster.yaml, as far as it can be checked without a cloud.
 
-``ray up`` itself, on two hosts of this machine, is ``tests/cluster_up.py``.
+``support/cluster_up.py`` runs ``ray up`` itself on two hosts made of namespaces.
 """
 
 import os
@@ -24,7 +24,7 @@ TEXT = (ROOT / "cluster.yaml").read_text()
 
 
 def prepared(text: str) -> dict[str, Any]:
-    """The config as ``ray up`` would take it: with Ray's defaults, checked against Ray's schema."""
+    """The config as ``ray up`` reads it: with Ray's defaults, checked against Ray's schema."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config: dict[str, Any] = prepare_config(yaml.safe_load(text))
@@ -37,7 +37,7 @@ def config() -> dict[str, Any]:
     return prepared(TEXT)
 
 
-def test_ray_takes_it_and_would_not_take_a_slip() -> None:
+def test_ray_accepts_the_config_and_rejects_a_typo() -> None:
     prepared(TEXT)
     with pytest.raises(jsonschema.ValidationError):
         prepared(TEXT.replace("idle_timeout_minutes:", "idle_timeout:"))
@@ -45,7 +45,7 @@ def test_ray_takes_it_and_would_not_take_a_slip() -> None:
         prepared(TEXT.replace("head_node_type: head", "head_node_type: heart"))
 
 
-def test_no_trial_runs_on_the_head_which_is_no_spot_machine(config: dict[str, Any]) -> None:
+def test_the_head_runs_no_trial_and_is_no_spot_machine(config: dict[str, Any]) -> None:
     head = config["available_node_types"][config["head_node_type"]]
     assert head["resources"] == {"CPU": 0, "GPU": 0}
     assert "InstanceMarketOptions" not in head["node_config"]
@@ -64,7 +64,7 @@ def test_gpu_machines_are_spot_and_none_stays_when_idle(config: dict[str, Any]) 
     assert 0 < config["idle_timeout_minutes"] <= 15
 
 
-def test_every_dependency_is_there_in_one_exact_version_that_will_do() -> None:
+def test_every_dependency_is_pinned_to_a_version_that_satisfies_pyproject() -> None:
     ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     needed = {r.name: r for r in map(Requirement, ours)}
     commands = yaml.safe_load(TEXT)["setup_commands"]
@@ -77,8 +77,10 @@ def test_every_dependency_is_there_in_one_exact_version_that_will_do() -> None:
         assert extras == needed[name].extras
 
 
-def test_nothing_is_open_but_ssh_and_ray_asks_for_a_token(config: dict[str, Any]) -> None:
-    assert "security_group" not in config["provider"]  # Ray's own opens port 22 and the cluster to itself
+def test_only_ssh_is_open_and_ray_requires_a_token(config: dict[str, Any]) -> None:
+    assert (
+        "security_group" not in config["provider"]
+    )  # Ray's own group opens port 22, and all ports within the cluster
     assert all("SecurityGroupIds" not in t["node_config"] for t in config["available_node_types"].values())
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
     assert "0.0.0.0" not in TEXT
@@ -110,7 +112,7 @@ def test_a_bucket_that_cannot_be_written_ends_ray_up(
     )
     assert (done.returncode == 0) is written
     assert (tmp_path / "cron").exists() is written
-    if written:  # cron's own PATH is short: it copies with the aws that was tried here
+    if written:  # cron's PATH is short: it must find the same aws
         assert f"PATH={tmp_path}:" in (tmp_path / "cron").read_text()
 
 
@@ -121,6 +123,8 @@ def test_it_comes_up_runs_a_study_and_goes_down(tmp_path: Path) -> None:
         pytest.skip(why)
     said = up_and_down(tmp_path / "made")
     first, _, second = said.partition("going on: ")
-    assert "go on with: python study/run.py --resume /study/first" in first  # `ray job stop` let it say so
+    assert (
+        "go on with: python study/run.py --resume /study/first" in first
+    )  # `ray job stop` gave it time to print this
     assert "report: /study/first/report.html" in second
     assert (tmp_path / "made" / "first" / "report.html").stat().st_size > 100_000

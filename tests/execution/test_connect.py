@@ -1,4 +1,4 @@
-"""Messages when Ray cannot be joined or has no dashboard; without starting Ray."""
+"""Error messages when Ray cannot be joined or has no dashboard; Ray is not started."""
 
 import logging
 import re
@@ -17,7 +17,7 @@ from study.protocol.errors import StudyError
 
 @pytest.fixture
 def connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[..., Any]], Any]]:
-    """``cluster.connect`` with this in the place of ``ray.init``."""
+    """``cluster.connect`` with this in place of ``ray.init``."""
     monkeypatch.setattr(cluster, "knock", lambda _: None)
     monkeypatch.setattr(ray_patches, "match_token_mode", lambda _: None)
     monkeypatch.setattr(ray_patches, "stay_on_loopback", lambda *, wanted: None)  # noqa: ARG005

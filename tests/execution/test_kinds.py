@@ -1,4 +1,4 @@
-"""One study runs on one kind of GPU: Ray's own nodes, which report kinds of GPU that they do not have."""
+"""One study runs on one kind of GPU: real Ray nodes that report made-up GPUs."""
 
 import dataclasses
 import os
@@ -23,7 +23,7 @@ GPU = Budget.parse("1gpu-hours")
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[Any]:
-    """Starts a node with two GPUs of a kind, or of none that Ray knows; the head has none at all."""
+    """Start a node with two GPUs of a kind, or of no kind known to Ray; the head has no GPU."""
     made = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0, "include_dashboard": False}
     )
@@ -38,7 +38,7 @@ def nodes(tmp_path: Path) -> Iterator[Any]:
     made.shutdown()  # type: ignore[no-untyped-call]
 
 
-def test_gpus_of_several_kinds_are_refused_and_of_one_kind_held_to_it(nodes: Any) -> None:
+def test_mixed_gpu_kinds_are_refused_and_one_kind_is_enforced(nodes: Any) -> None:
     with pytest.raises(StudyError, match="no GPU, but the budget"):
         cluster.hardware(GPU)
     first = nodes("L4")
@@ -60,7 +60,7 @@ def test_gpus_of_several_kinds_are_refused_and_of_one_kind_held_to_it(nodes: Any
     def where() -> tuple[str, str, str]:
         time.sleep(1)
         now = os.environ["CUDA_VISIBLE_DEVICES"]
-        first = os.environ.setdefault("FIRST", now)  # where CUDA would have begun, and stays
+        first = os.environ.setdefault("FIRST", now)  # set before CUDA starts, and permanent
         return str(ray.get_runtime_context().get_node_id()), first, now
 
     jobs = [(str(i), ()) for i in range(8)]

@@ -1,4 +1,4 @@
-"""What memory is free; and a trial that ran out of it gets more of the machine, with Ray and Tune as they are (two cores)."""
+"""Free memory, and more of the machine for a trial that ran out of it, with real Ray and Tune (two cores)."""
 
 from pathlib import Path
 
@@ -40,17 +40,17 @@ WALLS = {
 
 
 @pytest.mark.parametrize("version", WALLS)
-def test_memory_is_what_the_tightest_wall_around_the_process_leaves(
+def test_free_memory_is_set_by_the_tightest_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
-    """A container's, or a job's: two of them here, one in the other, and one that is no wall."""
+    """Limits of containers or jobs: two here, one inside the other, and one that limits nothing."""
     lines, controller, (wall, used, reclaimed) = WALLS[version]
     mine, top = tmp_path / "cgroup", tmp_path / "groups"
     mine.write_text(lines + "\n")
     monkeypatch.setattr(memory, "OWN_CGROUP", mine)
     monkeypatch.setattr(memory, "CGROUPS", top)
     whole = psutil.virtual_memory()
-    assert memory.all_memory() == whole.total  # nothing is said there
+    assert memory.all_memory() == whole.total  # no limit is set there
     for path, size, taken in (("", "max", 9), ("job", "1000", 900), ("job/step", "2000", 1500)):
         group = top / controller / path
         group.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def test_memory_is_what_the_tightest_wall_around_the_process_leaves(
 
 @pytest.mark.slow
 def test_idle_workers_make_room_for_a_trial_that_needs_both_cores(tmp_path: Path) -> None:
-    """Tune keeps workers that have ended a trial, and each of them goes on holding its core."""
+    """Tune keeps the workers of ended trials, and each keeps its core."""
     ground = prepare_ground(tmp_path, budget=30.0)
     arm = ground.repo / "search_spaces" / "tiny_resnet.py"
     arm.write_text(arm.read_text() + HUNGRY.format(mark=str(tmp_path / "tried")))

@@ -1,4 +1,4 @@
-"""What workers and the driver say to each other survives the trip, ends trials rightly, and leaves no payload behind."""
+"""Messages between workers and driver arrive intact, end the right trials, and leave no payload behind."""
 
 import pickle
 

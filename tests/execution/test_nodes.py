@@ -1,4 +1,4 @@
-"""Studies on several of Ray's nodes: as on one, and when one of them is lost."""
+"""Studies on several Ray nodes: the same results as on one, also when a node is lost."""
 
 import dataclasses
 import signal
@@ -26,12 +26,12 @@ from study.protocol.rundir import RunDir
 
 pytestmark = [pytest.mark.slow, pytest.mark.hosts, pytest.mark.usefixtures("rays_leftovers")]
 OUTAGE = 45.0
-"""Seconds without a machine that the trial could run on."""
+"""Seconds without a machine for the trial."""
 
 
 @contextmanager
 def a_cluster(*workers: str) -> Iterator[tuple[Any, list[Any]]]:
-    """A head without cores, and a node of one core for each of ``workers``: its kind of GPU, which it only says it has."""
+    """A head without cores, and a one-core node per entry of ``workers``, the kind of GPU it claims to have."""
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         yield made, [add(made, kind) for kind in workers]
@@ -79,7 +79,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
 
 
 def test_two_nodes_answer_as_one_also_when_one_is_killed(ground: Ground) -> None:
-    """One trial at a time, and the clock counts epochs: no trial, curve, choice or word may differ."""
+    """One trial at a time on a clock that counts epochs: no trial, curve, choice or word may differ."""
     alone = ground.begin("alone", slots=1)
     with a_cluster("") as (cluster, _):
         run_out(ground, alone, "--address", cluster.address)
@@ -95,11 +95,11 @@ def test_two_nodes_answer_as_one_also_when_one_is_killed(ground: Ground) -> None
     check_same(together, alone)
     check_same(killed, alone)
     assert not resumed(together)
-    (stretch,) = resumed(killed)  # no trial but the one that ran there
+    (stretch,) = resumed(killed)  # only the trial that ran there
     assert stretch.lost <= read(killed / "ledger.jsonl").trials[stretch.trial].epochs
 
 
-def test_a_lost_machine_is_waited_for_at_no_cost_and_one_of_another_kind_left_alone(ground: Ground) -> None:
+def test_waiting_for_a_lost_machine_is_free_and_other_kinds_are_ignored(ground: Ground) -> None:
     home = ground.begin("lost", slots=1)
     plan = Plan.load(RunDir(home).plan)
     dataclasses.replace(plan, machine=dataclasses.replace(plan.machine, kind="L4")).save(RunDir(home).plan)
@@ -124,4 +124,4 @@ def test_a_lost_machine_is_waited_for_at_no_cost_and_one_of_another_kind_left_al
         assert session.returncode == 130, output[-1500:]
     assert output.count("a node with H100 has joined, and is left alone: this study runs on L4") == 1
     (stretch,) = resumed(home)
-    assert 0 < stretch.lost < OUTAGE  # what it had not saved, and its new worker's start
+    assert 0 < stretch.lost < OUTAGE  # unsaved epochs and the start of a new worker

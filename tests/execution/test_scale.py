@@ -12,15 +12,27 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_the_bench_feeds_the_driver_from_other_nodes(tmp_path: Path) -> None:
-    """How long things take is for ``python -m tests.bench.scale`` to say: no test fails on time."""
-    told = tmp_path / "scale.json"
-    small = ["--trials", "2", "8", "--report", "0.2", "--reports", "3", "--seconds", "5", "--json", str(told)]
+    """``python -m tests.bench.scale`` measures times; no test fails on time."""
+    output = tmp_path / "scale.json"
+    small = [
+        "--trials",
+        "2",
+        "8",
+        "--report",
+        "0.2",
+        "--reports",
+        "3",
+        "--seconds",
+        "5",
+        "--json",
+        str(output),
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.scale", *small],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(told.read_text())["found"]
+    found = json.loads(output.read_text())["found"]
     assert [one["trials"] for one in found] == [2, 8]
     for one in found:
         assert 0 < one["trained"] < 1.1

@@ -1,6 +1,7 @@
-"""The benchmarks of speed measure what they say: both loops learn and count their images, slots are accounted for."""
+"""The speed benchmarks are valid: both loops learn and count their images, slots are accounted for."""
 
 import dataclasses
+import itertools
 import json
 import math
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ LOOPS = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # the 
 
 
 def stripes(n: int = 300, side: int = 16) -> Images:
-    """Three classes, told apart by the direction of their stripes."""
+    """Three classes that differ in the direction of their stripes."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:side, :side]
     waves = np.stack([rows % 4, columns % 4, (rows + columns) % 4])
@@ -46,26 +48,27 @@ def test_both_loops_learn_by_the_same_recipe() -> None:
 
 
 @LOOPS
-def test_images_per_second_are_those_of_the_steps_alone() -> None:
-    """Starting workers and warming up take seconds here, and are not in the rate."""
-    rates = (train.post_speed("tiny_resnet", "cpu", 0.3, 1), train.core_speed("tiny_resnet", 32, 0.3))
-    assert all(50 < rate < 1e5 for rate in rates)  # 1 to 3 thousand where it is quiet
+def test_images_per_second_are_those_of_the_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate excludes starting workers and warming up. The clock counts its readings: 3 steps end at its fourth."""
+    assert train.core_speed("tiny_resnet", 32, 0.0) > 0
+    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    assert train.post_speed("tiny_resnet", "cpu", 4.0, 1) == 3 * train.POST_BATCH / 4
 
 
 @LOOPS
 def test_streaming_is_measured_on_the_same_images_as_torchvisions(tmp_path: Path) -> None:
-    """The same pixels where a file is of the size that is asked for, and nearly the same where it is resized."""
+    """The same pixels where a file has the target size, nearly the same where it is resized."""
     for size, gap in zip(stream.SIZES, (0, 3), strict=True):
         folder = tmp_path / str(size)
         stream.photographs(folder, size, 8)
         theirs = torch.stack([pixels for pixels, _ in stream.files(folder)]).numpy().astype(int)
         assert np.abs(stream.streamed(folder).pixels - theirs).mean() <= gap
         found = stream.decoding(folder, 2, 1)
-        assert all(100 < found[name] < 1e5 for name in ("cpu_us", "torchvision_cpu_us"))
+        assert all(found[name] > 0 for name in ("cpu_us", "torchvision_cpu_us"))
         assert set(stream.training(folder, "tiny_resnet", 0.0, 1)) == {"memory", "streamed"}
 
 
-def test_turns_are_taken_and_the_median_is_told() -> None:
+def test_turns_alternate_and_give_the_median() -> None:
     called: list[str] = []
     values = {"a": iter([1.0, 9.0, 2.0]), "b": iter([5.0, 5.0, 5.0])}
 
@@ -87,7 +90,7 @@ def test_the_gap_of_two_loops_is_welchs() -> None:
 
 
 def test_a_searchs_slots_are_accounted_for() -> None:
-    """Two slots for 10 s: 16 s held by the search, 2 by a trial that is none of it, 2 by nobody."""
+    """Two slots for 10 s: 16 s held by the search, 2 by another trial, 2 idle."""
     trials = [
         search.Held("a", 0.0, 6.0, trained=5.0, full=True, accuracy=0.9),
         search.Held("b", 0.0, 4.0, trained=1.0, accuracy=0.95),
@@ -117,7 +120,7 @@ def test_stock_tune_searches_the_same_ranges_with_the_arm_as_one_more_choice() -
     assert isinstance(lr.sampler, sample.LogUniform) == here.log
 
 
-def test_a_part_of_the_gpus_call_ends_when_its_time_is_over_with_all_that_it_started(
+def test_a_part_out_of_time_ends_with_all_its_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(campaign, "GRACE", 1.0)
@@ -126,15 +129,17 @@ def test_a_part_of_the_gpus_call_ends_when_its_time_is_over_with_all_that_it_sta
         "child = subprocess.Popen(['sleep', '60']); pathlib.Path(sys.argv[1]).write_text(str(child.pid)); "
         "time.sleep(60)"
     )
-    began = time.monotonic()
     assert campaign.run(["-c", deaf, str(tmp_path / "pid")], 4.0, tmp_path / "log") == -signal.SIGKILL
     child = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
-    while child.exists() and child.read_text().split()[2] != "Z":  # killed, and not gone at once
-        assert time.monotonic() - began < 10
+    deadline = time.monotonic() + 60
+    while (
+        child.exists() and child.read_text().split()[2] != "Z"
+    ):  # a killed process takes a moment to disappear
+        assert time.monotonic() < deadline
     assert campaign.run(["-c", "raise SystemExit(3)"], 60.0, tmp_path / "log") == 3
 
 
-def test_memory_that_ends_is_a_row_of_the_packing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_a_row_of_the_packing(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
@@ -152,10 +157,10 @@ def test_memory_that_ends_is_a_row_of_the_packing(monkeypatch: pytest.MonkeyPatc
     assert "out of memory" in packing.as_table([row])
 
 
-def test_studies_of_one_question_are_counted_by_what_both_headlines_name(
+def test_studies_of_one_question_count_the_arms_both_headlines_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Finished studies are read, none is made again."""
+    """Finished studies are read; none runs again."""
     open_: dict[str, Any] = {"word": "open", "ahead": None}
     better: dict[str, Any] = {"word": "better, size unclear", "ahead": "b"}
     width = {"delta": 0.01, "low": -0.01, "high": 0.03}
@@ -163,8 +168,8 @@ def test_studies_of_one_question_are_counted_by_what_both_headlines_name(
     for seed, (answer, nets) in enumerate(rows):
         run = tmp_path / f"6cpu-minutes-seed-{seed}" / "run"
         run.mkdir(parents=True)
-        told = {**answer, **width, "pairs": 4, "sentence": "what it says"}
-        (run / "verdict.json").write_text(json.dumps({"answer": [told], "nets": [{**nets, **width}]}))
+        headline = {**answer, **width, "pairs": 4, "sentence": "what it says"}
+        (run / "verdict.json").write_text(json.dumps({"answer": [headline], "nets": [{**nets, **width}]}))
     again.main(["--out", str(tmp_path), "--studies", "3"])
     shown = capsys.readouterr().out
     assert "New: {'open': 2, 'b': 1}. Old: {'b': 2, 'open': 1}." in shown
@@ -173,11 +178,11 @@ def test_studies_of_one_question_are_counted_by_what_both_headlines_name(
 
 @pytest.mark.slow
 def test_start_up_is_measured_on_fresh_and_on_reused_processes(tmp_path: Path) -> None:
-    told = tmp_path / "startup.json"
-    command = [sys.executable, "-m", "tests.bench.startup", "--turns", "1", "--json", str(told)]
+    output = tmp_path / "startup.json"
+    command = [sys.executable, "-m", "tests.bench.startup", "--turns", "1", "--json", str(output)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(told.read_text())["seconds"]
+    found = json.loads(output.read_text())["seconds"]
     assert len(found["fresh"]) == 1
     assert len(found["reused"]) == 2
     assert all(0 < one < found["fresh"][0] for one in found["reused"])
@@ -185,7 +190,7 @@ def test_start_up_is_measured_on_fresh_and_on_reused_processes(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_the_gpus_campaign_runs_to_its_end_without_a_gpu(tmp_path: Path) -> None:
-    """Its first half with tiny arms: every part has its file, which says what machine it is of."""
+    """Its first half with tiny arms: every part writes its file, which names the machine."""
     command = [sys.executable, "-m", "tests.bench.gpu", "first", "--out", str(tmp_path), "--scale", "0.6"]
     command += ["--arms", "tiny_resnet", "--batches", "8", "--only", "facts,check,train"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)

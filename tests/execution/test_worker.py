@@ -1,4 +1,4 @@
-"""What a worker reports of a resumed trial or one that cannot continue, and what is booked (no Ray needed)."""
+"""What workers report for trials that resume or fail, and its bookkeeping (without Ray)."""
 
 import ctypes
 import dataclasses
@@ -13,7 +13,7 @@ import pytest
 import torch
 from support.a_ledger import an_epoch
 from support.schedules import ARMS, a_plan
-from support.training import CPU, a_trial, digits, plan  # noqa: F401  # the fixtures
+from support.training import CPU, a_trial
 
 from study.data.sealed import Prepared
 from study.execution.callback import LEAVE_SECONDS, Runner
@@ -31,8 +31,8 @@ from study.training.device import describe
 from study.training.trial import start
 
 
-def a_worker(plan: Plan, data: Prepared, home: Path, *, epochs: int, again: bool) -> StudyTrial:  # noqa: F811
-    """As Ray Tune sets one up, after its first word."""
+def a_worker(plan: Plan, data: Prepared, home: Path, *, epochs: int, again: bool) -> StudyTrial:
+    """A worker as Ray Tune sets it up, after its first message."""
     worker = object.__new__(StudyTrial)
     given = Assignment(trial=a_trial(epochs=3), epochs=epochs, again=again, fraction=1.0)
     worker.setup(given.config(), plan=asdict(plan), pool=data.train, home=str(home))
@@ -41,14 +41,14 @@ def a_worker(plan: Plan, data: Prepared, home: Path, *, epochs: int, again: bool
 
 
 def event(worker: StudyTrial) -> Event:
-    """What the worker's next step says."""
+    """The event of the worker's next step."""
     message = Message.of(worker.step())
     assert message is not None
     return message.event
 
 
 def epochs_of(worker: StudyTrial, upto: int) -> list[Epoch]:
-    """The epochs that it reports, up to this one."""
+    """The epochs it reports, up to this one."""
     found: list[Epoch] = []
     while not found or found[-1].epoch < upto:
         if isinstance(said := event(worker), Trained):
@@ -56,10 +56,8 @@ def epochs_of(worker: StudyTrial, upto: int) -> list[Epoch]:
     return found
 
 
-def test_epochs_in_the_checkpoint_but_not_in_the_ledger_are_not_lost(
-    plan: Plan,  # noqa: F811
-    digits: Prepared,  # noqa: F811
-    tmp_path: Path,
+def test_epochs_missing_from_the_ledger_come_from_the_checkpoint(
+    plan: Plan, digits: Prepared, tmp_path: Path
 ) -> None:
     (tmp_path / "checkpoints").mkdir()
     first = a_worker(plan, digits, tmp_path, epochs=0, again=False)
@@ -78,12 +76,12 @@ def test_epochs_in_the_checkpoint_but_not_in_the_ledger_are_not_lost(
 
 @pytest.mark.parametrize("net", [{}, {"other.weight": torch.zeros(3)}])
 def test_a_checkpoint_of_other_code_is_ignored_and_the_trial_begins_anew(
-    plan: Plan,  # noqa: F811
-    digits: Prepared,  # noqa: F811
+    plan: Plan,
+    digits: Prepared,
     tmp_path: Path,
     net: dict[str, torch.Tensor],
 ) -> None:
-    """An accepted change of code does not fail the trials that it interrupts."""
+    """An accepted change of code does not fail the interrupted trials."""
     (tmp_path / "checkpoints").mkdir()
     other = checkpoint.pack({"epoch": 1, "measures": [{}], "net": net})
     checkpoint.save(tmp_path / "checkpoints" / "t.pt", other)
@@ -151,11 +149,8 @@ def test_memory_freed_by_a_step_stays_with_the_process_until_given_back() -> Non
     assert given_back >= 2**26
 
 
-def test_an_arm_that_takes_too_much_is_out_of_memory_and_not_in_error(
-    plan: Plan,  # noqa: F811
-    digits: Prepared,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_huge_allocation_counts_as_out_of_memory(
+    plan: Plan, digits: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = a_worker(plan, digits, tmp_path, epochs=0, again=False)
     monkeypatch.setattr("study.execution.trainable.training", lambda *_: torch.empty(2**60))
@@ -165,15 +160,15 @@ def test_an_arm_that_takes_too_much_is_out_of_memory_and_not_in_error(
     assert "can't allocate" in said.reason
 
 
-def test_no_end_is_written_after_an_epoch_that_could_not_be_written(
+def test_no_end_follows_an_epoch_that_was_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk fills between the two, and the shorter line of the end would still fit."""
+    """The disk fills between the two; the shorter line of the end would still fit."""
     real, path = os.write, tmp_path / "ledger.jsonl"
     with Ledger(path) as ledger:
         schedule = Schedule(a_plan(), ledger, ARMS)
         runner = Runner(schedule, RunDir(tmp_path), lambda: None, lambda: False, lambda _: None, None)
-        runner.leave_for(StudyError("the disk is nearly full"))  # the first error is the one that is told
+        runner.leave_for(StudyError("the disk is nearly full"))  # the first error is the one reported
         begun = schedule.next()
         assert begun is not None
         trial = begun.trial
@@ -193,12 +188,9 @@ def test_no_end_is_written_after_an_epoch_that_could_not_be_written(
 
 
 def test_a_node_with_another_model_of_the_same_kind_of_gpu_trains_nothing(
-    plan: Plan,  # noqa: F811
-    digits: Prepared,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    plan: Plan, digits: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray calls an A100 of 40 GB, one of 80 GB and a slice of either by one name; their run times do not compare."""
+    """Ray has one name for an A100 of 40 GB, one of 80 GB and a slice of either; their run times do not compare."""
     known = SimpleNamespace(name="NVIDIA A100", multi_processor_count=108, total_memory=80 * 2**30)
     here = SimpleNamespace(name="NVIDIA A100", multi_processor_count=108, total_memory=40 * 2**30)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
@@ -214,16 +206,13 @@ def test_a_node_with_another_model_of_the_same_kind_of_gpu_trains_nothing(
     assert message.event == Blocked(
         reason=f"this node has NVIDIA A100, 108 multiprocessors, 40.0 GiB, and the study was measured on {gpu}"
     )
-    assert not result["done"]  # no fault of the trial: it waits for a node of the study's kind
+    assert not result["done"]  # the trial did not fail: it waits for a node of the study's kind
 
 
-def test_a_failed_trial_is_gone_before_its_memory_is_given_back(
-    plan: Plan,  # noqa: F811
-    digits: Prepared,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_failed_trial_is_released_before_its_memory(
+    plan: Plan, digits: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error holds the frames that it went through, and they hold the net: nothing could be given back."""
+    """An error holds its stack frames, which hold the net; its memory could not be released."""
     worker = a_worker(plan, digits, tmp_path, epochs=0, again=False)
     nets: list[weakref.ref[torch.nn.Module]] = []
 

@@ -1,11 +1,11 @@
-"""The fault campaign: real studies, broken at random moments, resumed to the end and compared with an undisturbed one.
+"""The fault campaign: break real studies at random moments, resume them, and compare with an undisturbed one.
 
     python -m tests.faults --repeats 3 --seed 0
 
-Every study runs one trial at a time, and its clock counts epochs instead of seconds, so that nothing but the fault
-can make a difference: trials, configs, curves, choices, test scores and the verdict's words
-must all be those of the undisturbed study. ``two at a time`` and ``node killed`` run on the wall clock with two
-trials side by side, and are held to the sums alone. Nothing of Ray, Optuna or torch is replaced.
+Every study runs one trial at a time on a clock that counts epochs, so that only the fault
+can make a difference: trials, configs, curves, choices, test scores and verdict
+must equal the undisturbed study's. ``two at a time`` and ``node killed`` run on the wall clock with two
+trials side by side, and only their sums are checked. Ray, Optuna and torch are real.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from study.scheduling.spaces import describe, searched
 ROOT = Path(__file__).parents[2]
 ARMS = ("tiny_resnet", "tiny_resnext")
 LIMIT = 300.0
-"""Seconds within which a session must end."""
+"""Seconds allowed for a session."""
 HURRY = {
     "report_seconds": 0.05,
     "checkpoint_seconds": 0.2,
@@ -55,8 +55,8 @@ HURRY = {
     "disk_floor": 8 * 2**20,
     "nodes_seconds": 0.5,
 }
-"""What is shorter in the campaign, so that a study of seconds meets what one of hours does. What is lost
-costs confirmation runs; with a low ceiling there are as many, and the verdicts can be compared."""
+"""Shorter intervals, so that a study of seconds meets the events of one of hours. Lost time
+costs confirmation runs; a low ceiling keeps their number, and verdicts stay comparable."""
 DRIVER = """
 import dataclasses, sys
 sys.path.insert(0, "")
@@ -77,17 +77,17 @@ sys.exit(study.run.main(["--resume", sys.argv[1], *sys.argv[2:]]))
 PLAIN = 'import sys; sys.path.insert(0, ""); import study.run; sys.exit(study.run.main(["--resume", *sys.argv[1:]]))'
 
 MEMORY_LEFT = 3 * 2**30
-"""Bytes that a study may still fill before Ray ends its workers, in the fault that fills them."""
+"""Bytes left before Ray ends workers, in the fault that fills the memory."""
 BALLOON = 'import time; held = [b"1" * 2**28 for _ in range(2 * {} // 2**28)]; time.sleep(60)'
 
 
 class Survived(AssertionError):
-    """A fault was not survived as promised."""
+    """A study did not survive a fault as promised."""
 
 
 @dataclass(frozen=True)
 class Ground:
-    """A copy of the repository with images and a plan, in which studies are run and broken."""
+    """A copy of the repository with images and a plan, for running and breaking studies."""
 
     repo: Path
 
@@ -101,7 +101,7 @@ class Ground:
         return {**os.environ, VARIABLE: json.dumps(dict(self.settings))}
 
     def begin(self, name: str, *, slots: int) -> Path:
-        """A run directory as it is just after the plan was written."""
+        """A run directory that holds only its plan."""
         home = self.repo / name
         home.mkdir()
         a_plan(self.repo, slots=slots, budget=self.budget).save(home / "plan.json")
@@ -110,7 +110,7 @@ class Ground:
     def session(
         self, home: Path, *flags: str, clocked: bool = True, memory: float = 0.0
     ) -> subprocess.Popen[str]:
-        """The study in a process of its own; with ``memory``, on a machine that has so many bytes left."""
+        """Start the study in its own process; ``memory``: bytes that its machine has left."""
         watch = {}
         if memory:
             have = psutil.virtual_memory()
@@ -131,7 +131,7 @@ def prepare_ground(folder: Path, budget: float = 160.0, **settings: float) -> Gr
 
 
 def a_plan(repo: Path, *, slots: int, budget: float) -> Plan:
-    """A small study of ``repo / "images"`` whose epochs cost one unit each."""
+    """A small study of ``repo / "images"``; every epoch costs one unit."""
     prepared = prepare(f"folder:{repo / 'images'}", seed=0, root=repo)
     card = dataclasses.replace(prepared.card, spec="folder:images")
     speed = Audit(
@@ -158,7 +158,7 @@ def a_plan(repo: Path, *, slots: int, budget: float) -> Plan:
     )
 
 
-# -- the faults: each breaks a running session, and says what it did
+# -- the faults: each breaks a running session and describes its action
 
 
 def driver_killed(session: subprocess.Popen[str], *_: object) -> str:
@@ -187,7 +187,7 @@ def worker_hangs(session: subprocess.Popen[str], *_: object) -> str:
 
 
 def memory_full(session: subprocess.Popen[str], home: Path, _: random.Random) -> str:
-    """Another process fills the memory that is left, until Ray's watch ends the worker."""
+    """Another process fills the memory until Ray's monitor ends the worker."""
     worker = _worker_of(session)
     with subprocess.Popen([sys.executable, "-c", BALLOON.format(MEMORY_LEFT)]) as balloon:
         try:
@@ -218,7 +218,7 @@ def ledger_torn(session: subprocess.Popen[str], home: Path, dice: random.Random)
 
 
 def checkpoint_torn(session: subprocess.Popen[str], home: Path, dice: random.Random) -> str:
-    """Of a running trial, and of a net that is done."""
+    """Tear the checkpoints of a running trial and of a finished net."""
     ledger, until = home / "ledger.jsonl", time.monotonic() + 30
 
     def there() -> tuple[list[Path], list[Path]]:
@@ -240,10 +240,10 @@ def checkpoint_torn(session: subprocess.Popen[str], home: Path, dice: random.Ran
 
 
 def disk_full(session: subprocess.Popen[str], home: Path, dice: random.Random) -> str:
-    """``home`` lies on a small file system of its own, see ``small_disk``."""
+    """``home`` is on its own small file system, see ``small_disk``."""
     filler = home / "filler"
     free = shutil.disk_usage(home).free
-    room = dice.choice([0, 4 * 2**20])  # not a byte left, or less than a study wants to see
+    room = dice.choice([0, 4 * 2**20])  # no byte left, or less than the study's limit
     with suppress(OSError), filler.open("wb") as file:
         while free > room:
             free -= file.write(b"\0" * min(2**18, free - room))
@@ -269,7 +269,7 @@ FAULTS: dict[str, Callable[[subprocess.Popen[str], Path, random.Random], str]] =
 
 
 def _worker_of(session: subprocess.Popen[str]) -> psutil.Process:
-    """The process that trains now."""
+    """The process that is training."""
     until = time.monotonic() + 30
     while time.monotonic() < until and session.poll() is None:
         for process in psutil.Process(session.pid).children(recursive=True):
@@ -284,7 +284,7 @@ def _worker_of(session: subprocess.Popen[str]) -> psutil.Process:
 
 @contextmanager
 def small_disk(home: Path) -> Iterator[None]:
-    """``home`` on a file system of 64 MiB. Raises PermissionError where that may not be made."""
+    """``home`` on a file system of 64 MiB. Raises PermissionError without the right to mount."""
     kept = (home / "plan.json").read_bytes()
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(home)], capture_output=True, text=True, check=False
@@ -305,7 +305,7 @@ def small_disk(home: Path) -> Iterator[None]:
 
 
 def run_out(ground: Ground, home: Path, *flags: str, clocked: bool = True) -> None:
-    """Let the study run to its end."""
+    """Run the study to its end."""
     session = ground.session(home, *flags, clocked=clocked)
     try:
         output, _ = session.communicate(timeout=LIMIT)
@@ -317,7 +317,7 @@ def run_out(ground: Ground, home: Path, *flags: str, clocked: bool = True) -> No
 
 
 def so_far(home: Path, *, training: bool) -> int:
-    """How far a study is: epochs written, or records of any kind but signs of life, which time decides."""
+    """Progress of a study: epochs, or all records except heartbeats, whose number depends on time."""
     ledger = home / "ledger.jsonl"
     content = ledger.read_bytes() if ledger.exists() else b""
     if training:
@@ -328,10 +328,10 @@ def so_far(home: Path, *, training: bool) -> int:
 def broken(
     ground: Ground, home: Path, fault: str, dice: random.Random, undisturbed: Path, *, clocked: bool = True
 ) -> str:
-    """Run the study, break it when some number of records is written, and let it end; what was done.
+    """Run the study, break it after a random number of records, and run it to its end. Describes the fault.
 
-    Any moment from the first record to the last one, when the opened test set is scored; where there must be
-    a worker to break, or a study that watches its disk, as long as trials run.
+    Any moment from the first record to the last one, when the opened test set is scored; faults that need
+    a worker or a watched disk come while trials run.
     """
     slow = fault == "memory full"  # filling it takes seconds
     session = ground.session(home, clocked=clocked, memory=MEMORY_LEFT if slow else 0.0)
@@ -345,19 +345,19 @@ def broken(
     time.sleep(dice.uniform(0, 0.3))
     if session.poll() is not None:
         raise Survived(f"ended by itself before {moment} records: {session.communicate()[0][-600:]}")
-    told = FAULTS[fault](session, home, dice)
-    if fault in ("worker killed", "worker hangs", "memory full"):  # this session lives on
+    done = FAULTS[fault](session, home, dice)
+    if fault in ("worker killed", "worker hangs", "memory full"):  # this session survives
         output, _ = session.communicate(timeout=LIMIT)
         if session.returncode:
             raise Survived(f"exit code {session.returncode}: {output[-1500:]}")
     else:
         session.communicate()
         run_out(ground, home, clocked=clocked)
-    return f"after {moment} {'epochs' if training else 'records'} {told}"
+    return f"after {moment} {'epochs' if training else 'records'} {done}"
 
 
 def check_sums(home: Path) -> History:
-    """No trial lost or doubled, every one ended, and the spend is the sum of what was held."""
+    """No trial is lost or doubled, every one ended, and the spend is the sum over held slots."""
     history = read(home / "ledger.jsonl")  # which refuses doubled trials and epochs
     if history.torn or history.open:
         raise Survived(f"{history.torn}; {len(history.open)} trials have no end")
@@ -375,12 +375,12 @@ def check_sums(home: Path) -> History:
 
 
 def check_same(home: Path, undisturbed: Path) -> None:
-    """Everything that was decided and measured is what the undisturbed study has."""
+    """Check every decision and measurement against the undisturbed study."""
     ours, theirs = check_sums(home), check_sums(undisturbed)
     for run, history in (
         (home, ours),
         (undisturbed, theirs),
-    ):  # on this clock every epoch that came in cost one
+    ):  # on this clock every recorded epoch cost one
         held = sum(history.spent(arm) for arm in ARMS) - sum(cost.cost for cost in history.costs)
         if abs(held - so_far(run, training=True)) > 1e-6:
             raise Survived(
@@ -406,7 +406,7 @@ def check_same(home: Path, undisturbed: Path) -> None:
 
 
 def node_killed(ground: Ground, home: Path, dice: random.Random) -> str:
-    """Two nodes of Ray's own test cluster; the second is killed while its trial runs."""
+    """Two nodes of Ray's test cluster; the second is killed during a trial."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -431,17 +431,17 @@ def node_killed(ground: Ground, home: Path, dice: random.Random) -> str:
 
 def two_at_a_time(ground: Ground, home: Path, dice: random.Random) -> str:
     """Several kills in one study on the wall clock."""
-    told = []
+    done = []
     for fault in dice.sample(["driver killed", "SIGTERM", "ledger torn", "checkpoint torn"], 2):
         session = ground.session(home, clocked=False)
         time.sleep(dice.uniform(12, 25))
         if session.poll() is None:
-            told.append(FAULTS[fault](session, home, dice))
+            done.append(FAULTS[fault](session, home, dice))
         session.communicate()
     run_out(ground, home, clocked=False)
     history = check_sums(home)
     lost = sum(history.spent(arm, "lost") for arm in ARMS)
-    return f"{', '.join(told)}; {lost:.1f} s booked as lost"
+    return f"{', '.join(done)}; {lost:.1f} s booked as lost"
 
 
 def campaign(
@@ -453,7 +453,7 @@ def campaign(
     say: Callable[[str], None],
     budget: float = 160.0,
 ) -> list[tuple[str, int, int, str]]:
-    """Break ``repeats`` studies by every fault; per fault: tried, survived, and what happened last."""
+    """Break ``repeats`` studies by every fault. Returns tries, survivals and the last event per fault."""
     ground = prepare_ground(folder, budget)
     undisturbed = ground.begin("undisturbed", slots=1)
     run_out(ground, undisturbed)

@@ -1,4 +1,4 @@
-"""What each tool shows of a study, read back with the tool's own reader."""
+"""Each tool's record of a study, read back with the tool's own reader."""
 
 import dataclasses
 import json
@@ -44,10 +44,10 @@ def test_optuna_has_every_trial_with_its_values_and_its_end(run: Path) -> None:
     shown = {t.user_attrs["trial"]: t for trials in studies(run).values() for t in trials}
     assert shown.keys() == history.trials.keys()
     for name, trial in history.trials.items():
-        told = shown[name]
-        assert told.params == trial.config
-        assert told.intermediate_values == {e.epoch: e.val_accuracy for e in history.epochs[name]}
-        assert told.state == STATES[history.outcomes[name].state]
+        found = shown[name]
+        assert found.params == trial.config
+        assert found.intermediate_values == {e.epoch: e.val_accuracy for e in history.epochs[name]}
+        assert found.state == STATES[history.outcomes[name].state]
     assert {n for n in studies(run) if "other" not in n} == set(Plan.load(run / "plan.json").arms)
 
 
@@ -58,7 +58,7 @@ def test_writing_again_gives_the_same_and_not_twice(run: Path) -> None:
     assert {n: len(t) for n, t in studies(run).items()} == before
 
 
-def test_a_study_that_is_followed_is_brought_up_to_date(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_following_a_study_adds_its_new_trials(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "FOLLOW_SECONDS", 0.0)
     ledger = run / "ledger.jsonl"
     rounds: list[int] = []
@@ -84,8 +84,8 @@ def test_optunas_file_has_one_writer(run: Path) -> None:
 
 
 def test_optuna_makes_no_link_in_the_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its usual lock is one, and a study that is killed while it holds it could not go on."""
-    (run / "optuna.journal.lock").touch()  # left by one that was killed
+    """Optuna's usual lock is a link; a study killed while holding it could not resume."""
+    (run / "optuna.journal.lock").touch()  # left by a killed study
 
     def linked(*_: object, **__: object) -> None:
         raise AssertionError("a link was made")
@@ -95,7 +95,7 @@ def test_optuna_makes_no_link_in_the_run(run: Path, monkeypatch: pytest.MonkeyPa
     assert not (run / "optuna.journal.lock").exists()
 
 
-@pytest.mark.filterwarnings("ignore")  # the tool's own
+@pytest.mark.filterwarnings("ignore")  # a warning of the tool itself
 def test_tensorboard_has_scalars_and_hyperparameters(run: Path) -> None:
     reader = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed"
@@ -104,12 +104,12 @@ def test_tensorboard_has_scalars_and_hyperparameters(run: Path) -> None:
     history = read(run / "ledger.jsonl")
     trial = next(t for t in history.trials.values() if t.phase == "search" and len(history.epochs[t.id]) == 9)
     events = reader.EventAccumulator(str(run / "tensorboard" / trial.id)).Reload()
-    told = [(e.step, e.value) for e in events.Scalars("val_accuracy")]
-    assert told == [(e.epoch, pytest.approx(e.val_accuracy)) for e in history.epochs[trial.id]]
+    scalars = [(e.step, e.value) for e in events.Scalars("val_accuracy")]
+    assert scalars == [(e.epoch, pytest.approx(e.val_accuracy)) for e in history.epochs[trial.id]]
     assert any("hparams" in tag for tag in events.summary_metadata)
 
 
-@pytest.mark.filterwarnings("ignore")  # the tool's own
+@pytest.mark.filterwarnings("ignore")  # a warning of the tool itself
 def test_mlflow_has_a_run_per_trial(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -127,13 +127,13 @@ def test_mlflow_has_a_run_per_trial(run: Path, monkeypatch: pytest.MonkeyPatch) 
     assert runs[trial.id].data.params == {k: str(v) for k, v in trial.config.items()}
 
 
-@pytest.mark.filterwarnings("ignore")  # the tool's own
+@pytest.mark.filterwarnings("ignore")  # a warning of the tool itself
 @pytest.mark.parametrize("where", ["http://127.0.0.1:9", "damaged"])
-def test_mlflow_that_cannot_be_reached_is_one_sentence(
+def test_an_unreachable_mlflow_is_one_sentence(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
 ) -> None:
     pytest.importorskip("mlflow", reason="mlflow is not installed")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # here; left alone there are two
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # set here; the default has two retries
     if where == "damaged":
         (run / "mlflow.db").write_bytes(b"no data base" * 999)
         where = f"sqlite:///{run / 'mlflow.db'}"
@@ -153,7 +153,7 @@ def test_a_tool_that_fails_is_one_sentence(
     assert "error: optuna failed: RuntimeError: the tool is down" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore")  # the tool's own
+@pytest.mark.filterwarnings("ignore")  # a warning of the tool itself
 def test_wandb_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.delenv("WANDB_MODE", raising=False)
@@ -207,7 +207,7 @@ def test_a_tool_that_fails_takes_nothing_from_the_study_or_the_others(tmp_path: 
     assert remembers.closed
 
 
-def test_an_epoch_that_comes_again_after_an_interruption_is_taken(tmp_path: Path) -> None:
+def test_an_epoch_repeated_after_an_interruption_is_accepted(tmp_path: Path) -> None:
     diary = Diary(tmp_path / "run", dataclasses.replace(plan(), spaces=SPACES))
     folder = diary.folder
     diary.ledger.__exit__(None, None, None)
@@ -227,7 +227,7 @@ def test_an_epoch_that_comes_again_after_an_interruption_is_taken(tmp_path: Path
     assert shown.state == TrialState.RUNNING
 
 
-def test_a_tool_that_is_not_there_is_said_before_anything_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tool_is_reported_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = dataclasses.replace(mlflow_logger.TOOL, needs="a_package_of_no_name")
     monkeypatch.setattr(mlflow_logger, "TOOL", missing)
     with pytest.raises(InputError, match="pip install a_package_of_no_name"):
@@ -236,7 +236,7 @@ def test_a_tool_that_is_not_there_is_said_before_anything_begins(monkeypatch: py
         base.check(["nothing"])
 
 
-def test_the_grafana_dashboard_asks_only_for_metrics_that_there_are() -> None:
+def test_the_grafana_dashboard_asks_only_for_existing_metrics() -> None:
     board = json.loads((ROOT / "study" / "loggers" / "grafana.json").read_text())
     asked = {t["expr"] for panel in board["panels"] for t in panel["targets"]}
     names = set(re.findall(r"ray_study_\w+", " ".join(asked)))

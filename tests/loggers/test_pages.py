@@ -1,4 +1,4 @@
-"""The tools that people have open, on a study that runs: what their pages say, and what Prometheus gets."""
+"""Users' tools on a running study: the text of their pages, and the metrics that Prometheus gets."""
 
 import json
 import os
@@ -35,7 +35,7 @@ SECONDS = 240
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """A study that runs, and is shown in every tool that comes with it."""
+    """A running study, shown in every tool."""
 
     home: Path
     driver: int
@@ -86,7 +86,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @contextmanager
 def served(tool: str, *arguments: str) -> Iterator[str]:
-    """The tool's own server on a free port of 127.0.0.1; its address."""
+    """The tool's own server on a free port of 127.0.0.1. Yields its address."""
     program = Path(sys.executable).with_name(tool)
     if not program.exists():
         pytest.skip(f"{tool} is not installed: its page was not opened")
@@ -125,7 +125,7 @@ def test_rays_dashboard_shows_the_study_and_its_trials(
 
 
 def test_a_trials_process_is_named_by_arm_phase_and_setting(study: Running) -> None:
-    """As Ray's dashboard lists it with its node, and ps."""
+    """Ray's dashboard and ps list the process by its name."""
     named = re.compile(rf"ray::StudyTrial ({'|'.join(ARMS)})-[a-z]+-\d{{4}} .*lr[ =]")
     deadline = time.monotonic() + 60
     while not any(map(named.match, _commands(study))):
@@ -166,22 +166,23 @@ def test_prometheus_gets_the_metrics_of_a_running_study(study: Running) -> None:
     deadline, found = time.monotonic() + SECONDS, ""
     while time.monotonic() < deadline and len(set(FINISHED.findall(found))) < len(ARMS):
         time.sleep(2)
-        with suppress(OSError):  # not all of Ray's endpoints are up at once
+        with suppress(OSError):  # Ray's endpoints start one by one
             found = _scrape(study)
-    told, history, share = _values(found), study.history, Plan.load(study.home / "plan.json").share
+    metrics, history, share = _values(found), study.history, Plan.load(study.home / "plan.json").share
     for arm in ARMS:
-        spent = sum(value for labels, value in told["ray_study_spent_seconds"] if f'arm="{arm}"' in labels)
-        (left,) = (value for labels, value in told["ray_study_left_seconds"] if f'arm="{arm}"' in labels)
+        spent = sum(value for labels, value in metrics["ray_study_spent_seconds"] if f'arm="{arm}"' in labels)
+        (left,) = (value for labels, value in metrics["ray_study_left_seconds"] if f'arm="{arm}"' in labels)
         assert 0 < spent <= history.spent(arm) + 1e-6
-        assert left == pytest.approx(share - spent, abs=30)  # the two are scraped one after the other
-    assert {re.search(r'run="(\w+)"', labels).group(1) for labels, _ in told["ray_study_trials"]} == {"out"}  # type: ignore[union-attr]
+        assert left == pytest.approx(share - spent, abs=30)  # the two are scraped in turn
+    runs = {re.findall(r'run="(\w+)"', labels)[0] for labels, _ in metrics["ray_study_trials"]}
+    assert runs == {"out"}
     storage = JournalStorage(JournalFileBackend(str(study.home / "optuna.journal")))
     shown = sum(len(storage.get_all_trials(s._study_id)) for s in storage.get_all_studies())
     assert shown >= len(history.trials)
 
 
 def _scrape(study: Running) -> str:
-    """What all of the study's Prometheus endpoints say."""
+    """The text of all Prometheus endpoints of the study."""
     request = urllib.request.Request(  # the study's own address
         f"{study.dashboard}/api/prometheus/sd", headers={"Authorization": f"Bearer {study.token}"}
     )
@@ -193,7 +194,7 @@ def _scrape(study: Running) -> str:
 
 
 def _values(found: str) -> dict[str, list[tuple[str, float]]]:
-    told: dict[str, list[tuple[str, float]]] = {}
+    metrics: dict[str, list[tuple[str, float]]] = {}
     for name, labels, value in re.findall(r"^(ray_study_\w+)\{(.*)\} (\S+)$", found, re.MULTILINE):
-        told.setdefault(name, []).append((labels, float(value)))
-    return told
+        metrics.setdefault(name, []).append((labels, float(value)))
+    return metrics

@@ -24,7 +24,7 @@ def test_shares_are_counted_for_the_most_expensive_arm() -> None:
 
 
 @pytest.mark.parametrize("minutes", [1, 2, 3, 5, 10, 30, 300])
-def test_a_refused_budget_names_one_that_is_accepted(minutes: int) -> None:
+def test_a_refused_budget_names_an_accepted_one(minutes: int) -> None:
     plan = dataclasses.replace(PLAN, budget=Budget(seconds=60.0 * minutes, resource="cpu"))
     for epochs in (None, 3, 20):
         try:
@@ -32,7 +32,7 @@ def test_a_refused_budget_names_one_that_is_accepted(minutes: int) -> None:
         except InputError as error:
             named = Budget.parse(str(error).split("--budget ")[1].split(" ")[0])
             assert named.seconds > plan.budget.seconds
-            slower = {  # as when the machine has other work while the arms are measured anew
+            slower = {  # as when other work slows down the second measurement
                 arm: dataclasses.replace(
                     audit,
                     images_per_second=audit.images_per_second / 1.2,
@@ -45,7 +45,7 @@ def test_a_refused_budget_names_one_that_is_accepted(minutes: int) -> None:
         else:
             assert (
                 allocation.tuning_runs(accepted) + accepted.pairs >= TUNING_RUNS_FLOOR
-            )  # the restored defaults count
+            )  # default runs restored from the ledger count
 
 
 def test_a_chosen_length_grows_with_the_budget_up_to_the_posts_fifty_epochs() -> None:
@@ -57,9 +57,7 @@ def test_a_chosen_length_grows_with_the_budget_up_to_the_posts_fifty_epochs() ->
     assert lengths[0] < lengths[1] < lengths[2]
     assert lengths[-1] == 50
     four = dataclasses.replace(PLAN, budget=Budget(seconds=1500.0, resource="cpu"))
-    assert (
-        with_length(four, None).pairs == 4
-    )  # where the runs are not too short for it, the length leaves room
+    assert with_length(four, None).pairs == 4  # unless runs are already short, the length leaves room
 
 
 @pytest.mark.parametrize(
@@ -72,7 +70,7 @@ def test_the_budget_sets_the_number_of_pairs_of_searches(full_runs: float, pairs
     assert plan.folds == max(3, pairs)
     assert allocation.tuning_runs(plan) + plan.pairs >= TUNING_RUNS_FLOOR
     each = allocation.confirm_reserved(plan) - plan.pairs * allocation.confirm_each(plan)
-    assert allocation.confirm_each(plan) + each >= CONFIRM_FLOOR  # the net in hand's
+    assert allocation.confirm_each(plan) + each >= CONFIRM_FLOOR  # for the net in hand
     for pair in range(2 * pairs):
         own, *others = allocation.search_fold(plan, pair), *allocation.select_folds(plan, pair)
         assert own not in others

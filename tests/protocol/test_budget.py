@@ -27,6 +27,6 @@ def test_budgets_parse_and_print(text: str, seconds: float, resource: str, print
     "text", ["", "8", "gpu-hours", "-1gpu-hours", "0cpu-minutes", "8gpu-days", "8tpu-hours", "nancpu-hours",
              "infgpu-hours", "1e99gpu-hours", "8gpu-hours extra", "1_0cpu-minutes", "٣cpu-minutes"],
 )  # fmt: skip
-def test_nonsense_budgets_are_refused_with_what_is_allowed(text: str) -> None:
+def test_a_bad_budget_is_refused_with_the_allowed_forms(text: str) -> None:
     with pytest.raises(InputError, match="gpu-hours|at least"):
         Budget.parse(text)

@@ -1,4 +1,4 @@
-"""The ledger gives back what was written, and says plainly when it cannot be trusted."""
+"""The ledger returns its records unchanged, or says why it cannot be trusted."""
 
 import dataclasses
 import math
@@ -87,7 +87,7 @@ def test_spend_counts_every_second_once(tmp_path: Path) -> None:
     assert read(path).spent("tiny_resnet") == pytest.approx(10.5)
 
 
-def test_a_torn_last_line_is_left_out_with_a_notice(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_dropped_with_a_notice(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     whole = chained([a_trial(0), a_trial(1)])
     path.write_text(whole[:-20])
@@ -177,7 +177,7 @@ def test_choices_of_two_looks_form_one_list_and_the_latest_names_the_net_in_hand
 def test_a_failed_write_leaves_the_file_whole_even_if_it_cannot_be_cut_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a file system that turned read-only, or a disk that fills in the middle of a line."""
+    """As on a file system turned read-only, or a disk that fills in mid-line."""
     path = tmp_path / "ledger.jsonl"
     real = os.write
 
@@ -202,12 +202,12 @@ def test_a_failed_write_leaves_the_file_whole_even_if_it_cannot_be_cut_at_once(
         with monkeypatch.context() as broken:
             broken.setattr(os, "ftruncate", fails)
             with pytest.raises(LedgerError, match="cannot be written"):
-                ledger.add(a_trial(3))  # not after half a line
+                ledger.add(a_trial(3))  # no line is appended to half a line
         ledger.add(a_trial(4))
     assert [t.index for t in read(path).trials.values()] == [0, 4]
 
 
-def test_text_that_no_report_can_hold_is_refused(tmp_path: Path) -> None:
+def test_text_that_utf8_cannot_encode_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     odd = Outcome(trial="a", state="failed", reason="half a \udcff", epochs=0, cost=0.0)
     path.write_text(chained([odd]))

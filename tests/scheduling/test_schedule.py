@@ -1,4 +1,4 @@
-"""The schedule's promises, played through with made-up curves and a made-up clock (no Ray needed).
+"""The schedule's guarantees on synthetic curves and a simulated clock (without Ray).
 
 Trial costs differ between the arms, trials diverge, and two run side by side, as on a real machine.
 """
@@ -29,7 +29,7 @@ STAGES = {"baseline": 0, "slice": 1, "search": 1, "select": 2, "confirm": 3}
 
 
 def play_killed(plan: Plan, path: Path, *, seed: int, rate: float) -> tuple[Ledger, int]:
-    """As ``play``, but the process dies at random events and another takes up the ledger; how often."""
+    """Like ``play``, but the process dies at random events and another continues. Returns the number of deaths."""
     now, rng, deaths = [0.0], np.random.default_rng(seed), -1
     while True:
         deaths += 1
@@ -109,7 +109,7 @@ def test_the_searches_of_a_pair_begin_with_the_same_proposals_and_share_the_budg
             for arm in ARMS
         ]
         assert configs[0] == configs[1]
-        begins.append(str(configs[0][3:]))  # after the known settings, which every search begins with
+        begins.append(str(configs[0][3:]))  # after the known settings that start every search
     assert len(set(begins)) == 4
 
 
@@ -123,11 +123,11 @@ def test_the_default_is_each_searchs_first_trial_and_is_paid_once(tmp_path: Path
             default = ledger.of(arm, "baseline")[0].config
             assert default not in [t.config for t in ledger.of(arm, "search")]
             for pair in range(plan.pairs):
-                told = again.searches[arm, pair].trials
+                trials = again.searches[arm, pair].trials
                 run = ledger.of(arm, "baseline")[pair]
-                assert told[0].params == default
-                assert told[0].value == ledger.val_accuracy(run.id)
-                assert len(told) == 1 + sum(t.pair == pair for t in ledger.of(arm, "search"))
+                assert trials[0].params == default
+                assert trials[0].value == ledger.val_accuracy(run.id)
+                assert len(trials) == 1 + sum(t.pair == pair for t in ledger.of(arm, "search"))
 
 
 def test_a_setting_is_taken_when_it_leads_the_default_by_half_a_standard_error(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_setting_is_taken_when_it_leads_the_default_by_half_a_standard_error(t
 
 
 def test_comparing_image_by_image_sharpens_the_lead(tmp_path: Path) -> None:
-    """Two settings that differ on few images are distinguished; taken as independent they would not be."""
+    """Settings that differ on few images are distinguished; treated as independent they would not be."""
     plan = a_plan(minutes=20)
     images = plan.val_images
 
@@ -192,11 +192,11 @@ def test_a_default_that_nothing_beats_is_confirmed_and_one_that_fails_is_not(tmp
 
 @pytest.mark.parametrize("minutes", [8, 12, 20])
 def test_arms_wait_for_each_other_for_less_than_a_run(tmp_path: Path, minutes: float) -> None:
-    """Runs of one arm take 1.4 times as long: would each arm keep to its slot, one would wait that much longer."""
+    """Runs of one arm take 1.4 times as long; with a fixed slot per arm, one would wait for the other."""
     plan, now, idle, seen = a_plan(minutes=minutes), [0.0], [0.0], [0.0]
 
     def watch(record: Record) -> None:
-        """Before a trial starts, or after it ended: what the slots without one have waited since the last time."""
+        """Before a trial starts or after it ends: add the idle time of free slots since the last call."""
         if isinstance(record, Trial | Outcome):
             held = len(ledger.open) - (1 if isinstance(record, Trial) else -1)
             idle[0] += (plan.machine.slots - held) * (now[0] - seen[0])
@@ -252,7 +252,7 @@ def test_an_arm_that_always_fails_ends_the_study_with_its_reason(tmp_path: Path)
 
 
 def test_a_search_without_budget_confirms_the_default(tmp_path: Path) -> None:
-    """The machine turns out ten times dearer than measured: what is left of the share is not overrun for a search."""
+    """The machine is ten times slower than measured; no search overruns the rest of the share."""
     plan = a_plan(minutes=12)
     fast = {name: dataclasses.replace(a, images_per_second=20_000.0) for name, a in plan.audits.items()}
     starved = dataclasses.replace(plan, audits=fast, budget=Budget(seconds=150.0, resource="cpu"))
@@ -263,10 +263,10 @@ def test_a_search_without_budget_confirms_the_default(tmp_path: Path) -> None:
     for arm in starved.arms:
         hand = ledger.in_hand(arm)
         assert len(ledger.confirmed(arm, hand)) >= runs_floor(starved, hand=True)
-        assert sum(search_runs(starved, ledger)[arm]) < 2  # begun before the runs had shown what they cost
+        assert sum(search_runs(starved, ledger)[arm]) < 2  # started before the cost of runs was known
 
 
-def test_an_interrupted_study_books_what_was_held_and_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_study_books_its_running_trials_and_resumes(tmp_path: Path) -> None:
     now, path = [0.0], tmp_path / "ledger.jsonl"
     with Ledger(path) as ledger:
         schedule = Schedule(a_plan(), ledger, ARMS, clock=lambda: now[0])
@@ -283,7 +283,7 @@ def test_an_interrupted_study_books_what_was_held_and_goes_on(tmp_path: Path) ->
         now[0] = 9.0
         for start in taken_up:
             assert start is not None
-            again.resumed(start.trial.id, 0, 4.0)  # its checkpoint had 4 of the 7 seconds, and 2 went by
+            again.resumed(start.trial.id, 0, 4.0)  # its checkpoint had 4 of the 7 seconds; 2 more were lost
         assert [ledger.spent(arm, "baseline") for arm in ARMS] == [4.0, 4.0]
         assert [ledger.spent(arm, "lost") for arm in ARMS] == [5.0, 5.0]
 
@@ -299,11 +299,11 @@ def test_a_trial_pays_nothing_while_it_waits_for_a_machine(tmp_path: Path) -> No
         now[0] = 60.0
         schedule.slots.beat()
         assert [ledger.booked[s.trial.id] for s in (first, second)] == [0.0, 60.0]
-        for _ in range(2):  # the second time it has its machine already
+        for _ in range(2):  # the second time it already has its machine
             schedule.slots.grant(first.trial.id)
             now[0] += 5.0
         assert schedule.slots.held(first.trial.id) == 10.0
-        assert schedule.next() is None  # it had its slot all the while
+        assert schedule.next() is None  # it kept its slot
         schedule.put_back(first.trial.id, "no worker")
         again = schedule.next()
         assert again is not None
@@ -315,8 +315,8 @@ def test_a_trial_pays_nothing_while_it_waits_for_a_machine(tmp_path: Path) -> No
         assert schedule.end(first.trial.id, "worker died").cost == 11.0
 
 
-def test_an_arm_with_a_default_that_works_is_not_given_up(tmp_path: Path) -> None:
-    """Half of its space failing, even many times in a row, is for the search to find out."""
+def test_an_arm_with_a_working_default_is_kept(tmp_path: Path) -> None:
+    """The search must learn that half of the space fails, even after many failures in a row."""
 
     def fails(trial: Trial, epoch: int) -> str:
         del epoch
@@ -330,13 +330,13 @@ def test_an_arm_with_a_default_that_works_is_not_given_up(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("tuning", "runs"), [(4, 0), (13, 0), (26, 0), (27, 5), (40, 6), (200, 30)])
-def test_the_slice_is_15_to_20_percent_or_none_where_that_is_too_few(tuning: float, runs: int) -> None:
+def test_the_slice_is_15_to_20_percent_or_absent(tuning: float, runs: int) -> None:
     assert slice_runs(tuning) == runs
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_study_killed_at_random_decides_like_an_undisturbed_one(tmp_path: Path, seed: int) -> None:
-    """One trial at a time, and killed also between a report and the end that it decided."""
+def test_a_study_killed_at_random_makes_the_same_decisions(tmp_path: Path, seed: int) -> None:
+    """One trial at a time; some deaths fall between a report and the end it decides."""
     plan = a_plan(minutes=8, slots=1, seed=seed)
     whole = play(plan, tmp_path / "whole.jsonl")
     killed, deaths = play_killed(plan, tmp_path / "killed.jsonl", seed=seed, rate=0.05)
@@ -356,7 +356,7 @@ def test_a_study_killed_at_random_decides_like_an_undisturbed_one(tmp_path: Path
 def test_a_disk_that_fails_at_random_moments_changes_no_decision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lines that are written in part, a process that stops at that or dies, and last lines torn off between two."""
+    """Partly written lines, processes that stop or die there, and last lines torn off between two sessions."""
     plan, path = a_plan(minutes=8, slots=1), tmp_path / "broken.jsonl"
     whole = play(plan, tmp_path / "whole.jsonl")
     now, rng, deaths, real = [0.0], np.random.default_rng(0), -1, os.write
@@ -413,7 +413,7 @@ def restarted(schedule: Schedule) -> Start:
     return start
 
 
-def test_a_lost_worker_is_replaced_until_it_must_be_the_trials_own_doing(tmp_path: Path) -> None:
+def test_a_lost_worker_is_replaced_until_the_trial_is_to_blame(tmp_path: Path) -> None:
     schedule, now = losing(tmp_path)
     first = schedule.next()
     assert first is not None
@@ -460,7 +460,7 @@ def test_a_trial_out_of_memory_gets_more_of_the_machine_then_ends(tmp_path: Path
     assert first is not None
     assert second is not None
     assert schedule.lost(first.trial.id, "out of memory", "too big") is None
-    assert schedule.next() is None  # it waits for both cores, and nobody overtakes it
+    assert schedule.next() is None  # it waits for both cores, and no trial overtakes it
     schedule.end(second.trial.id, "error: boom")
     assert restarted(schedule).fraction == 2.0
     assert schedule.next() is None
@@ -483,7 +483,7 @@ def test_a_trial_that_needs_a_whole_gpu_gets_it_although_the_fractions_do_not_ad
         begun = [schedule.next() for _ in range(cards * trials)]
         assert schedule.next() is None
         first, *others = [start.trial.id for start in begun if start is not None]
-        for other in others[: trials - 1]:  # of one card
+        for other in others[: trials - 1]:  # fractions of one card
             schedule.end(other, "error: boom")
         for more in doubled:
             assert schedule.lost(first, "out of memory", "too big") is None
@@ -497,13 +497,13 @@ def test_derived_seeds_are_distinct_and_fit_any_generator() -> None:
     assert all(0 <= s < 2**63 for s in seeds)
 
 
-def test_only_an_arm_with_the_most_runs_has_anything_left_over(
+def test_only_the_arm_with_the_most_runs_has_a_remainder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = a_plan(), a_plan(minutes=30)
     assert unspent(small, play(small, tmp_path / "small.jsonl")) == {}
     for module in (accounting, selection):
-        monkeypatch.setattr(module, "CONFIRM_CEILING", 3)  # at 20, studies of days
+        monkeypatch.setattr(module, "CONFIRM_CEILING", 3)  # at 20, studies take days
     ledger = play(large, tmp_path / "large.jsonl")
     over = unspent(large, ledger)
     assert over

@@ -1,4 +1,4 @@
-"""An arm's search proposes reproducibly, stops as Ray's ASHA would, and tells Optuna the truth."""
+"""An arm's search proposes reproducibly, stops like Ray's ASHA, and reports the true states to Optuna."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ KNOWN: Config = {"lr": 0.05, "depth": 3, "policy": "a", "batch_size": 64}
 
 
 def a_search(seed: int, space: Space = SPACE) -> ArmSearch:
-    """One whose first trial is the default, that the baseline has paid."""
+    """A search whose first trial is the default, paid for by the baseline."""
     search = ArmSearch(space, (2,), seed=seed, known=[KNOWN])
     default = Trial(
         id="a-baseline-0000", arm="a", phase="baseline", index=0, pair=0, config=DEFAULT, seed=0, fold=0, epochs=6
@@ -44,7 +44,7 @@ def an_epoch(trial: str, epoch: int, accuracy: float) -> Epoch:
 
 
 def play(search: ArmSearch, trials: int, *, seed: int = 0) -> list[Config]:
-    """Run a search of six-epoch trials on made-up curves, one at a time."""
+    """Run a search of six-epoch trials on synthetic curves, one at a time."""
     rng = np.random.default_rng(seed)
     configs = []
     for number in range(trials):
@@ -78,7 +78,7 @@ def test_the_same_seed_proposes_the_same_configs() -> None:
 
 
 def test_arms_of_a_pair_begin_with_the_same_values_of_shared_axes() -> None:
-    """Whatever else an arm's space has, and whatever became of the trials before."""
+    """Independent of an arm's other axes and of earlier trials."""
     wider: Space = {"groups": Choice(options=(2, 4, 8), default=2), **SPACE}
     one, other, elsewhere = a_search(1), a_search(1, wider), a_search(2)
     asked = [[search.ask(f"t{i}") for i in range(9)] for search in (one, other, elsewhere)]
@@ -99,7 +99,7 @@ def test_the_recipes_known_settings_are_fitted_to_the_studys_batch_sizes() -> No
     small = known(restrict(space, (32, 64)))
     assert {config["batch_size"] for config in small} == {64}
     assert [config["lr"] for config in small] == pytest.approx([0.05, 0.05, 0.025])
-    assert all(config.keys() == DEFAULT.keys() for config in known(SPACE))  # and nothing that an arm has not
+    assert all(config.keys() == DEFAULT.keys() for config in known(SPACE))  # and no axis that the arm lacks
 
 
 def test_unfinished_trials_reach_optuna_as_pruned_failed_or_running() -> None:
@@ -114,19 +114,19 @@ def test_unfinished_trials_reach_optuna_as_pruned_failed_or_running() -> None:
         search.ask(name)
         search.report(an_epoch(name, 1, 0.9))
         search.tell(Outcome(trial=name, state=state, reason=reason, epochs=1, cost=1.0), 0.9)  # type: ignore[arg-type]
-    told = search.trials
-    assert told[0].state.name == "COMPLETE"
-    assert [(t.state.name, t.intermediate_values) for t in told[-3:]] == [
+    trials = search.trials
+    assert trials[0].state.name == "COMPLETE"
+    assert [(t.state.name, t.intermediate_values) for t in trials[-3:]] == [
         ("PRUNED", {}), ("FAIL", {}), ("RUNNING", {}),
     ]  # fmt: skip
-    pruned = [t for t in told[:-3] if t.state.name == "PRUNED"]
+    pruned = [t for t in trials[:-3] if t.state.name == "PRUNED"]
     assert pruned
     assert all(list(t.intermediate_values) == [2] for t in pruned)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_failing_settings_are_not_proposed_again_and_again(seed: int) -> None:
-    """The best learning rates lie next to those that fail, and a search must not take the fall for an unknown land."""
+def test_failing_settings_are_seldom_proposed_again(seed: int) -> None:
+    """The best learning rates border on failing ones; a search must not mistake failures for unexplored space."""
     search, failed = a_search(seed), 0
     for number in range(100):
         name = f"t{number}"
@@ -139,7 +139,7 @@ def test_failing_settings_are_not_proposed_again_and_again(seed: int) -> None:
             search.report(an_epoch(name, 2, lr))
             outcome = Outcome(trial=name, state="finished", reason="full length", epochs=6, cost=6.0)
             search.tell(outcome, lr)
-    assert failed < 60  # 88 when failures are told as such
+    assert failed < 60  # 88 without the penalty for failures
 
 
 @pytest.mark.parametrize("seed", range(5))

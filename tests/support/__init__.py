@@ -1,1 +1,1 @@
-"""What tests share: references to compare with, factories, simulated studies."""
+"""Shared by the tests: reference implementations, factories, simulated studies."""

@@ -1,4 +1,4 @@
-"""Records of one trial, for ledgers that tests write."""
+"""Records of one trial, for test ledgers."""
 
 from study.protocol.records import (
     Epoch,

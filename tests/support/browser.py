@@ -1,7 +1,7 @@
-"""Chromium or Chrome without a window, where one is on the PATH, for the tests that look at pages.
+"""Headless Chromium or Chrome, if one is on the PATH, for tests of pages.
 
-It is driven by its own DevTools protocol over a pipe (https://chromedevtools.github.io/devtools-protocol), so
-nothing else has to be installed.
+Tests drive it by the DevTools protocol over a pipe (https://chromedevtools.github.io/devtools-protocol), so
+nothing else needs to be installed.
 """
 
 import base64
@@ -21,7 +21,7 @@ import pytest
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SECONDS = 120
-"""That the browser may take for an answer: CI machines are shared and slow."""
+"""Timeout for an answer of the browser: CI machines are shared and slow."""
 DESK = {"width": 1400, "height": 900, "deviceScaleFactor": 1, "mobile": False}
 PHONE = {"width": 400, "height": 800, "deviceScaleFactor": 2, "mobile": True}
 READABLE = 12
@@ -41,31 +41,31 @@ TEXT = """(function text(root) {
 
 @dataclass(frozen=True, kw_only=True)
 class Visit:
-    """What a page did on a phone."""
+    """Measurements of one page on a phone."""
 
     errors: list[str]
     """Console errors, uncaught exceptions, failed loads."""
     asked: list[str]
-    """Every address but the page's own file and data: URLs."""
+    """Every requested address except the page's own file and data: URLs."""
     width: int
-    """Of the whole page, in CSS pixels: above the phone's it scrolls sideways."""
+    """Width of the page in CSS pixels; wider than the phone it scrolls sideways."""
     smallest: float
     """Font size of the smallest text outside of figures."""
 
 
 class Browser:
-    """One headless browser; every visit has a tab of its own."""
+    """One headless browser; every visit opens its own tab."""
 
     def __init__(self, program: str, folder: Path) -> None:
         inward, outward = os.pipe(), os.pipe()
-        # it reads commands from descriptor 3 and answers on 4, which nothing else may occupy meanwhile
+        # the browser reads commands from descriptor 3 and answers on 4; both must be free
         ends = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (inward[0], outward[1])]
         self._log = folder / "log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 ["bash", "-c", f'exec "$0" "$@" 3<&{ends[0]} 4>&{ends[1]}', program,
                  "--headless", "--remote-debugging-pipe", f"--user-data-dir={folder / 'profile'}",
-                 "--no-sandbox",  # containers have none, and the only page is ours
+                 "--no-sandbox",  # containers have no sandbox, and the only page is ours
                  "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync",
                  "--disable-background-networking", "--disable-component-update",
                  "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "about:blank"],
@@ -82,7 +82,7 @@ class Browser:
         self._ask("Page.navigate", tab, url=page.as_uri())
         while not self._seen("Page.loadEventFired"):
             self._read(time.monotonic() + SECONDS)
-        self._value(tab, "new Promise(done => setTimeout(done, 300))")  # for what a page does after loading
+        self._value(tab, "new Promise(done => setTimeout(done, 300))")  # scripts run after loading
         width, smallest = (self._value(tab, x) for x in ("document.documentElement.scrollWidth", SMALLEST))
         console = [e for e in self._seen("Runtime.consoleAPICalled") if e["type"] in ("error", "assert")]
         logged = [e["entry"] for e in self._seen("Log.entryAdded") if e["entry"]["level"] == "error"]
@@ -97,9 +97,9 @@ class Browser:
         )
 
     def read(self, url: str, *wanted: str, picture: Path, cookies: Mapping[str, str] | None = None) -> str:
-        """The text of a page once all that is ``wanted`` stands in it; what it looks like goes to ``picture``.
+        """The text of a page once it contains all ``wanted`` texts; saves a screenshot to ``picture``.
 
-        For pages that ask for their content when they are open. The test fails when it does not come.
+        For pages that load their content with scripts. Fails the test on a timeout.
         """
         target, tab = self._open(DESK)
         for name, value in (cookies or {}).items():
@@ -111,14 +111,14 @@ class Browser:
                 pytest.fail(f"{url} shows no {missing} after {SECONDS} s, but: {text[:3000]}")
             self._value(tab, "new Promise(done => setTimeout(done, 500))")
             text = str(self._value(tab, TEXT) or "")
-        self._value(tab, "new Promise(done => setTimeout(done, 2000))")  # figures come after their words
+        self._value(tab, "new Promise(done => setTimeout(done, 2000))")  # figures appear after the text
         shown = self._ask("Page.captureScreenshot", tab, format="png")["data"]
         picture.write_bytes(base64.b64decode(shown))
         self._ask("Target.closeTarget", targetId=target)
         return text
 
     def _open(self, screen: Mapping[str, object]) -> tuple[str, str]:
-        """A new tab: its target and its session."""
+        """Open a tab. Returns target and session."""
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
         tab = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Network", "Runtime", "Log", "Page"):
@@ -128,7 +128,7 @@ class Browser:
         return target, tab
 
     def close(self) -> None:
-        os.close(self._to)  # it ends with its pipe
+        os.close(self._to)  # closing the pipe ends it
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
@@ -157,7 +157,7 @@ class Browser:
         return result
 
     def _read(self, deadline: float) -> dict[str, Any]:
-        """The next message; events are kept."""
+        """Read the next message; keep events."""
         while b"\0" not in self._rest:
             ready, _, _ = select.select([self._from], [], [], max(0.0, deadline - time.monotonic()))
             part = os.read(self._from, 1 << 16) if ready else b""
@@ -172,7 +172,7 @@ class Browser:
 
 
 def opened(folder: Path) -> Iterator[Browser]:
-    """For a fixture; the test is skipped where there is no browser."""
+    """For fixtures; skips the test without a browser."""
     if PROGRAM is None:
         pytest.skip("neither chromium nor google-chrome is on the PATH: no page was opened")
     browser = Browser(PROGRAM, folder)

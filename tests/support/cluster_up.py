@@ -1,7 +1,7 @@
-"""``python -m tests.cluster_up FOLDER``: cluster.yaml from up to down, on two hosts made of namespaces.
+"""``python -m tests.support.cluster_up FOLDER``: cluster.yaml from up to down, on two hosts made of namespaces.
 
-Each host has its own network address, processes, /tmp/ray, home and an SSH server, so that ``ray up``, and the
-``ray stop`` in it, meet nothing else on this machine; nothing listens outside a bridge of this machine
+Each host has its own network address, processes, /tmp/ray, home and SSH server, so that ``ray up``, and the
+``ray stop`` in it, affect nothing else on this machine; all ports are on a bridge of this machine
 alone. The config is cluster.yaml's own with the provider changed to Ray's local one; of its commands
 only those are left out that install system packages, export a disk or copy to a bucket (``LEFT_OUT``):
 both hosts see one folder as /study instead. pip finds the exact versions in place.
@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LEFT_OUT = ("apt-get", "exportfs", "crontab", "sudo mkdir", "boto3")
 HEAD, WORKER = "10.213.77.2", "10.213.77.3"
 BRIDGE = "study-br"
@@ -37,11 +37,11 @@ mount -t tmpfs -o mode=755 none /run/sshd
 hostname "$2"
 exec /usr/sbin/sshd -D -e -f "$0/sshd_config"
 """
-"""What process 1 of a host does: $0 its folder, $1 the shared disk, $2 its name, $3 where Python lies: in root's home, perhaps."""
+"""Process 1 of a host. $0: its folder, $1: the shared disk, $2: its name, $3: Python's folder, perhaps in root's home."""
 
 
 def missing() -> str:
-    """Why it cannot be tried on this machine, empty when it can."""
+    """The reason why this machine cannot run it; empty if it can."""
     if os.geteuid() != 0:
         return "needs root, to make hosts of namespaces"
     tools = [t for t in ("sshd", "ssh", "rsync", "ip", "unshare") if not shutil.which(t, path=_PATH)]
@@ -122,7 +122,7 @@ def _furnish(folder: Path, name: str, address: str) -> Path:
 
 
 def _environment(folder: Path) -> None:
-    """~/env: an empty virtual environment that sees the packages of this one, so that pip has nothing to do."""
+    """~/env: a virtual environment with access to this one's packages, so that pip installs nothing."""
     env = folder / "env"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", env], check=True)
     library = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
@@ -143,7 +143,7 @@ def _remove(place: Path) -> None:
 
 
 class Transcript:
-    """Types commands as a user would, and writes down what came back."""
+    """Runs commands as a user would type them, and records the output."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -151,7 +151,7 @@ class Transcript:
         self._began = time.monotonic()
 
     def type(self, *command: str, timeout: float = 300) -> str:
-        """The command's output. Raises RuntimeError when it fails."""
+        """Run a command and return its output. Raises RuntimeError if it fails."""
         self.say(
             f"$ {' '.join(c if re.fullmatch(r'[-./:=@,+~a-zA-Z0-9]+', c) else repr(c) for c in command)}"
         )
@@ -173,7 +173,7 @@ class Transcript:
 
 
 def up_and_down(folder: Path) -> str:
-    """A study on a cluster that ``ray up`` made; the last words of it, its report in ``folder``/first."""
+    """Run a study on a cluster made by ``ray up``. Returns its last words; its report is in ``folder``/first."""
     folder.mkdir(parents=True)
     subprocess.run(["ssh-keygen", "-qt", "ed25519", "-N", "", "-f", folder / "key"], check=True)
     (folder / "auth_token").write_text(os.urandom(32).hex())

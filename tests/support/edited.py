@@ -1,4 +1,4 @@
-"""Ledgers that tests write or edit by hand, with checksums that fit: what a forger would take the trouble to do."""
+"""Ledgers edited by hand, with matching checksums, as a careful forger would write them."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -8,21 +8,21 @@ from study.protocol.ledger import records
 from study.protocol.records import Record
 
 
-def chained(told: Iterable[Record], after: str = "") -> str:
-    """The records as lines of a ledger; ``after``: the checksum of the line before them."""
+def chained(new_records: Iterable[Record], after: str = "") -> str:
+    """The records as lines of a ledger; ``after``: checksum of the line before."""
     text = ""
-    for record in told:
+    for record in new_records:
         line = encode(record, after)
         text, after = f"{text}{line}\n", checksum(line)
     return text
 
 
-def append(ledger: Path, *told: Record) -> None:
+def append(ledger: Path, *new_records: Record) -> None:
     written = ledger.read_text()
-    ledger.write_text(written + chained(told, checksum(written.removesuffix("\n"))))
+    ledger.write_text(written + chained(new_records, checksum(written.removesuffix("\n"))))
 
 
 def edit(ledger: Path, change: Callable[[Record], Record | None]) -> None:
-    """Every record as ``change`` gives it back, those left out for which it gives None."""
+    """Replace every record by ``change(record)``, and drop it for None."""
     kept = [new for record in records(ledger) if (new := change(record)) is not None]
     ledger.write_text(chained(kept))

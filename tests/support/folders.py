@@ -1,4 +1,4 @@
-"""Folders of images that tests write, and a manifest that opens their test part."""
+"""Image folders for tests, and a manifest that unseals their test part."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
-"""``python -m tests.growing FLAGS``: a cluster without workers that starts some for a study's wish, and ends them when idle.
+"""``python -m tests.support.growing FLAGS``: a cluster that starts workers for a study and ends them when idle.
 
 Ray's own fake provider: real autoscaler, real raylets, machines that are processes. It runs in namespaces of its
-own (``alone``), where it meets no other Ray and none of it is left at the end.
+own (``alone``), away from any other Ray, and leaves no process behind.
 """
 
 import json
@@ -15,14 +15,14 @@ from pathlib import Path
 import ray
 from ray.util.state import list_actors
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ALONE = """
 set -e
 ip link set lo up
 mount --make-rprivate /
 mkdir -p /tmp/ray
 mount -t tmpfs none /tmp/ray
-exec "$0" -m tests.growing $1
+exec "$0" -m tests.support.growing $1
 """
 EMPTY = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
          "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files")  # fmt: skip
@@ -41,11 +41,11 @@ CONFIG = {
     "auth": {}, "docker": {}, "file_mounts": {}, "file_mounts_sync_continuously": False,
     **{name: [] for name in EMPTY},
 }  # fmt: skip
-"""As cluster.yaml's, in small."""
+"""A small version of cluster.yaml's node types."""
 
 
 def alone(study: str, timeout: float) -> "subprocess.CompletedProcess[str]":
-    """A study with these flags by this module as process 1 of its own namespaces, with nothing but a loopback device. Needs root."""
+    """Run this module with these flags as process 1 of its own namespaces, with a loopback device only. Needs root."""
     return subprocess.run(
         ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", ALONE, sys.executable, study],
         cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False,

@@ -1,4 +1,4 @@
-"""A plan and an audit that nothing was measured for."""
+"""A plan and an audit with fixed numbers in place of measurements."""
 
 import dataclasses
 
@@ -32,3 +32,16 @@ PLAN = Plan(
     versions={"python": "3.11"},
     code="0" * 64,
 )
+
+
+def one_core(data: DataCard) -> Plan:
+    """A plan of one arm on one core."""
+    machine = Machine(resource="cpu", slots=1, fraction=1.0, threads=1, name="one core")
+    return dataclasses.replace(
+        PLAN,
+        arms=("tiny_resnet",),
+        data=data,
+        machine=machine,
+        audits={"tiny_resnet": AUDIT},
+        probe_cost={"tiny_resnet": 1.0},
+    )

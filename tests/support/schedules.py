@@ -38,7 +38,7 @@ def a_plan(*, minutes: float = 10, slots: int = 2, seed: int = 0) -> Plan:
 
 
 def accuracy_of(trial: Trial, epoch: int) -> float:
-    """A curve that rises to a height which depends on the learning rate, with noise from the seed."""
+    """A rising curve; its height depends on the learning rate, its noise on the seed."""
     height = 0.9 - 0.1 * abs(np.log10(float(trial.config["lr"])) + 1)
     noise = 0.01 * float(np.random.default_rng([trial.seed, epoch]).standard_normal())
     return float(np.clip(height * (1 - 0.5**epoch) + noise, 0, 1))
@@ -65,7 +65,7 @@ def play(
 def drive(
     schedule: Schedule, now: list[float], fails: Callable[[Trial, int], str], dies: Callable[[], bool] | None = None
 ) -> bool:  # fmt: skip
-    """Run the trials to the end, True, or until the study ``dies`` at an event, False."""
+    """Run the trials: True at the end, False if the study ``dies`` at an event."""
     running: list[tuple[float, Trial, int]] = []
     while True:
         while (start := schedule.next()) is not None:

@@ -1,4 +1,4 @@
-"""Small made-up cases that the statistics are held against: two arms, two nets, a slice, searches."""
+"""Small synthetic cases for testing statistics: two arms, two nets, a slice, searches."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from analysis.statistics.intervals import Correct, Reals
 from analysis.statistics.mcnemar import Row
 from support.synthetic import right_wrong
 
-RECORDED = Path(__file__).parents[2] / "shared" / "data" / "taskset" / "patch32_GRU64_avg_bs128.npz"
-"""A table of real runs, where it lies beside the checkout."""
+RECORDED = Path(__file__).parents[3] / "shared" / "data" / "taskset" / "patch32_GRU64_avg_bs128.npz"
+"""A table of real runs, if it is beside the checkout."""
 
 
 def pair(
@@ -33,7 +33,7 @@ def arm(name: str, correct: Correct, cost: float = 100.0) -> Runs:
 
 
 def table(means: list[float], images: int = 10_000, seed: int = 0) -> Correct:
-    """Runs with exactly these accuracies, right on images of their own drawing."""
+    """Runs with exactly these accuracies, each right on randomly drawn images."""
     rng = np.random.default_rng(seed)
     return np.stack([rng.permutation(np.arange(images) < round(m * images)) for m in means])
 
@@ -46,23 +46,23 @@ def nets(n10: int, n01: int, images: int) -> tuple[Row, Row]:
 
 
 def run_accuracies(seed: int, k: int = 5, ahead: float = 0.0) -> Reals:
-    """Of k runs of one arm."""
+    """Accuracies of k runs of one arm."""
     return np.random.default_rng(seed).normal(0.93 + ahead, 0.002, k)
 
 
 def accuracies(rng: np.random.Generator, *shape: int) -> Reals:
-    """Of random settings: Beta(8, 3), so that every truth about their best is known."""
+    """Accuracies of random settings: Beta(8, 3), whose expected best is known."""
     return rng.beta(8, 3, size=shape)
 
 
 def steps(*searches: list[tuple[float, float]]) -> pd.DataFrame:
-    """What ``search_curve`` takes, from each search's (cost, accuracy) pairs."""
+    """The input of ``search_curve`` from each search's (cost, accuracy) pairs."""
     rows = [(i, cost, value) for i, own in enumerate(searches) for cost, value in own]
     return pd.DataFrame(rows, columns=["pair", "cost", "val_accuracy"])
 
 
 def recorded() -> tuple[Reals, Reals]:
-    """Validation and test score (higher is better) of every setting of a table: real where it is at hand."""
+    """Validation and test score (higher is better) of every setting: from the real table, or a synthetic one."""
     if RECORDED.exists():
         with np.load(RECORDED) as file:
             val, test = (
@@ -74,7 +74,7 @@ def recorded() -> tuple[Reals, Reals]:
 
 
 def made() -> tuple[Reals, Reals]:
-    """A table whose validation and test scores err independently, as accuracies on finite images do."""
+    """A table with independent validation and test errors, as on finite images."""
     rng = np.random.default_rng(0)
     true = 0.93 - rng.gamma(1.0, 0.01, 400)
     val, test = (rng.binomial(1000, true) / 1000 for _ in range(2))

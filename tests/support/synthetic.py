@@ -7,6 +7,7 @@ over runs (METHOD.md 8).
 """
 
 import functools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -149,11 +150,11 @@ SPACES: dict[str, dict[str, dict[str, Any]]] = {
         "cardinality": {"options": [2, 4, 8], "default": 8},
     },
 }
-"""What ``Diary`` searches, as in the plan; of use where a report tells of it."""
+"""The spaces that ``Diary`` searches, as in the plan, for reports that show them."""
 
 
 class Diary:
-    """Writes one made-up study into a folder, phase by phase, in the order a real one writes."""
+    """Writes one synthetic study into a folder, phase by phase, in a real study's order."""
 
     def __init__(self, folder: Path, question: Plan, *, seed: int = 0) -> None:
         self.folder, self.run = folder, RunDir(folder)
@@ -232,8 +233,12 @@ class Diary:
         level: float = 0.9,
         config: Config | None = None,
         pair: int = 0,
+        folds: Sequence[int] | None = None,
     ) -> list[str]:
-        """Full-length trials, of ``config`` or the default, each with a fold of its own."""
+        """Full-length trials of ``config`` or the default, each with its own fold (of ``folds``, if given)."""
+        if folds is None:
+            apart = phase in ("baseline", "confirm")
+            folds = [(pair + run) % self.plan.folds if apart else 0 for run in range(runs)]
         return [
             self.trial(
                 arm,
@@ -244,30 +249,20 @@ class Diary:
                 level=level,
                 config=config,
                 pair=pair,
-                fold=(pair + run) % self.plan.folds if phase in ("baseline", "confirm") else 0,
+                fold=fold,
             )
-            for run in range(runs)
+            for fold in folds
         ]
 
     def select(self, arm: str, level: float, pairs: Sequence[int] | None = None) -> None:
-        """The runs that select what each search of the arm found, with what they got right."""
+        """The selection runs of the find of each of the arm's searches."""
         for pair in range(self.plan.pairs) if pairs is None else pairs:
             found = find(self.plan, self.ledger, arm, pair)
-            for fold in allocation.select_folds(self.plan, pair) if found else ():
-                self.trial(
-                    arm,
-                    "select",
-                    state="finished",
-                    reason="full length",
-                    epochs=self.plan.epochs,
-                    level=level,
-                    pair=pair,
-                    fold=fold,
-                    config=found,
-                )
+            folds = allocation.select_folds(self.plan, pair) if found else ()
+            self.full(arm, "select", len(folds), level, found, pair, folds)
 
     def validated(self) -> None:
-        """Store what every baseline and selection run got right on its validation images."""
+        """Store the right/wrong vector of every baseline and selection run on its validation images."""
         tables: dict[int, NDArray[np.float64]] = {}
         images = self.plan.val_images
         for trial in self.ledger.trials.values():
@@ -278,14 +273,14 @@ class Diary:
                 and accuracy is not None
             ):
                 hard = tables.setdefault(trial.fold, self.rng.uniform(size=images))
-                # the runs agree on most images: what is hard for one is hard for the others
+                # runs agree on most images: an image hard for one is hard for the others
                 order = np.argsort(hard + self.rng.normal(0, 0.05, images))
                 correct = np.zeros(images, dtype=np.bool_)
                 correct[order[: round(accuracy * images)]] = True
                 validation.save(self.run.validation(trial.id), correct)
 
     def slice(self, arm: str, trials: int, shift: float) -> list[str]:
-        """Random settings; good ones lie at a learning rate of 0.1, and ``shift`` is the arm's own."""
+        """Random settings; the best have a learning rate of 0.1. ``shift``: the arm's offset in accuracy."""
         names = []
         for index in range(trials):
             rate = 10 ** np.random.default_rng(index).uniform(-3, 0)
@@ -303,14 +298,14 @@ class Diary:
     def search(self, arm: str, trials: int = 18) -> None:
         for i in range(trials):
             pair = i % self.plan.pairs
-            # every search finds a setting that beats the default, right after the one that lasts
+            # every search finds a setting that beats the default, right after the full-length one
             level = self.rng.uniform(0.6, 0.92) if i // self.plan.pairs != 1 else self.rng.uniform(0.92, 0.94)
             if i % 9 == 5:
                 end: tuple[State, str, int] = ("failed", "diverged: loss nan", 1)
                 level = 0.2
             elif i == trials - 1:
                 end = ("stopped", "budget: share spent", 4)
-            elif level > 0.82 or i < self.plan.pairs:  # a search begins with a setting that lasts
+            elif level > 0.82 or i < self.plan.pairs:  # a search begins with a full-length setting
                 end = ("finished", "full length", 9)
             else:
                 end = ("stopped", "asha: rung", 1 if level < 0.72 else 3)
@@ -320,7 +315,7 @@ class Diary:
             )  # fmt: skip
 
     def freeze(self, runs: int) -> dict[str, tuple[Choice, ...]]:
-        """Freeze what the arms' searches found, by the study's own rule, each with so many confirmation runs."""
+        """Freeze the finds of the arms' searches by the study's own rule, each with ``runs`` confirmation runs."""
         self.validated()
         pairs = range(self.plan.pairs)
         choices = {
@@ -337,7 +332,7 @@ class Diary:
         self.ledger.add(TestOpened(manifest=self.ledger.manifests[-1].sha256, trials=tuple(trials)))
 
     def score(self, trials: list[str], right: NDArray[np.bool_]) -> None:
-        """Store predictions that are right where ``right`` (runs, images) says so."""
+        """Store predictions that are right where ``right`` (runs, images) is true."""
         classes = len(self.plan.data.classes)
         for trial, row in zip(trials, right, strict=True):
             wrong = (self.labels + self.rng.integers(1, classes, len(self.labels))) % classes
@@ -423,7 +418,7 @@ def write_run(
 
 
 def _score(diary: Diary, trials: Sequence[Sequence[str]], levels: Sequence[float]) -> None:
-    """Test scores of each arm's trials, around its level."""
+    """Test scores of each arm's trials around the arm's level."""
     tables = right_wrong(
         diary.rng,
         runs=tuple(len(t) for t in trials),
@@ -433,3 +428,9 @@ def _score(diary: Diary, trials: Sequence[Sequence[str]], levels: Sequence[float
     )
     for names, table in zip(trials, tables, strict=True):
         diary.score(list(names), table)
+
+
+def verdict_json(run: Path) -> dict[str, Any]:
+    """The facts of a written report."""
+    body: dict[str, Any] = json.loads((run / "verdict.json").read_text())
+    return body

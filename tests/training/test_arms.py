@@ -1,4 +1,4 @@
-"""One suite for every arm file there is: a new arm is tested by existing."""
+"""One suite for every arm file: a new arm is tested without a new test."""
 
 import json
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def test_default_survives_json(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ARMS)
-def test_says_how_to_run_it_and_what_to_expect(name: str) -> None:
+def test_the_docstring_states_command_and_expected_result(name: str) -> None:
     doc = __import__(f"search_spaces.{name}", fromlist=["ARM"]).__doc__ or ""
     assert "python study/run.py --budget" in doc
     assert name in doc.partition("Cost:")[0]
@@ -77,7 +77,7 @@ def test_says_how_to_run_it_and_what_to_expect(name: str) -> None:
 
 @pytest.mark.parametrize("size", [8, 28, 96])
 @pytest.mark.parametrize("name", ARMS)
-def test_puts_out_logits_at_any_size(name: str, size: int) -> None:
+def test_returns_logits_at_any_size(name: str, size: int) -> None:
     for channels in (1, 3):
         images = ImageSpec(channels=channels, size=size, classes=7)
         net = on_meta(search_spaces.load(name), images)
@@ -146,18 +146,23 @@ def test_cardinality_one_needs_no_solving() -> None:
     assert matched_base_width(1, PLANES_50, BLOCKS_50) == 64
 
 
+def net_50(images: ImageSpec, cardinality: int, width: float) -> BottleneckNet:
+    """ResNet-50's shape with the large stem."""
+    return BottleneckNet(
+        images,
+        stem=large_stem(images),
+        planes=PLANES_50,
+        blocks=BLOCKS_50,
+        cardinality=cardinality,
+        base_width=width,
+    )
+
+
 @pytest.mark.parametrize(("cardinality", "width"), [(1, 64.0), (32, 4.0), (16, 7.5)])
 def test_closed_form_counts_what_the_net_does(cardinality: int, width: float) -> None:
     images = ImageSpec(channels=3, size=224, classes=10)
     with torch.device("meta"):
-        net = BottleneckNet(
-            images,
-            stem=large_stem(images),
-            planes=PLANES_50,
-            blocks=BLOCKS_50,
-            cardinality=cardinality,
-            base_width=width,
-        )
+        net = net_50(images, cardinality, width)
     stem_and_head = 64 * 3 * 49 * 112**2 + 2048 * 10
     body = body_macs(PLANES_50, BLOCKS_50, cardinality=cardinality, base_width=width, side=56)
     assert macs(net, images) == body + stem_and_head
@@ -173,14 +178,7 @@ def test_with_imagenet_stem_it_is_torchvisions_net(
     torch.manual_seed(3)
     expected = theirs(weights=None)
     torch.manual_seed(3)
-    net = BottleneckNet(
-        images,
-        stem=large_stem(images),
-        planes=PLANES_50,
-        blocks=BLOCKS_50,
-        cardinality=cardinality,
-        base_width=width,
-    )
+    net = net_50(images, cardinality, width)
     ours, known = net.state_dict(), expected.state_dict()
     assert list(ours) == list(known)
     assert all(torch.equal(ours[key], known[key]) for key in known)  # the same draw of initial weights

@@ -1,4 +1,4 @@
-"""Augmentation: each image its own parameters, in the stated ranges, from the given generator alone."""
+"""Augmentation: parameters drawn per image, in the stated ranges, from the given generator only."""
 
 import math
 
@@ -35,7 +35,7 @@ def noise(n: int = 16, channels: int = 3, side: int = 32) -> Tensor:
 
 
 def copies(n: int, side: int = 32, channels: int = 3) -> Tensor:
-    """The same image n times."""
+    """n copies of one image."""
     return noise(1, channels, side).expand(n, -1, -1, -1).contiguous()
 
 
@@ -60,7 +60,7 @@ def test_keeps_shape_range_and_memory_format(policy: str, channels: int, side: i
 def test_same_generator_state_gives_the_same_bytes(policy: str) -> None:
     state = torch.random.get_rng_state()
     assert torch.equal(augment(noise(), policy, generator(1)), augment(noise(), policy, generator(1)))
-    assert torch.equal(torch.random.get_rng_state(), state)  # nothing is drawn from the global one
+    assert torch.equal(torch.random.get_rng_state(), state)  # nothing comes from the global generator
 
 
 @pytest.mark.parametrize("policy", RANDOM)
@@ -105,20 +105,20 @@ def test_shift_equals_torchvisions_crop() -> None:
 def test_crop_draws_every_shift_evenly() -> None:
     white = torch.full((8100, 1, 32, 32), 255, dtype=torch.uint8)
     out = crop(white, generator())
-    for dimension in (2, 3):  # how many rows, and columns, are left of the white square
+    for dimension in (2, 3):  # rows and columns left of the white square
         left = 32 - (out.amax(dimension) == 255).sum((1, 2))
         share = torch.bincount(left, minlength=5) / 8100
         torch.testing.assert_close(share, torch.tensor([1, 2, 2, 2, 2]) / 9, atol=0.02, rtol=0)
 
 
 def places(n: int, side: int = 33) -> Tensor:
-    """Pixels that know where they are: x and y from the centre, plus 128."""
+    """Pixels that hold their position: x and y from the centre, plus 128."""
     line = (torch.arange(side) - side // 2 + 128).to(torch.uint8).expand(side, side)
     return torch.stack((line, line.T, torch.zeros_like(line))).expand(n, -1, -1, -1).contiguous()
 
 
 def degrees_of(turned: Tensor) -> tuple[Tensor, Tensor]:
-    """By how much each of ``places`` was turned, as the whole disc around the centre says, and if mirrored."""
+    """Rotation of each of ``places``, from the disc around the centre, and whether it was mirrored."""
     place = (torch.arange(turned.shape[-1]) - turned.shape[-1] // 2).float()
     x, y = torch.meshgrid(place, place, indexing="xy")
     inside = x**2 + y**2 <= place[-1] ** 2
@@ -146,7 +146,7 @@ def test_warp_is_torchvisions_rotation() -> None:
 
 
 def test_angles_shifts_and_flips_are_drawn_as_torchvision_draws_them() -> None:
-    """Each against torchvision's own per-image transform, by a test that tells a wrong range or shape."""
+    """Kolmogorov-Smirnov tests against torchvision's per-image transforms, sensitive to range and shape."""
     n = 3000
     torch.manual_seed(6)
     # large images: the nearest pixel is the same one until a turn moves the edge by half a pixel
@@ -154,7 +154,7 @@ def test_angles_shifts_and_flips_are_drawn_as_torchvision_draws_them() -> None:
     theirs = [RandomRotation.get_params([-MAX_DEGREES, MAX_DEGREES]) for _ in range(n)]
     assert stats.ks_2samp(ours, theirs).pvalue > 0.01
 
-    marked = torch.arange(40 * 40).view(1, 40, 40)  # a padded image whose pixels know where they were
+    marked = torch.arange(40 * 40).view(1, 40, 40)  # a padded image whose pixels hold their position
     corners = [RandomCrop.get_params(marked, (32, 32))[:2] for _ in range(n)]
     white = torch.full((n, 1, 32, 32), 255, dtype=torch.uint8)
     out = crop(white, generator(1))[:, 0] == 255
@@ -210,7 +210,7 @@ def test_turn_shifts_within_its_border_only() -> None:
     assert (still.sum(1) * centre).sum(1).abs().max() / still.sum((1, 2)).min() < 0.05
     means = (moved.sum(1) * centre).sum(1) / moved.sum(
         (1, 2)
-    )  # half of the shift: what is left is cut at an edge
+    )  # half of the shift: the rest is cut at an edge
     assert 1.5 < means.abs().max() < 2.6
     assert means.mean() == pytest.approx(0, abs=0.1)
 
@@ -234,18 +234,18 @@ def test_cutout_is_a_grey_square_of_half_the_side() -> None:
 
 
 def test_trivial_leaves_an_even_share_unharmed() -> None:
-    """Without the crop's and the flip's effect: images of one colour stay so, unless intensity changes."""
+    """Images of one colour, which crop and flip leave unchanged."""
     n = 6000
     images = torch.full((n, 3, 8, 8), 100, dtype=torch.uint8)
     out = (augment(images, "trivial", generator())[:, 0, 4, 4] + 1) * 127.5
     share = ((out - 100).abs() < 0.5).float().mean()
-    # brightness always changes it, posterize and solarize mostly, some geometry moves black there
+    # brightness always changes the image, posterize and solarize mostly; some geometry moves black in
     assert 6 / len(TRIVIAL) < share < 11 / len(TRIVIAL)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_trivial_operations_do_what_they_say(channels: int) -> None:
-    """Every operation is met: told apart by what it leaves of a two-toned image."""
+def test_every_trivial_operation_occurs_and_has_its_effect(channels: int) -> None:
+    """Every operation occurs; its effect on a two-toned image identifies it."""
     n, side = 3000, 16
     images = torch.full((n, channels, side, side), 60, dtype=torch.uint8)
     images[..., side // 2 :, :] = 180

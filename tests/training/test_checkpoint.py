@@ -1,11 +1,11 @@
-"""A checkpoint is there whole or not at all, and training goes on from it to the last digit."""
+"""A checkpoint is complete or absent, and training resumes from it to the last digit."""
 
 import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
-from support.training import CPU, a_trial, digits, measures, plan  # noqa: F401  # the fixtures
+from support.training import CPU, a_trial, measures
 from torch import nn
 
 from study.data.sealed import Prepared
@@ -51,7 +51,7 @@ def test_a_pickle_from_outside_is_no_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "t.pt"
     checkpoint.save(path, pack(STATE))
-    (tmp_path / "t.before.pt").mkdir()  # in the way of the one before
+    (tmp_path / "t.before.pt").mkdir()  # blocks the previous checkpoint
     with pytest.raises(OSError, match="directory"):
         checkpoint.save(path, pack({**STATE, "epoch": 3}))
     loaded = checkpoint.load(path, CPU)
@@ -62,7 +62,7 @@ def test_a_checkpoint_that_cannot_be_written_changes_nothing(tmp_path: Path) -> 
 
 
 def in_pieces(make: Training, again: Training, path: Path) -> list[Epoch]:
-    """Train one step at a time, and begin anew from a checkpoint after each."""
+    """Train one step at a time, and resume from a checkpoint after each."""
     epochs: list[Epoch] = []
     runs, done = (make, again), 0
     while len(epochs) < 2:
@@ -80,10 +80,7 @@ def in_pieces(make: Training, again: Training, path: Path) -> list[Epoch]:
 
 @pytest.mark.parametrize("policy", ["flip+crop+cutout", "trivial"])
 def test_training_goes_on_within_an_epoch_to_the_last_digit(
-    plan: Plan,  # noqa: F811
-    digits: Prepared,  # noqa: F811
-    tmp_path: Path,
-    policy: str,
+    plan: Plan, digits: Prepared, tmp_path: Path, policy: str
 ) -> None:
     trial = a_trial(augment=policy, batch_size=256)
     whole = list(training(plan, trial, digits.train, CPU).epochs())
@@ -92,7 +89,7 @@ def test_training_goes_on_within_an_epoch_to_the_last_digit(
 
 
 def test_dropout_goes_on_too(tmp_path: Path) -> None:
-    """It draws from torch's global generator, whose state belongs to the checkpoint."""
+    """Dropout draws from torch's global generator, whose state is part of the checkpoint."""
     images = torch.arange(4 * 64, dtype=torch.uint8).repeat(4, 1).reshape(64, 1, 4, 4)
     everything = torch.arange(64)
     data = Split(images=images, labels=everything % 2, train=everything, val=everything)

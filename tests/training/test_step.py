@@ -1,4 +1,4 @@
-"""The static step gives the digits of the core before it, and asks nothing of the host."""
+"""The static step gives the digits of the earlier core and never waits for the device."""
 
 import dataclasses
 import itertools
@@ -22,7 +22,7 @@ from study.training.loop import Training
 CPU = torch.device("cpu")
 SPEC = ImageSpec(channels=3, size=16, classes=4)
 BATCH, IMAGES, HELD_OUT = 8, 30, 10
-"""Three steps in an epoch, and six images that one leaves out."""
+"""Three steps in an epoch, which leaves out six images."""
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def weights(run: Any) -> list[torch.Tensor]:
 
 
 class WithDropout(torch.nn.Module):
-    """Draws from torch's global generator, as an arm of a user's may."""
+    """Draws from torch's global generator, as a user's arm may."""
 
     def __init__(self, net: torch.nn.Module) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def test_the_static_step_gives_the_digits_of_the_core_before_it(policy: str, sch
 
 
 def test_fetched_images_give_the_same_digits() -> None:
-    """Stopped and taken up again too: what was fetched ahead is fetched anew."""
+    """Also after a resume, which fetches prefetched images again."""
     asked = trial(load("tiny_resnet"), epochs=2)
     expected = [timeless(e) for e in a_run(old_core, load("tiny_resnet"), asked).epochs()]
     runs = []
@@ -108,7 +108,7 @@ def test_fetched_images_give_the_same_digits() -> None:
 
 
 @pytest.mark.parametrize("policy", ["none", "trivial"])
-def test_a_run_that_stops_at_any_step_and_goes_on_elsewhere_gives_the_same_digits(policy: str) -> None:
+def test_a_run_stopped_at_any_step_and_moved_gives_the_same_digits(policy: str) -> None:
     arm = dropping(load("tiny_resnet"))
     asked = trial(arm, epochs=2, augment=policy)
     whole = a_run(old_core, arm, asked)
@@ -116,7 +116,7 @@ def test_a_run_that_stops_at_any_step_and_goes_on_elsewhere_gives_the_same_digit
     steps = asked.epochs * (IMAGES // BATCH)
     for stop in range(1, steps):
         run, found = a_run(loop, arm, asked), []
-        for _ in range(stop):  # no time at all: every call trains one step
+        for _ in range(stop):  # no time: every call trains one step
             found += [epoch for epoch in [run.advance(0.0)] if epoch]
         content = pack(run.state())
         state = unpack(content, CPU)
@@ -130,7 +130,7 @@ def test_a_run_that_stops_at_any_step_and_goes_on_elsewhere_gives_the_same_digit
 
 @pytest.mark.parametrize("arm", ["tiny_resnet", "tiny_resnext", "resnet50", "resnext50"])
 def test_nothing_in_a_step_waits_for_the_device(arm: str) -> None:
-    """Under FakeTensorMode a tensor has no values: whatever asks for one, as ``.item()`` does, fails."""
+    """Under FakeTensorMode tensors have no values: reading one, as ``.item()`` does, fails."""
     for policy, channels in itertools.product(POLICIES, (1, 3)):
         spec = ImageSpec(channels=channels, size=32, classes=10)
         asked = trial(load(arm), augment=policy)

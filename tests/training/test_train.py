@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 from support.plans import AUDIT
-from support.training import CPU, a_trial, digits, measures, plan  # noqa: F401  # the fixtures
+from support.training import CPU, a_trial, measures
 
 from search_spaces import ImageSpec, load
 from study.data.images import Images
@@ -32,7 +32,7 @@ def test_it_learns_real_images(plan: Plan, digits: Prepared) -> None:
 def test_the_same_seed_gives_the_same_numbers(plan: Plan, digits: Prepared, policy: str) -> None:
     curves = []
     for seed in (1, 1, 2):
-        torch.rand(seed)  # whatever the global state is
+        torch.rand(seed)  # independent of the global state
         _, epochs = start(plan, a_trial(seed=seed, augment=policy), digits.train, CPU)
         curves.append(measures(list(epochs)))
     assert curves[0] == curves[1]
@@ -47,7 +47,7 @@ def test_the_callers_randomness_is_left_alone(plan: Plan, digits: Prepared) -> N
 
 
 def test_validation_images_are_not_trained_on(plan: Plan, digits: Prepared) -> None:
-    """Blacking out the held-out images leaves the training measures exactly as they were."""
+    """Blacking out the held-out images leaves the training measures unchanged."""
     trial = a_trial()
     _, val = split_for(plan, digits.train.labels, fold=trial.fold)
     pixels = digits.train.pixels.copy()
@@ -77,8 +77,8 @@ def test_divergence_is_an_error_with_its_epoch(plan: Plan, digits: Prepared, lr:
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
-def test_a_shorter_look_at_a_run_is_its_beginning(plan: Plan, digits: Prepared, schedule: str) -> None:
-    """What ASHA stops early is a prefix of the full run, not a run with another schedule."""
+def test_a_stopped_run_is_a_prefix_of_the_full_run(plan: Plan, digits: Prepared, schedule: str) -> None:
+    """A run that ASHA stops has the full run's schedule."""
     _, whole = start(plan, a_trial(epochs=3, schedule=schedule), digits.train, CPU)
     _, other = start(plan, a_trial(epochs=3, schedule=schedule), digits.train, CPU)
     assert measures(list(itertools.islice(whole, 2))) == measures(list(other)[:2])
@@ -112,7 +112,7 @@ def test_predictions_do_not_depend_on_the_evaluation_batch(
 def test_evaluation_never_changes_its_batch_or_its_kernels(
     plan: Plan, digits: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Smaller batches after memory ran out could run other kernels, so that a rerun would differ in the last digit."""
+    """Smaller batches after running out of memory could use other kernels, and a rerun would differ in the last digit."""
     arm = load("tiny_resnet")
     net = build(arm, arm.default(), image_spec(plan.data), seed=1, device=CPU)
     images, indices = torch.from_numpy(digits.train.pixels.copy()), torch.arange(100)

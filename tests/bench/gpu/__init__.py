@@ -1,1 +1,1 @@
-"""All that only a GPU can tell, in two commands that fit a card lent for 15 minutes: see ``__main__``."""
+"""All GPU measurements, in two commands of 15 minutes at most: see ``__main__``."""

@@ -1,7 +1,7 @@
-"""All that only a GPU can tell, in two prepared commands that fit a card lent for 15 minutes.
+"""All GPU measurements, in two commands of 15 minutes at most.
 
-Each part runs in a process of its own, in its own share of the time, and writes its own file with the card's facts: a part that
-fails or is too slow, or a machine that is taken away, loses nothing of the others. ``first`` is facts, kernels, check,
+Each part runs in its own process and share of the time, and writes its own file with the card's facts: a part that
+fails or is too slow, or a lost machine, loses no other part. ``first`` is facts, kernels, check,
 train, quality; ``second`` is study, rerun and packing. The README beside this file has the commands and the figures.
 
 Command:   python -m tests.bench.gpu first --out DIR [--data folder:PATH] [--only check,train]
@@ -27,9 +27,9 @@ SECONDS = {
 }  # fmt: skip
 HALVES = {"first": ("facts", "kernels", "check", "train", "quality"), "second": ("study", "rerun", "packing")}
 GRACE = 10.0
-"""Seconds at the end of a part's time in which it may still end in order."""
+"""Seconds at the end of a part's time for an orderly stop."""
 SHOWN = 3000
-"""Characters of what a part says, from its end; all of it is in the log."""
+"""Characters shown from the end of a part's output; the log has all of it."""
 KEPT = ("plan.json", "ledger.jsonl", "verdict.json", "report.html", "ray.log")
 """Of the study, as one archive."""
 
@@ -56,10 +56,10 @@ def commands(given: argparse.Namespace, study: Path) -> dict[str, list[str]]:
 
 
 def run(command: list[str], seconds: float, log: Path) -> int:
-    """Its exit code; it is asked to end before the seconds are over, and ended then, with all that it has started."""
-    with log.open("ab") as told:
+    """The exit code. Asks the part to stop before its time is over, then kills it with all its processes."""
+    with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, start_new_session=True, stdout=told, stderr=told
+            [sys.executable, *command], cwd=ROOT, start_new_session=True, stdout=output, stderr=output
         )
     try:
         grace = min(GRACE, seconds / 4)
@@ -98,8 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
         study = Path(folder) / "study"
         for name in given.only.split(",") if given.only else HALVES[given.half]:
             began, limit = time.monotonic(), max(3 * GRACE, given.scale * SECONDS[name])
-            with log.open("a") as told:
-                told.write(f"== {name}\n")
+            with log.open("a") as output:
+                output.write(f"== {name}\n")
             codes[name] = run(commands(given, study)[name], limit, log)
             print(log.read_text(errors="replace").rpartition(f"== {name}\n")[2][-SHOWN:], flush=True)
             print(f"== {name}: exit code {codes[name]} after {time.monotonic() - began:.0f} s", flush=True)

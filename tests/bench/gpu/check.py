@@ -1,4 +1,4 @@
-"""Is it right on this card? The same bits from eager steps, from the graph, from a rerun, and after a stop in mid-epoch."""
+"""Correctness on this card: the same bits from eager steps, the graph, a rerun, and after a stop in mid-epoch."""
 # ruff: noqa: T201 - a command speaks to its user
 
 import hashlib
@@ -33,7 +33,7 @@ SAME = ("today", "eager", "graph", "resumed in a fresh process", "rerun in a fre
 
 
 def digest(run: Any, epochs: list[Any]) -> str:
-    """Of every weight and every measure."""
+    """Digest of every weight and every measure."""
     sha = hashlib.sha256(json.dumps(measures(epochs)).encode())
     for value in run.net.state_dict().values():
         sha.update(value.float().cpu().numpy().tobytes())
@@ -41,7 +41,7 @@ def digest(run: Any, epochs: list[Any]) -> str:
 
 
 RATE = 1e-3
-"""At which the first steps on made-up labels do not diverge."""
+"""Learning rate at which the first steps on random labels do not diverge."""
 
 
 def a_case(arm: str, batch: int, policy: str, **how: Any) -> Any:
@@ -59,7 +59,7 @@ def trained(arm: str, batch: int, policy: str, **how: Any) -> tuple[str, float]:
 
 
 def elsewhere(arm: str, batch: int, policy: str, path: Path) -> "subprocess.Popen[str]":
-    """Stop in mid-epoch; a fresh process goes on from there, and also trains the whole again."""
+    """Stop in mid-epoch; a fresh process resumes, and also repeats the whole run."""
     run = a_case(arm, batch, policy, graphed=True)
     for _ in range(PAUSE_AFTER):
         assert run.advance(0.0) is None
@@ -80,7 +80,7 @@ def resume(said: str) -> None:
 
 
 def silent(arm: str) -> str:
-    """Whether a step ever waits for the device."""
+    """Whether no step waits for the device."""
     setting = config(arm, 32)
     run = a_run(a_net(arm, setting), arm, setting, steps=STEPS, epochs=1)
     run.advance(0.0)
@@ -96,13 +96,13 @@ def silent(arm: str) -> str:
 
 
 def behind_a_wall(arm: str) -> dict[str, Any]:
-    """What torch and its libraries say when a wall of 1 GB is too small, and whether that is told from a fault."""
+    """Errors of torch and its libraries under a limit of 1 GB, and whether they count as out of memory."""
     whole = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1e9 / whole)
     try:
         a_case(arm, 512, "none").advance()
-    except Exception as error:  # noqa: BLE001  # whatever is said is the finding
+    except Exception as error:  # noqa: BLE001  # any message is a finding
         return {"said": f"{type(error).__name__}: {error}"[:300], "recognised": out_of_memory(error)}
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
@@ -111,12 +111,12 @@ def behind_a_wall(arm: str) -> dict[str, Any]:
 
 
 def compared(arm: str, batch: int, policy: str) -> dict[str, Any]:
-    """The digests of every way, and the seconds to their first step."""
+    """Digests of all variants, and the seconds to their first step."""
     row: dict[str, Any] = {"arm": arm, "batch": batch, "policy": policy}
     for name, how in WAYS.items():
         try:
             row[name], row[f"{name}, first step"] = trained(arm, batch, policy, **how)
-        except Exception as error:  # noqa: BLE001  # the other cases still tell
+        except Exception as error:  # noqa: BLE001  # the other cases still count
             row[name] = f"{type(error).__name__}: {error}"[:300]
     return row
 

@@ -1,4 +1,4 @@
-"""What the parts of the campaign share: the card's facts, runs on made-up images, and the file each part writes."""
+"""Shared by the parts: the card's facts, runs on random images, and each part's file."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ from study.training.loop import build
 
 CIFAR = ImageSpec(channels=3, size=32, classes=10)
 POOL = 4096
-"""Made-up images; the speed does not depend on what they show."""
+"""Random images; the speed does not depend on their content."""
 
 
 def device() -> torch.device:
@@ -31,7 +31,7 @@ def device() -> torch.device:
 
 
 def facts() -> dict[str, Any]:
-    """What every file says of the machine that its figures come from."""
+    """The machine's facts, for every file."""
     found: dict[str, Any] = {
         "torch": torch.__version__,
         "python": sys.version.split()[0],
@@ -58,9 +58,9 @@ def facts() -> dict[str, Any]:
 
 
 def options(doc: str | None, part: str) -> argparse.ArgumentParser:
-    """The flags that the campaign gives every part."""
+    """The flags shared by all parts."""
     if not torch.cuda.is_available():
-        torch.set_num_threads(1)  # a dry run: more would wait for each other where other work runs
+        torch.set_num_threads(1)  # a dry run: on a busy machine more threads would wait for each other
     parser = argparse.ArgumentParser(
         prog=f"python -m tests.bench.gpu.{part}", description=(doc or "").split("\n")[0]
     )
@@ -72,7 +72,7 @@ def options(doc: str | None, part: str) -> argparse.ArgumentParser:
 
 
 def write(out: Path, part: str, found: dict[str, Any]) -> None:
-    """The part's file, whole or not at all; written again after every measure."""
+    """Write the part's file atomically, after every measure."""
     path = out / f"{part}.json"
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps({"facts": facts(), **found}, indent=1) + "\n")
@@ -80,12 +80,12 @@ def write(out: Path, part: str, found: dict[str, Any]) -> None:
 
 
 def config(arm: str, batch: int, **changes: Any) -> Config:
-    """The post's setting, but for the batch size and a rate at which nothing can diverge."""
+    """The post's setting with this batch size and a learning rate that cannot diverge."""
     return {**load(arm).default(), "batch_size": batch, "lr": 1e-4, **changes}
 
 
 def pool(images: int = POOL) -> tuple[Tensor, Tensor]:
-    """Made-up images and labels on the device, the same each time."""
+    """Random images and labels on the device, the same each time."""
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (images, 3, 32, 32), dtype=torch.uint8, generator=draw)
     return pixels.to(device()), (torch.arange(images) % 10).to(device())
@@ -112,7 +112,7 @@ def a_net(arm: str, setting: Config, *, channels_last: bool = True) -> nn.Module
 def a_run(
     net: nn.Module, arm: str, setting: Config, *, steps: int, epochs: int, held_out: int = 32, **how: Any
 ) -> Any:
-    """A Training of so many steps per epoch. ``how``: the module of the core, and what its Training takes."""
+    """A Training with this many steps per epoch. ``how``: the core's module and its Training's options."""
     module = how.pop("module", core)
     batch = int(setting["batch_size"])
     pixels, labels = pool()
@@ -132,7 +132,7 @@ def measures(epochs: list[Epoch]) -> list[tuple[float, ...]]:
 
 
 def synchronised() -> float:
-    """The clock, once the device has done all that was asked of it."""
+    """The time once the device has finished all queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""The card itself: its two ceilings, what a context takes, and the price of a launch."""
+"""The card itself: its two ceilings, the memory of a context, and the cost of a launch."""
 # ruff: noqa: T201 - a command speaks to its user
 
 import time

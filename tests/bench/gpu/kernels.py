@@ -22,7 +22,7 @@ SHAPES = (
 
 
 def use(path: Path) -> None:
-    """Take the tiles that a run of this part found best."""
+    """Use the best tiles of an earlier run of this part."""
     from study.training import fused
 
     for name, tile in json.loads(path.read_text())["best"].items():
@@ -46,7 +46,7 @@ def alternatives(name: str) -> list[Any]:
 
 
 def works(batch: int) -> list[dict[str, Callable[[], Any]]]:
-    """For every shape, the call of each kernel."""
+    """Every kernel's call for every shape."""
     from study.training import fused
 
     found: list[dict[str, Callable[[], Any]]] = []
@@ -87,7 +87,7 @@ def main() -> None:
             if time.monotonic() > ends:
                 break
             fused.TILES[name] = tile
-            if name == "forward sums":  # its partial sums are what "finish" reads
+            if name == "forward sums":  # "finish" reads its partial sums
                 calls = calls or works(256)
             each = [
                 count * graphed_seconds(call[name]) for call, (_, _, count) in zip(calls, SHAPES, strict=True)
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def graphed_seconds(call: Callable[[], Any]) -> float:
-    """Seconds of the kernel alone: ten of them in one CUDA graph, so that no launch is waited for."""
+    """Seconds of the kernel alone: ten calls in one CUDA graph, without launch delays."""
     call()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()

@@ -1,7 +1,7 @@
 """How many trials share the card best, eager and as a graph, without and with NVIDIA's Multi-Process Service.
 
-All trials train behind their memory walls during the same seconds. ``nvidia-cuda-mps-control -d`` is a process of the
-user's own; where it does not start, the part says so.
+All trials train within their memory limits at the same time. ``nvidia-cuda-mps-control -d`` runs as the
+user's own process; if it does not start, the part says so.
 """
 # ruff: noqa: T201 - a command speaks to its user
 
@@ -45,7 +45,7 @@ def ways(trials: tuple[int, ...]) -> list[Way]:
 
 @contextlib.contextmanager
 def multi_process_service() -> Iterator[str]:
-    """MPS for the processes that are started meanwhile; what is wrong with it, empty when it runs."""
+    """MPS for processes started inside. Yields the error, empty if MPS runs."""
     control = shutil.which("nvidia-cuda-mps-control", path=f"{os.environ['PATH']}:/usr/local/nvidia/bin")
     if control is None:
         yield "nvidia-cuda-mps-control is not installed"

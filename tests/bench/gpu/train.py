@@ -1,7 +1,7 @@
-"""How fast one trial trains: today's core, the static step, its graph, and the two loops a user would run instead.
+"""Speed of one trial: today's core, the static step, its graph, and the two loops a user would otherwise run.
 
 Images/s for every batch size, then the layouts, the evaluation at several sizes, one profiled step, and grouped 3x3
-convolutions alone in both layouts. All on made-up images that lie on the device; the post's loop brings its own.
+convolutions alone in both layouts. All on random images on the device; the post's loop has its own.
 """
 # ruff: noqa: T201 - a command speaks to its user
 
@@ -43,7 +43,7 @@ WIDTHS = {1: 64, 2: 80, 4: 96, 8: 112, 16: 128, 32: 128, 64: 192}
 
 
 def steps_of(batch: int) -> int:
-    """Steps of an epoch that takes some tenths of a second."""
+    """Steps of an epoch of some tenths of a second."""
     return max(12, min(40, 8192 // batch))
 
 
@@ -82,7 +82,7 @@ def core_speed(net: nn.Module, arm: str, batch: int, **how: Any) -> float:
 
 
 def evaluation(net: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any]:
-    """Images/s and peak bytes when so many images are evaluated at once."""
+    """Images/s and peak bytes of evaluating this many images at once."""
     pixels, _ = pool()
     rows, found = torch.arange(4000, device=device()), {}
     kept = dict(EVAL_PIXELS)
@@ -101,7 +101,7 @@ def evaluation(net: nn.Module, sizes: tuple[int, ...]) -> dict[str, Any]:
 
 
 def profiled(net: nn.Module, arm: str, batch: int, **how: Any) -> dict[str, Any]:
-    """One eager step's kernels: how many, the busiest, and the share of the step in which the device was busy."""
+    """Kernels of one eager step: their number, the slowest, and the device's busy share."""
     run = a_run(net, arm, config(arm, batch), steps=8, epochs=1, **how)
     for _ in range(4):
         run.advance(0.0)
@@ -156,7 +156,7 @@ def grouped(batch: int, seconds: float) -> list[dict[str, Any]]:
 
 
 class Measures:
-    """Takes measures while there is time, and writes the file anew after each."""
+    """Takes measures while time remains, and rewrites the file after each."""
 
     def __init__(self, out: Path, seconds: float) -> None:
         self.out, self.ends = out, time.monotonic() + seconds
@@ -171,7 +171,7 @@ class Measures:
         began = time.monotonic()
         try:
             table[name] = work()
-        except Exception as error:  # noqa: BLE001  # the other measures still tell
+        except Exception as error:  # noqa: BLE001  # the other measures still count
             table[name] = "out of memory" if out_of_memory(error) else None
             self.found["errors"].append(f"{name}: {type(error).__name__}: {error}"[:300])
         said = f"{table[name]:.0f}" if isinstance(table[name], float) else table[name]
