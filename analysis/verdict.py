@@ -84,13 +84,7 @@ class Verdict:
 
 
 def judge(
-    first: Runs,
-    second: Runs,
-    *,
-    rope: float,
-    level: Level = ALONE,
-    guessing: float = 0.0,
-    copies: int = 0,
+    first: Runs, second: Runs, *, rope: float, level: Level = ALONE, guessing: float = 0.0, copies: int = 0
 ) -> Verdict:
     """The verdict on two settings.
 

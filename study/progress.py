@@ -84,10 +84,7 @@ def _money(schedule: "Schedule") -> tuple[dict[str, float], str]:
     left = max(0.0, share(plan, ledger) * len(plan.arms) - total) / (
         plan.machine.slots * plan.machine.fraction
     )
-    return (
-        spent,
-        f"{duration(total)} of {budget(plan, ledger)} spent, about {duration(left)} to go",
-    )
+    return spent, f"{duration(total)} of {budget(plan, ledger)} spent, about {duration(left)} to go"
 
 
 def _live_table(schedule: "Schedule") -> Table:

@@ -194,12 +194,7 @@ def contrast(one: Ensemble, other: Ensemble | None = None, *, confidence: float 
     df = satterthwaite(variance, terms, dfs)
     half, delta = float(stats.t.ppf((1 + confidence) / 2, df)) * math.sqrt(variance), float(difference.mean())
     return Estimate(
-        delta=delta,
-        low=delta - half,
-        high=delta + half,
-        se=math.sqrt(variance),
-        df=df,
-        confidence=confidence,
+        delta=delta, low=delta - half, high=delta + half, se=math.sqrt(variance), df=df, confidence=confidence
     )
 
 

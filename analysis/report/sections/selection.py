@@ -45,13 +45,7 @@ def section(context: Context) -> Section:
         text=tuple(text),
         tables=(
             Table(
-                head=(
-                    "validation, %",
-                    "chosen",
-                    "its mean",
-                    "lead over the default",
-                    "standard error",
-                ),
+                head=("validation, %", "chosen", "its mean", "lead over the default", "standard error"),
                 rows=tuple(rows),
             ),
         ),

@@ -15,16 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.report import figures
-from analysis.report.section import (
-    Context,
-    Drawing,
-    Part,
-    Section,
-    Table,
-    against_leader,
-    rule,
-    sentence,
-)
+from analysis.report.section import Context, Drawing, Part, Section, Table, against_leader, rule, sentence
 from analysis.results import Evidence, choices
 from analysis.statistics.expected_best import (
     Crossover,
