@@ -213,16 +213,7 @@ def gap_differences(runs: pd.DataFrame, first: str, second: str, *, confidence: 
             float(own.loc[own["arm"] == first, kept].mean() - own.loc[own["arm"] == second, kept].mean())
             for kept in ("train_accuracy", "val_accuracy")
         )
-        rows.append(
-            {
-                "kind": kind,
-                "delta": found.delta,
-                "low": found.low,
-                "high": found.high,
-                "train": train,
-                "val": val,
-            }
-        )
+        rows.append((kind, found.delta, found.low, found.high, train, val))
     return pd.DataFrame(rows, columns=["kind", "delta", "low", "high", "train", "val"])
 
 
