@@ -1,7 +1,7 @@
 """``python -m analysis compare A B``: the same verdict for predictions that came from elsewhere.
 
 One run per side answers for these two nets (Q1) and no more: one run cannot show how a setting does when it is trained
-again (Q2). What a side may be: ``predictions``.
+again (Q2). ``predictions`` says what a side may be.
 """
 
 from dataclasses import dataclass

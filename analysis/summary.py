@@ -258,7 +258,7 @@ def failure_rates(evidence: Evidence) -> dict[str, Interval]:
     }
     if not any(failed for failed, _ in counts.values()):
         return {}
-    return {arm: binomial(failed, runs, 0.95) for arm, (failed, runs) in counts.items()}
+    return {arm: binomial(failed, runs) for arm, (failed, runs) in counts.items()}
 
 
 def accuracies(evidence: Evidence) -> pd.DataFrame:

@@ -22,13 +22,9 @@ def base_width(cardinality: int) -> float:
 
 def build(config: Config, images: ImageSpec) -> BottleneckNet:
     groups = int(config["cardinality"])
+    stem, width = large_stem(images), base_width(groups)
     return BottleneckNet(
-        images,
-        stem=large_stem(images),
-        planes=PLANES_50,
-        blocks=BLOCKS_50,
-        cardinality=groups,
-        base_width=base_width(groups),
+        images, stem=stem, planes=PLANES_50, blocks=BLOCKS_50, cardinality=groups, base_width=width
     )
 
 

@@ -69,17 +69,14 @@ def compare(
     *,
     names: tuple[str, str],
     costs: tuple[float, float],
-    largest: int = LARGEST,
-    limit: int = SUBSETS,
     confidence: float = 0.95,
-    seed: int = 0,
 ) -> Comparison:
     """Pure ensembles of either arm against mixed ones, at equal member count and at equal compute.
 
     ``first`` (k_A, n, C), ``second`` (k_B, n, C), ``labels`` (n,); ``costs`` per member in any one unit
     (seconds of training, or of inference). Equal compute: what m members of the dearer arm cost buys as
     many of the cheaper one as it pays for, or of both in equal number and one more of the cheaper. m goes
-    up to ``largest``.
+    up to LARGEST.
 
     accuracies: kind (a name or ``mixed``), members, of_first, of_second, cost, subsets, accuracy, low, high.
     contrasts: matched (``count`` | ``compute``), members (of a pure ensemble; at equal compute of the dearer
@@ -91,12 +88,9 @@ def compare(
     """
     _check(first, second, labels)
     runs = len(first), len(second)
-    pure = range(1, min(*runs, largest) + 1)
-    matches = _matches(runs, costs, largest)
-    kinds = (
-        {(m, 0) for m in pure} | {(0, m) for m in pure} | {kind for match in matches for kind in match[2:]}
-    )
-    found = {e.members: e for e in ensembles(first, second, labels, sorted(kinds), limit=limit, seed=seed)}
+    pure, matches = range(1, min(*runs, LARGEST) + 1), _matches(runs, costs)
+    kinds = {kind for match in matches for kind in match[2:]} | {k for m in pure for k in ((m, 0), (0, m))}
+    found = {e.members: e for e in ensembles(first, second, labels, sorted(kinds))}
     contrasts: list[dict[str, object]] = []
     for matched, members, *pures, mixed in matches:
         for name, other in zip(names, pures, strict=True):
@@ -116,10 +110,10 @@ def compare(
     )
 
 
-def _matches(runs: Members, costs: tuple[float, float], largest: int) -> list[_Match]:
+def _matches(runs: Members, costs: tuple[float, float]) -> list[_Match]:
     """The comparisons that these runs allow: at equal count, then at equal compute."""
-    matches = [("count", m, (m, 0), (0, m), (m // 2, m // 2)) for m in range(2, min(*runs, largest) + 1, 2)]
-    for m in range(2, min(max(runs), largest) + 1):
+    matches = [("count", m, (m, 0), (0, m), (m // 2, m // 2)) for m in range(2, min(*runs, LARGEST) + 1, 2)]
+    for m in range(2, min(max(runs), LARGEST) + 1):
         paid = m * max(costs) * (1 + 1e-9)
         a, b, both = (int(paid // c) for c in (*costs, sum(costs)))
         if a <= runs[0] and b <= runs[1]:

@@ -309,7 +309,7 @@ def _weights(trials: int, draws: int) -> Reals:
     """P(the i-th smallest of ``trials`` is the best of ``draws`` of them), (N,), from the top down."""
     if not 1 <= draws <= trials:
         raise Refused(
-            f"the best of {draws} cannot be told from {counted(trials, 'trial')}: 1 to {trials} can"
+            f"the best of {draws} cannot be estimated from {counted(trials, 'trial')}: 1 to {trials} can"
         )
     i = np.arange(trials, 1, -1)
     falling = np.cumprod(np.concatenate([[draws / trials], np.maximum(i - draws, 0) / (i - 1)]))

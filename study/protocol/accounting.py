@@ -141,7 +141,7 @@ def shrunk(plan: Plan, history: History) -> str:
 
 
 def lost_share(plan: Plan, history: History) -> float:
-    """Every arm's equal part of what interruptions undid: which trial was hit is chance, and must favour no arm.
+    """Every arm's equal part of what interruptions undid: chance decides which trial is hit, and must favour no arm.
 
     Only confirmation runs pay for it, so that the search decides as it would have without interruption.
     """

@@ -29,7 +29,7 @@ AT_EDGE = 3
 OVERSHOOT = 0.02
 LOST = 0.02
 TRIALS_FLOOR = 9
-"""Fewest search trials of which it says something that none was stopped."""
+"""Search trials below which it means nothing that none was stopped."""
 UNEVEN = 1.5
 """Ratio of the costs of one setting in two phases from which on the machine, not the setting, explains it."""
 
