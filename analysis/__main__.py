@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     given = parser.parse_args(arguments)
 
-    from analysis.report.build import gate, gate_nets, write
+    from analysis.report.build import gate, write
     from study.storage.fetch import local
 
     try:
@@ -55,17 +55,17 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {str(error.filename)[:200]}: {error.strerror}", file=sys.stderr)
         return 2
     codes = []
-    for flag, arm, judged in (
-        ("--expect", given.expect, gate),
-        ("--expect-net", given.expect_net, gate_nets),
+    for flag, arm, answers in (
+        ("--expect", given.expect, report.answers),
+        ("--expect-net", given.expect_net, report.nets),
     ):
-        if arm is not None and arm not in report.arms:
-            print(
-                f"error: {flag} {arm} is no arm of this study: it has {', '.join(report.arms)}",
-                file=sys.stderr,
-            )
+        if arm is None:
+            continue
+        if arm not in report.arms:
+            arms = ", ".join(report.arms)
+            print(f"error: {flag} {arm}: this study has no such arm; it compares {arms}", file=sys.stderr)
             return 2
-        codes += [] if arm is None else [judged(report, arm)]
+        codes.append(gate(answers, arm))
     _say(*report.lines, str(report.path))
     return 1 if 1 in codes else max(codes, default=0)
 

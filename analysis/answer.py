@@ -17,7 +17,7 @@ from scipy import stats
 from analysis.levels import FEWEST_PAIRS, Level
 from analysis.luck import Luck
 from analysis.runs import Runs
-from analysis.statistics.intervals import Estimate, Reals, Refused, rope_probabilities
+from analysis.statistics.intervals import Estimate, Reals, Refused, rope_probabilities, t_interval
 from analysis.statistics.superiority import holm
 from analysis.verdict import Verdict, of_nets
 from analysis.words import Doubts
@@ -89,11 +89,6 @@ class Answer:
     doubt: str
     """Why the word is weaker than the interval alone would allow; empty when it is not."""
 
-    @property
-    def decided(self) -> bool:
-        """Whether the question is settled, so that a second look has nothing to decide."""
-        return self.word in ("better", "practical tie")
-
 
 def over_pairs(
     first: Mapping[int, Runs], second: Mapping[int, Runs], *, confidence: float = 0.95
@@ -108,9 +103,8 @@ def over_pairs(
     common = sorted(first.keys() & second.keys())
     pairs = len(common)
     if pairs < 2:
-        raise Refused(
-            f"{counted(pairs, 'pair')} of searches cannot show how searches differ: at least two are needed"
-        )
+        few = f"{counted(pairs, 'pair')} of searches"
+        raise Refused(f"{few} cannot show how searches differ: at least two are needed")
     table = np.stack([first[i].correct.mean(axis=0) - second[i].correct.mean(axis=0) for i in common])
     return _over(table, confidence)
 
@@ -125,19 +119,7 @@ def _over(table: Reals, confidence: float) -> tuple[Estimate, Luck]:
     spread = max(float(d.var(ddof=1)), interaction / images, 1 / images**2)
     lasting = max(0.0, float(image.var(ddof=1)) - interaction / pairs) if images > 1 else 0.0
     luck = Luck(differences=tuple(map(float, d)), sd=math.sqrt(spread), lasting=lasting, images=images)
-    se = math.sqrt(luck.variance(pairs))
-    half = float(stats.t.ppf((1 + confidence) / 2, pairs - 1)) * se
-    return (
-        Estimate(
-            delta=delta,
-            low=delta - half,
-            high=delta + half,
-            se=se,
-            df=float(pairs - 1),
-            confidence=confidence,
-        ),
-        luck,
-    )
+    return t_interval(delta, luck.variance(pairs), float(pairs - 1), confidence), luck
 
 
 def judge(
@@ -183,12 +165,8 @@ def judge(
     )
     if idle := [f for f in (first, second) if f.beat is not None and f.beat < GUARD]:
         return _guarded(found, idle, nets)
-    doubts = Doubts(
-        guessing=guessing,
-        copies=copies,
-        images=luck.images,
-        idle=[f.arm for f in (first, second) if not _learnt(f, guessing)],
-    )
+    unlearnt = [f.arm for f in (first, second) if not _learnt(f, guessing)]
+    doubts = Doubts(guessing=guessing, copies=copies, images=luck.images, idle=unlearnt)
     return _claimed(found, (first, second), interval, luck, level, search, doubts, nets)
 
 

@@ -1,7 +1,7 @@
 """``python -m analysis compare A B``: the same verdict for predictions that came from elsewhere.
 
 One run per side answers for these two nets (Q1) and no more: one run cannot show how a setting does when it is trained
-again (Q2). What a side may be: ``predictions``.
+again (Q2). ``predictions`` says what a side may be.
 """
 
 from dataclasses import dataclass
@@ -124,14 +124,8 @@ def compare(first: Path, second: Path, *, rope: float) -> Comparison:
     try:
         if alone := _alone(names, (a, b)):
             raise Refused(alone)
-        verdict = judge(
-            *(
-                Runs(arm=name, correct=side.correct, full_run=None)
-                for name, side in zip(names, (a, b), strict=True)
-            ),
-            rope=rope,
-            guessing=float(np.bincount(a.labels).max() / len(a.labels)),
-        )
+        runs = [Runs(arm=n, correct=s.correct, full_run=None) for n, s in zip(names, (a, b), strict=True)]
+        verdict = judge(*runs, rope=rope, guessing=float(np.bincount(a.labels).max() / len(a.labels)))
         beats = superiority(a.correct.mean(axis=1), b.correct.mean(axis=1))
         scope = SCOPE
     except Refused as error:
@@ -149,16 +143,7 @@ def compare(first: Path, second: Path, *, rope: float) -> Comparison:
         verdict=verdict,
         superiority=beats,
         scope=scope,
-        warning=" ".join(
-            filter(
-                None,
-                [
-                    *_copied(names, (a, b)),
-                    *_alike(names, (a, b)),
-                    _shared(names, sum(net.is_among(b.nets) for net in a.nets)),
-                ],
-            )
-        ),
+        warning=" ".join([*_copied(names, (a, b)), *_alike(names, (a, b)), *_shared(names, (a, b))]),
     )
 
 
@@ -201,13 +186,14 @@ def _alike(names: tuple[str, str], sides: tuple[Side, Side]) -> list[str]:
     return sentences
 
 
-def _shared(names: tuple[str, str], nets: int) -> str:
-    if not nets:
-        return ""
-    return (
+def _shared(names: tuple[str, str], sides: tuple[Side, Side]) -> list[str]:
+    if not (nets := sum(net.is_among(sides[1].nets) for net in sides[0].nets)):
+        return []
+    sentence = (
         f"{counted(nets, 'run')} of {names[0]} and of {names[1]} name the same class for every image: if they are the "
         "same nets, a side is compared with itself, and the answer says nothing."
     )
+    return [sentence]
 
 
 def _names(first: Path, second: Path) -> tuple[str, str]:

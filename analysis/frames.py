@@ -45,22 +45,11 @@ def trials(history: History) -> pd.DataFrame:
 def epochs(history: History) -> pd.DataFrame:
     """One row per epoch of every trial: trial, arm, phase, end, epoch, cost, losses and accuracies."""
     rows = [
-        {
-            "trial": trial.id,
-            "arm": trial.arm,
-            "phase": trial.phase,
-            "end": how_it_ended(history.outcomes.get(trial.id)),
-            "epoch": e.epoch,
-            "cost": e.cost,
-            "train_loss": e.train_loss,
-            "train_accuracy": e.train_accuracy,
-            "val_loss": e.val_loss,
-            "val_accuracy": e.val_accuracy,
-        }
-        for trial in history.trials.values()
-        for e in history.epochs.get(trial.id, [])
+        (t.id, t.arm, t.phase, how_it_ended(history.outcomes.get(t.id)), *(getattr(e, x) for x in _MEASURES))
+        for t in history.trials.values()
+        for e in history.epochs.get(t.id, [])
     ]
-    return pd.DataFrame(rows, columns=None if rows else _EPOCH_COLUMNS)
+    return pd.DataFrame(rows, columns=["trial", "arm", "phase", "end", *_MEASURES])
 
 
 def spend(history: History, plan: Plan) -> pd.DataFrame:
@@ -70,8 +59,8 @@ def spend(history: History, plan: Plan) -> pd.DataFrame:
         whole = history.spent(arm)
         for phase in PHASES:
             cost = history.spent(arm, phase)
-            rows.append({"arm": arm, "phase": phase, "cost": cost, "share": cost / whole if whole else 0.0})
-    return pd.DataFrame(rows)
+            rows.append((arm, phase, cost, cost / whole if whole else 0.0))
+    return pd.DataFrame(rows, columns=["arm", "phase", "cost", "share"])
 
 
 def activities(history: History, plan: Plan) -> pd.DataFrame:
@@ -90,17 +79,8 @@ def activities(history: History, plan: Plan) -> pd.DataFrame:
         for phase, activity in _OUTSIDE_TRIALS.items():
             found[phase, activity] += history.spent(arm, phase)
         whole = sum(found.values())
-        rows += [
-            {
-                "arm": arm,
-                "phase": phase,
-                "activity": activity,
-                "cost": cost,
-                "share": cost / whole if whole else 0.0,
-            }
-            for (phase, activity), cost in found.items()
-        ]
-    return pd.DataFrame(rows)
+        rows += [(arm, *key, cost, cost / whole if whole else 0.0) for key, cost in found.items()]
+    return pd.DataFrame(rows, columns=["arm", "phase", "activity", "cost", "share"])
 
 
 def _of_trial(history: History, trial: Trial, fraction: float) -> dict[str, float]:
@@ -146,6 +126,4 @@ _TRIAL_COLUMNS = [
     "trial", "arm", "phase", "pair", "state", "reason", "end", "epochs", "cost", "seed",
     "val_accuracy", "test_accuracy",
 ]  # fmt: skip
-_EPOCH_COLUMNS = [
-    "trial", "arm", "phase", "end", "epoch", "cost", "train_loss", "train_accuracy", "val_loss", "val_accuracy",
-]  # fmt: skip
+_MEASURES = ("epoch", "cost", "train_loss", "train_accuracy", "val_loss", "val_accuracy")

@@ -48,9 +48,7 @@ def within(plan: Plan, luck: Luck, have: int) -> str:
                 "test images would; a wider margin, asked beforehand, too."
             )
         return f"More pairs of searches than anybody pays for would show {gap}."
-    ends = [
-        str(n) if n is not None and n <= MOST_PAIRS else f"over {MOST_PAIRS}" for n in (needed[0], needed[2])
-    ]
+    ends = [str(n) if n and n <= MOST_PAIRS else f"over {MOST_PAIRS}" for n in (needed[0], needed[2])]
     roughly = f"{' to '.join(dict.fromkeys(ends))}, since {have} pairs measure their luck roughly"
     twice = min(2 * have, MOST_PAIRS)
     reach = points(half_width(luck, twice, level(twice)))
@@ -83,4 +81,4 @@ def budget_for(plan: Plan, pairs: int) -> Budget:
     fixed = allocation.overhead(plan) + plan.folds * max(allocation.full_run(plan, arm) for arm in plan.arms)
     each = max(0.0, plan.share - fixed) / plan.pairs
     seconds = plan.budget.seconds + len(plan.arms) * each * max(0, pairs - plan.pairs)
-    return Budget(seconds=60.0 * math.ceil(seconds / 60), resource=plan.budget.resource)
+    return Budget.whole_minutes(seconds, plan.budget.resource)

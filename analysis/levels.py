@@ -48,11 +48,6 @@ def spanned(held: str, low: float, high: float, *, sign: bool = True) -> str:
     return f"{held}: {ends}" if " over " in held else f"{held} interval {ends}"
 
 
-def even(k1: float, k2: float, *, total: float = LEVEL) -> float:
-    """The rate that both looks may have alike when k1 and k2 are known beforehand."""
-    return float(optimize.brentq(lambda a: either(a, a, k1, k2) - total, total / 2, total, xtol=1e-8))
-
-
 @functools.cache
 def forecast(first: int, now: int, *, spent: float, total: float) -> float:
     """Error rate of a second look by normal theory: close to ``second_level``, and quick enough to try many sizes."""

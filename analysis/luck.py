@@ -71,16 +71,14 @@ def images_needed(luck: Luck, gap: float, alpha: float, *, power: float = POWER)
     return None if images > MOST_IMAGES else math.ceil(images)
 
 
-def sd_interval(sd: float, pairs: int, confidence: float = SD_CONFIDENCE) -> tuple[float, float]:
+def sd_interval(sd: float, pairs: int) -> tuple[float, float]:
     """Interval of an sd measured on ``pairs``, by chi-squared."""
-    df, tail = pairs - 1, (1 - confidence) / 2
-    return (
-        sd * math.sqrt(df / float(stats.chi2.isf(tail, df))),
-        sd * math.sqrt(df / float(stats.chi2.ppf(tail, df))),
-    )
+    df, tail = pairs - 1, (1 - SD_CONFIDENCE) / 2
+    low, high = (sd * math.sqrt(df / float(end(tail, df))) for end in (stats.chi2.isf, stats.chi2.ppf))
+    return low, high
 
 
-def lasting_interval(luck: Luck, confidence: float = SD_CONFIDENCE) -> tuple[float, float]:
+def lasting_interval(luck: Luck) -> tuple[float, float]:
     """Interval of ``lasting``, by the normal law, cut at 0."""
-    half = float(stats.norm.ppf((1 + confidence) / 2)) * luck.lasting_se
+    half = float(stats.norm.ppf((1 + SD_CONFIDENCE) / 2)) * luck.lasting_se
     return max(0.0, luck.lasting - half), luck.lasting + half

@@ -54,11 +54,9 @@ def assumed(plan: Plan, shares: Sequence[float] = ()) -> tuple[Luck, Luck]:
     shares, runs = shares or [1 / classes] * classes, allocation.confirm_each(plan)
 
     def of(sd: float, lasting: float, accuracy: float) -> Luck:
-        apart = disagreement(accuracy, shares)
-        images = (1 - lasting) * apart / runs / plan.data.test
-        return Luck(
-            differences=(), sd=math.sqrt(sd**2 + images), lasting=lasting * apart, images=plan.data.test
-        )
+        apart, images = disagreement(accuracy, shares), plan.data.test
+        sd = math.sqrt(sd**2 + (1 - lasting) * apart / runs / images)
+        return Luck(differences=(), sd=sd, lasting=lasting * apart, images=images)
 
     low, high = (of(*kind) for kind in zip(LUCK, LASTING, ACCURACY, strict=True))
     return low, high

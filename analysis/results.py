@@ -76,22 +76,16 @@ def read(run: Path) -> Evidence:
         found = {arm: shelf.runs(question, arm, trials(arm)) for arm in question.arms}
         return {arm: runs for arm, runs in found.items() if runs is not None}
 
+    def found_by(arm: str) -> dict[int, Runs]:
+        each = {c.pair: history.confirmed(arm, c.pair) for c in choices(history, arm, look)}
+        return {pair: runs for pair, t in each.items() if (runs := shelf.runs(question, arm, t))}
+
     return Evidence(
         plan=question,
         history=history,
         default=shelved(lambda arm: history.of(arm, "baseline")),
         tuned=shelved(lambda arm: in_hand_runs(history, arm, look)),
-        finds={
-            arm: found
-            for arm in question.arms
-            if (
-                found := {
-                    choice.pair: runs
-                    for choice in choices(history, arm, look)
-                    if (runs := shelf.runs(question, arm, history.confirmed(arm, choice.pair)))
-                }
-            )
-        },
+        finds={arm: found for arm in question.arms if (found := found_by(arm))},
         slices={arm: _draws(history, arm) for arm in question.arms},
         open=() if done else to_come,
         look=look,
@@ -225,13 +219,8 @@ def _load(path: Path, classes: int) -> tuple[Labels, Labels]:
     except KeyError as error:
         raise StudyError(f"{path} cannot be read: it has no array {error}") from error
     whole = labels.dtype.kind in "iu" and predictions.dtype.kind in "iu"
-    if (
-        not whole
-        or labels.ndim != 1
-        or labels.shape != predictions.shape
-        or not len(labels)
-        or labels.min() < 0
-    ):
+    alike = labels.ndim == 1 and labels.shape == predictions.shape
+    if not (whole and alike and len(labels) and labels.min() >= 0):
         raise StudyError(f"{path}: labels and predictions must be two lists of class numbers, of one length")
     if (beyond := max(int(labels.max()), int(predictions.max()))) >= classes:
         raise StudyError(f"{path} names class {beyond}, and the study has {classes}, counted from 0")
@@ -261,11 +250,8 @@ def _to_come(history: History, look: int) -> tuple[str, ...]:
             missing.append(f"{arm} has no confirmation run")
         if running := [t for t in trials if t.id not in history.outcomes]:
             missing.append(f"{arm}: {counted(len(running), 'confirmation run')} not ended")
-        unscored = [t for t in trials if history.finished(t.id) and t.id not in history.scores]
-        if unscored:
-            missing.append(
-                f"{arm}: {counted(len(unscored), 'confirmation run')} not scored on the test images"
-            )
+        if unscored := sum(history.finished(t.id) and t.id not in history.scores for t in trials):
+            missing.append(f"{arm}: {counted(unscored, 'confirmation run')} not scored on the test images")
     if len({opened.manifest for opened in history.opened}) < look:
         missing.append("the test set has not been opened")
     return tuple(missing)

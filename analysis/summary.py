@@ -77,6 +77,18 @@ def find(evidence: Evidence) -> Findings:
             said = f"No answer: {refusal}."
     hands = {arm: in_hand(evidence.history, arm, evidence.look) for arm in evidence.plan.arms}
     unchanged = tuple(arm for arm, choice in hands.items() if choice is not None and choice.default)
+    tuned, default = evidence.tuned, evidence.default
+    gains = [
+        _contrast(f"{arm}:\nnet in hand − default", arm, tuned.get(arm), default.get(arm), tuned=True)
+        for arm in evidence.plan.arms
+        if arm not in unchanged
+    ]
+    defaults = [
+        _contrast(
+            f"default: {a.first}\n− {a.second}", "", default.get(a.first), default.get(a.second), tuned=False
+        )
+        for a in answers
+    ]
     return Findings(
         headline=said
         + (f" A further look is under way: {evidence.under_way}." if evidence.under_way else ""),
@@ -84,33 +96,8 @@ def find(evidence: Evidence) -> Findings:
         answers=tuple(answers),
         nets=tuple(nets),
         lucks=tuple(lucks),
-        gains=tuple(
-            found
-            for arm in evidence.plan.arms
-            if arm not in unchanged
-            and (
-                found := _contrast(
-                    f"{arm}:\nnet in hand − default",
-                    arm,
-                    evidence.tuned.get(arm),
-                    evidence.default.get(arm),
-                    tuned=True,
-                )
-            )
-        ),
-        defaults=tuple(
-            found
-            for a in answers
-            if (
-                found := _contrast(
-                    f"default: {a.first}\n− {a.second}",
-                    "",
-                    evidence.default.get(a.first),
-                    evidence.default.get(a.second),
-                    tuned=False,
-                )
-            )
-        ),
+        gains=tuple(filter(None, gains)),
+        defaults=tuple(filter(None, defaults)),
         unchanged=unchanged,
     )
 
@@ -271,7 +258,7 @@ def failure_rates(evidence: Evidence) -> dict[str, Interval]:
     }
     if not any(failed for failed, _ in counts.values()):
         return {}
-    return {arm: binomial(failed, runs, 0.95) for arm, (failed, runs) in counts.items()}
+    return {arm: binomial(failed, runs) for arm, (failed, runs) in counts.items()}
 
 
 def accuracies(evidence: Evidence) -> pd.DataFrame:

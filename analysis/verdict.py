@@ -5,9 +5,7 @@ holds for two settings and never names an architecture: that is ``answer``'s. Ac
 only sentences speak in points (pt).
 """
 
-import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from analysis import levels
@@ -84,13 +82,7 @@ class Verdict:
 
 
 def judge(
-    first: Runs,
-    second: Runs,
-    *,
-    rope: float,
-    level: Level = ALONE,
-    guessing: float = 0.0,
-    copies: int = 0,
+    first: Runs, second: Runs, *, rope: float, level: Level = ALONE, guessing: float = 0.0, copies: int = 0
 ) -> Verdict:
     """The verdict on two settings.
 
@@ -99,12 +91,8 @@ def judge(
     """
     interval = crossed(first.correct, second.correct, confidence=level.confidence)
     accuracies = [runs.correct.mean(axis=1) for runs in (first, second)]
-    doubts = Doubts(
-        guessing=guessing,
-        copies=copies,
-        images=first.correct.shape[1],
-        idle=[runs.arm for runs in (first, second) if not runs.learnt(guessing)],
-    )
+    idle = [runs.arm for runs in (first, second) if not runs.learnt(guessing)]
+    doubts = Doubts(guessing=guessing, copies=copies, images=first.correct.shape[1], idle=idle)
     word, doubt, remedy = doubts.hold_back(interval.low, interval.high, rope)
     sentence = _sentence(word, first.arm, second.arm, interval, rope, level)
     cheaper = _cheaper(first, second)
@@ -132,39 +120,6 @@ def judge(
         permutation_p=permutation_p(*accuracies),
         more_runs=more_runs, images_needed=images, cheaper=cheaper, doubt=doubt,
     )  # fmt: skip
-
-
-def judge_all(
-    arms: list[Runs],
-    *,
-    rope: float,
-    level: Callable[[str, str], Level] | None = None,
-    guessing: float = 0.0,
-    copies: int = 0,
-) -> list[Verdict]:
-    """Every pair of arms; the leader (highest mean) against each other arm comes first.
-
-    ``level`` of two arms, by default simultaneously at 95 % (Bonferroni). Raises Refused below two arms or below two runs of an arm.
-    """
-    leader = max(arms, key=lambda runs: runs.mean, default=None)
-    arms = [runs for runs in arms if runs is leader] + [runs for runs in arms if runs is not leader]
-    couples = list(itertools.combinations(arms, 2))
-    together = levels.of(couples=len(couples))
-    return [
-        judge(
-            a,
-            b,
-            rope=rope,
-            level=level(a.arm, b.arm) if level else together,
-            guessing=guessing,
-            copies=copies,
-        )
-        for a, b in couples
-    ]
-
-
-def _of_runs(arm: str, failed: int, runs: int) -> str:
-    return f"{failed} of {runs} {arm} runs"
 
 
 def of_nets(v: Verdict) -> str:
@@ -215,7 +170,7 @@ def _sentence(word: Word, first: str, second: str, e: Estimate, rope: float, lev
 
 def _failures(first: Runs, second: Runs, e: Estimate) -> str:
     """Which runs failed, and whether they make the interval wide: without them, at most half as wide."""
-    shown = [_of_runs(r.arm, r.guessed, len(r.correct)) for r in (first, second) if r.guessed]
+    shown = [f"{r.guessed} of {len(r.correct)} {r.arm} runs" for r in (first, second) if r.guessed]
     if not shown:
         return ""
     if min(len(r.whole) for r in (first, second)) < 2:

@@ -141,13 +141,9 @@ def load(name: str) -> Arm:
         )
     try:
         module = importlib.import_module(f"{__name__}.{name}")
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # any fault of the user's file becomes one sentence about that file
-        raise ArmError(
-            f"search_spaces/{name}.py cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:  # any fault of the user's file becomes a sentence about it
+        said = f"{type(error).__name__}: {error}"
+        raise ArmError(f"search_spaces/{name}.py cannot be imported: {said}") from error
     arm = getattr(module, "ARM", None)
     if not isinstance(arm, Arm):
         raise ArmError(f"search_spaces/{name}.py defines no ARM = Arm(build, space=...)")

@@ -152,8 +152,7 @@ def body_macs(
     side: int = 32,
 ) -> int:
     """Multiply-accumulates of the stages' convolutions for one image that leaves the stem at ``side`` pixels."""
-    total = 0
-    inputs = planes[0]
+    total, inputs = 0, planes[0]
     for stage, (width, depth) in enumerate(zip(planes, blocks, strict=True)):
         inner = inner_width(width, cardinality, base_width)
         outputs = 4 * width

@@ -10,14 +10,7 @@ Known:     no tuned, matched pair is published for CIFAR-10; the seed post's fix
 """
 
 from search_spaces import Arm, Choice, Config, ImageSpec
-from search_spaces._shared import (
-    BLOCKS_50,
-    PLANES_50,
-    RECIPE,
-    BottleneckNet,
-    large_stem,
-    matched_base_width,
-)
+from search_spaces._shared import BLOCKS_50, PLANES_50, RECIPE, BottleneckNet, large_stem, matched_base_width
 
 TEMPLATES = {2: 40.0, 4: 24.0, 8: 14.0, 32: 4.0}
 """Cardinality -> base width, from the paper's table 2."""
@@ -29,13 +22,9 @@ def base_width(cardinality: int) -> float:
 
 def build(config: Config, images: ImageSpec) -> BottleneckNet:
     groups = int(config["cardinality"])
+    stem, width = large_stem(images), base_width(groups)
     return BottleneckNet(
-        images,
-        stem=large_stem(images),
-        planes=PLANES_50,
-        blocks=BLOCKS_50,
-        cardinality=groups,
-        base_width=base_width(groups),
+        images, stem=stem, planes=PLANES_50, blocks=BLOCKS_50, cardinality=groups, base_width=width
     )
 
 

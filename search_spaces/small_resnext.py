@@ -17,13 +17,9 @@ def base_width(cardinality: int) -> float:
 
 def build(config: Config, images: ImageSpec) -> BottleneckNet:
     groups = int(config["cardinality"])
+    stem, width = small_stem(images), base_width(groups)
     return BottleneckNet(
-        images,
-        stem=small_stem(images),
-        planes=PLANES,
-        blocks=BLOCKS,
-        cardinality=groups,
-        base_width=base_width(groups),
+        images, stem=stem, planes=PLANES, blocks=BLOCKS, cardinality=groups, base_width=width
     )
 
 

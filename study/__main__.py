@@ -1,4 +1,4 @@
-"""``python -m study WORD``: what can be done with a run beside making one (that is study/run.py).
+"""``python -m study WORD``: commands for an existing run (study/run.py makes one).
 
 Reads plan and ledger only, so every word works while the study runs, and from any machine that sees
 its folder, or its URI. Exit codes: 0 done, 1 the trial's numbers differ, 2 bad input.
@@ -20,12 +20,12 @@ from study.protocol.errors import BAD_INPUT, StudyError
 
 WORDS = """\
 words:
-  python -m study list                    the runs in runs/, what each is at and found
-  python -m study status runs/ID          how far a study is, from the outside
+  python -m study list                    the runs in runs/: state, spending, verdict
+  python -m study status runs/ID          how far a study has come
   python -m study rerun runs/ID TRIAL     train one trial again: the same numbers, or exit code 1
   python -m study export runs/ID ARM      an arm's best confirmed net: weights, config, how to load it
   python -m study log runs/ID --to NAME   write the run for another tool
-  python -m study copy URI                bring to the URI what a storage that failed has not got
+  python -m study copy URI                upload to the URI what a failed storage still lacks
 a URI, s3://BUCKET/FOLDER, stands for a run too: it is fetched into runs/ first
 """
 
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m study", description="What can be done with a run. A new one: python study/run.py --help",
+        prog="python -m study", description="Commands for an existing run. To start one: python study/run.py --help",
         epilog=WORDS, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     words = parser.add_subparsers(required=True, metavar="WORD", dest="word")

@@ -197,7 +197,7 @@ class Request:
     )  # fmt: skip
     plan: bool = _flag(RUNNING, None, "", "measure the arms, print what would be run, run nothing")
     verbose: bool = _flag(
-        RUNNING, None, "", "print with the plan what was measured, and how the budget is divided"
+        RUNNING, None, "", "with the plan, print the measurements and the division of the budget"
     )
     resume: str | None = _flag(
         RUNNING, _run, "RUN",

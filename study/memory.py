@@ -12,11 +12,7 @@ FULL = (
     "CUDA out of memory",
     "CUDA error: out of memory",
     "unable to find an engine to execute this computation",  # cuDNN, when no plan's workspace fits
-    *(
-        f"{name}_STATUS_{what}"
-        for name in ("CUBLAS", "CUDNN")
-        for what in ("ALLOC_FAILED", "NOT_INITIALIZED")
-    ),
+    *(f"{name}_STATUS_{x}" for name in ("CUBLAS", "CUDNN") for x in ("ALLOC_FAILED", "NOT_INITIALIZED")),
 )
 """Texts of errors that mean it but have no type of their own: a library whose handle finds no room is not initialised."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4

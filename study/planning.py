@@ -42,13 +42,9 @@ def quick_check(request: Request, arms: Mapping[str, Arm], prepared: "Prepared")
     from study.execution import feasibility
 
     assert request.budget is not None
+    card, budget = prepared.card, request.budget
     return functools.partial(
-        feasibility.check,
-        arms,
-        prepared.card,
-        request.budget,
-        epochs=request.epochs,
-        train_fraction=request.train_fraction,
+        feasibility.check, arms, card, budget, epochs=request.epochs, train_fraction=request.train_fraction
     )
 
 
@@ -136,8 +132,8 @@ def added_arm(
         extended = plan.extended(extension)
     except InputError as error:
         raise InputError(
-            f"{name} cannot be added: a full run of it costs so much more that the share of {duration(plan.share)} which the "
-            f"others had is divided otherwise ({error}). {_instead(plan, name)}"
+            f"{name} cannot be added: its full run costs so much more that the others' share of {duration(plan.share)} would be "
+            f"divided differently ({error}). {_instead(plan, name)}"
         ) from error
     if allocation.tuning_runs(extended) + extended.pairs < allocation.TUNING_RUNS_FLOOR:
         raise InputError(

@@ -81,13 +81,9 @@ def _money(schedule: "Schedule") -> tuple[dict[str, float], str]:
     plan, ledger = schedule.plan, schedule.ledger
     spent = {arm: schedule.slots.spent(arm) for arm in plan.arms}
     total = sum(spent.values())
-    left = max(0.0, share(plan, ledger) * len(plan.arms) - total) / (
-        plan.machine.slots * plan.machine.fraction
-    )
-    return (
-        spent,
-        f"{duration(total)} of {budget(plan, ledger)} spent, about {duration(left)} to go",
-    )
+    whole = budget(plan, ledger)
+    left = max(0.0, whole.seconds - total) / (plan.machine.slots * plan.machine.fraction)
+    return spent, f"{duration(total)} of {whole} spent, about {duration(left)} to go"
 
 
 def _live_table(schedule: "Schedule") -> Table:

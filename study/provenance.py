@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
 def code(arms: Iterable[str]) -> dict[str, str]:
     """Source file -> SHA-256, for all code that trials of these arms run."""
     files = {*(ROOT / "study").rglob("*.py"), *_files(arms)}
-    return {str(file.relative_to(ROOT)): _sha256(file) for file in sorted(files)}
+    return {str(f.relative_to(ROOT)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(files)}
 
 
 def code_hash(arms: Iterable[str]) -> str:
@@ -47,9 +47,8 @@ def differences(history: History, now: Session) -> str:
     """
     check_question(history, now.plan)
     before = history.sessions[-1]
-    there = before.code.keys() | {
-        f for f in now.code if not f.startswith(ARMS)
-    }  # an added arm changes no other
+    # an added arm changes no other
+    there = before.code.keys() | {f for f in now.code if not f.startswith(ARMS)}
     changed = sorted(f for f in there if before.code.get(f) != now.code.get(f))
     others = [
         f"{name} {before.versions.get(name, 'unknown')} -> {version}"
@@ -87,7 +86,3 @@ def _files(arms: Iterable[str]) -> set[Path]:
         found |= new
         named |= {name for file in new for name in re.findall(r"\w+", file.read_text(errors="replace"))}
     return found
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -84,7 +84,7 @@ def _say_how_to_resume(request: Request, place: RunDir, say: Say) -> None:
     ):
         words += [flag, str(value)] if value else []
     say(
-        f"what was done is kept: python -m analysis {quote(str(place))} shows it\n"
+        f"the work so far is kept: python -m analysis {quote(str(place))} shows it\n"
         f"go on with: python study/run.py {join(words)}"
     )
 

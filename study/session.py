@@ -160,8 +160,8 @@ def _check_is_study(resume: str, place: RunDir) -> None:
         raise InputError(f"--resume {resume[:200]} cannot be read: {error.strerror}") from error
     if not known:
         raise InputError(
-            f"--resume {resume}: there is no study in it (no {PLAN}); one that was killed while the arms were measured has "
-            "nothing to go on from: begin it anew"
+            f"--resume {resume}: there is no study in it (no {PLAN}); one that was killed while measuring has nothing to "
+            "resume: start it again"
         )
 
 

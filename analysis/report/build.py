@@ -18,8 +18,7 @@ from analysis.summary import Findings
 from analysis.verdict import Verdict
 from study.protocol import plugins
 from study.protocol.errors import StudyError
-
-HTML, MARKDOWN, JSON, FIGURES = "report.html", "report.md", "verdict.json", "figures"
+from study.protocol.rundir import FIGURES, HTML, MARKDOWN, VERDICT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,7 @@ def write(run: Path) -> Report:
     files |= {f"{FIGURES}/{name}.png": figures.png(figure) for name, figure in drawings.items()}
     files[HTML] = pages.html(context, shown, svg)
     files[MARKDOWN] = pages.markdown(context, shown)
-    files[JSON] = verdict_json.encoded(context, {part.key: s.facts for part, s in built if part.key})
+    files[VERDICT] = verdict_json.encoded(context, {part.key: s.facts for part, s in built if part.key})
     try:
         (run / FIGURES).mkdir(exist_ok=True)
         for name, content in files.items():
@@ -96,17 +95,8 @@ def _advice(found: Findings) -> tuple[str, ...]:
     return tuple(f"{a.first} against {a.second}: {a.advice}" for a in own)
 
 
-def gate(report: Report, arm: str) -> int:
-    """Exit code of ``--expect``: 0 the architecture is better than every other, 1 it is not, 4 that is undecided."""
-    return _gate(report.answers, arm)
-
-
-def gate_nets(report: Report, arm: str) -> int:
-    """Exit code of ``--expect-net``: 0 the arm's net in hand is better than every other's, 1 it is not, 4 that is undecided."""
-    return _gate(report.nets, arm)
-
-
-def _gate(said: Sequence[Answer] | Sequence[Verdict], arm: str) -> int:
+def gate(said: Sequence[Answer] | Sequence[Verdict], arm: str) -> int:
+    """Exit code of ``--expect`` and ``--expect-net``: 0 the arm is better than every other, 1 it is not, 4 undecided."""
     own = [v for v in said if arm in (v.first, v.second)]
     if any(v.word == "practical tie" or v.ahead not in (None, arm) for v in own):
         return 1

@@ -71,13 +71,8 @@ def _render(template: str, facts: dict[str, Any]) -> bytes:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {
-        "points": text.points,
-        "percent": text.percent,
-        "chance": text.chance,
-        "level": text.level,
-        "code": _code,
-    }
+    environment.filters |= {name: getattr(text, name) for name in ("points", "percent", "chance", "level")}
+    environment.filters["code"] = _code
     environment.globals["smallest_p"] = _smallest_p
     return environment.get_template(template).render(facts).encode()
 

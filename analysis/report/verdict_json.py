@@ -1,7 +1,6 @@
 """``verdict.json``: the report for programs. Fractions and seconds, stable keys; unknown values are null."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -40,7 +39,7 @@ def _body(context: Context) -> dict[str, Any]:
         "scope": found.scope,
         "rope": plan.rope,
         "arms": list(plan.arms),
-        "accuracies": [_without_nan(row) for row in summary.accuracies(evidence).to_dict("records")],
+        "accuracies": plain(summary.accuracies(evidence).to_dict("records")),
         "failure_rates": {arm: asdict(rate) for arm, rate in summary.failure_rates(evidence).items()},
         "gains": {c.arm: asdict(c.estimate) for c in found.gains},
         "defaults": [asdict(c.estimate) | {"label": c.short} for c in found.defaults],
@@ -58,7 +57,3 @@ def _body(context: Context) -> dict[str, Any]:
         "versions": plan.versions,
         "code": plan.code,
     }
-
-
-def _without_nan(row: dict[Any, Any]) -> dict[str, Any]:
-    return {str(k): None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
-from analysis.statistics.intervals import Estimate, Reals, Refused, satterthwaite
+from analysis.statistics.intervals import Estimate, Reals, Refused, satterthwaite, t_interval
 
 Probabilities = NDArray[np.floating[Any]]
 """Shape (runs, images, classes), any float type, also memory-mapped: read a few images at a time."""
@@ -70,17 +69,14 @@ def compare(
     *,
     names: tuple[str, str],
     costs: tuple[float, float],
-    largest: int = LARGEST,
-    limit: int = SUBSETS,
     confidence: float = 0.95,
-    seed: int = 0,
 ) -> Comparison:
     """Pure ensembles of either arm against mixed ones, at equal member count and at equal compute.
 
     ``first`` (k_A, n, C), ``second`` (k_B, n, C), ``labels`` (n,); ``costs`` per member in any one unit
     (seconds of training, or of inference). Equal compute: what m members of the dearer arm cost buys as
     many of the cheaper one as it pays for, or of both in equal number and one more of the cheaper. m goes
-    up to ``largest``.
+    up to LARGEST.
 
     accuracies: kind (a name or ``mixed``), members, of_first, of_second, cost, subsets, accuracy, low, high.
     contrasts: matched (``count`` | ``compute``), members (of a pure ensemble; at equal compute of the dearer
@@ -92,22 +88,16 @@ def compare(
     """
     _check(first, second, labels)
     runs = len(first), len(second)
-    pure = range(1, min(*runs, largest) + 1)
-    matches = _matches(runs, costs, largest)
-    kinds = (
-        {(m, 0) for m in pure} | {(0, m) for m in pure} | {kind for match in matches for kind in match[2:]}
-    )
-    found = {e.members: e for e in ensembles(first, second, labels, sorted(kinds), limit=limit, seed=seed)}
+    pure, matches = range(1, min(*runs, LARGEST) + 1), _matches(runs, costs)
+    kinds = {kind for match in matches for kind in match[2:]} | {k for m in pure for k in ((m, 0), (0, m))}
+    found = {e.members: e for e in ensembles(first, second, labels, sorted(kinds))}
     contrasts: list[dict[str, object]] = []
     for matched, members, *pures, mixed in matches:
         for name, other in zip(names, pures, strict=True):
             estimate = contrast(found[mixed], found[other], confidence=confidence)
+            label = f"{mixed[0]}+{mixed[1]} mixed − {sum(other)} {name}"
             contrasts.append(
-                {
-                    "matched": matched,
-                    "members": members,
-                    "label": f"{_makeup(mixed)} mixed − {sum(other)} {name}",
-                }
+                {"matched": matched, "members": members, "label": label}
                 | {"against": name, "delta": estimate.delta, "low": estimate.low, "high": estimate.high}
             )
     rows = [_row(e, names, costs, confidence) for e in found.values()]
@@ -120,10 +110,10 @@ def compare(
     )
 
 
-def _matches(runs: Members, costs: tuple[float, float], largest: int) -> list[_Match]:
+def _matches(runs: Members, costs: tuple[float, float]) -> list[_Match]:
     """The comparisons that these runs allow: at equal count, then at equal compute."""
-    matches = [("count", m, (m, 0), (0, m), (m // 2, m // 2)) for m in range(2, min(*runs, largest) + 1, 2)]
-    for m in range(2, min(max(runs), largest) + 1):
+    matches = [("count", m, (m, 0), (0, m), (m // 2, m // 2)) for m in range(2, min(*runs, LARGEST) + 1, 2)]
+    for m in range(2, min(max(runs), LARGEST) + 1):
         paid = m * max(costs) * (1 + 1e-9)
         a, b, both = (int(paid // c) for c in (*costs, sum(costs)))
         if a <= runs[0] and b <= runs[1]:
@@ -192,20 +182,12 @@ def contrast(one: Ensemble, other: Ensemble | None = None, *, confidence: float 
         dfs.append(len(left) - 1.0)
     variance = image + max(0.0, run) if math.isfinite(run) else math.nan
     df = satterthwaite(variance, terms, dfs)
-    half, delta = float(stats.t.ppf((1 + confidence) / 2, df)) * math.sqrt(variance), float(difference.mean())
-    return Estimate(
-        delta=delta,
-        low=delta - half,
-        high=delta + half,
-        se=math.sqrt(variance),
-        df=df,
-        confidence=confidence,
-    )
+    return t_interval(float(difference.mean()), variance, df, confidence)
 
 
 def diversity(first: Probabilities, second: Probabilities, *, names: tuple[str, str]) -> pd.DataFrame:
     """How often two nets name different classes: of one arm, of the other, one of each (mean over pairs)."""
-    named = [_predictions(x) for x in (first, second)]
+    named = [np.stack([net.argmax(axis=1) for net in nets]) for nets in (first, second)]
     rows = []
     for i, j in ((0, 0), (1, 1), (0, 1)):
         pairs = [
@@ -220,13 +202,13 @@ def diversity(first: Probabilities, second: Probabilities, *, names: tuple[str, 
     return pd.DataFrame(rows)
 
 
-def mixing_helps(contrasts: pd.DataFrame, *, matched: str = "count") -> list[int]:
+def mixing_helps(contrasts: pd.DataFrame) -> list[int]:
     """Ensemble sizes at which the mixed one beats both pure ones, at the level of the intervals: the arms err differently.
 
     ``contrasts`` as from ``compare``. Both intervals lie above 0, so no correction for two looks is due; for
     looking at several sizes none is made: each holds by itself.
     """
-    own = contrasts[contrasts["matched"] == matched]
+    own = contrasts[contrasts["matched"] == "count"]
     return [int(str(m)) for m, rows in own.groupby("members") if bool((rows["low"] > 0).all())]
 
 
@@ -267,14 +249,6 @@ def _subsets(kind: Members, runs: Members, limit: int, rng: np.random.Generator)
     members = np.zeros((len(rows), sum(runs)), dtype=np.float32)
     np.put_along_axis(members, np.array(rows), 1, axis=1)
     return members
-
-
-def _predictions(nets: Probabilities) -> NDArray[np.int64]:
-    return np.stack([net.argmax(axis=1) for net in nets])
-
-
-def _makeup(members: Members) -> str:
-    return f"{members[0]}+{members[1]}"
 
 
 def _check(first: Probabilities, second: Probabilities, labels: Labels) -> None:

@@ -13,7 +13,7 @@ import functools
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -246,18 +246,19 @@ def _crossover(gap: Reals, resampled: Reals, grid: Reals, end: float, confidence
     """``gap`` (G,) first minus second on ``grid``, ``resampled`` (S, G) the same of resamples."""
     start = float(grid[0])
     final = 0.0 if abs(gap[-1]) < 1e-12 else float(np.sign(gap[-1]))
+    level_at_end = Crossover(
+        word="no crossing seen",
+        leader=None,
+        at=math.inf,
+        low=start,
+        high=math.inf,
+        kept=0.0,
+        start=start,
+        end=end,
+        confidence=confidence,
+    )
     if final == 0:
-        return Crossover(
-            word="no crossing seen",
-            leader=None,
-            at=math.inf,
-            low=start,
-            high=math.inf,
-            kept=0.0,
-            start=start,
-            end=end,
-            confidence=confidence,
-        )
+        return level_at_end
     at = float(_since(gap[None], grid, final)[0])
     since = _since(resampled, grid, final)
     kept = float((since == start).mean())
@@ -270,17 +271,7 @@ def _crossover(gap: Reals, resampled: Reals, grid: Reals, end: float, confidence
     elif low > start and high < math.inf:
         word = "crossing"
     leader: Literal["first", "second"] = "first" if final > 0 else "second"
-    return Crossover(
-        word=word,
-        leader=leader,
-        at=at,
-        low=low,
-        high=high,
-        kept=kept,
-        start=start,
-        end=end,
-        confidence=confidence,
-    )
+    return replace(level_at_end, word=word, leader=leader, at=at, low=low, high=high, kept=kept)
 
 
 def _since(gaps: Reals, grid: Reals, sign: float) -> Reals:
@@ -318,7 +309,7 @@ def _weights(trials: int, draws: int) -> Reals:
     """P(the i-th smallest of ``trials`` is the best of ``draws`` of them), (N,), from the top down."""
     if not 1 <= draws <= trials:
         raise Refused(
-            f"the best of {draws} cannot be told from {counted(trials, 'trial')}: 1 to {trials} can"
+            f"the best of {draws} cannot be estimated from {counted(trials, 'trial')}: 1 to {trials} can"
         )
     i = np.arange(trials, 1, -1)
     falling = np.cumprod(np.concatenate([[draws / trials], np.maximum(i - draws, 0) / (i - 1)]))

@@ -68,18 +68,6 @@ def noise(correct: Correct) -> Noise:
     return Noise(run=run, image=image)
 
 
-def run_sd(tables: Sequence[Correct]) -> float:
-    """Distribution-wise sd of one run, sqrt(max(0, v)), pooled over settings by their degrees of freedom.
-
-    One table (k, n) per setting; a setting with one run is passed over. Raises Refused when none has two.
-    """
-    several = [t for t in tables if len(t) > 1]
-    if not several:
-        raise Refused("one run per setting says nothing about how runs vary: at least two are needed")
-    pooled = np.average([noise(t).run for t in several], weights=[len(t) - 1 for t in several])
-    return math.sqrt(max(0.0, float(pooled)))
-
-
 def crossed(first: Correct, second: Correct, *, confidence: float = 0.95) -> Estimate:
     """Mean accuracy of ``first`` minus ``second``, for new runs and new images (METHOD.md 5, Q2).
 
@@ -109,7 +97,7 @@ def welch(first: Reals, second: Reals, *, confidence: float = 0.95) -> Estimate:
         raise Refused("one run per arm says nothing about how runs vary: at least two are needed")
     terms = [float(x.var(ddof=1)) / len(x) for x in (first, second)]
     df = satterthwaite(sum(terms), terms, [len(first) - 1, len(second) - 1])
-    return _estimate(float(first.mean() - second.mean()), sum(terms), df, confidence)
+    return t_interval(float(first.mean() - second.mean()), sum(terms), df, confidence)
 
 
 def vary(*samples: Reals) -> bool:
@@ -198,7 +186,7 @@ def _interval(per_image: Reals, arms: list[Correct], confidence: float) -> Estim
         [image, *(z.total(images) / len(c) for z, c in zip(kinds, arms, strict=True))],
         [images - 1, *(len(c) - 1 for c in arms)],
     )
-    return _estimate(float(per_image.mean()), image + run, df, confidence)
+    return t_interval(float(per_image.mean()), image + run, df, confidence)
 
 
 def satterthwaite(variance: float, terms: list[float], dfs: Sequence[float]) -> float:
@@ -211,7 +199,7 @@ def satterthwaite(variance: float, terms: list[float], dfs: Sequence[float]) -> 
     return max(variance**2 / denominator, float(min(dfs)))
 
 
-def _estimate(delta: float, variance: float, df: float, confidence: float) -> Estimate:
+def t_interval(delta: float, variance: float, df: float, confidence: float) -> Estimate:
     se = math.sqrt(variance)
     half = float(stats.t.ppf((1 + confidence) / 2, df)) * se
     return Estimate(delta=delta, low=delta - half, high=delta + half, se=se, df=df, confidence=confidence)

@@ -1,7 +1,7 @@
 """How likely a run of one arm beats a run of the other, and p-values of several pairs together.
 
 A description beside the verdict, not a verdict: it compares run accuracies, hence it holds for other
-runs on this test set only, and it says nothing about by how much.
+runs on this test set only, and does not say by how much.
 """
 
 import math

@@ -19,6 +19,8 @@ from analysis.statistics.intervals import Reals, Refused, vary, welch
 from study.protocol.text import counted
 
 RESAMPLES = 2000
+WITHIN = 0.01
+"""Accuracy below the best that still counts as near it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +89,7 @@ class Sensitivity:
     within: float
 
 
-def sensitivity(
-    values: Reals,
-    diverged: Sequence[bool],
-    *,
-    within: float = 0.01,
-    best: float | None = None,
-    confidence: float = 0.95,
-) -> Sensitivity:
+def sensitivity(values: Reals, diverged: Sequence[bool], *, best: float | None = None) -> Sensitivity:
     """Share of a slice near the best, and share that diverged. ``values`` and ``diverged`` (N,).
 
     ``best``: a validation accuracy from elsewhere (the selected setting's); by default the slice's own
@@ -104,13 +99,13 @@ def sensitivity(
     if not size or len(diverged) != size:
         raise Refused("sensitivity needs a slice: an accuracy and a fate for each of its trials")
     top = float(values.max()) if best is None else best
-    near = int((values >= top - within - 1e-12).sum())
+    near = int((values >= top - WITHIN - 1e-12).sum())
     return Sensitivity(
         trials=size,
-        near=binomial(near, size, confidence),
-        diverged=binomial(int(sum(diverged)), size, confidence),
+        near=binomial(near, size),
+        diverged=binomial(int(sum(diverged)), size),
         best=top,
-        within=within,
+        within=WITHIN,
     )
 
 
@@ -134,8 +129,6 @@ def fixed_setting_trap(
     better: Literal["first", "second"],
     settings: tuple[Sequence[str], Sequence[str]] | None = None,
     resamples: int = RESAMPLES,
-    confidence: float = 0.95,
-    seed: int = 0,
 ) -> Trap:
     """The share of single shared settings that mislead. ``first`` (N_A,), ``second`` (N_B,) slice accuracies.
 
@@ -146,7 +139,7 @@ def fixed_setting_trap(
     Raises Refused below two common settings or trials, ValueError when a setting occurs twice in an arm.
     """
     a, b = (first, second) if better == "second" else (second, first)  # a: the arm whose win is wrong
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     if settings is not None:
         a, b = _paired(a, b, settings if better == "second" else settings[::-1])
     size = min(len(a), len(b))
@@ -161,16 +154,16 @@ def fixed_setting_trap(
         counts_a = np.apply_along_axis(np.bincount, 1, rows, minlength=len(a)) / len(a)
         counts_b = np.apply_along_axis(np.bincount, 1, columns, minlength=len(b)) / len(b)
         shares = ((counts_a @ wins) * counts_b).sum(axis=1)
-    share, tail = float(wins.mean()), (1 - confidence) / 2
+    share, tail = float(wins.mean()), (1 - 0.95) / 2
     low, high = (float(q) for q in np.quantile(shares, [tail, 1 - tail]))
     if share in (0.0, 1.0):
-        exact = binomial(round(share * size), size, confidence)
+        exact = binomial(round(share * size), size)
         low, high = exact.low, exact.high
     return Trap(wrong=Interval(value=share, low=low, high=high), paired=settings is not None, settings=size)
 
 
-def generalisation_gaps(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
-    """Train minus validation accuracy per arm and kind of run, with a t interval over runs.
+def generalisation_gaps(runs: pd.DataFrame) -> pd.DataFrame:
+    """Train minus validation accuracy per arm and kind of run, with a 95 % t interval over runs.
 
     ``runs``: one row per full-length run; columns arm, kind (``confirmed``, ``slice``, ...),
     train_accuracy, val_accuracy. Columns out: arm, kind, runs, train, val, gap, low, high (NaN for one
@@ -182,7 +175,7 @@ def generalisation_gaps(runs: pd.DataFrame, *, confidence: float = 0.95) -> pd.D
         gaps = (own["train_accuracy"] - own["val_accuracy"]).to_numpy(dtype=np.float64)
         mean, half = float(gaps.mean()), math.nan
         if len(gaps) > 1:
-            t = float(stats.t.ppf((1 + confidence) / 2, len(gaps) - 1))
+            t = float(stats.t.ppf(0.975, len(gaps) - 1))
             half = t * float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
         rows.append(
             {"arm": arm, "kind": kind, "runs": len(gaps)}
@@ -213,16 +206,7 @@ def gap_differences(runs: pd.DataFrame, first: str, second: str, *, confidence: 
             float(own.loc[own["arm"] == first, kept].mean() - own.loc[own["arm"] == second, kept].mean())
             for kept in ("train_accuracy", "val_accuracy")
         )
-        rows.append(
-            {
-                "kind": kind,
-                "delta": found.delta,
-                "low": found.low,
-                "high": found.high,
-                "train": train,
-                "val": val,
-            }
-        )
+        rows.append((kind, found.delta, found.low, found.high, train, val))
     return pd.DataFrame(rows, columns=["kind", "delta", "low", "high", "train", "val"])
 
 
@@ -236,7 +220,7 @@ def _paired(a: Reals, b: Reals, settings: tuple[Sequence[str], Sequence[str]]) -
     return np.array([places[0][name] for name in common]), np.array([places[1][name] for name in common])
 
 
-def binomial(count: int, size: int, confidence: float) -> Interval:
-    """A share with its exact interval (Clopper and Pearson 1934)."""
-    exact = stats.binomtest(count, size).proportion_ci(confidence)
+def binomial(count: int, size: int) -> Interval:
+    """A share with its exact 95 % interval (Clopper and Pearson 1934)."""
+    exact = stats.binomtest(count, size).proportion_ci(0.95)
     return Interval(value=count / size, low=float(exact.low), high=float(exact.high))

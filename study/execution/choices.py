@@ -80,7 +80,7 @@ def choose_way(found: Measurements, ways: Sequence[Way], left: Callable[[], floa
     """The fastest way, after choosing layouts; ``left()`` seconds of measuring remain, the first way is always measured."""
     usual, before = ways[0], left()
     if not found.measure(usual, (found.batch,)):
-        raise ArmError(f"the arms do not fit into the memory that there is with {packing.describe(usual)}")
+        raise ArmError(f"the arms do not fit into the memory with {packing.describe(usual)}")
     step = before - left()  # what one way at one batch size takes for all arms
     if left() > 3 * step:
         _choose_layouts(found, usual)

@@ -86,10 +86,11 @@ def check(
         if share * speed * slack / count >= FEWEST_RUNS:
             continue
         run = count / speed
+        takes = f"{run:.0f} s" if run < 120 else f"{run / 60:.0f} min"
         enough = Budget.whole_minutes(len(arms) * (STARTING + SCATTER * FEWEST_RUNS * run), budget.resource)
         raise InputError(
             f"a budget of {budget} is too small: {card.train} images of {card.size} x {card.size} pixels, and {name} trains "
-            f"about {speed:.3g} of them a second: a run of {length} epochs takes about {_rounded(run)}, and each arm needs "
+            f"about {speed:.3g} of them a second: a run of {length} epochs takes about {takes}, and each arm needs "
             f"{math.ceil(FEWEST_RUNS)} of them. This would do: --budget {enough} (or smaller arms or images"
             + (", or fewer --epochs)" if length > EPOCHS[0] else ")")
         )
@@ -107,7 +108,3 @@ def _on_one_core(name: str, arm: Arm, card: DataCard) -> tuple[float, int]:
         ) from None
     finally:
         torch.set_num_threads(before)
-
-
-def _rounded(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -1,6 +1,6 @@
 """Measures before the search: every arm's complexity, speed, memory and layout, and how trials are best packed.
 
-Measuring has a share of the budget: what it does not pay for is not measured, and the plan says so.
+Measuring has a share of the budget: whatever that share cannot pay for is skipped, and the plan says so.
 """
 
 import time

@@ -175,9 +175,7 @@ def _forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with contextlib.suppress(
-            OSError
-        ):  # not every container allows it: then it is the peak of the whole process
+        with contextlib.suppress(OSError):  # in some containers: then it is the whole process's peak
             Path("/proc/self/clear_refs").write_text("5")
 
 

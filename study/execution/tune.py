@@ -32,7 +32,7 @@ from study.scheduling.schedule import Schedule
 from study.storage.sync import Mirror
 
 TUNES_OWN = ".tune"
-"""Tune's own state while it runs; what is kept of a trial is in the ledger and its checkpoint."""
+"""Tune's own state while it runs; the ledger and the checkpoints hold all that is kept."""
 
 
 def run_trials(

@@ -141,7 +141,7 @@ def shrunk(plan: Plan, history: History) -> str:
 
 
 def lost_share(plan: Plan, history: History) -> float:
-    """Every arm's equal part of what interruptions undid: which trial was hit is chance, and must favour no arm.
+    """Every arm's equal part of what interruptions undid: chance decides which trial is hit, and must favour no arm.
 
     Only confirmation runs pay for it, so that the search decides as it would have without interruption.
     """
@@ -170,10 +170,6 @@ def run_cost(plan: Plan, history: History, arm: str, choice: Choice) -> float:
     if choice.default or not trials:  # the baseline's first runs waited for their workers
         usual = history.tuning.full_run[arm] if history.tuning else allocation.full_run(plan, arm)
     else:
-        usual = _cost(history, trials)
+        usual = sum(history.outcomes[t.id].cost for t in trials) / len(trials)
     latest = [t for t in history.confirmed(arm, choice.pair) if history.finished(t.id)][-1:]
     return max(usual, *(history.outcomes[t.id].cost for t in latest), 0.0) + allocation.test_cost(plan, arm)
-
-
-def _cost(history: History, trials: Sequence[Trial]) -> float:
-    return sum(history.outcomes[t.id].cost for t in trials) / len(trials)

@@ -154,12 +154,12 @@ def describe_earlier(plan: Plan) -> str:
     }
     said = f"the test images were opened before, by {runs}. "
     if not again:
-        return f"{said}None of them asked for these arms; what was learnt from them may still be in what you ask now"
+        return f"{said}None of them asked for these arms, but what they showed may still shape your question"
     widest = max(again.values())
     return (
         f"{said}For {', '.join(again)} that makes this the {_ordinal(widest + 1)} study of one question: its interval is at "
         f"{100 * (1 - first_level(plan, *max(again, key=lambda p: again[p]).split(' and '))):.4g} %, so that all together err "
-        "in 10 % at most. Fresh test images are what a new question needs"
+        "in 10 % at most. A new question needs fresh test images"
     )
 
 

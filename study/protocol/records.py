@@ -182,7 +182,9 @@ class Manifest:
     @staticmethod
     def of(choices: dict[str, tuple[Choice, ...]], in_hand: dict[str, int], *, look: int = 1) -> "Manifest":
         body = {arm: [asdict(c) for c in found] for arm, found in choices.items()}
-        return Manifest(look=look, choices=choices, in_hand=in_hand, sha256=_sha256([look, body, in_hand]))
+        content = json.dumps([look, body, in_hand], sort_keys=True).encode()
+        sha256 = hashlib.sha256(content).hexdigest()
+        return Manifest(look=look, choices=choices, in_hand=in_hand, sha256=sha256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,19 +232,8 @@ class Scored:
 
 
 Record = (
-    Session
-    | Trial
-    | Epoch
-    | Beat
-    | Resumed
-    | Outcome
-    | Cost
-    | Tuning
-    | Extension
-    | Manifest
-    | TestOpened
-    | Scored
-)
+    Session | Trial | Epoch | Beat | Resumed | Outcome | Cost | Tuning | Extension | Manifest | TestOpened | Scored
+)  # fmt: skip
 
 
 def setting(config: Config) -> str:
@@ -254,7 +245,3 @@ def asdict(record: Any) -> dict[str, Any]:
     """The record as plain JSON values."""
     body = dataclasses.asdict(record)
     return {key: list(v) if isinstance(v, tuple) else v for key, v in body.items()}
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

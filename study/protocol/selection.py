@@ -181,12 +181,7 @@ def _nothing_lasts(history: History, arm: str) -> FinalError:
 
 
 def _lead(
-    plan: Plan,
-    history: History,
-    tuned: Sequence[Trial],
-    default: Sequence[Trial],
-    variance: float,
-    correct: Reader,
+    plan: Plan, history: History, tuned: list[Trial], default: list[Trial], variance: float, correct: Reader
 ) -> tuple[float, float]:
     """Mean lead over the folds, and its standard error."""
     of_fold = {t.fold: t for t in default}

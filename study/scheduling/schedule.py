@@ -190,18 +190,12 @@ class Schedule:
         """Book where a trial resumed: after ``seconds`` of training beyond the end of ``epoch``."""
         hold, epochs = self.slots[trial_id], self.ledger.epochs[trial_id]
         counts = (epochs[epoch - 1].cost if epoch else 0.0) + seconds * hold.fraction
-        held = self.slots.held(trial_id)
         cost = min(counts, hold.base)
-        self.ledger.add(
-            Resumed(
-                trial=trial_id,
-                epoch=epoch,
-                reason=hold.reason,
-                cost=cost,
-                lost=held - cost,
-                fraction=hold.fraction,
-            )
+        lost = self.slots.held(trial_id) - cost
+        record = Resumed(
+            trial=trial_id, epoch=epoch, reason=hold.reason, cost=cost, lost=lost, fraction=hold.fraction
         )
+        self.ledger.add(record)
         self.slots.take(trial_id, hold.fraction, base=cost)
 
     def end(self, trial_id: str, failure: str = "") -> Outcome:

@@ -82,7 +82,7 @@ class Slots:
         return sum(self._ledger.trials[t].arm == arm for t in self._holds)
 
     def beat(self) -> None:
-        """Book what every running trial has held, if it is time: all that a kill -9 would leave unknown."""
+        """If it is time, book what every running trial has held, which a kill -9 would erase."""
         now = self._clock()
         if self._holds and now - self._beat >= max(SETTINGS.beat_seconds, 0.1 * len(self._holds)):
             self._beat = now

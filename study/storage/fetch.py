@@ -62,7 +62,7 @@ def fetch(uri: str, *, nets: bool = False, say: Callable[[str], None] = lambda _
         behind = our_plan in (b"", plan) and whole_lines(content).startswith(our_lines)
         if not ahead and not behind:
             aside = home.rename(home.with_name(f"{home.name}.before-{time.strftime('%Y%m%d-%H%M%S')}"))
-            say(f"note: the study went on elsewhere; what only this machine had of it is in {aside}")
+            say(f"note: the study went on elsewhere; this machine's own records of it are now in {aside}")
         for name, stored in found.items():
             parts, path = PurePosixPath(name).parts, home / name
             if name in (CLAIM, LEDGER) or parts[0] == UNFINISHED:

@@ -62,7 +62,7 @@ class Storage:
             folder = folder.removeprefix("anonymous@")  # no key, but that there is none
         if "@" in folder:
             raise InputError(
-                "a storage's URI with a key in it would be seen by others: leave the part up to the @ out, and set "
+                "others would see a key in a storage's URI: leave out the part up to the @, and set "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (for gs:// GOOGLE_APPLICATION_CREDENTIALS), or use ~/.aws or "
                 "the machine's role"
             )

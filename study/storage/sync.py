@@ -132,7 +132,7 @@ class Mirror:
             )
 
     def sync(self) -> bool:
-        """Upload what changed, now; whether all is there."""
+        """Upload what changed now; True if everything is there."""
         with self._turn:
             if self.lost:
                 return False

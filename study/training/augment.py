@@ -106,24 +106,8 @@ def turn(images_NCHW: Tensor, generator: Generator, *, border: int = 0) -> Tenso
     return warp(images_NCHW.float(), maps.view(-1, 2, 3), "nearest")
 
 
-def _none(images_NCHW: Tensor, _generator: Generator) -> Tensor:
-    return normalise(images_NCHW)
-
-
-def _flip(images_NCHW: Tensor, generator: Generator) -> Tensor:
-    return normalise(flip(images_NCHW, generator))
-
-
 def _flip_crop(images_NCHW: Tensor, generator: Generator) -> Tensor:
     return normalise(crop(flip(images_NCHW, generator), generator))
-
-
-def _flip_crop_cutout(images_NCHW: Tensor, generator: Generator) -> Tensor:
-    return cutout(_flip_crop(images_NCHW, generator), generator)
-
-
-def _flip_rotate(images_NCHW: Tensor, generator: Generator) -> Tensor:
-    return normalise(turn(images_NCHW, generator))
 
 
 TRIVIAL = (
@@ -202,11 +186,11 @@ def _signs(images: Tensor, generator: Generator) -> Tensor:
 
 
 POLICIES: dict[str, Policy] = {
-    "none": _none,
-    "flip": _flip,
+    "none": lambda images, _: normalise(images),
+    "flip": lambda images, generator: normalise(flip(images, generator)),
     "flip+crop": _flip_crop,
-    "flip+rotate": _flip_rotate,
-    "flip+crop+cutout": _flip_crop_cutout,
+    "flip+rotate": lambda images, generator: normalise(turn(images, generator)),
+    "flip+crop+cutout": lambda images, generator: cutout(_flip_crop(images, generator), generator),
     "trivial": _trivial,
 }
 """Every policy by its name on the recipe's ``augment`` axis."""

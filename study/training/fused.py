@@ -53,10 +53,8 @@ class _NormAddRelu(torch.autograd.Function):
         norm: nn.BatchNorm2d,
         relu: bool,
     ) -> Tensor:
-        statistics, y = (
-            torch.empty((4, x.shape[1]), dtype=torch.float32, device=x.device),
-            torch.empty_like(x),
-        )
+        statistics = torch.empty((4, x.shape[1]), dtype=torch.float32, device=x.device)
+        y = torch.empty_like(x)
         forward_finish(x, forward_sums(x), gamma, beta, norm, statistics)
         forward_apply(x, shortcut, statistics, y, relu=relu)
         add = shortcut is not None

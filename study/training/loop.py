@@ -179,11 +179,8 @@ class Training:
 
     def correct(self) -> NDArray[np.bool_]:
         """Whether the present net is right on each validation image, in the order of the split."""
-        right = (
-            predict(self.net, self._data.images, self._data.val).argmax(1)
-            == self._data.labels[self._data.val]
-        )
-        return right.cpu().numpy()
+        named = predict(self.net, self._data.images, self._data.val).argmax(1)
+        return (named == self._data.labels[self._data.val]).cpu().numpy()
 
     def state(self, *, final: bool = False) -> dict[str, Any]:
         """What ``load`` needs to resume here, tensors and plain values only; if ``final``, the net alone."""

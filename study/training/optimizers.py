@@ -17,13 +17,9 @@ FUSED = ("cpu", "cuda")
 
 def sgd(parameters: Iterable[nn.Parameter], *, weight_decay: float, device: torch.device) -> torch.optim.SGD:
     """SGD with Nesterov momentum; weight decay acts on all parameters. Its learning rate is set at every step."""
+    fused = device.type in FUSED
     return torch.optim.SGD(
-        parameters,
-        lr=0.0,
-        momentum=MOMENTUM,
-        nesterov=True,
-        weight_decay=weight_decay,
-        fused=device.type in FUSED,
+        parameters, lr=0.0, momentum=MOMENTUM, nesterov=True, weight_decay=weight_decay, fused=fused
     )
 
 

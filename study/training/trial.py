@@ -47,15 +47,10 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Training:
     """The trial's run, at its beginning."""
-    arm = search_spaces.load(trial.arm)
-    audit = plan.audits[trial.arm]
+    arm, audit = search_spaces.load(trial.arm), plan.audits[trial.arm]
+    layout = audit.layout(trial.config)
     net = build(
-        arm,
-        trial.config,
-        image_spec(plan.data),
-        seed=trial.seed,
-        device=device,
-        channels_last=audit.layout(trial.config),
+        arm, trial.config, image_spec(plan.data), seed=trial.seed, device=device, channels_last=layout
     )
     train, val = split_for(plan, pool.labels, fold=trial.fold)
     data = Split(

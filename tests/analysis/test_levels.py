@@ -21,7 +21,6 @@ def _excludes(differences: NDArray[np.float64], level: float) -> NDArray[np.bool
 
 @pytest.mark.parametrize(("k1", "k2", "rate"), [(3, 8, 0.0280), (1, 4, 0.0270), (1, 2, 0.0294)])
 def test_the_published_rates_of_two_declared_looks(k1: int, k2: int, rate: float) -> None:
-    assert levels.even(k1, k2) == pytest.approx(rate, abs=5e-5)
     assert either(rate, rate, k1, k2) == pytest.approx(0.05, abs=1.5e-4)
     assert levels.forecast(k1, k2, spent=rate, total=0.05) == pytest.approx(rate, abs=2e-4)
 

@@ -25,7 +25,7 @@ from support.edited import chained
 from support.plans import PLAN
 from support.schedules import ARMS, SECONDS, accuracy_of, diverges, drive
 
-from analysis.report.build import HTML, write
+from analysis.report.build import write
 from study.progress import View
 from study.protocol import allocation
 from study.protocol.allocation import rungs as rungs_of
@@ -44,7 +44,7 @@ from study.protocol.records import (
     Trial,
     Tuning,
 )
-from study.protocol.rundir import RunDir
+from study.protocol.rundir import HTML, RunDir
 from study.protocol.selection import to_be_scored
 from study.scheduling.asha import Rungs
 from study.scheduling.schedule import Schedule, Start, derive_seed

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.report.section import Context, Part, Section, Table, span
-from analysis.runs import Runs
 from analysis.statistics.mcnemar import Paired, paired
 from analysis.statistics.ranks import rank_shares
 from analysis.statistics.superiority import holm, superiority
@@ -19,6 +18,7 @@ def section(context: Context) -> Section:
     text: list[str] = []
     facts = []
     ordered = sorted(evidence.tuned.values(), key=lambda r: -float(np.mean(r.accuracies)))
+    arms = [runs.arm for runs in ordered]
     several = bool(found.nets) and len(ordered) > 2
     shares = rank_shares([runs.correct for runs in ordered]) if several else np.ones((1, 1))
     adjusted = holm([v.permutation_p for v in found.nets])
@@ -48,28 +48,22 @@ def section(context: Context) -> Section:
     return Section(
         title="Appendix: other ways to look at the nets in hand",
         text=tuple(text) or ("There are no nets of two arms in hand to look at.",),
-        tables=(_ranks(ordered, shares),) if several else (),
+        tables=(_ranks(arms, shares),) if several else (),
         note="None of this is the answer: it holds for other runs of the settings in hand on the same test images, or for two "
         'nets. "Maybe meaningful": an advantage of three wins in four is not ruled out. The intervals of P(A > B) and Tango\'s '
         "are at 95 % each, even where those of the pairs hold together."
         if text
         else "",
         facts={"pairs": facts}
-        | (
-            {"ranks": {r.arm: row for r, row in zip(ordered, shares.tolist(), strict=True)}}
-            if several
-            else {}
-        ),
+        | ({"ranks": dict(zip(arms, shares.tolist(), strict=True))} if several else {}),
     )
 
 
-def _ranks(ordered: list[Runs], shares: NDArray[np.float64]) -> Table:
+def _ranks(arms: list[str], shares: NDArray[np.float64]) -> Table:
     """How often each arm comes first, second, ... in the pigeonhole bootstrap."""
     return Table(
-        head=("share of resamples", *(f"rank {i}" for i in range(1, len(ordered) + 1))),
-        rows=tuple(
-            (runs.arm, *(chance(share) for share in row)) for runs, row in zip(ordered, shares, strict=True)
-        ),
+        head=("share of resamples", *(f"rank {i}" for i in range(1, len(arms) + 1))),
+        rows=tuple((arm, *map(chance, row)) for arm, row in zip(arms, shares, strict=True)),
     )
 
 

@@ -14,8 +14,7 @@ def section(context: Context) -> Section:
         ("peak memory, MiB", *(f"{a.peak_bytes / 2**20:.0f}" for a in audits)),
     )
     return Section(
-        title="What the arms are",
-        tables=(Table(head=("at the default setting", *plan.arms), rows=rows),),
+        title="What the arms are", tables=(Table(head=("at the default setting", *plan.arms), rows=rows),)
     )
 
 

@@ -65,9 +65,7 @@ def _gains(found: Findings) -> list[str]:
         "estimated."
         for arm in found.unchanged
     ]
-    for contrast in found.defaults:
-        items.append(f"Default against default, {contrast.short}: {brief(contrast.estimate)}.")
-    return items
+    return items + [f"Default against default, {c.short}: {brief(c.estimate)}." for c in found.defaults]
 
 
 def differences(found: Findings) -> pd.DataFrame:
@@ -113,18 +111,10 @@ def draw_forest(table: pd.DataFrame, ax: Axes, palette: figures.Palette) -> None
     Columns: arm, kind (``default`` | ``tuned``), accuracies (list), mean, low, high (NaN without interval).
     """
     for y, row in enumerate(figures.records(table)):
-        colour, tuned = palette[row["arm"]], row["kind"] == "tuned"
+        colour = palette[row["arm"]]
+        face = colour if row["kind"] == "tuned" else "white"
         ax.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, lw=2.2, solid_capstyle="butt")
-        ax.plot(
-            100 * row["mean"],
-            y,
-            marker="D",
-            ms=7,
-            color=colour,
-            mfc=colour if tuned else "white",
-            mew=1.6,
-            ls="",
-        )
+        ax.plot(100 * row["mean"], y, marker="D", ms=7, color=colour, mfc=face, mew=1.6, ls="")
         dots = [100 * a for a in row["accuracies"]]
         heights = [y + 0.27 + 0.07 * (i % 3 - 1) for i in range(len(dots))]
         ax.plot(dots, heights, ls="", marker="o", ms=3.6, color=colour, alpha=0.75, mew=0)
@@ -145,17 +135,9 @@ def draw_differences(table: pd.DataFrame, rope: float, ax: Axes, palette: figure
         ax.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, lw=2.2, solid_capstyle="butt")
         face = colour if row["filled"] else "white"
         ax.plot(100 * row["delta"], y, marker="D", ms=7, color=colour, mfc=face, mew=1.6, ls="")
-        heights = [y + 0.24 + 0.06 * (i % 3 - 1) for i in range(len(row["marks"]))]
-        ax.plot(
-            [100 * d for d in row["marks"]],
-            heights,
-            ls="",
-            marker="o",
-            ms=4.4,
-            color=colour,
-            alpha=0.75,
-            mew=0,
-        )
+        dots = [100 * d for d in row["marks"]]
+        heights = [y + 0.24 + 0.06 * (i % 3 - 1) for i in range(len(dots))]
+        ax.plot(dots, heights, ls="", marker="o", ms=4.4, color=colour, alpha=0.75, mew=0)
     figures.rows(ax, list(table["label"]))
     ax.set_xlabel("points of test accuracy")
 

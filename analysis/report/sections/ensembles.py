@@ -83,25 +83,11 @@ def _pair(
         )
         for r in made.contrasts.to_dict("records")
     )
-    tables = [
-        Table(
-            head=("test accuracy, %", "mean", f"{level(confidence)} interval", "training cost"),
-            rows=accuracies,
-        )
-    ]
+    interval = f"{level(confidence)} interval"
+    tables = [Table(head=("test accuracy, %", "mean", interval, "training cost"), rows=accuracies)]
     if contrasts:
-        tables.append(
-            Table(head=("mixed minus own", "points", f"{level(confidence)} interval"), rows=contrasts)
-        )
-    return (
-        said,
-        tables,
-        {
-            "accuracies": made.accuracies.to_dict("records"),
-            "contrasts": made.contrasts.to_dict("records"),
-            "diversity": made.diversity.to_dict("records"),
-        },
-    )
+        tables.append(Table(head=("mixed minus own", "points", interval), rows=contrasts))
+    return said, tables, {name: table.to_dict("records") for name, table in vars(made).items()}
 
 
 def _load(run: Path, evidence: Evidence, arm: str) -> tuple[Probabilities, Labels]:

@@ -122,14 +122,8 @@ def _regularisation(
 
 def epoch_seconds(evidence: Evidence, arm: str) -> Reals:
     """Mean measured seconds per epoch, training and validation, of every full baseline run of the arm."""
-    history = evidence.history
-    return np.array(
-        [
-            np.mean([e.train_seconds + e.eval_seconds for e in history.epochs[t.id]])
-            for t in history.full_length(arm, "baseline")
-        ],
-        dtype=np.float64,
-    )
+    runs = [evidence.history.epochs[t.id] for t in evidence.history.full_length(arm, "baseline")]
+    return np.array([np.mean([e.train_seconds + e.eval_seconds for e in run]) for run in runs], np.float64)
 
 
 def _time(

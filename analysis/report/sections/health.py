@@ -29,7 +29,7 @@ AT_EDGE = 3
 OVERSHOOT = 0.02
 LOST = 0.02
 TRIALS_FLOOR = 9
-"""Fewest search trials of which it says something that none was stopped."""
+"""Search trials below which it means nothing that none was stopped."""
 UNEVEN = 1.5
 """Ratio of the costs of one setting in two phases from which on the machine, not the setting, explains it."""
 
@@ -43,14 +43,8 @@ def section(context: Context) -> Section | None:
 def warnings(evidence: Evidence) -> list[str]:
     """One sentence per problem, the gravest first."""
     known = [sentence] if (sentence := copies(evidence.plan.data)) else []
-    return [
-        *known,
-        *_unlearnt(evidence),
-        *_records(evidence),
-        *_runs(evidence),
-        *_fairness(evidence),
-        *_edges(evidence),
-    ]
+    checks = (_unlearnt, _records, _runs, _fairness, _edges)
+    return [*known, *(sentence for check in checks for sentence in check(evidence))]
 
 
 def copies(data: DataCard) -> str:
@@ -191,13 +185,10 @@ def _runs(evidence: Evidence) -> list[str]:
             count = 0 if default is None else len(default.correct)
             sentences.append(f"{arm}: {count} of {evidence.plan.folds} baseline runs are there.")
         sentences += _undecided(evidence, arm)
-        failed = [
-            t.id for t in history.of(arm, "search") if t.id in history.outcomes and _failed(evidence, t.id)
-        ]
-        if failed:
+        ends = [history.outcomes.get(t.id) for t in history.of(arm, "search")]
+        if failed := sum(end is not None and end.state == "failed" for end in ends):
             sentences.append(
-                f"{arm}: {len(failed)} of {len(history.of(arm, 'search'))} search trials failed; their cost is "
-                "in its share."
+                f"{arm}: {failed} of {len(ends)} search trials failed; their cost is in its share."
             )
     return sentences
 
@@ -225,9 +216,8 @@ def _fairness(evidence: Evidence) -> list[str]:
         seconds, last = history.spent(arm), plan.machine.slots * allocation.epoch_cost(plan, arm)
         own = share(plan, history)
         if seconds > own + max(OVERSHOOT * own, last):
-            sentences.append(
-                f"{arm} spent {duration(seconds)}, {percent(seconds / own - 1, 1)} over its share."
-            )
+            over = percent(seconds / own - 1, 1)
+            sentences.append(f"{arm} spent {duration(seconds)}, {over} over its share.")
     searched = {arm: history.spent(arm, "search", "slice") for arm in plan.arms}
     last = plan.machine.slots * max((_dearest_report(history, arm) for arm in plan.arms), default=0.0)
     gap = max(searched.values()) - min(searched.values())
@@ -265,12 +255,11 @@ def _uneven(evidence: Evidence, arm: str) -> list[str]:
         (low, before), (high, after) = ranked[0], ranked[-1]
         if high > worst * low:
             worst = high / low
-            sentences = [
-                (
-                    f"{arm}: the epochs of a full run of one setting took {duration(low)} in {before} and {duration(high)} in "
-                    f"{after} (medians), {worst:.1f} times as long: other load on the machine, so its costs are rough."
-                )
-            ]
+            said = (
+                f"{arm}: the epochs of a full run of one setting took {duration(low)} in {before} and {duration(high)} in "
+                f"{after} (medians), {worst:.1f} times as long: other load on the machine, so its costs are rough."
+            )
+            sentences = [said]
     return sentences
 
 
@@ -278,10 +267,6 @@ def _dearest_report(history: History, arm: str) -> float:
     """Largest cost between two reports of a search trial: by how much a decision to stop may come too late."""
     curves = [[0.0, *(e.cost for e in history.epochs[t.id])] for t in history.of(arm, "search")]
     return max((after - before for costs in curves for before, after in pairwise(costs)), default=0.0)
-
-
-def _failed(evidence: Evidence, trial: str) -> bool:
-    return evidence.history.outcomes[trial].state == "failed"
 
 
 PART = Part(order=10, build=section)

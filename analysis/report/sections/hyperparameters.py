@@ -209,13 +209,11 @@ def _percent(i: Interval) -> str:
 @figures.styled
 def draw(table: pd.DataFrame, palette: figures.Palette) -> Figure:
     """One panel per arm that has an axis to show; ``table`` has rows of such axes only."""
-    counts = {arm: int((table["arm"] == arm).sum()) for arm in palette}
-    counts = {arm: count for arm, count in counts.items() if count}
-    figure = figures.new(sum(0.5 * n + 0.7 for n in counts.values()) + 1.0)
+    counts = {arm: count for arm in palette if (count := int((table["arm"] == arm).sum()))}
+    heights = [0.5 * n + 0.7 for n in counts.values()]
+    figure = figures.new(sum(heights) + 1.0)
     figures.title(figure, "Random settings by value: accuracy (%), mean, 95 % interval")
-    panels = figure.subplots(
-        len(counts), 1, squeeze=False, height_ratios=[0.5 * n + 0.7 for n in counts.values()]
-    )[:, 0]
+    panels = figure.subplots(len(counts), 1, squeeze=False, height_ratios=heights)[:, 0]
     for ax, arm in zip(panels, counts, strict=True):
         draw_levels(table[table["arm"] == arm], ax, palette[arm])
         ax.set_title(arm, loc="left", fontsize=9.5, color=palette[arm], fontweight="bold")
@@ -239,16 +237,8 @@ def draw_levels(table: pd.DataFrame, ax: Axes, colour: str) -> None:
         for kind, at, face in (("val", y - 0.16, colour), ("test", y + 0.2, "white")):
             kept = sorted(row[kind])[row["failed"] :]
             lasting += kept
-            ax.plot(
-                [100 * a for a in kept],
-                [at] * len(kept),
-                ls="",
-                marker="o",
-                ms=3.6,
-                color=colour,
-                mfc=face,
-                alpha=0.7,
-            )
+            dots = [100 * a for a in kept]
+            ax.plot(dots, [at] * len(dots), ls="", marker="o", ms=3.6, color=colour, mfc=face, alpha=0.7)
             mean, low, high = (100 * row[f"{kind}_{name}"] for name in ("mean", "low", "high"))
             ax.plot([low, high], [at, at], color=colour, lw=1.6, solid_capstyle="butt")
             ax.plot(mean, at, marker="D", ms=6.5, color=colour, mfc=face, mew=1.4, ls="")

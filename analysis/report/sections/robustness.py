@@ -74,12 +74,7 @@ def section(context: Context) -> Section:
         for equal in replayed
         for f in equal.found
     )
-    head = (
-        "accuracy, %",
-        "search used",
-        "setting in hand",
-        "test of the setting found",
-    )
+    head = ("accuracy, %", "search used", "setting in hand", "test of the setting found")
     return Section(
         title=TITLE,
         text=tuple(said),
@@ -131,15 +126,7 @@ def _found(evidence: Evidence, arm: str, currency: Currency, *, amount: float, s
             if t.arm == arm and t.config == config and t.id in history.scores
         ]
         test, nets = (sum(scores) / len(scores) if scores else None), len(scores)
-    return Found(
-        arm=arm,
-        used=used,
-        of=spent,
-        standing=standing,
-        setting=config,
-        test=test,
-        nets=nets,
-    )
+    return Found(arm=arm, used=used, of=spent, standing=standing, setting=config, test=test, nets=nets)
 
 
 def _cut(history: History, arm: str, currency: Currency, amount: float) -> tuple[History, float]:

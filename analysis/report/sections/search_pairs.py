@@ -27,13 +27,10 @@ def section(context: Context) -> Section:
         luck = [f"{points(found.lucks[i].sd)} pt for {heads[i]}" for i in range(len(heads))]
         text.append(f"Luck of one pair (sd of its difference, these test images included): {listed(luck)}.")
     if any(a.holm_p is not None for a in found.answers):
-        p = [
-            f"{a.first} against {a.second} {a.p:.3g} ({a.holm_p:.3g})"
-            for a in found.answers
-            if a.p is not None
-        ]
+        known = [a for a in found.answers if a.p is not None]
+        p = listed([f"{a.first} against {a.second} {a.p:.3g} ({a.holm_p:.3g})" for a in known])
         text.append(
-            f"Two-sided p of the t statistic over the pairs, with Holm's adjustment in brackets: {listed(p)}."
+            f"Two-sided p of the t statistic over the pairs, with Holm's adjustment in brackets: {p}."
         )
     return Section(
         title="Search against search",

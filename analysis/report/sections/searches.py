@@ -39,16 +39,8 @@ def _settings(evidence: Evidence) -> tuple[tuple[str, ...], ...]:
     ]
     names = dict.fromkeys(name for config in chosen for name in config)
     spaces = [evidence.plan.spaces.get(arm, {}) for arm in evidence.plan.arms]
-    return tuple(
-        (
-            name,
-            *(
-                _value(config.get(name), space.get(name, {}))
-                for config, space in zip(chosen, spaces, strict=True)
-            ),
-        )
-        for name in names
-    )
+    each = list(zip(chosen, spaces, strict=True))
+    return tuple((name, *(_value(c.get(name), s.get(name, {})) for c, s in each)) for name in names)
 
 
 def _value(value: object, axis: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ def section(context: Context) -> Section:
             text=("No setting has been selected yet.",),
             facts={"choices": [], "told": []},
         )
+    head = ("validation, %", "chosen", "its mean", "lead over the default", "standard error")
     kept = [f["arm"] for f in facts if f["default"]]
     text.insert(
         0,
@@ -43,18 +44,7 @@ def section(context: Context) -> Section:
     return Section(
         title="What selection decided",
         text=tuple(text),
-        tables=(
-            Table(
-                head=(
-                    "validation, %",
-                    "chosen",
-                    "its mean",
-                    "lead over the default",
-                    "standard error",
-                ),
-                rows=tuple(rows),
-            ),
-        ),
+        tables=(Table(head=head, rows=tuple(rows)),),
         items=tuple(settings),
         note="Each find was trained again on the two folds that follow its own, where the default had run too; the lead is the "
         "mean difference there. A find with a lead of half a standard error or more is taken, otherwise the default. In hand: "
@@ -76,16 +66,7 @@ def _selected(arm: str, choice: Choice, held: bool) -> tuple[str, ...]:
 
 
 def _plain(choice: Choice) -> dict[str, object]:
-    return {
-        "pair": choice.pair + 1,
-        "config": choice.config,
-        "default": choice.default,
-        "val_accuracy": choice.val_accuracy,
-        "lead": choice.lead,
-        "lead_se": choice.lead_se,
-        "run_variance": choice.run_variance,
-        "runs": choice.runs,
-    }
+    return {k: v for k, v in vars(choice).items() if k not in ("trials", "ties")} | {"pair": choice.pair + 1}
 
 
 def _setting(config: Config, default: Config) -> str:

@@ -15,24 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.report import figures
-from analysis.report.section import (
-    Context,
-    Drawing,
-    Part,
-    Section,
-    Table,
-    against_leader,
-    rule,
-    sentence,
-)
+from analysis.report.section import Context, Drawing, Part, Section, Table, against_leader, rule, sentence
 from analysis.results import Evidence, choices
-from analysis.statistics.expected_best import (
-    Crossover,
-    crossover_searches,
-    crossover_slices,
-    search_curve,
-    slice_curve,
-)
+from analysis.statistics import expected_best
 from analysis.statistics.intervals import Reals, Refused
 from study.protocol import allocation
 from study.protocol.text import counted, duration, points
@@ -96,13 +81,6 @@ def per_search(evidence: Evidence, arm: str) -> float:
     return (tuning.per_arm - evidence.history.spent(arm, "slice")) / evidence.plan.pairs
 
 
-def pairs_of(evidence: Evidence, arm: str) -> set[int]:
-    """The pairs that the arm searches in: of every look once selected, of the plan before."""
-    return {choice.pair for choice in choices(evidence.history, arm, evidence.look)} or set(
-        range(evidence.plan.pairs)
-    )
-
-
 def curves(evidence: Evidence) -> Curves:
     """Every curve that the records support."""
     slices, searches, missing = {}, {}, []
@@ -112,9 +90,11 @@ def curves(evidence: Evidence) -> Curves:
             runs = counted(len(val), "run") if len(val) else "no run"
             missing.append(f"No curve of random settings for {arm}: {runs} in its random slice.")
         else:
-            slices[arm] = slice_curve(val, cost, test=test)
+            slices[arm] = expected_best.slice_curve(val, cost, test=test)
         try:
-            searches[arm] = search_curve(_searched(evidence, arm), per_search=per_search(evidence, arm))
+            searches[arm] = expected_best.search_curve(
+                _searched(evidence, arm), per_search=per_search(evidence, arm)
+            )
         except Refused as refusal:
             missing.append(f"No curve of the searches of {arm}: {refusal}.")
     return Curves(slices=slices, searches=searches, missing=tuple(missing))
@@ -171,20 +151,23 @@ NOTE = (
 )
 
 
-def _crossing(evidence: Evidence, source: str, first: str, second: str, confidence: float) -> Crossover:
+def _crossing(
+    evidence: Evidence, source: str, first: str, second: str, confidence: float
+) -> expected_best.Crossover:
     if source == "searches":
         budget = min(per_search(evidence, arm) for arm in (first, second))
         a_steps, b_steps = _searched(evidence, first), _searched(evidence, second)
-        return crossover_searches(a_steps, b_steps, per_search=budget, confidence=confidence)
+        return expected_best.crossover_searches(a_steps, b_steps, per_search=budget, confidence=confidence)
     (a, a_cost, _), (b, b_cost, _) = drawn(evidence, first), drawn(evidence, second)
-    return crossover_slices(a, a_cost, b, b_cost, confidence=confidence)
+    return expected_best.crossover_slices(a, a_cost, b, b_cost, confidence=confidence)
 
 
 def _searched(evidence: Evidence, arm: str) -> pd.DataFrame:
     """``steps``. Raises Refused when a search is missing: the others alone would flatter the arm."""
     found, budget = steps(evidence, arm), per_search(evidence, arm)
     there = set(found.loc[found["cost"] <= budget, "pair"])
-    if missing := pairs_of(evidence, arm) - there:
+    selected = {choice.pair for choice in choices(evidence.history, arm, evidence.look)}
+    if missing := (selected or set(range(evidence.plan.pairs))) - there:  # before selection, the plan's
         raise Refused(f"search {min(missing) + 1} of {arm} finished no full run within its budget")
     return found
 
@@ -287,15 +270,8 @@ def draw_searches(curves: dict[str, pd.DataFrame], ax: Axes, palette: figures.Pa
         ax.fill_between(
             minutes, 100 * curve["low"], 100 * curve["high"], step="post", color=colour, alpha=0.13, lw=0
         )
-        ax.step(
-            minutes,
-            100 * curve["mean"],
-            where="post",
-            color=colour,
-            lw=1.8,
-            marker=figures.MARKS[i % 4],
-            ms=4,
-        )
+        mark = figures.MARKS[i % 4]
+        ax.step(minutes, 100 * curve["mean"], where="post", color=colour, lw=1.8, marker=mark, ms=4)
     _zoom(ax, [100 * c["mean"] for c in curves.values()])
 
 

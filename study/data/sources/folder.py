@@ -52,7 +52,7 @@ def _list(folder: Path, known: Sequence[str] | None) -> _Listing:
         )
     classes = tuple(known or (shown(p.name) for p in folders))
     if extra := sorted({shown(p.name) for p in folders} - set(classes)):
-        raise InputError(f"{shown(folder)} has classes that train/ has not: {few(extra)}. Remove them")
+        raise InputError(f"{shown(folder)} has classes that train/ lacks: {few(extra)}. Remove them")
     names: list[bytes] = []
     labels: list[int] = []
     skipped = 0
