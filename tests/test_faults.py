@@ -6,7 +6,7 @@ import pytest
 from faults.campaign import campaign
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_broken_studies_end_as_an_undisturbed_one(tmp_path: Path) -> None:
     """A driver killed with -9 leaves a torn ledger."""
     said: list[str] = []

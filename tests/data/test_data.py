@@ -203,7 +203,7 @@ def test_folders_that_cannot_be_studied(tmp_path: Path) -> None:
     (tmp_path / "test").mkdir()
     refused("test holds no class folders")
     fill(tmp_path / "test", {"c": 1})
-    refused("classes that train/ has not: c")
+    refused("classes that train/ lacks: c")
 
 
 def test_unknown_names_list_what_there_is(tmp_path: Path) -> None:

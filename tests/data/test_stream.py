@@ -275,7 +275,7 @@ sys.exit(study.run.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_streamed_study_is_the_one_in_memory(tmp_path: Path) -> None:
     """A whole study with Ray, streamed; then one trial again from memory: the same digits."""
     repo = tmp_path / "repo"

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_bench_feeds_the_driver_from_other_nodes(tmp_path: Path) -> None:
     """``python -m tests.bench.scale`` measures times; no test fails on time."""
     output = tmp_path / "scale.json"

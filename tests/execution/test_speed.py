@@ -163,7 +163,7 @@ def test_studies_of_one_question_count_the_arms_both_headlines_name(
     """Finished studies are read; none runs again."""
     open_: dict[str, Any] = {"word": "open", "ahead": None}
     better: dict[str, Any] = {"word": "better, size unclear", "ahead": "b"}
-    width = {"delta": 0.01, "low": -0.01, "high": 0.03}
+    width = {"delta": 0.01, "low": -0.01, "high": 0.03, "first": "tiny_resnext"}
     rows = [(open_, better), (better, better), (open_, open_)]
     for seed, (answer, nets) in enumerate(rows):
         run = tmp_path / f"6cpu-minutes-seed-{seed}" / "run"
@@ -176,7 +176,7 @@ def test_studies_of_one_question_count_the_arms_both_headlines_name(
     assert shown.count("+1.00 -1.00 +3.00") == 6
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_start_up_is_measured_on_fresh_and_on_reused_processes(tmp_path: Path) -> None:
     output = tmp_path / "startup.json"
     command = [sys.executable, "-m", "tests.bench.startup", "--turns", "1", "--json", str(output)]
@@ -188,7 +188,7 @@ def test_start_up_is_measured_on_fresh_and_on_reused_processes(tmp_path: Path) -
     assert all(0 < one < found["fresh"][0] for one in found["reused"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_gpus_campaign_runs_to_its_end_without_a_gpu(tmp_path: Path) -> None:
     """Its first half with tiny arms: every part writes its file, which names the machine."""
     command = [sys.executable, "-m", "tests.bench.gpu", "first", "--out", str(tmp_path), "--scale", "0.6"]

@@ -25,7 +25,7 @@ from study.protocol.history import History
 from study.protocol.ledger import read
 from study.protocol.plan import Plan
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
 ARMS = ("tiny_resnet", "tiny_resnext")
 FINISHED = re.compile(r'ray_study_trials{[^}]*arm="(\w+)"[^}]*state="finished"} [1-9]')

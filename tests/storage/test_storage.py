@@ -468,7 +468,7 @@ def words(repo: Path, server: Server, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_resumes_from_its_bucket_on_another_machine(
     ground: Ground, undisturbed: Path, server: Server, tmp_path: Path
 ) -> None:
@@ -550,7 +550,7 @@ def test_nodes_share_only_the_bucket(
     check_same(here, undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_ends_although_its_bucket_is_gone(ground: Ground, server: Server, tmp_path: Path) -> None:
     share, uri = tmp_path / "share", f"file://{tmp_path}/share/new"
     plan = ground.begin("asked", slots=2) / "plan.json"

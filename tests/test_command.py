@@ -1,0 +1,154 @@
+"""What the command refuses, plans without running, and does when it is asked to stop: real processes, real Ray."""
+
+import dataclasses
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from faults.campaign import a_plan
+from support.user import command, example_arm, user_repo
+
+from study.protocol.ledger import read
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hang_up() -> Iterator[None]:
+    """Tests that were themselves started with nohup must not hand that on: a study respects it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return user_repo(tmp_path_factory.mktemp("user"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--budget 5cpu-minutes --data nothing", "cifar10"),
+        ("--budget 5cpu-minutes --data folder:nowhere", "nowhere"),
+        ("--budget 5cpu-minutes --data folder:images --arms broken,tiny_resnet", "search_spaces/broken.py"),
+        ("--budget 5cpu-minutes --data folder:images --arms crooked,tiny_resnet", "crooked"),
+        (
+            "--budget 1cpu-minutes --data folder:images --arms tiny_resnet,tiny_resnext --epochs 10000",
+            "This would do: --budget",
+        ),
+        (
+            "--budget 5cpu-minutes --data folder:images --arms tiny_resnet,tiny_resnext --train-fraction 0.999",
+            "cannot be split",
+        ),
+    ],
+    ids=["data set", "folder", "arm that cannot be imported", "arm that cannot train", "budget", "split"],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(repo: Path, flags: str, says: str) -> None:
+    (repo / "search_spaces" / "broken.py").write_text("import nothing_of_this_name\n")
+    crooked = example_arm().replace("images.classes", "images.classes - 1")
+    (repo / "search_spaces" / "crooked.py").write_text(crooked)
+    done = command(repo, f"{flags} --out fresh")
+    (repo / "search_spaces" / "broken.py").unlink()
+    (repo / "search_spaces" / "crooked.py").unlink()
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.startswith("error: ")
+    assert says in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (repo / "fresh").exists()
+
+
+def test_a_gpu_budget_without_a_gpu_ends_with_a_command_that_works(repo: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = command(repo, "--budget 8gpu-hours --data folder:images --out fresh")
+    assert done.returncode == 2
+    assert "python study/run.py --budget 20cpu-minutes --data digits" in done.stderr
+
+
+def test_planning_runs_nothing(repo: Path) -> None:
+    done = command(repo, "--budget 5cpu-minutes --data folder:images --arms tiny_resnet,tiny_resnext --plan")
+    assert done.returncode == 0, done.stderr
+    for part in ("full run", "confirm", "This budget can"):
+        assert part in done.stdout
+    assert len(done.stdout.splitlines()) <= 30
+    assert not (repo / "runs").exists()
+
+
+def begun(repo: Path, name: str) -> Path:
+    """A study of an hour as it is just after its plan was written; its trials take seconds, and outlast a signal."""
+    home = repo / name
+    home.mkdir()
+    dataclasses.replace(a_plan(repo, slots=2, budget=3600.0), epochs=50).save(home / "plan.json")
+    return home
+
+
+@pytest.mark.parametrize(("what", "code"), [("closed", 129), ("Ctrl-C", 130), ("Ctrl-C twice", 130)])
+def test_a_terminal_that_goes_or_asks_stops_the_study_in_order(repo: Path, what: str, code: int) -> None:
+    """Its signals reach Ray's processes too, and what is said afterwards is read by nobody."""
+    home = begun(repo, f"terminal-{what.replace(' ', '-')}")
+    terminal, its = pty.openpty()
+    study = subprocess.Popen(
+        ["setsid", "--ctty", sys.executable, "study/run.py", "--resume", home.name],
+        cwd=repo, stdin=its, stdout=its, stderr=its,
+    )  # fmt: skip
+    os.close(its)
+    ledger, deadline, said = home / "ledger.jsonl", time.monotonic() + 180, b""
+    while time.monotonic() < deadline and not (ledger.exists() and '"Epoch"' in ledger.read_text()):
+        if select.select([terminal], [], [], 0.2)[0]:
+            said += os.read(terminal, 2**16)
+    if what == "closed":
+        os.close(terminal)
+    else:
+        os.write(terminal, b"\x03")
+        if what == "Ctrl-C twice":
+            time.sleep(0.5)
+            os.write(terminal, b"\x03")
+        with suppress(OSError):  # how a terminal ends that nobody writes to any more
+            while part := os.read(terminal, 2**16):
+                said += part
+        os.close(terminal)
+    assert study.wait(timeout=60) == code, said.decode()
+    assert b"Traceback" not in said
+    history = read(ledger)
+    assert history.open
+    if what != "Ctrl-C twice":
+        for trial in history.open:
+            assert (home / "checkpoints" / f"{trial.id}.pt").exists() or not history.booked[trial.id]
+    shown = subprocess.run([sys.executable, "-m", "analysis", home.name], cwd=repo, check=False)
+    assert shown.returncode == 0
+
+
+def test_sigterm_stops_in_order_and_the_study_can_go_on(repo: Path) -> None:
+    """To the study's process alone, as a batch system sends it."""
+    home = begun(repo, "stopped").name
+    study = subprocess.Popen(
+        [sys.executable, "study/run.py", "--resume", home],
+        cwd=repo, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    ledger = repo / home / "ledger.jsonl"
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and not (ledger.exists() and '"Epoch"' in ledger.read_text()):
+        time.sleep(0.2)
+    study.send_signal(signal.SIGTERM)
+    output, errors = study.communicate(timeout=60)
+    assert study.returncode == 143, output + errors
+    assert "Traceback" not in output + errors
+    assert f"python study/run.py --resume {home}" in output
+    history = read(ledger)
+    held = sum(history.spent(arm) for arm in ("tiny_resnet", "tiny_resnext"))
+    assert history.open
+    for trial in history.open:
+        assert (repo / home / "checkpoints" / f"{trial.id}.pt").exists() or not history.booked[trial.id]
+    assert held > 0
+    shown = subprocess.run([sys.executable, "-m", "analysis", home], cwd=repo, check=False)
+    assert shown.returncode == 0
