@@ -24,6 +24,14 @@ settings.register_profile("long", parent=settings.get_profile("short"), max_exam
 settings.load_profile("short")  # --hypothesis-profile overrides this
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with studies come first, so that no process is left alone with one at the end."""
+    studies = {
+        item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("long")
+    }
+    items.sort(key=lambda item: item.path not in studies)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--sims",

@@ -63,7 +63,7 @@ def test_free_memory_is_set_by_the_tightest_limit(
     assert memory.free_memory() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_idle_workers_make_room_for_a_trial_that_needs_both_cores(tmp_path: Path) -> None:
     """Tune keeps the workers of ended trials, and each keeps its core."""
     ground = prepare_ground(tmp_path, budget=30.0)

@@ -163,7 +163,7 @@ def test_studies_of_one_question_count_the_arms_both_headlines_name(
     """Finished studies are read; none runs again."""
     open_: dict[str, Any] = {"word": "open", "ahead": None}
     better: dict[str, Any] = {"word": "better, size unclear", "ahead": "b"}
-    width = {"delta": 0.01, "low": -0.01, "high": 0.03, "first": "tiny_resnext"}
+    width = {"delta": 0.01, "low": -0.01, "high": 0.03, "first": "tiny_resnet"}
     rows = [(open_, better), (better, better), (open_, open_)]
     for seed, (answer, nets) in enumerate(rows):
         run = tmp_path / f"6cpu-minutes-seed-{seed}" / "run"
