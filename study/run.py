@@ -168,7 +168,7 @@ def _begin(opened: Opened, prepared: "Prepared", console: Console) -> Plan:
 
 
 def _resume(opened: Opened, prepared: "Prepared", say: Say) -> Plan:
-    """The plan of what goes on: as it was, or with the second look or the arm that is asked for, now in the ledger."""
+    """The resumed plan, with the requested second look or arm, which is then in the ledger."""
     from study.execution import cluster
 
     assert opened.plan is not None

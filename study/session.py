@@ -52,9 +52,9 @@ class Opened:
     plan: Plan | None = None
     """None until ``begin``, for a new study."""
     extension: Extension | None = None
-    """The second look that was asked for."""
+    """The requested second look."""
     added: Mapping[str, Arm] = field(default_factory=dict)
-    """The arm that was asked for beside those of the plan."""
+    """The arm to add to those of the plan."""
     session: Session | None = None
     """What the ledger will say of this process, once the images are known to be the same."""
 
@@ -87,7 +87,7 @@ class Opened:
         self._book_probe(self.plan)
 
     def _write_head(self, plan: Plan, prepared: "Prepared") -> None:
-        """What a study begins with, as far as it is not there."""
+        """Write the records that every study begins with, unless they are there."""
         prepared.seal(self.run.sealed)  # also once more: the images are known to be the same
         if not self.ledger.sessions:
             self.ledger.add(provenance.session(self.run, plan.arms))
@@ -188,7 +188,7 @@ def _check_new(opened: Opened) -> None:
 
 
 def _check_resumed(opened: Opened, plan: Plan, say: Say) -> None:
-    """Load the arms, and what is asked for beyond the plan. Raises InputError or FinalError when it cannot be."""
+    """Load the arms, and check what the request adds to the plan. Raises InputError or FinalError when it cannot be."""
     request, ledger, run = opened.request, opened.ledger, opened.run
     plan = plan.extended(ledger.extension)
     try:
@@ -207,7 +207,7 @@ def _check_resumed(opened: Opened, plan: Plan, say: Say) -> None:
 
 
 def _second_look(plan: Plan, ledger: Ledger, run: RunDir, budget: Budget) -> Extension | None:
-    """None when this very look was asked for before and interrupted. Raises InputError."""
+    """None if this look was requested before and interrupted. Raises InputError."""
     known = ledger.extension
     if known and known.pairs and known.budget_seconds == budget.seconds and not looks.finished(ledger):
         return None
@@ -215,7 +215,7 @@ def _second_look(plan: Plan, ledger: Ledger, run: RunDir, budget: Budget) -> Ext
 
 
 def _added_arm(plan: Plan, ledger: Ledger, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """Empty when this very arm was asked for before and interrupted. Raises InputError."""
+    """Empty if this arm was requested before and interrupted. Raises InputError."""
     known = ledger.extension
     if known and not known.pairs and set(asked) == set(plan.arms) and not looks.finished(ledger):
         return ()

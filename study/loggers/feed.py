@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from study.loggers.base import Logger, Loggers, check, failed, tools
-from study.protocol import consistency, ledger
+from study.protocol import consistency, ledger, looks
 from study.protocol.errors import InputError, LedgerError
 from study.protocol.history import History
 from study.protocol.plan import Plan
@@ -88,8 +88,7 @@ def _write(logger: Logger, home: Path, follow: bool, refresh: Callable[[], None]
                 history.add(record)
                 logger.take(record, history)
                 done += 1
-            finished = bool(history.opened) and set(history.opened[-1].trials) <= history.scores.keys()
-            if not follow or finished:
+            if not follow or looks.finished(history):
                 break
             time.sleep(FOLLOW_SECONDS)
             refresh()

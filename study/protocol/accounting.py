@@ -1,4 +1,4 @@
-"""What a study's runs cost and what is left to spend: every arm's share, over all looks (METHOD.md 3)."""
+"""The costs of a study's runs and its remaining budget: every arm's share, over all looks (METHOD.md 3)."""
 
 import dataclasses
 import math

@@ -171,7 +171,7 @@ def _ordinal(number: int) -> str:
 
 
 def finished(history: History) -> bool:
-    """Whether all nets of every look that was asked for are scored."""
+    """Whether all nets of every requested look are scored."""
     looks = 2 if history.extension else 1
     return len(history.opened) == looks and set(history.opened[-1].trials) <= history.scores.keys()
 
