@@ -15,6 +15,17 @@ class ArraysError(ValueError):
     """The file cannot be read; the message says why, the caller adds the file's name."""
 
 
+PROBABILITIES = ("log_probabilities", "probabilities")
+"""What a net says of the images: natural logarithms; studies before 2026-11-28 and other tools store the values themselves."""
+
+
+def probabilities(found: dict[str, Array]) -> Array | None:
+    """The class probabilities among arrays that ``read`` gave, whichever way they are stored; None without any."""
+    if (logs := found.get("log_probabilities")) is not None:
+        return np.exp(logs) if logs.dtype.kind == "f" else logs
+    return found.get("probabilities")
+
+
 def read(path: Path, *wanted: tuple[str, ...]) -> tuple[dict[str, Array], list[str]]:
     """From each group of names the first array that the file has; and the names of all its arrays.
 

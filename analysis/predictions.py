@@ -1,7 +1,7 @@
 """Reads predictions that came from elsewhere: one ``.npz`` file or a folder of them per side.
 
 Arrays: ``labels`` (images,) with ``predictions`` (runs, images) or (images,), or ``probabilities`` (runs, images, classes)
-or (images, classes). A folder's files are runs, in the order of their names. Runs that name the same class for every
+or (images, classes), or their logarithms, ``log_probabilities``. A folder's files are runs, in the order of their names. Runs that name the same class for every
 image, by the same probabilities where both have them, are one net stored several times, and count once.
 """
 
@@ -148,7 +148,7 @@ def _most_likely(path: Path, probabilities: Array, labels: Array) -> Array:
 def _arrays(path: Path) -> dict[str, Array]:
     """``labels`` and the others; predictions win where both are stored, as they are exact."""
     try:
-        found, names = npz.read(path, ("labels",), ("predictions",), ("probabilities",))
+        found, names = npz.read(path, ("labels",), ("predictions",), npz.PROBABILITIES)
     except npz.ArraysError as error:
         raise InputError(f"{path} {error}") from error
     if (
@@ -158,6 +158,8 @@ def _arrays(path: Path) -> dict[str, Array]:
     ):
         has = f"it has {listed(sorted(names))}" if names else "it has none"
         raise InputError(f"{path} must have arrays labels and predictions or probabilities: {has}")
+    if (soft := npz.probabilities(found)) is not None:
+        found["probabilities"] = soft
     return found
 
 

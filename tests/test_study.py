@@ -159,7 +159,11 @@ def test_every_net_that_met_the_test_left_its_predictions(finished: Finished) ->
     assert {p.stem for p in (finished.home / "predictions").iterdir()} == kept == set(history.scores)
     for trial in kept:
         with np.load(finished.home / "predictions" / f"{trial}.npz", allow_pickle=False) as file:
-            assert file["probabilities"].shape == (120, 3)
+            said = file["log_probabilities"]
+            assert said.shape == (120, 3)
+            assert said.dtype == np.float32
+            assert np.exp(said).sum(axis=1) == pytest.approx(1, abs=1e-5)
+            assert (said.argmax(axis=1) == file["predictions"]).all()
             accuracy = float((file["predictions"] == file["labels"]).mean())
         assert accuracy == history.scores[trial].test_accuracy
 
@@ -250,7 +254,7 @@ def test_a_net_that_is_gone_or_torn_is_trained_again_to_the_last_digit(finished:
     assert ended.scores == history.scores
     for path in (finished.home / "predictions").iterdir():
         with np.load(path) as before, np.load(again / "predictions" / path.name) as after:
-            assert np.array_equal(before["probabilities"], after["probabilities"])
+            assert np.array_equal(before["log_probabilities"], after["log_probabilities"])
     shutil.rmtree(again)
 
 

@@ -16,6 +16,7 @@ import search_spaces
 from study.data.images import Images
 from study.data.sealed import unseal
 from study.execution.tasks import run_tasks
+from study.protocol import metrics
 from study.protocol.ledger import Ledger
 from study.protocol.plan import Plan
 from study.protocol.records import Config, Cost, Scored, TestOpened, Trial, asdict
@@ -31,8 +32,8 @@ from study.training.trial import image_spec, placed, training
 def open_test(plan: Plan, ledger: Ledger, pool: Images, run: RunDir) -> None:
     """Score every kept net on the test set and store its predictions, ``predictions/<trial>.npz``.
 
-    Each file has ``labels`` and ``predictions`` (images,) int64 and ``probabilities`` (images, classes) float16. The workers
-    need not see the folder. The cost is booked per arm. After an interruption only the rest is scored: the ledger has the set of
+    Each file has ``labels`` and ``predictions`` (images,) int64 and ``log_probabilities`` (images, classes) float32, as
+    ``metrics`` clips them. The workers need not see the folder. The cost is booked per arm. After an interruption only the rest is scored: the ledger has the set of
     nets from the moment the test set was opened. A net whose file is gone or torn is trained again first, on ``pool``.
     Raises InputError if the sealed file has changed, StudyError if a net cannot be scored.
     """
@@ -111,5 +112,8 @@ def _write(path: Path, labels: Any, predictions: Any, probabilities: Any) -> Non
     """Write the file, whole or not at all."""
     with replacing(path) as file:
         np.savez_compressed(
-            file, labels=labels, predictions=predictions, probabilities=probabilities.astype(np.float16)
+            file,
+            labels=labels,
+            predictions=predictions,
+            log_probabilities=metrics.log_probabilities(probabilities),
         )

@@ -17,6 +17,7 @@ from analysis.__main__ import main
 from analysis.compare import compare
 from analysis.statistics.intervals import crossed
 from analysis.statistics.mcnemar import paired
+from study.protocol.metrics import log_probabilities
 
 IMAGES = 4000
 CLASSES = 10
@@ -128,7 +129,8 @@ def test_every_way_to_store_the_same_runs_is_the_same(
     (tmp_path / "mixed" / "notes.txt").write_text("not a run")
     stacked = side(tmp_path / "stacked.npz", labels=LABELS, probabilities=sharp)
     both = side(tmp_path / "both.npz", labels=LABELS, predictions=a, probabilities=1 - sharp)
-    for path in (tmp_path / "files", tmp_path / "soft", tmp_path / "mixed", stacked, both):
+    logs = side(tmp_path / "logs.npz", labels=LABELS, log_probabilities=log_probabilities(sharp))
+    for path in (tmp_path / "files", tmp_path / "soft", tmp_path / "mixed", stacked, both, logs):
         assert facts(capsys, path, tmp_path / "beta.npz") == asked
 
 

@@ -31,6 +31,7 @@ from study.protocol import allocation
 from study.protocol.allocation import rungs as rungs_of
 from study.protocol.budget import Budget
 from study.protocol.ledger import Ledger
+from study.protocol.metrics import log_probabilities
 from study.protocol.plan import Plan
 from study.protocol.records import (
     Cost,
@@ -236,7 +237,7 @@ def _score(home: Path, plan: Plan, ledger: Ledger) -> None:
             home / "predictions" / f"{trial.id}.npz",
             labels=labels,
             predictions=predicted,
-            probabilities=np.eye(10, dtype=np.float16)[predicted],
+            log_probabilities=log_probabilities(np.eye(10)[predicted]),
         )
         ledger.add(Scored(trial=trial.id, test_accuracy=float(right.mean())))
 

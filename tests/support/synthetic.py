@@ -21,6 +21,7 @@ from scipy import optimize
 from study.protocol import allocation, validation
 from study.protocol.budget import Budget
 from study.protocol.ledger import Ledger
+from study.protocol.metrics import log_probabilities
 from study.protocol.plan import Plan
 from study.protocol.question import Audit, DataCard, Machine, Packed
 from study.protocol.records import (
@@ -337,13 +338,11 @@ class Diary:
         for trial, row in zip(trials, right, strict=True):
             wrong = (self.labels + self.rng.integers(1, classes, len(self.labels))) % classes
             predicted = np.where(row, self.labels, wrong)
-            probabilities = np.zeros((len(predicted), classes), dtype=np.float16)
-            probabilities[np.arange(len(predicted)), predicted] = 1
             np.savez(
                 self.folder / "predictions" / f"{trial}.npz",
                 labels=self.labels,
                 predictions=predicted,
-                probabilities=probabilities,
+                log_probabilities=log_probabilities(np.eye(classes)[predicted]),
             )
             self.ledger.add(Scored(trial=trial, test_accuracy=float(row.mean())))
 

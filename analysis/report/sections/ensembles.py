@@ -104,10 +104,12 @@ def _load(run: Path, evidence: Evidence, arm: str) -> tuple[Probabilities, Label
     for place, name in enumerate(names):
         path = RunDir(run).prediction(name)
         try:
-            found, _ = npz.read(path, ("labels",), ("probabilities",))
-            labels, net = found["labels"].astype(np.int64), found["probabilities"]
+            found, _ = npz.read(path, ("labels",), npz.PROBABILITIES)
+            labels, net = found["labels"].astype(np.int64), npz.probabilities(found)
         except (npz.ArraysError, KeyError) as error:
             raise Refused(f"the file {path.name} has no probabilities that can be read") from error
+        if net is None:
+            raise Refused(f"the file {path.name} has no probabilities that can be read")
         wanted = (len(labels), len(evidence.plan.data.classes))
         if net.dtype.kind != "f" or net.shape != wanted or not np.isfinite(net).all():
             raise Refused(f"the file {path.name} has no finite probabilities of shape {wanted}")
