@@ -1,15 +1,17 @@
-"""The vocabulary of an arm: one file in this folder = one architecture (README.md: write an arm).
+"""The vocabulary of arms and recipes: one file here = one architecture, one in ``recipes/`` = one way to train it (README.md).
 
-An arm file defines ``build(config, images) -> torch.nn.Module`` and ``ARM = Arm(build, space=...)``;
-its name is the file's. An arm never sees data, budget or metric, so no contestant can mark its own
-paper. This module imports no torch: reading the list of arms must stay instant.
+An arm file defines ``build(config, images) -> torch.nn.Module`` and ``ARM = Arm(build, space=...)`` with the axes that are the
+architecture's own; its name is the file's. A recipe file defines ``RECIPE = Recipe(...)``, with the axes of training, the same for
+all arms of a study. An arm never sees data, budget or metric, so no contestant can mark its own paper. This module and the recipes
+import no torch: reading the lists must stay instant.
 """
 
 import importlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,8 +22,12 @@ Config = dict[str, Scalar]
 """A point in a Space: parameter name -> JSON scalar."""
 
 
+RECIPE = "sgd"
+"""The recipe of a study that names none."""
+
+
 class ArmError(ValueError):
-    """An arm that cannot take part; the message says which, why, and what would help."""
+    """An arm or a recipe that cannot take part; the message says which, why, and what would help."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +98,19 @@ Space = Mapping[str, Float | Int | Choice]
 
 @dataclass(frozen=True)
 class Arm:
-    """One architecture: how a network is built from a Config, and the ranges that are searched."""
+    """One architecture: how a network is built from a Config, and the ranges that are searched.
+
+    In an arm's file ``space`` has its own axes only; ``load`` puts those of the study's recipe before them.
+    """
 
     build: Callable[[Config, ImageSpec], "nn.Module"]
-    space: Space
+    space: Space = field(default_factory=dict)
+    takes: tuple[str, ...] = ()
+    """Axes that a recipe offers and that only some architectures have, and ``build`` reads where they are there."""
+    weights: bool = False
+    """Whether ``build`` begins from trained weights."""
+    warmup: float = 0.1
+    """The recipe's, set by ``load``."""
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -115,6 +130,39 @@ class Arm:
         return default(self.space)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A setting of a recipe that others found good; parameters that it does not name stay at the default."""
+
+    config: Config
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How every arm of a study is trained, so that no architecture gets the kinder search."""
+
+    about: str
+    """What it is, and what it does not cover: a sentence or two for the report, without the last full stop."""
+    space: Space
+    """The axes that the training loop reads (README.md lists them)."""
+    known: tuple[Known, ...]
+    """First proposals of every search of every arm, after the default: few, from published recipes (METHOD.md 3)."""
+    warmup: float
+    """Part of the run over which learning rates rise to their peak."""
+    offers: Space = field(default_factory=dict)
+    """Further axes, for the arms that take them."""
+
+    def compose(self, name: str, arm: Arm) -> Arm:
+        """The arm with this recipe's axes before its own. Raises ArmError if it has one of them."""
+        if both := sorted((self.space.keys() | self.offers.keys()) & arm.space.keys()):
+            raise ArmError(
+                f"arm {name} has an axis {both[0]!r}, which is the recipe's: an arm gives only its own axes"
+            )
+        taken = {axis: what for axis, what in self.offers.items() if axis in arm.takes}
+        return replace(arm, space={**self.space, **taken, **arm.space}, warmup=self.warmup)
+
+
 def default(space: Space) -> Config:
     """The Config of this space in which every active axis has its default."""
     config: Config = {}
@@ -129,25 +177,51 @@ def names() -> list[str]:
     return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_"))
 
 
-def load(name: str) -> Arm:
-    """Import the arm called ``name`` (torch comes with it).
+def recipe_names() -> list[str]:
+    """All recipes: the files of ``recipes/``."""
+    return sorted(p.stem for p in (Path(__file__).parent / "recipes").glob("*.py") if p.stem != "__init__")
+
+
+def load(name: str, recipe: str = RECIPE) -> Arm:
+    """Import the arm called ``name`` (torch comes with it), to be trained by ``recipe``.
 
     Raises ArmError when there is no such file, when it cannot be imported, or defines no ARM.
     """
+    return load_recipe(recipe).compose(name, _arm(name))
+
+
+def load_recipe(name: str) -> Recipe:
+    """Raises ArmError as ``load`` does."""
+    if name not in recipe_names():
+        raise ArmError(
+            f"no recipe {name!r}. There are: {', '.join(recipe_names())}. "
+            f"A new file search_spaces/recipes/{name}.py would define it."
+        )
+    recipe = getattr(_imported(f"recipes.{name}"), "RECIPE", None)
+    if not isinstance(recipe, Recipe):
+        raise ArmError(f"search_spaces/recipes/{name}.py defines no RECIPE = Recipe(...)")
+    return recipe
+
+
+def _arm(name: str) -> Arm:
     if name not in names():
         raise ArmError(
             f"no arm {name!r}. There are: {', '.join(names())}. "
             f"A new file search_spaces/{name}.py would define it."
         )
-    try:
-        module = importlib.import_module(f"{__name__}.{name}")
-    except (Exception, SystemExit) as error:  # any fault of the user's file becomes a sentence about it
-        said = f"{type(error).__name__}: {error}"
-        raise ArmError(f"search_spaces/{name}.py cannot be imported: {said}") from error
-    arm = getattr(module, "ARM", None)
+    arm = getattr(_imported(name), "ARM", None)
     if not isinstance(arm, Arm):
         raise ArmError(f"search_spaces/{name}.py defines no ARM = Arm(build, space=...)")
     return arm
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except (Exception, SystemExit) as error:  # any fault of the user's file becomes a sentence about it
+        said = f"{type(error).__name__}: {error}"
+        path = name.replace(".", "/")
+        raise ArmError(f"search_spaces/{path}.py cannot be imported: {said}") from error
 
 
 def _check_range(low: float, high: float, default: float, *, log: bool) -> None:

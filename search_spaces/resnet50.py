@@ -7,11 +7,11 @@ Known:     95.5 % on CIFAR-10 after 200 epochs at a tuned setting (mmpretrain; s
 """
 
 from search_spaces import Arm, Config, ImageSpec
-from search_spaces._shared import BLOCKS_50, PLANES_50, RECIPE, BottleneckNet, large_stem
+from search_spaces._shared import BLOCKS_50, PLANES_50, BottleneckNet, large_stem
 
 
 def build(_config: Config, images: ImageSpec) -> BottleneckNet:
     return BottleneckNet(images, stem=large_stem(images), planes=PLANES_50, blocks=BLOCKS_50)
 
 
-ARM = Arm(build, space=RECIPE)
+ARM = Arm(build)

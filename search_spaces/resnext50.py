@@ -10,7 +10,7 @@ Known:     no tuned, matched pair is published for CIFAR-10; the seed post's fix
 """
 
 from search_spaces import Arm, Choice, Config, ImageSpec
-from search_spaces._shared import BLOCKS_50, PLANES_50, RECIPE, BottleneckNet, large_stem, matched_base_width
+from search_spaces._shared import BLOCKS_50, PLANES_50, BottleneckNet, large_stem, matched_base_width
 
 TEMPLATES = {2: 40.0, 4: 24.0, 8: 14.0, 32: 4.0}
 """Cardinality -> base width, from the paper's table 2."""
@@ -28,4 +28,4 @@ def build(config: Config, images: ImageSpec) -> BottleneckNet:
     )
 
 
-ARM = Arm(build, space={**RECIPE, "cardinality": Choice(options=(2, 4, 8, 16, 32, 64), default=32)})
+ARM = Arm(build, space={"cardinality": Choice(options=(2, 4, 8, 16, 32, 64), default=32)})

@@ -7,7 +7,7 @@ Expected:  about 62 % after 10 epochs on 10,000 images of CIFAR-10 at a good lea
 """
 
 from search_spaces import Arm, Config, ImageSpec
-from search_spaces._shared import RECIPE, BottleneckNet, small_stem
+from search_spaces._shared import BottleneckNet, small_stem
 
 PLANES = (16, 32, 64, 128)
 BLOCKS = (1, 1, 1, 1)
@@ -17,4 +17,4 @@ def build(_config: Config, images: ImageSpec) -> BottleneckNet:
     return BottleneckNet(images, stem=small_stem(images), planes=PLANES, blocks=BLOCKS)
 
 
-ARM = Arm(build, space=RECIPE)
+ARM = Arm(build)

@@ -8,7 +8,7 @@ Expected:  96 % of the validation images of scikit-learn's digits after 10 epoch
 """
 
 from search_spaces import Arm, Config, ImageSpec
-from search_spaces._shared import RECIPE, BottleneckNet, small_stem
+from search_spaces._shared import BottleneckNet, small_stem
 
 PLANES = (8, 16, 32)
 BLOCKS = (2, 1, 1)
@@ -18,4 +18,4 @@ def build(_config: Config, images: ImageSpec) -> BottleneckNet:
     return BottleneckNet(images, stem=small_stem(images), planes=PLANES, blocks=BLOCKS)
 
 
-ARM = Arm(build, space=RECIPE)
+ARM = Arm(build)

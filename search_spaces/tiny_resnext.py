@@ -7,7 +7,7 @@ Expected:  as tiny_resnet.
 """
 
 from search_spaces import Arm, Choice, Config, ImageSpec
-from search_spaces._shared import RECIPE, BottleneckNet, matched_base_width, small_stem
+from search_spaces._shared import BottleneckNet, matched_base_width, small_stem
 from search_spaces.tiny_resnet import BLOCKS, PLANES
 
 
@@ -23,4 +23,4 @@ def build(config: Config, images: ImageSpec) -> BottleneckNet:
     )
 
 
-ARM = Arm(build, space={**RECIPE, "cardinality": Choice(options=(2, 4), default=4)})
+ARM = Arm(build, space={"cardinality": Choice(options=(2, 4), default=4)})

@@ -95,6 +95,15 @@ def _arms(word: str) -> tuple[str, ...]:
     return arms
 
 
+def _recipe(word: str) -> str:
+    if word not in search_spaces.recipe_names():
+        raise InputError(
+            f"no recipe {word!r}. There are: {', '.join(search_spaces.recipe_names())}. A new file "
+            f"search_spaces/recipes/{word}.py would define it"
+        )
+    return word
+
+
 def _looks(word: str) -> int:
     if word not in ("1", "2"):
         raise InputError(f"--looks {word}: a study looks at its test images once or, announced, twice")
@@ -158,6 +167,12 @@ class Request:
         "; ".join(f"{source.spelling}: {source.help}" for source in sources()) + " (default cifar10)",
         default="cifar10",
     )  # fmt: skip
+    recipe: str = _flag(
+        QUESTION, _recipe, "NAME",
+        "how all arms are trained, and which ranges are searched for it: " + ", ".join(search_spaces.recipe_names())
+        + " (default sgd)", default="",
+    )  # fmt: skip
+    """Empty until the arms are known: the default hangs on them."""
     epochs: int | None = _flag(
         QUESTION, _whole("epochs", 1, EPOCHS_CEILING, f"from 1 to {EPOCHS_CEILING} passes over the training images"), "N",
         "length of a full run (default: what the budget allows, 3 to 50)",
@@ -227,6 +242,8 @@ class Request:
     def command(self) -> str:
         """The command that asks the same question again, with every default spelled out but the length."""
         parts = ["--budget", str(self.budget), "--arms", ",".join(self.arms), "--data", self.data]
+        if self.recipe:
+            parts += ["--recipe", self.recipe]
         if self.epochs is not None:
             parts += ["--epochs", str(self.epochs)]
         if self.train_fraction != 1:

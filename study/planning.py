@@ -62,6 +62,7 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
         arms,
         prepared.card,
         request.budget,
+        recipe=request.recipe,
         fraction=request.fraction,
         pool=prepared.train,
         train_images=round(request.train_fraction * (1 - allocation.VAL_SHARE[1]) * prepared.card.train),
@@ -86,10 +87,11 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
         probe_cost=survey.cost,
         command=request.command,
         versions=provenance.versions(),
-        code=provenance.code_hash(request.arms),
+        code=provenance.code_hash(request.arms, request.recipe),
         packing=survey.packing,
         packing_notes=survey.notes,
         looks=request.looks,
+        recipe=request.recipe,
         earlier=looks.earlier_studies(place.parent, place.name, prepared.test_source),
         test_source=prepared.test_source,
     )
@@ -107,7 +109,9 @@ def added_arm(
 
     (name,) = added
     share = Budget(seconds=plan.share, resource=plan.budget.resource)
-    survey = profile.survey(added, prepared.card, share, fraction=plan.machine.fraction, pool=prepared.train)
+    survey = profile.survey(
+        added, prepared.card, share, recipe=plan.recipe, fraction=plan.machine.fraction, pool=prepared.train
+    )
     _check_comparable(plan, name, survey)
     extension = Extension(
         look=2,

@@ -20,24 +20,30 @@ ROOT = Path(__file__).parent.parent
 ARMS = "search_spaces/"
 
 
-def session(run: RunDir, arms: Iterable[str]) -> Session:
+def session(run: RunDir, arms: Iterable[str], recipe: str) -> Session:
     """The record of this process: plan, code and versions that it would write the study of these arms with."""
-    return Session(plan=plan_hash(run), code=code(arms), versions=versions(), accepted="")
+    return Session(plan=plan_hash(run), code=code(arms, recipe), versions=versions(), accepted="")
 
 
 def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
 
 
-def code(arms: Iterable[str]) -> dict[str, str]:
+def code(arms: Iterable[str], recipe: str) -> dict[str, str]:
     """Source file -> SHA-256, for all code that trials of these arms run."""
-    files = {*(ROOT / "study").rglob("*.py"), *_files(arms)}
+    recipes = ROOT / ARMS / "recipes"
+    files = {
+        *(ROOT / "study").rglob("*.py"),
+        *_files(arms),
+        recipes / "__init__.py",
+        recipes / f"{recipe}.py",
+    }
     return {str(f.relative_to(ROOT)): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(files)}
 
 
-def code_hash(arms: Iterable[str]) -> str:
+def code_hash(arms: Iterable[str], recipe: str) -> str:
     """SHA-256 over all of ``code``."""
-    return hashlib.sha256(repr(code(arms)).encode()).hexdigest()
+    return hashlib.sha256(repr(code(arms, recipe)).encode()).hexdigest()
 
 
 def differences(history: History, now: Session) -> str:

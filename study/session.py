@@ -90,7 +90,7 @@ class Opened:
         """Write the records that every study begins with, unless they are there."""
         prepared.seal(self.run.sealed)  # also once more: the images are known to be the same
         if not self.ledger.sessions:
-            self.ledger.add(provenance.session(self.run, plan.arms))
+            self.ledger.add(provenance.session(self.run, plan.arms, plan.recipe))
         self._book_probe(plan)
 
     def _book_probe(self, plan: Plan) -> None:
@@ -177,8 +177,11 @@ def _ledger(run: RunDir) -> Iterator[Ledger]:
 
 
 def _check_new(opened: Opened) -> None:
-    """Load the arms. Raises InputError when ``--widen`` names what none of them has."""
-    opened.arms = {name: search_spaces.load(name) for name in opened.request.arms}
+    """Load the arms, and settle the recipe. Raises InputError when ``--widen`` names what none of them has."""
+    asked = opened.request
+    arms = {name: search_spaces.load(name, asked.recipe or search_spaces.RECIPE) for name in asked.arms}
+    opened.request = dataclasses.replace(asked, recipe=asked.recipe or search_spaces.RECIPE)
+    opened.arms = arms
     spaces = [arm.space for arm in opened.arms.values()]
     numeric = {n for space in spaces for n, axis in space.items() if not isinstance(axis, Choice)}
     if unknown := [name for name in opened.request.widen if name not in numeric]:
@@ -200,10 +203,10 @@ def _check_resumed(opened: Opened, plan: Plan, say: Say) -> None:
     new = _added_arm(plan, ledger, request.arms) if request.arms else ()
     if ledger.torn:
         say(f"note: {ledger.torn}")
-    opened.session = _session((*plan.arms, *new), ledger, run, accept=request.accept_changed_code)
+    opened.session = _session(plan, (*plan.arms, *new), ledger, run, accept=request.accept_changed_code)
     opened.plan = plan
-    opened.arms = {name: search_spaces.load(name) for name in plan.arms}
-    opened.added = {name: search_spaces.load(name) for name in new}
+    opened.arms = {name: search_spaces.load(name, plan.recipe) for name in plan.arms}
+    opened.added = {name: search_spaces.load(name, plan.recipe) for name in new}
 
 
 def _second_look(plan: Plan, ledger: Ledger, run: RunDir, budget: Budget) -> Extension | None:
@@ -222,9 +225,9 @@ def _added_arm(plan: Plan, ledger: Ledger, asked: tuple[str, ...]) -> tuple[str,
     return (looks.added_arm(plan, ledger, asked),)
 
 
-def _session(arms: tuple[str, ...], ledger: Ledger, run: RunDir, *, accept: bool) -> Session:
+def _session(plan: Plan, arms: tuple[str, ...], ledger: Ledger, run: RunDir, *, accept: bool) -> Session:
     """Raises InputError when plan, code or versions are not what they were."""
-    now = provenance.session(run, arms)
+    now = provenance.session(run, arms, plan.recipe)
     differs = provenance.differences(ledger, now) if ledger.sessions else ""
     if differs and not accept:
         raise InputError(

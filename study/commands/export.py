@@ -61,7 +61,9 @@ def export(run: RunDir, arm: str, out: Path) -> list[str]:
     if state is None:
         raise InputError(f"the weights of {trial.id} are gone: there is no whole {path}")
     images = image_spec(plan.data)
-    net = build(search_spaces.load(arm), trial.config, images, seed=0, device=torch.device("cpu"))
+    net = build(
+        search_spaces.load(arm, plan.recipe), trial.config, images, seed=0, device=torch.device("cpu")
+    )
     try:
         net.load_state_dict(state["net"])
     except (KeyError, RuntimeError, TypeError) as error:

@@ -27,7 +27,7 @@ def overview(plan: Plan, *, verbose: bool = False) -> Group:
     each = counted(round(machine.fraction), "core") if cpu else f"{machine.fraction:g} of a GPU"
     shown: list[RenderableType] = [
         Text(
-            f"plan: {' against '.join(plan.arms)} on {plan.data.spec} for {plan.budget}, about {duration(wall)} of wall time; "
+            f"plan: {' against '.join(plan.arms)} on {plan.data.spec}, recipe {plan.recipe}, for {plan.budget}, about {duration(wall)} of wall time; "
             f"{machine.slots} trials side by side, {each} each ({machine.name})"
         ),
         _phases(plan),

@@ -54,7 +54,7 @@ def rerun(run: RunDir, trial_id: str) -> tuple[Table, bool]:
     prepared = prepare(plan.data.spec, seed=plan.seed, root=Path("data"))
     provenance.check_data(plan, prepared.card)
     recorded = history.epochs[trial_id]
-    search_spaces.load(trial.arm)  # an arm that is not here is no failure of the trial
+    search_spaces.load(trial.arm, plan.recipe)  # an arm that is not here is no failure of the trial
     epochs = _epochs(plan, trial, prepared.train, history.fraction(trial_id, plan))
     again, end = _train(epochs, len(recorded))
     outcome = history.outcomes.get(trial_id)

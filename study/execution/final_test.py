@@ -99,7 +99,12 @@ def probabilities_of(
     device = device_of(plan.machine)
     layout = plan.audits[arm].layout(config)
     net = build(
-        search_spaces.load(arm), config, image_spec(plan.data), seed=0, device=device, channels_last=layout
+        search_spaces.load(arm, plan.recipe),
+        config,
+        image_spec(plan.data),
+        seed=0,
+        device=device,
+        channels_last=layout,
     )
     net.load_state_dict(torch.load(io.BytesIO(weights), map_location=device, weights_only=True)["net"])
     found = predict(net, placed(test, device), torch.arange(len(test), device=device)).cpu().numpy()

@@ -25,13 +25,13 @@ from study.scheduling.spaces import restrict
 class Meters:
     """The measuring processes; a new one has its images and is up when it is handed out."""
 
-    def __init__(self, crew: tasks.Crew, pool: Images | None) -> None:
-        self._crew, self._pool, self._begun = crew, pool, 0
+    def __init__(self, crew: tasks.Crew, pool: Images | None, recipe: str) -> None:
+        self._crew, self._pool, self._recipe, self._begun = crew, pool, recipe, 0
 
     def first(self, count: int) -> list[Any]:
         actors = self._crew.first(count)
         if count > self._begun:
-            call_all(actors[self._begun :], "begin", self._pool)
+            call_all(actors[self._begun :], "begin", self._pool, self._recipe)
             self._begun = count
         return actors
 
@@ -39,7 +39,7 @@ class Meters:
     def apart(self) -> Iterator[Any]:
         """An extra one, for what may leave a process useless."""
         with self._crew.apart() as one:
-            call_all([one], "begin", self._pool)
+            call_all([one], "begin", self._pool, self._recipe)
             yield one
 
 

@@ -13,7 +13,7 @@ import psutil
 import torch
 
 import search_spaces
-from search_spaces import Arm, ArmError, Config, ImageSpec
+from search_spaces import RECIPE, Arm, ArmError, Config, ImageSpec
 from study.data.images import Images
 from study.execution import feasibility, packing, rehearsal
 from study.execution.packing import Way
@@ -32,13 +32,13 @@ KILLED = 0.05
 class Meter:
     """One measuring process; ``tasks.side_by_side`` starts them."""
 
-    def begin(self, pool: Images | None) -> None:
+    def begin(self, pool: Images | None, recipe: str = RECIPE) -> None:
         """Returns when the process is up, torch included. It trains on ``pool`` instead of made-up images if given."""
-        self._pool = pool
+        self._pool, self._recipe = pool, recipe
         self._rehearsal: Rehearsal | None = None
 
     def complexity(self, name: str, config: Config, images: ImageSpec) -> tuple[int, int]:
-        return named(lambda arm: rehearsal.complexity(arm, config, images), name)
+        return named(lambda arm: rehearsal.complexity(arm, config, images), name, self._recipe)
 
     def rough_speed(self, name: str, images: ImageSpec) -> tuple[float, int]:
         """``feasibility.images_per_second`` on the GPU, or one core."""
@@ -46,7 +46,7 @@ class Meter:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if device.type == "cpu":
             torch.set_num_threads(1)
-        return named(lambda arm: feasibility.images_per_second(arm, images, device), name)
+        return named(lambda arm: feasibility.images_per_second(arm, images, device), name, self._recipe)
 
     def prepare(
         self,
@@ -65,7 +65,7 @@ class Meter:
         )  # fmt: skip
 
         def ready() -> bool:
-            self._rehearsal = named(make, name)
+            self._rehearsal = named(make, name, self._recipe)
             return True
 
         return self._if_it_fits(ready) or False
@@ -74,7 +74,7 @@ class Meter:
         """Train what is prepared for about ``seconds``; None if the memory is too small after all."""
         prepared, self._rehearsal = self._rehearsal, None
         assert prepared is not None
-        return self._if_it_fits(lambda: named(lambda _: prepared.speed(seconds), name))
+        return self._if_it_fits(lambda: named(lambda _: prepared.speed(seconds), name, self._recipe))
 
     def _if_it_fits(self, work: Callable[[], Result]) -> Result | None:
         try:
@@ -96,6 +96,7 @@ class Meter:
             return named(
                 lambda arm: rehearsal.graph_fault(arm, config, images, device, channels_last=channels_last),
                 name,
+                self._recipe,
             )
         except Exception as error:  # noqa: BLE001  # anything that a capture raises: the arm trains without
             return f"{type(error).__name__}: {first_line(error)}"
@@ -149,10 +150,10 @@ class Meter:
         return (pipes / "control").exists()
 
 
-def named(function: Callable[[Arm], Result], name: str) -> Result:
+def named(function: Callable[[Arm], Result], name: str, recipe: str) -> Result:
     """``function(arm)``, with the arm's name on any error of its code; lack of memory and bad images are not the arm's fault."""
     try:
-        return function(search_spaces.load(name))
+        return function(search_spaces.load(name, recipe))
     except Exception as error:  # any fault of an arm becomes a sentence with its name
         if isinstance(error, ArmError | InputError) or out_of_memory(error):
             raise

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from search_spaces import Arm, ArmError, Choice
+from search_spaces import RECIPE, Arm, ArmError, Choice
 from study.data.images import Images, Streamed
 from study.execution import choices, cluster, packing, tasks
 from study.execution.measurements import Measurements, Meters
@@ -43,6 +43,7 @@ def survey(
     card: DataCard,
     budget: Budget,
     *,
+    recipe: str = RECIPE,
     fraction: float | None = None,
     pool: Images | None = None,
     train_images: int | None = None,
@@ -66,7 +67,7 @@ def survey(
         return SHARE * budget.seconds / held - (time.monotonic() - began)
 
     with tasks.side_by_side(Meter, max(way.trials for way in ways), have) as crew:
-        meters = Meters(crew, streamed)
+        meters = Meters(crew, streamed, recipe)
         meters.first(1)
         startup = time.monotonic() - began
         found = Measurements(
@@ -104,6 +105,6 @@ def shared_batch_sizes(arms: Mapping[str, Arm], train: int) -> tuple[int, ...]:
     """The batch sizes that all arms share and that leave enough steps in an epoch; at least the smallest."""
     axes = [axis for arm in arms.values() if isinstance(axis := arm.space.get("batch_size"), Choice)]
     if len(axes) != len(arms):
-        raise ArmError("every arm needs the shared axes: space={**RECIPE, ...} from search_spaces._shared")
+        raise ArmError('a recipe needs the axis "batch_size", a Choice, which all arms share')
     shared = sorted(set.intersection(*({int(o) for o in axis.options} for axis in axes)))
     return tuple(b for b in shared if b * STEPS_FLOOR <= train) or tuple(shared[:1])

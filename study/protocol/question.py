@@ -141,10 +141,12 @@ class Question:
     command: str
     versions: dict[str, str]
     code: str
-    """SHA-256 over the source of ``study`` and of the arms."""
+    """SHA-256 over the source of ``study``, of the arms and of the recipe."""
     looks: Literal[1, 2] = 1
     """How often the test set may be looked at, as declared before the first trial (METHOD.md 6)."""
     earlier: tuple[Earlier, ...] = ()
+    recipe: str = "sgd"
+    """The file of ``search_spaces/recipes`` that every arm is trained by."""
     test_source: str = ""
     """SHA-256 over the source files of the test images, or over their pixels where a data set is one file."""
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from search_spaces import Arm, Config, default
+from search_spaces import Arm, Config, default, load_recipe
 from study.protocol import accounting, selection
 from study.protocol.allocation import search_fold
 from study.protocol.errors import StudyError
@@ -67,9 +67,10 @@ class Schedule:
         self._spaces = {name: searched(arm.space, plan.batch_sizes, plan.widen) for name, arm in arms.items()}
         self.defaults = {name: default(space) for name, space in self._spaces.items()}
         further = ledger.extension.pairs if ledger.extension else 0
+        settings = load_recipe(plan.recipe).known
         self.searches = {
             (name, pair): ArmSearch(
-                space, plan.rungs, seed=derive_seed(plan.seed, "sampler", pair), known=known(space)
+                space, plan.rungs, seed=derive_seed(plan.seed, "sampler", pair), known=known(space, settings)
             )
             for name, space in self._spaces.items()
             for pair in range(plan.pairs + further)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from search_spaces import Choice, Config, Float, Int, Space, default
+from search_spaces import Choice, Config, Float, Int, Known, Space, default
 
 WIDER = 3
 """Factor by which a widened axis reaches further."""
@@ -51,17 +51,15 @@ def widen(space: Space, names: Iterable[str]) -> Space:
     return wide
 
 
-def known(space: Space) -> list[Config]:
-    """The recipe's known settings, fitted to this space, without its default.
+def known(space: Space, settings: Iterable[Known]) -> list[Config]:
+    """A recipe's known settings, fitted to this space, without its default.
 
     A batch size that memory or data rule out becomes the largest allowed, with the learning rate in proportion (Goyal et al.
     2017, arXiv:1706.02677); values beyond an axis become its end; axes of the arm's own keep their default.
     """
-    from search_spaces._shared import KNOWN  # torch comes with it
-
     usual, found = default(space), list[Config]()
-    for recipe in KNOWN:
-        config = {name: recipe.config.get(name, value) for name, value in usual.items()}
+    for one in settings:
+        config = {name: one.config.get(name, value) for name, value in usual.items()}
         sizes = space.get("batch_size")
         if isinstance(sizes, Choice) and config["batch_size"] not in sizes.options:
             size = max(int(option) for option in sizes.options)

@@ -47,7 +47,7 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Training:
     """The trial's run, at its beginning."""
-    arm, audit = search_spaces.load(trial.arm), plan.audits[trial.arm]
+    arm, audit = search_spaces.load(trial.arm, plan.recipe), plan.audits[trial.arm]
     layout = audit.layout(trial.config)
     net = build(
         arm, trial.config, image_spec(plan.data), seed=trial.seed, device=device, channels_last=layout

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from bench import post_loop
 from bench.timing import at_once, in_turns, parser, processes, save, table
-from search_spaces import Arm, Config, ImageSpec, load
-from search_spaces._shared import BLOCKS_50, PLANES_50, RECIPE, BottleneckNet, large_stem
+from search_spaces import Arm, Config, ImageSpec, load, load_recipe
+from search_spaces._shared import BLOCKS_50, PLANES_50, BottleneckNet, large_stem
 from study.data.images import Images
 from study.execution import rehearsal
 from study.memory import keep_freed
@@ -51,9 +51,8 @@ def arm_of(name: str) -> Arm:
     if name != IMAGENET_STEM:
         return load(name)
     stem = large_stem(dataclasses.replace(CIFAR, size=224))
-    return Arm(
-        lambda _, images: BottleneckNet(images, stem=stem, planes=PLANES_50, blocks=BLOCKS_50), space=RECIPE
-    )
+    arm = Arm(lambda _, images: BottleneckNet(images, stem=stem, planes=PLANES_50, blocks=BLOCKS_50))
+    return load_recipe("sgd").compose(name, arm)
 
 
 def config(arm: str, batch: int) -> Config:

@@ -25,18 +25,18 @@ ASKED = dataclasses.replace(
 def a_history(home: Path) -> History:
     ASKED.save(home / "plan.json")
     history = History()
-    history.add(provenance.session(RunDir(home), ARMS))
+    history.add(provenance.session(RunDir(home), ARMS, "sgd"))
     return history
 
 
 def test_nothing_differs_in_the_same_checkout(tmp_path: Path) -> None:
     history = a_history(tmp_path)
-    assert provenance.differences(history, provenance.session(RunDir(tmp_path), ARMS)) == ""
+    assert provenance.differences(history, provenance.session(RunDir(tmp_path), ARMS, "sgd")) == ""
 
 
 def test_changed_code_and_versions_are_named(tmp_path: Path) -> None:
     history = a_history(tmp_path)
-    now = provenance.session(RunDir(tmp_path), ARMS)
+    now = provenance.session(RunDir(tmp_path), ARMS, "sgd")
     other = dataclasses.replace(
         now,
         code={**now.code, "search_spaces/tiny_resnet.py": "0" * 64},
@@ -54,12 +54,12 @@ def test_an_arm_of_another_study_is_no_change(tmp_path: Path, monkeypatch: pytes
     history = a_history(tmp_path)
     (spaces / "my_net.py").write_text("ARM = None\n")
     (spaces / "small_resnet.py").unlink()
-    assert provenance.differences(history, provenance.session(RunDir(tmp_path), ARMS)) == ""
+    assert provenance.differences(history, provenance.session(RunDir(tmp_path), ARMS, "sgd")) == ""
     for used in ("__init__", "_shared", "tiny_resnet", "resnet50"):
         with (spaces / f"{used}.py").open("a") as file:
             file.write("# edited\n")
         assert f"search_spaces/{used}.py" in provenance.differences(
-            history, provenance.session(RunDir(tmp_path), ARMS)
+            history, provenance.session(RunDir(tmp_path), ARMS, "sgd")
         )
 
 
@@ -67,7 +67,7 @@ def test_another_plan_is_refused(tmp_path: Path) -> None:
     history = a_history(tmp_path)
     dataclasses.replace(ASKED, rope=0.01).save(tmp_path / "plan.json")
     with pytest.raises(InputError, match="not the one that the study began with"):
-        provenance.differences(history, provenance.session(RunDir(tmp_path), ARMS))
+        provenance.differences(history, provenance.session(RunDir(tmp_path), ARMS, "sgd"))
 
 
 def test_other_images_are_refused_with_what_differs() -> None:

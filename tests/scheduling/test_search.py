@@ -5,8 +5,7 @@ import pytest
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers.async_hyperband import _Bracket
 
-from search_spaces import Choice, Config, Float, Int, Space, default, load
-from search_spaces._shared import KNOWN as KNOWN_SETTINGS
+from search_spaces import Choice, Config, Float, Int, Space, default, load, load_recipe
 from study.protocol.records import Epoch, Outcome, Trial
 from study.scheduling.asha import Rungs
 from study.scheduling.sampler import ArmSearch, proposal_seed
@@ -91,15 +90,18 @@ def test_arms_of_a_pair_begin_with_the_same_values_of_shared_axes() -> None:
 
 def test_the_recipes_known_settings_are_fitted_to_the_studys_batch_sizes() -> None:
     space = load("tiny_resnext").space
-    found = known(space)
-    assert len(found) == len(KNOWN_SETTINGS)
-    for config, recipe in zip(found, KNOWN_SETTINGS, strict=True):
+    settings = load_recipe("sgd").known
+    found = known(space, settings)
+    assert len(found) == len(settings)
+    for config, recipe in zip(found, settings, strict=True):
         assert config == {**default(space), **recipe.config}
         assert recipe.source
-    small = known(restrict(space, (32, 64)))
+    small = known(restrict(space, (32, 64)), settings)
     assert {config["batch_size"] for config in small} == {64}
     assert [config["lr"] for config in small] == pytest.approx([0.05, 0.05, 0.025])
-    assert all(config.keys() == DEFAULT.keys() for config in known(SPACE))  # and no axis that the arm lacks
+    assert all(
+        config.keys() == DEFAULT.keys() for config in known(SPACE, settings)
+    )  # and no axis that the arm lacks
 
 
 def test_unfinished_trials_reach_optuna_as_pruned_failed_or_running() -> None:

@@ -15,7 +15,6 @@ from search_spaces import Arm, Choice, Config, ImageSpec, resnext50, small_resne
 from search_spaces._shared import (
     BLOCKS_50,
     PLANES_50,
-    RECIPE,
     BottleneckNet,
     Stem,
     body_macs,
@@ -56,8 +55,10 @@ def extremes(arm: Arm) -> list[Config]:
 
 @pytest.mark.parametrize("name", ARMS)
 def test_shares_the_recipe(name: str) -> None:
-    space = search_spaces.load(name).space
-    assert {key: space[key] for key in RECIPE} == dict(RECIPE)
+    for recipe in search_spaces.recipe_names():
+        space, shared = search_spaces.load(name, recipe).space, search_spaces.load_recipe(recipe).space
+        assert list(space)[: len(shared)] == list(shared)
+        assert {key: space[key] for key in shared} == dict(shared)
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -199,6 +200,6 @@ def test_stems_follow_the_image_size() -> None:
 
 
 def test_the_recipe_knows_every_policy() -> None:
-    axis = RECIPE["augment"]
+    axis = search_spaces.load_recipe("sgd").space["augment"]
     assert isinstance(axis, Choice)
     assert set(axis.options) == set(POLICIES)

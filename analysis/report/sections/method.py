@@ -21,7 +21,7 @@ def section(context: Context) -> Section:
                 f"{opened} {'time' if opened == 1 else 'times'}{f', under `{manifests}`' if manifests else ''}."
             ),
             (
-                f"Data: {plan.data.spec}, {len(plan.data.classes)} classes, {plan.train_images} images to train on, "
+                f"Recipe of all arms: {plan.recipe}. Data: {plan.data.spec}, {len(plan.data.classes)} classes, {plan.train_images} images to train on, "
                 f"{plan.val_images} for validation, {plan.data.test} for the test{note}. "
                 f"Fingerprint `{plan.data.fingerprint}`"
             ),
