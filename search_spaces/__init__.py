@@ -8,7 +8,7 @@ import no torch: reading the lists must stay instant.
 
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -22,8 +22,8 @@ Config = dict[str, Scalar]
 """A point in a Space: parameter name -> JSON scalar."""
 
 
-RECIPE = "sgd"
-"""The recipe of a study that names none."""
+RECIPE, FINE_TUNING = "sgd", "finetune"
+"""The recipe of a study that names none, and of one whose arms all begin from trained weights."""
 
 
 class ArmError(ValueError):
@@ -180,6 +180,11 @@ def names() -> list[str]:
 def recipe_names() -> list[str]:
     """All recipes: the files of ``recipes/``."""
     return sorted(p.stem for p in (Path(__file__).parent / "recipes").glob("*.py") if p.stem != "__init__")
+
+
+def usual_recipe(arms: Iterable[Arm]) -> str:
+    """The recipe of a study of these arms that names none."""
+    return FINE_TUNING if all(arm.weights for arm in arms) else RECIPE
 
 
 def load(name: str, recipe: str = RECIPE) -> Arm:

@@ -170,7 +170,7 @@ class Request:
     recipe: str = _flag(
         QUESTION, _recipe, "NAME",
         "how all arms are trained, and which ranges are searched for it: " + ", ".join(search_spaces.recipe_names())
-        + " (default sgd)", default="",
+        + " (default sgd; finetune if all arms begin from trained weights)", default="",
     )  # fmt: skip
     """Empty until the arms are known: the default hangs on them."""
     epochs: int | None = _flag(

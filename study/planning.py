@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search_spaces import Arm
+from search_spaces import Arm, load_recipe
 from study import provenance
 from study.cli import Request
 from study.protocol import allocation, looks
@@ -92,6 +92,7 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
         packing_notes=survey.notes,
         looks=request.looks,
         recipe=request.recipe,
+        recipe_about=load_recipe(request.recipe).about,
         earlier=looks.earlier_studies(place.parent, place.name, prepared.test_source),
         test_source=prepared.test_source,
     )

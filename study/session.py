@@ -180,7 +180,10 @@ def _check_new(opened: Opened) -> None:
     """Load the arms, and settle the recipe. Raises InputError when ``--widen`` names what none of them has."""
     asked = opened.request
     arms = {name: search_spaces.load(name, asked.recipe or search_spaces.RECIPE) for name in asked.arms}
-    opened.request = dataclasses.replace(asked, recipe=asked.recipe or search_spaces.RECIPE)
+    if not asked.recipe:
+        recipe = search_spaces.usual_recipe(arms.values())
+        opened.request = dataclasses.replace(asked, recipe=recipe)
+        arms = {name: search_spaces.load(name, recipe) for name in asked.arms}
     opened.arms = arms
     spaces = [arm.space for arm in opened.arms.values()]
     numeric = {n for space in spaces for n, axis in space.items() if not isinstance(axis, Choice)}

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import norm, rankdata, spearmanr
 
-from analysis.statistics.intervals import Correct
+from analysis.statistics.intervals import Correct, Reals
 
 RESAMPLES = 2000
 AT_ONCE = 100
@@ -38,3 +38,15 @@ def rank_shares(arms: Sequence[Correct], *, seed: int = 0, resamples: int = RESA
         for arm, own in enumerate(ranks):
             found[arm] += np.bincount(own, minlength=len(arms))
     return found / resamples
+
+
+def rank_correlation(a: Reals, b: Reals, *, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Spearman's correlation of four or more pairs, with its interval: Fisher's transform with the variance 1.06 / (n - 3) of
+    Fieller, Hartley and Pearson (1957, Biometrika 44). NaN where one of them is constant.
+    """
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan"), float("nan"), float("nan")
+    rho = float(spearmanr(a, b).statistic)
+    half = float(norm.ppf(0.5 + confidence / 2)) * (1.06 / (len(a) - 3)) ** 0.5
+    middle = np.arctanh(np.clip(rho, -1 + 1e-9, 1 - 1e-9))
+    return rho, float(np.tanh(middle - half)), float(np.tanh(middle + half))

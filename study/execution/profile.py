@@ -51,11 +51,10 @@ def survey(
 ) -> Survey:
     """Measure all arms on one GPU, or on one node's cores, and choose the packing that is fastest overall.
 
-    ``fraction`` of a GPU, or cores, per trial is the user's choice instead. A streamed ``pool`` is trained on, so that fetching
-    its batches is measured too. ``train_images`` is what a run trains on; by default all of the card's. ``check`` is called with
-    ``measure``, which tells an arm's speed after a second, and raises InputError if the budget cannot do. Raises ArmError if an
-    arm cannot be built and trained at its default setting, InputError if an image of the pool cannot be used where the arms are
-    measured, InputError if no trial can hold ``fraction``.
+    ``fraction`` of a GPU, or cores, per trial is the user's choice instead. A streamed ``pool`` is trained on, so that fetching its
+    batches is measured too. ``train_images`` is what a run trains on; by default all of the card's. ``check`` is called with
+    ``measure``, which tells an arm's speed after a second, and raises InputError if the budget cannot do. Raises ArmError if an arm
+    cannot be trained at its default setting, InputError if an image of the pool cannot be used, or no trial can hold ``fraction``.
     """
     began = time.monotonic()
     have = cluster.hardware(budget)

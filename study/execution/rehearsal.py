@@ -18,6 +18,7 @@ from study.data.images import Images
 from study.protocol.records import Epoch, Trial
 from study.training.evaluation import Split, eval_batch, predict
 from study.training.loop import Training, build
+from study.training.optimizers import rate_name
 from study.training.step import EAGER_STEPS
 
 MEASURE_SECONDS = 2.0
@@ -152,12 +153,13 @@ def _run(
         train=rows,
         val=torch.arange(held_out, device=device) % there,
     )
-    calm: Config = {**config, "lr": 1e-4}  # nothing to learn here, and nothing may diverge
+    calm: Config = {**config, rate_name(config): 1e-4}  # nothing to learn here, and nothing may diverge
     trial = Trial(
         id="probe", arm="", phase="probe", index=0, pair=0, config=calm, seed=0, fold=0, epochs=epochs
     )
     net = build(arm, calm, images, seed=0, device=device, channels_last=channels_last)
-    return Training(net, trial, data, classes=images.classes, graphed=graphed), data
+    run = Training(net, trial, data, classes=images.classes, warmup=arm.warmup, graphed=graphed)
+    return run, data
 
 
 def _curve(arm: Arm, config: Config, images: ImageSpec, device: torch.device, **how: bool) -> list[object]:

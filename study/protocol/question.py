@@ -147,6 +147,8 @@ class Question:
     earlier: tuple[Earlier, ...] = ()
     recipe: str = "sgd"
     """The file of ``search_spaces/recipes`` that every arm is trained by."""
+    recipe_about: str = ""
+    """What the recipe is and what it does not cover, without the last full stop."""
     test_source: str = ""
     """SHA-256 over the source files of the test images, or over their pixels where a data set is one file."""
 

@@ -12,6 +12,10 @@ from search_spaces import Choice, Config, Float, Int, Known, Space, default
 WIDER = 3
 """Factor by which a widened axis reaches further."""
 
+SCALING = {"lr": 1.0, "adamw_lr": 0.5}
+"""Power of the batch size that a learning rate follows: SGD's in proportion (Goyal et al. 2017, arXiv:1706.02677), AdamW's as the
+root (Malladi et al. 2022, arXiv:2205.10287)."""
+
 
 def searched(space: Space, batch_sizes: tuple[int, ...], wide: Iterable[str]) -> Space:
     """The space that a study searches for an arm: restricted to ``batch_sizes``, with the axes named in ``wide`` widened."""
@@ -54,26 +58,26 @@ def widen(space: Space, names: Iterable[str]) -> Space:
 def known(space: Space, settings: Iterable[Known]) -> list[Config]:
     """A recipe's known settings, fitted to this space, without its default.
 
-    A batch size that memory or data rule out becomes the largest allowed, with the learning rate in proportion (Goyal et al.
-    2017, arXiv:1706.02677); values beyond an axis become its end; axes of the arm's own keep their default.
+    A batch size that memory or data rule out becomes the largest allowed, and the learning rate follows (``SCALING``); values
+    beyond an axis become its end; axes of the arm's own keep their default.
     """
     usual, found = default(space), list[Config]()
     for one in settings:
-        config = {name: one.config.get(name, value) for name, value in usual.items()}
+        config: Config = {}
+        for name, axis in space.items():
+            if axis.active(config):
+                config[name] = one.config.get(name, axis.default)
+                if isinstance(axis, Choice) and name != "batch_size" and config[name] not in axis.options:
+                    config[name] = axis.default
         sizes = space.get("batch_size")
         if isinstance(sizes, Choice) and config["batch_size"] not in sizes.options:
             size = max(int(option) for option in sizes.options)
-            if "lr" in config:
-                config["lr"] = float(config["lr"]) * size / float(config["batch_size"])
+            for name in SCALING.keys() & config.keys():
+                config[name] = float(config[name]) * (size / float(config["batch_size"])) ** SCALING[name]
             config["batch_size"] = size
         for name, axis in space.items():
-            match axis:
-                case Float() if name in config:
-                    config[name] = min(axis.high, max(axis.low, float(config[name])))
-                case Choice() if name in config and config[name] not in axis.options:
-                    config[name] = axis.default
-                case _:
-                    pass
+            if isinstance(axis, Float) and name in config:
+                config[name] = min(axis.high, max(axis.low, float(config[name])))
         if config != usual and config not in found:
             found.append(config)
     return found

@@ -16,25 +16,25 @@ CAST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 class HalfWeights:
-    """Replaces ``net``'s weights until ``restore``; the optimizer trains ``parameters``."""
+    """Replaces ``net``'s weights until ``restore``; the optimizer trains what ``trained`` gives for them."""
 
     def __init__(self, net: nn.Module) -> None:
         cast = {id(p) for m in net.modules() if type(m) in CAST for p in m.parameters(recurse=False)}
         self._net = net
         self._pairs: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
         """Id of each bfloat16 parameter -> the parameter and its master."""
-        self.parameters: list[nn.Parameter] = []
-        """In the net's order, so that the optimizer's state is the same with and without copies."""
         for parameter in net.parameters():
             if id(parameter) not in cast or parameter.dtype != torch.float32:
-                self.parameters.append(parameter)
                 continue
             master = nn.Parameter(parameter.data, requires_grad=parameter.requires_grad)
             parameter.data = parameter.data.to(torch.bfloat16)
             parameter.grad = None
             self._pairs[id(parameter)] = (parameter, master)
-            self.parameters.append(master)
         self._gradients = {key: torch.zeros_like(master) for key, (_, master) in self._pairs.items()}
+
+    def trained(self, parameter: nn.Parameter) -> nn.Parameter:
+        """The master of a parameter that has one, else the parameter."""
+        return self._pairs.get(id(parameter), (parameter, parameter))[1]
 
     def gather(self) -> None:
         """Pass the gradients to the masters, after the backward pass."""

@@ -20,8 +20,7 @@ from search_spaces import Arm, ImageSpec
 from study.protocol.records import Config, Epoch, Trial
 from study.training import evaluation
 from study.training.evaluation import Split, batches, layout_of, predict, validate
-from study.training.half import HalfWeights
-from study.training.optimizers import learning_rates, sgd
+from study.training.method import Method
 from study.training.randomness import random_states, seeded, set_random_states
 from study.training.step import Step
 
@@ -56,7 +55,7 @@ def build(
     return net.to(device=device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
 
 
-def fit(net: nn.Module, trial: Trial, data: Split, *, classes: int, **how: bool) -> Iterator[Epoch]:
+def fit(net: nn.Module, trial: Trial, data: Split, *, classes: int, **how: Any) -> Iterator[Epoch]:
     """Train ``net`` in place for ``trial.epochs`` passes and yield the measurements of each, as ``Training`` does."""
     return Training(net, trial, data, classes=classes, **how).epochs()
 
@@ -64,9 +63,8 @@ def fit(net: nn.Module, trial: Trial, data: Split, *, classes: int, **how: bool)
 class Training:
     """One run that trains ``net`` in place, and can stop and resume anywhere.
 
-    SGD with Nesterov momentum 0.9; linear warm-up over the first tenth, then cosine or linear decay to zero at the full length.
-    Weight decay acts on all parameters, as in the published CIFAR recipes. Mixed precision (bfloat16) on a GPU. The net after
-    the last epoch counts.
+    The trial's setting says how (``Method``): learning rates rise linearly and then decay to zero at the full length, weights may
+    be averaged. Mixed precision (bfloat16) on a GPU. The net after the last epoch counts.
     """
 
     def __init__(
@@ -76,6 +74,7 @@ class Training:
         data: Split,
         *,
         classes: int,
+        warmup: float = 0.1,
         graphed: bool = False,
         fused: bool = False,
         halved: bool = True,
@@ -93,34 +92,29 @@ class Training:
         # a remainder is dropped: other images in every epoch, so that none is left out
         self._steps = len(data.train) // self._batch
         cuda = device.type == "cuda"
-        self._half = HalfWeights(net) if halved and device.type in HALVED else None
+        self._method = Method(
+            net, trial, steps=self._steps, side=data.images.shape[-1], device=device, warmup=warmup,
+            halved=halved and device.type in HALVED,
+        )  # fmt: skip
         if fused and cuda:
             from study.training.fused import fuse  # Triton comes with torch where there is a GPU
 
             fuse(net)
-        self._optimizer = sgd(
-            net.parameters() if self._half is None else self._half.parameters,
-            weight_decay=float(trial.config["weight_decay"]),
-            device=device,
-        )
         self._generator = torch.Generator(device=device)
         # a graph is captured and replayed on its own stream, where the work before it must run too
         self._stream = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
         with self._on_stream():
             self._step = Step(
-                net,
-                self._optimizer,
+                self._method,
                 nn.CrossEntropyLoss(label_smoothing=float(trial.config["label_smoothing"])),
                 images=data.images if isinstance(data.images, Tensor) else None,
                 shape=data.images.shape[1:],
                 labels=data.labels,
                 steps=self._steps,
                 batch=self._batch,
-                policy=str(trial.config["augment"]),
                 layout=layout_of(net),
                 generator=self._generator,
                 mixed=functools.partial(evaluation.mixed_precision, device),
-                half=self._half,
                 graphed=graphed,
             )
         self._now = _UnderWay()
@@ -142,13 +136,11 @@ class Training:
 
     def _advance(self, seconds: float) -> Epoch | None:
         began, now = time.perf_counter(), self._now
-        self.net.train()
+        self._method.train()
         with seeded(self._trial.seed, self.epoch + 1, self._device, self._generator):
             if now.order is None:
                 now.order = self._new_order()
-                self._step.begin(
-                    now.order, learning_rates(self._trial, self.epoch, self._steps), step=now.step
-                )
+                self._step.begin(now.order, self._method.begin(self.epoch), step=now.step)
             if now.step == 0:
                 self._step.clear()
             if now.batches is None and self._step.pixels is not None:
@@ -173,8 +165,8 @@ class Training:
         epoch = self._measure(train_loss, float(self._step.hits) / (self._steps * self._batch))
         self.epoch += 1
         self._now = _UnderWay()
-        if self.epoch == self._trial.epochs and self._half is not None:
-            self._half.restore()
+        if self.epoch == self._trial.epochs:
+            self._method.finish()
         return epoch
 
     def correct(self) -> NDArray[np.bool_]:
@@ -185,7 +177,7 @@ class Training:
     def state(self, *, final: bool = False) -> dict[str, Any]:
         """What ``load`` needs to resume here, tensors and plain values only; if ``final``, the net alone."""
         now = self._now
-        state = {"epoch": self.epoch, "net": (self._half or self.net).state_dict()}
+        state = {"epoch": self.epoch, "net": self._method.weights()}
         if final:
             return state
         return {
@@ -196,16 +188,15 @@ class Training:
             "loss_sum": self._step.loss_sum,
             "hits": self._step.hits,
             "random_states": now.random_states,
-            "optimizer": self._optimizer.state_dict(),
+            **self._method.state(),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Resume where ``state`` was taken, with equal results to the last digit on the same kind of device."""
-        (self._half or self.net).load_state_dict(state["net"])
+        self._method.load(state["net"], state if "optimizer" in state else None)
         self.epoch = state["epoch"]
         if "optimizer" not in state:
             return
-        self._optimizer.load_state_dict(state["optimizer"])
         self._step.attach()
         now = self._now = _UnderWay()
         now.step, now.random_states = state["step"], state["random_states"]
@@ -243,7 +234,8 @@ class Training:
 
     def _measure(self, train_loss: float, train_accuracy: float) -> Epoch:
         started = time.perf_counter()
-        val_loss, val_accuracy = validate(self.net, self._data)
+        with self._method.shown():
+            val_loss, val_accuracy = validate(self.net, self._data)
         if not math.isfinite(val_loss):
             raise DivergedError(f"validation loss {val_loss} in epoch {self.epoch + 1}")
         return Epoch(

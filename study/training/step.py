@@ -6,6 +6,7 @@ device: the epoch's order of images and its learning rates, indexed by a counter
 whose state the graph carries on. The same code runs step by step on a CPU, and on a GPU without capture, with equal numbers.
 """
 
+import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -13,26 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from study.training.augment import augment
-from study.training.half import HalfWeights
+from study.training.method import Method
+from study.training.mixing import erase
 
 EAGER_STEPS = 3
-"""Real steps before the capture: the libraries pick and set up their kernels, the optimizer its momentum."""
+"""Real steps before the capture: the libraries pick and set up their kernels, the optimizer its state."""
 AHEAD = 2
 """Replays that the host may queue before it waits, so that its clock follows the device."""
 
 
 class Step:
-    """One step of SGD on a batch of fixed size; calling it trains the next batch of the epoch.
+    """One step of the optimizer on a batch of fixed size; calling it trains the next batch of the epoch.
 
-    ``order`` int64 (steps, batch), ``rates`` (steps,), ``index`` int64 (1,), ``loss_sum`` and ``hits`` are the epoch's state,
+    ``order`` int64 (steps, batch), ``rates`` (steps, groups), ``index`` int64 (1,), ``loss_sum`` and ``hits`` are the epoch's state,
     on the device. Streamed images go into ``pixels`` uint8 (batch, channels, size, size) before each call; it is None if all
     images are on the device.
     """
 
     def __init__(
         self,
-        net: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        method: Method,
         loss_of: Callable[[Tensor, Tensor], Tensor],
         *,
         images: Tensor | None,
@@ -40,23 +41,23 @@ class Step:
         labels: Tensor,
         steps: int,
         batch: int,
-        policy: str,
         layout: torch.memory_format,
         generator: torch.Generator,
         mixed: Callable[[], torch.autocast],
-        half: HalfWeights | None = None,
         graphed: bool = False,
     ) -> None:
         device = labels.device
-        self._net, self._optimizer, self._loss_of = net, optimizer, loss_of
-        self._parameters = list(net.parameters())  # found once: walking the net in every step is slow
-        self._images, self._labels, self._policy = images, labels, policy
-        self._layout, self._generator, self._mixed, self._half = layout, generator, mixed, half
+        self._net, self._optimizer, self._loss_of = method.net, method.optimizer, loss_of
+        self._half, self._mixing, self._average = method.half, method.mixing, method.average
+        self._parameters = list(method.net.parameters())  # found once: walking the net in every step is slow
+        self._images, self._labels, self._policy = images, labels, str(method.config["augment"])
+        self._erased, self._clip = (float(method.config.get(name, 0.0)) for name in ("erase", "clip"))
+        self._layout, self._generator, self._mixed = layout, generator, mixed
         self.order = torch.zeros((steps, batch), dtype=torch.int64, device=device)
-        # the type that SGD computes with: double on a CPU, float on a GPU
+        # the type that optimizers compute with: double on a CPU, float on a GPU
         real = torch.float32 if device.type == "cuda" else torch.float64
-        self.rates = torch.zeros(steps, dtype=real, device=device)
-        self._rate = torch.zeros((), dtype=real, device=device)
+        self.rates = torch.zeros((steps, len(self._optimizer.param_groups)), dtype=real, device=device)
+        self._rates = self.rates[0].clone()
         self.index = torch.zeros(1, dtype=torch.int64, device=device)
         self.loss_sum = torch.zeros((), device=device)
         self.hits = torch.zeros((), device=device)
@@ -70,11 +71,12 @@ class Step:
         self.attach()
 
     def attach(self) -> None:
-        """Have the optimizer read its learning rate from the step's tensor; needed again after loading its state."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._rate
+        """Have the optimizer read its learning rates from the step's tensor; needed again after loading its state."""
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate
+        self._trained = [p for group in self._optimizer.param_groups for p in group["params"]]
 
-    def begin(self, order: Tensor, rates: Sequence[float], *, step: int = 0) -> None:
+    def begin(self, order: Tensor, rates: Sequence[Sequence[float]], *, step: int = 0) -> None:
         """Set up an epoch with this ``order`` (steps * batch,), to continue at ``step``."""
         self.order.copy_(order.view_as(self.order))
         self.rates.copy_(torch.tensor(rates, dtype=self.rates.dtype))
@@ -109,21 +111,38 @@ class Step:
         labels = self._labels[chosen]
         pixels = self.pixels if self._images is None else self._images[chosen]
         assert pixels is not None
-        inputs = augment(pixels.contiguous(memory_format=self._layout), self._policy, self._generator)
-        self._rate.copy_(self.rates.index_select(0, self.index)[0])
+        inputs = self._inputs(pixels)
+        self._rates.copy_(self.rates.index_select(0, self.index)[0])
         with self._mixed():
             logits = self._net(inputs)
-            loss = self._loss_of(logits, labels)
+            loss = self._by_label(functools.partial(self._loss_of, logits), labels)
         self._forget_gradients()
         loss.backward()  # type: ignore[no-untyped-call]
         if self._half is not None:
             self._half.gather()
+        if self._clip:
+            nn.utils.clip_grad_norm_(self._trained, self._clip)
         self._optimizer.step()
         if self._half is not None:
             self._half.spread()
+        if self._average is not None:
+            self._average.update()
+        named = logits.detach().argmax(1)
         self.loss_sum += loss.detach()
-        self.hits += (logits.detach().argmax(1) == labels).sum()
+        self.hits += self._by_label(lambda labels: (named == labels).sum(), labels)
         self.index += 1
+
+    def _inputs(self, pixels: Tensor) -> Tensor:
+        inputs = augment(pixels.contiguous(memory_format=self._layout), self._policy, self._generator)
+        if self._erased:
+            inputs = erase(inputs, self._erased, self._generator)
+        if self._mixing is not None:
+            inputs = self._mixing.mix(inputs, self.index)
+        return inputs.contiguous(memory_format=self._layout)
+
+    def _by_label(self, of: Callable[[Tensor], Tensor], labels: Tensor) -> Tensor:
+        """``of(labels)``; of a mixed batch, weighed with that of the partners' labels."""
+        return of(labels) if self._mixing is None else self._mixing.weigh(of, labels, self.index)
 
     def _forget_gradients(self) -> None:
         for parameter in self._parameters:

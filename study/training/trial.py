@@ -59,7 +59,9 @@ def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Tr
         train=torch.from_numpy(train).to(device),
         val=torch.from_numpy(val).to(device),
     )
-    return Training(net, trial, data, classes=len(plan.data.classes), graphed=audit.graphed)
+    return Training(
+        net, trial, data, classes=len(plan.data.classes), warmup=arm.warmup, graphed=audit.graphed
+    )
 
 
 def start(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> tuple[nn.Module, Iterator[Epoch]]:

@@ -66,7 +66,7 @@ def plain(arm: str, images: Images, seed: int, epochs: int, given: Config, devic
     loader = post_loop.train_loader(images.take(data.train.cpu().numpy()), seed=seed, batch_size=batch)
     steps = epochs * len(loader)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate(str(given["schedule"]), min(1.0, (step + 0.5) / steps))
+        optimizer, lambda step: learning_rate(str(given["schedule"]), min(1.0, (step + 0.5) / steps), 0.1)
     )
     loss = nn.CrossEntropyLoss(label_smoothing=float(given["label_smoothing"]))
     for _ in post_loop.train_model(

@@ -21,10 +21,11 @@ def section(context: Context) -> Section:
                 f"{opened} {'time' if opened == 1 else 'times'}{f', under `{manifests}`' if manifests else ''}."
             ),
             (
-                f"Recipe of all arms: {plan.recipe}. Data: {plan.data.spec}, {len(plan.data.classes)} classes, {plan.train_images} images to train on, "
+                f"Data: {plan.data.spec}, {len(plan.data.classes)} classes, {plan.train_images} images to train on, "
                 f"{plan.val_images} for validation, {plan.data.test} for the test{note}. "
                 f"Fingerprint `{plan.data.fingerprint}`"
             ),
+            f"All arms are trained by the recipe {plan.recipe}{f': {plan.recipe_about}' if plan.recipe_about else ''}.",
             f"Run it again: `{again(plan)}`",
             "Build this page again: `python -m analysis FOLDER`, with the folder that holds this file.",
             f"{shown} What a new study that decides would take, by estimate:",
