@@ -14,6 +14,7 @@ from study.protocol.budget import Budget
 from study.protocol.codec import plain
 from study.protocol.errors import InputError
 from study.protocol.plan import Plan
+from study.protocol.question import DataCard
 from study.protocol.records import Extension
 from study.protocol.text import duration
 
@@ -58,6 +59,7 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
     from study.scheduling.spaces import describe, searched
 
     assert request.budget is not None
+    _check_train_fraction(request.train_fraction, prepared.card)
     survey = profile.survey(
         arms,
         prepared.card,
@@ -99,6 +101,16 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
     plan = allocation.with_length(plan, request.epochs)
     split_for(plan, prepared.train.labels, fold=0)  # raises now what would end every trial
     return plan
+
+
+def _check_train_fraction(fraction: float, card: DataCard) -> None:
+    """Refuse, before anything is measured, a part that cannot be drawn from each class in even the smallest folds."""
+    left = card.train - max(len(card.classes), card.train // max(allocation.PAIRS))
+    if fraction < 1 and not len(card.classes) <= round(fraction * left) <= left - len(card.classes):
+        raise InputError(
+            f"--train-fraction {fraction:g} of about {left} training images cannot be split off with at least one image of each "
+            f"of the {len(card.classes)} classes in it and one outside; choose a part nearer to 0.5, or leave it out for all images"
+        )
 
 
 def added_arm(

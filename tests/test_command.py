@@ -48,7 +48,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (
             "--budget 5cpu-minutes --data folder:images --arms tiny_resnet,tiny_resnext --train-fraction 0.999",
-            "cannot be split",
+            "cannot be split off",
         ),
     ],
     ids=["data set", "folder", "arm that cannot be imported", "arm that cannot train", "budget", "split"],
@@ -92,7 +92,14 @@ def begun(repo: Path, name: str) -> Path:
     return home
 
 
-@pytest.mark.parametrize(("what", "code"), [("closed", 129), ("Ctrl-C", 130), ("Ctrl-C twice", 130)])
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        pytest.param("closed", 129, marks=pytest.mark.long),
+        ("Ctrl-C", 130),
+        pytest.param("Ctrl-C twice", 130, marks=pytest.mark.long),
+    ],
+)
 def test_a_terminal_that_goes_or_asks_stops_the_study_in_order(repo: Path, what: str, code: int) -> None:
     """Its signals reach Ray's processes too, and what is said afterwards is read by nobody."""
     home = begun(repo, f"terminal-{what.replace(' ', '-')}")

@@ -112,7 +112,7 @@ def test_requests_without_the_token_get_no_answer(running: Running) -> None:
     for port in ports:
         for path in ("/api/version", "/api/jobs/"):
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
                     said = answer.read(200)
                     assert said.startswith(b"# HELP"), (
                         port,
