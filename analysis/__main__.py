@@ -3,7 +3,8 @@
 Reads plan.json, ledger.jsonl and predictions/, writes the same bytes as the study did, and prints what the
 answer holds for, what would decide, the answer, and as the last line the report's path. A
 URI, s3://BUCKET/FOLDER, is fetched into runs/ first. ``python -m analysis compare A B`` judges predictions
-that came from elsewhere; a study in a folder called compare is ./compare. Exit codes: 0 done, 2 bad input;
+that came from elsewhere, and ``python -m analysis across RUN RUN ...`` joins studies of several data sets;
+a study in a folder of such a name is ./compare. Exit codes: 0 done, 2 bad input;
 with ``--expect ARM`` 0 the architecture is better than every other when each is tuned, by whatever size, 1 it is not, 4
 that is open; with ``--expect-net ARM`` the same of the nets in hand.
 """
@@ -23,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["compare"]:
         return _compare(arguments[1:])
+    if arguments[:1] == ["across"]:
+        return _across(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="python -m analysis",
         description="Build the report of a study again from its records. Writes report.html, report.md, "
@@ -100,6 +103,42 @@ def _compare(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     _say(json.dumps(found.facts(), allow_nan=False) if given.json else found.text())
+    return 0
+
+
+def _across(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis across",
+        description="Join finished studies of the same arms on different data sets: each study's answer, the mean difference over "
+        "data sets with its interval, how much data sets differ, and what to expect on the next one. Writes across.html and across.json.",
+        epilog="example: python -m analysis across runs/flowers runs/birds runs/digits",
+    )
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", help="the folder of a finished study, or its URI; two or more"
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        default=Path("across"),
+        metavar="DIR",
+        help="where the page is written (default across)",
+    )
+    given = parser.parse_args(arguments)
+
+    from analysis.across import SCOPE, join
+    from analysis.report import across_page
+    from study.storage.fetch import local
+
+    try:
+        joined = join([local(run) for run in given.runs])
+        page = across_page.write(joined, given.to)
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {str(error.filename)[:200]}: {error.strerror}", file=sys.stderr)
+        return 2
+    _say(*joined.table(), SCOPE, *joined.notes, joined.headline, str(page))
     return 0
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from search_spaces import ArmError
 from study import cli, planning, session
 from study.cli import Request
+from study.commands import series
 from study.loggers import feed
 from study.protocol import allocation
 from study.protocol.accounting import search_runs, shrunk, unspent
@@ -39,7 +40,10 @@ LEAVE_SECONDS = 2.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    request = cli.parse(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    if (code := series.main(argv)) is not None:
+        return code
+    request = cli.parse(argv)
     stop = StopSignal()
     stop.listen()
     outlive_terminal()

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from analysis import summary
+from analysis.across import Joined
 from analysis.report.section import Context, Section
 from analysis.results import Evidence
 from analysis.verdict import Verdict
@@ -24,6 +25,13 @@ def html(context: Context, sections: Sequence[Section], figures: Mapping[str, by
 def markdown(context: Context, sections: Sequence[Section]) -> bytes:
     """The page for terminals and code reviews; its figures are the files beside it."""
     return _render("report.md.jinja", _answer(context) | {"sections": sections})
+
+
+def across(joined: Joined, scope: str, sections: Sequence[Section], figures: Mapping[str, bytes]) -> bytes:
+    """The page over several studies; ``figures``: name -> SVG."""
+    inline = {name: _inline(svg, name) for name, svg in figures.items()}
+    facts = {"joined": joined, "scope": scope, "sections": sections, "figures": inline}
+    return _render("across.html.jinja", facts)
 
 
 def _answer(context: Context) -> dict[str, Any]:
@@ -61,7 +69,7 @@ def _failure_rates(evidence: Evidence) -> str:
 
 
 def _render(template: str, facts: dict[str, Any]) -> bytes:
-    is_html = template.startswith("report.html")
+    is_html = template.endswith(".html.jinja")
     environment = Environment(
         loader=PackageLoader("analysis.report"),
         autoescape=is_html,

@@ -1,0 +1,133 @@
+"""``across.html`` with its forest plot, and ``across.json``: the studies of several data sets on one page."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.across import SCOPE, Across, Joined, Row
+from analysis.report import figures, pages
+from analysis.report.section import Drawing, Section, Table, plain
+from analysis.report.sections.default_tuned import draw_differences
+from study.protocol import rundir
+from study.protocol.errors import StudyError
+from study.protocol.text import level, points
+
+HTML, JSON = "across.html", "across.json"
+FORMAT = 1
+
+
+def write(joined: Joined, folder: Path) -> Path:
+    """Write the page and its facts into ``folder`` and return the page's path.
+
+    Raises StudyError where the folder cannot be written.
+    """
+    sections = [_section(pair, number) for number, pair in enumerate(joined.pairs)]
+    svg = {s.drawing.name: figures.svg(s.drawing.figure) for s in sections if s.drawing}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        rundir.write(folder / HTML, pages.across(joined, SCOPE, sections, svg))
+        rundir.write(folder / JSON, json.dumps(facts(joined), indent=1, allow_nan=False).encode() + b"\n")
+    except OSError as error:
+        raise StudyError(f"the page cannot be written to {folder}: {error.strerror}") from error
+    return folder / HTML
+
+
+def facts(joined: Joined) -> dict[str, object]:
+    """What the page says, for programs: fractions and seconds, unknown values null."""
+    return {
+        "format": FORMAT,
+        "headline": joined.headline,
+        "arms": list(joined.arms),
+        "pairs": [plain(asdict(pair)) for pair in joined.pairs],
+        "notes": list(joined.notes),
+        "scope": SCOPE,
+    }
+
+
+def _section(pair: Across, number: int) -> Section:
+    rows = [row for row in pair.rows if row.counts]
+    joint, spread = pair.pooled, ""
+    if joint is not None:
+        spread = (
+            f"Mean difference {points(joint.mean.delta, sign=True)} pt, standard error {points(joint.mean.se)} pt "
+            f"({joint.mean.df:.0f} degrees of freedom). Standard deviation between data sets {points(joint.tau)} pt "
+            f"({level(joint.mean.confidence)}: {points(joint.tau_low)} to {points(joint.tau_high)})."
+        )
+    head = (
+        "data set",
+        "answer",
+        "difference, pt",
+        "interval",
+        "pairs",
+        "p",
+        "p by Holm",
+        "weight",
+        "one search",
+        "run",
+    )
+    return Section(
+        title=f"{pair.first} minus {pair.second}",
+        drawing=Drawing(f"forest{number}", _forest(pair)) if rows else None,
+        text=(pair.sentence, *([spread] if spread else [])),
+        tables=(Table(head=head, rows=tuple(_cells(row, pair) for row in pair.rows)),),
+        note="Each row is that study's own answer, with its own interval. p by Holm is adjusted over the data sets, for claims about "
+        "single sets. The mean is that of a random-effects model (REML, Hartung-Knapp interval, METHOD.md 9); the wide bar is the "
+        "interval for the true difference on the next data set."
+        if joint is not None
+        else "Each row is that study's own answer, with its own interval. p by Holm is adjusted over the data sets.",
+    )
+
+
+def _cells(row: Row, pair: Across) -> tuple[str, ...]:
+    weight = "–"
+    if pair.pooled is not None and row.counts:
+        place = [r for r in pair.rows if r.counts].index(row)
+        weight = f"{100 * pair.pooled.weights[place]:.0f} %"
+    span = delta = "–"
+    if row.delta is not None and row.low is not None and row.high is not None:
+        delta = points(row.delta, sign=True)
+        span = f"{points(row.low, sign=True)} to {points(row.high, sign=True)}"
+    chances = (f"{p:.3g}" if p is not None else "–" for p in (row.p, row.holm_p))
+    return (row.data, row.verdict, delta, span, str(row.pairs), *chances, weight, row.search, row.run)
+
+
+@figures.styled
+def _forest(pair: Across) -> Figure:
+    """One row per data set, then the mean and what to expect next; in points."""
+    rows = [row for row in pair.rows if row.counts]
+    marks: list[dict[str, object]] = [
+        {
+            "label": row.data,
+            "arm": "",
+            "filled": True,
+            "delta": row.delta,
+            "low": row.low,
+            "high": row.high,
+            "marks": [],
+        }
+        for row in rows
+    ]
+    if (joint := pair.pooled) is not None:
+        for label, low, high in (
+            ("mean", joint.mean.low, joint.mean.high),
+            ("next data set", joint.next_low, joint.next_high),
+        ):
+            marks.append(
+                {
+                    "label": label,
+                    "arm": label,
+                    "filled": label == "mean",
+                    "delta": joint.mean.delta,
+                    "low": low,
+                    "high": high,
+                    "marks": [],
+                }
+            )
+    figure = figures.new(0.5 * len(marks) + 1.2)
+    figures.title(figure, f"{pair.first} minus {pair.second}, by data set")
+    blue, orange = figures.OKABE_ITO[:2]
+    draw_differences(pd.DataFrame(marks), 0.0, figure.subplots(), {"mean": blue, "next data set": orange})
+    return figures.laid_out(figure)

@@ -1,0 +1,215 @@
+"""``--data A,B,C``: one study per data set within one budget, in one folder, and one page over all of them.
+
+A series is a folder with ``series.json`` and a run per data set. Every study is a process of its own, so it lives, stops and goes
+on as it does alone; the series adds the order, the division of the budget, and ``across`` once all have an answer.
+"""
+# ruff: noqa: T201 - a command speaks to its user
+
+import datetime
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from shlex import quote
+
+from study import cli
+from study.protocol import rundir
+from study.protocol.budget import Budget
+from study.protocol.errors import DONE, InputError, StudyError
+from study.protocol.rundir import PLAN, VERDICT, RunDir
+from study.storage.objects import is_uri
+
+SERIES = "series.json"
+FORMAT = 1
+OWN = ("--data", "--budget", "--out")
+"""Flags that differ from study to study."""
+ROOT = Path(__file__).resolve().parent.parent.parent
+STUDY = (sys.executable, str(ROOT / "study" / "run.py"))
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One study of a series."""
+
+    data: str
+    budget: str
+    folder: str
+    """Its run, within the folder of the series."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """The studies of several data sets, in their order."""
+
+    members: tuple[Member, ...]
+    flags: tuple[str, ...]
+    """What every study is given beside its data and its budget."""
+
+
+def main(argv: Sequence[str]) -> int | None:
+    """The exit code of the series that the command line starts or resumes; None where it is about a single study."""
+    resumed = _value(argv, "--resume")
+    try:
+        if resumed and not is_uri(resumed) and (Path(resumed) / SERIES).is_file():
+            if _value(argv, "--budget") or _value(argv, "--arms"):
+                raise InputError(
+                    f"{resumed} has several studies: give --budget or --arms with the study of one data set"
+                )
+            return run(read(Path(resumed)), Path(resumed), print)
+        if resumed or (asked := of(argv)) is None:
+            return None
+        return run(asked, place_of(argv), print)
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def of(argv: Sequence[str]) -> Series | None:
+    """The series that the command line asks for; None for a single study.
+
+    Raises InputError where the budgets do not fit the data sets.
+    """
+    data = _value(argv, "--data")
+    names = [name.strip() for name in (data or "").split(",") if name.strip()]
+    if len(names) < 2 or _is_one_folder(data or ""):
+        return None
+    if len(set(names)) < len(names):
+        raise InputError(f"--data {data}: a data set counts once")
+    budgets = _budgets(_value(argv, "--budget") or "", len(names))
+    members = tuple(
+        Member(data=name, budget=budget, folder=f"{number}-{_safe(name)}")
+        for number, (name, budget) in enumerate(zip(names, budgets, strict=True), start=1)
+    )
+    return Series(members=members, flags=tuple(_others(argv)))
+
+
+def place_of(argv: Sequence[str]) -> Path:
+    """Where a new series is written. Raises InputError for a URI: every study would need one of its own."""
+    out = _value(argv, "--out")
+    if out and is_uri(out):
+        raise InputError(
+            f"--out {out}: several data sets are kept in a folder; start one study per data set for URIs"
+        )
+    return Path(out) if out else Path("runs") / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}-series"
+
+
+def read(folder: Path) -> Series:
+    """Raises InputError for a file that is no series."""
+    try:
+        body = json.loads((folder / SERIES).read_text())
+        if body["format"] != FORMAT:
+            raise InputError(f"{folder / SERIES} has format {body['format']}; this version reads {FORMAT}")
+        return Series(
+            members=tuple(Member(**m) for m in body["members"]), flags=tuple(map(str, body["flags"]))
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / SERIES} cannot be read: {type(error).__name__}") from error
+
+
+def run(series: Series, folder: Path, say: Say, *, study: Sequence[str] = STUDY) -> int:
+    """Run what is left of the series, study after study, then join the answers; returns the exit code.
+
+    A study that stops or is refused ends the series there. Raises InputError, StudyError and OSError.
+    """
+    planning = "--plan" in series.flags
+    for member in series.members:  # every bad word is refused before the first study costs anything
+        cli.parse(["--data", member.data, "--budget", member.budget, *series.flags])
+    if not planning and not (folder / SERIES).exists():
+        folder.mkdir(parents=True)
+        body = {"format": FORMAT} | asdict(series)
+        rundir.write(folder / SERIES, json.dumps(body, indent=1).encode() + b"\n")
+    for number, member in enumerate(series.members, start=1):
+        home = RunDir(folder / member.folder)
+        if not planning and (home.path / VERDICT).exists():
+            continue
+        say(f"data set {number} of {len(series.members)}: {member.data}, {member.budget}")
+        words = ["--data", member.data, "--budget", member.budget, "--out", str(home.path), *series.flags]
+        code = _process([*study, *(["--resume", str(home.path)] if (home.path / PLAN).exists() else words)])
+        if code != DONE:
+            say(
+                f"data set {number} of {len(series.members)} did not finish. Go on with: python study/run.py --resume {quote(str(folder))}"
+                if not planning
+                else f"this is what {member.data} would need; the other data sets are not planned"
+            )
+            return code
+    if not planning:
+        _across(series, folder, say)
+    return DONE
+
+
+def _across(series: Series, folder: Path, say: Say) -> None:
+    from analysis.across import SCOPE, join
+    from analysis.report import across_page
+
+    joined = join([folder / member.folder for member in series.members])
+    page = across_page.write(joined, folder)
+    say("\n".join(["", *joined.table(), SCOPE, *joined.notes, joined.headline, f"report: {page}"]))
+
+
+def _process(command: Sequence[str]) -> int:
+    """Run it to its end. Signals are the study's: the terminal sends them to both, others are passed on."""
+    child = subprocess.Popen(command)
+    with _passed_on(child):
+        code = child.wait()
+    return 128 - code if code < 0 else code
+
+
+@contextmanager
+def _passed_on(child: "subprocess.Popen[bytes]") -> Iterator[None]:
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM))
+    if before[signal.SIGHUP] != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _budgets(word: str, sets: int) -> list[str]:
+    parts = [part.strip() for part in word.split(",") if part.strip()]
+    if len(parts) == 1:
+        whole = Budget.parse(parts[0])
+        return [str(Budget(seconds=whole.seconds / sets, resource=whole.resource))] * sets
+    if len(parts) != sets:
+        raise InputError(
+            f"--budget {word!r} for {sets} data sets: give one amount, which is divided equally, or one for each"
+        )
+    return [str(Budget.parse(part)) for part in parts]
+
+
+def _is_one_folder(data: str) -> bool:
+    return Path(data.removeprefix("folder:")).exists()
+
+
+def _safe(name: str) -> str:
+    """A folder's name for a data set."""
+    short = Path(name.partition(":")[2] or name).name
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in short)[:40] or "data"
+
+
+def _value(argv: Sequence[str], flag: str) -> str | None:
+    """The last value that the command line gives the flag."""
+    found = None
+    for place, word in enumerate(argv):
+        if word.startswith(f"{flag}="):
+            found = word.partition("=")[2]
+        elif word == flag and place + 1 < len(argv):
+            found = argv[place + 1]
+    return found
+
+
+def _others(argv: Sequence[str]) -> Iterator[str]:
+    skip = False
+    for word in argv:
+        own = word.partition("=")[0] in OWN
+        if not (skip or own):
+            yield word
+        skip = own and "=" not in word
