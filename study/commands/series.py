@@ -175,14 +175,15 @@ def _passed_on(child: "subprocess.Popen[bytes]") -> Iterator[None]:
 
 def _budgets(word: str, sets: int) -> list[str]:
     parts = [part.strip() for part in word.split(",") if part.strip()]
-    if len(parts) == 1:
-        whole = Budget.parse(parts[0])
-        return [str(Budget(seconds=whole.seconds / sets, resource=whole.resource))] * sets
-    if len(parts) != sets:
+    if len(parts) not in (1, sets):
         raise InputError(
             f"--budget {word!r} for {sets} data sets: give one amount, which is divided equally, or one for each"
         )
-    return [str(Budget.parse(part)) for part in parts]
+    amounts = [Budget.parse(part) for part in parts]
+    if len(parts) == 1:
+        share = Budget(seconds=amounts[0].seconds / sets, resource=amounts[0].resource)
+        amounts = [Budget.parse(str(share))] * sets  # parsed, so that too small a share is refused
+    return [str(amount) for amount in amounts]
 
 
 def _is_one_folder(data: str) -> bool:

@@ -1,0 +1,117 @@
+"""Several data sets in one command: what is started, what is left after a stop, what is refused."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from study.commands import series
+from study.protocol.errors import InputError
+
+STUDY = """\
+import shutil, sys
+from dataclasses import replace
+from pathlib import Path
+sys.path[:0] = {path!r}
+from support.synthetic import write_run
+from analysis.report.build import write
+from study.protocol.plan import Plan
+
+given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+with Path("asked").open("a") as file:
+    print(*sys.argv[1:], file=file)
+if "--resume" in given:
+    run, number = Path(given["--resume"]), 3
+    shutil.rmtree(run)
+else:
+    run, number = Path(given["--out"]), int(given["--data"][-1])
+write_run(run, tuned=(0.92, 0.94), seed=number)
+plan = Plan.load(run / "plan.json")
+(run / "plan.json").unlink()
+card = replace(plan.data, spec=f"set{{number}}", fingerprint=f"{{number:064d}}")
+replace(plan, data=card, test_source=f"{{number:064d}}").save(run / "plan.json")
+if number == 3 and "--resume" not in given:
+    sys.exit(143)
+write(run)
+"""
+"""A finished study in the place of a real one; the third is stopped the first time."""
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    root = Path(__file__).parents[2]
+    (tmp_path / "study.py").write_text(STUDY.format(path=[str(root), str(root / "tests")]))
+    monkeypatch.chdir(tmp_path)
+    return sys.executable, str(tmp_path / "study.py")
+
+
+def test_a_series_goes_on_where_it_stopped_and_ends_with_one_page(study: tuple[str, ...]) -> None:
+    argv = [
+        "--data",
+        "set1,set2,set3",
+        "--budget",
+        "30cpu-minutes",
+        "--arms",
+        "tiny_resnet,tiny_resnext",
+        "--out",
+        "many",
+    ]
+    asked = series.of(argv)
+    assert asked is not None
+    assert [m.budget for m in asked.members] == ["10cpu-minutes"] * 3
+    folder, said = series.place_of(argv), []
+    assert series.run(asked, folder, said.append, study=study) == 143
+    assert any("--resume many" in line for line in said)
+    assert not (folder / "across.html").exists()
+    assert series.run(series.read(folder), folder, said.append, study=study) == 0
+    lines = Path("asked").read_text().splitlines()
+    assert len(lines) == 4  # two finished, the third begun and resumed
+    assert lines[3].startswith("--resume many/3-set3")
+    facts = json.loads((folder / "across.json").read_text())
+    assert [row["data"] for row in facts["pairs"][0]["rows"]] == ["set1", "set2", "set3"]
+    assert facts["pairs"][0]["pooled"] is None  # three are too few
+
+
+def test_a_budget_for_each_data_set_and_flags_for_all() -> None:
+    found = series.of(
+        ["--seed=3", "--data=digits,folder:x", "--budget", "4cpu-minutes,6cpu-minutes", "--rope", "1"]
+    )
+    assert found is not None
+    assert [(m.data, m.budget) for m in found.members] == [
+        ("digits", "4cpu-minutes"),
+        ("folder:x", "6cpu-minutes"),
+    ]
+    assert found.flags == ("--seed=3", "--rope", "1")
+
+
+def test_one_data_set_is_no_series(tmp_path: Path) -> None:
+    comma = tmp_path / "a,b"
+    comma.mkdir()
+    for data in ("digits", "digits,", f"folder:{comma}", str(comma)):
+        assert series.of(["--data", data, "--budget", "4cpu-minutes"]) is None
+    assert series.of(["--budget", "4cpu-minutes"]) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--data digits,digits --budget 4cpu-minutes", "counts once"),
+        ("--data digits,cifar10 --budget 4cpu-minutes,4cpu-minutes,4cpu-minutes", "one for each"),
+        ("--data digits,cifar10 --budget 1cpu-minutes", "out of range"),
+        ("--data digits,cifar10", "one for each"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused(words: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert series.main(words.split()) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_series_at_a_uri_and_a_damaged_one_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="one study per data set"):
+        series.place_of(["--data", "a,b", "--out", "s3://bucket/x"])
+    (tmp_path / series.SERIES).write_text('{"format": 1, "members": 3}')
+    with pytest.raises(InputError, match="cannot be read"):
+        series.read(tmp_path)
+    assert series.main(["--resume", str(tmp_path)]) == 2
+    assert series.main(["--resume", str(tmp_path), "--budget", "9cpu-minutes"]) == 2
