@@ -24,7 +24,8 @@ def write(joined: Joined, folder: Path) -> Path:
 
     Raises StudyError where the folder cannot be written.
     """
-    sections = [_section(pair, number) for number, pair in enumerate(joined.pairs)]
+    several = len(joined.pairs) > 1
+    sections = [_section(pair, number, several) for number, pair in enumerate(joined.pairs)]
     svg = {s.drawing.name: figures.svg(s.drawing.figure) for s in sections if s.drawing}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,8 @@ def facts(joined: Joined) -> dict[str, object]:
     }
 
 
-def _section(pair: Across, number: int) -> Section:
+def _section(pair: Across, number: int, several: bool) -> Section:
+    """The sentence of an only pair is the headline above."""
     rows = [row for row in pair.rows if row.counts]
     joint, spread = pair.pooled, ""
     if joint is not None:
@@ -71,7 +73,7 @@ def _section(pair: Across, number: int) -> Section:
     return Section(
         title=f"{pair.first} minus {pair.second}",
         drawing=Drawing(f"forest{number}", _forest(pair)) if rows else None,
-        text=(pair.sentence, *([spread] if spread else [])),
+        text=tuple(filter(None, (pair.sentence if several else "", spread))),
         tables=(Table(head=head, rows=tuple(_cells(row, pair) for row in pair.rows)),),
         note="Each row is that study's own answer, with its own interval. p by Holm is adjusted over the data sets, for claims about "
         "single sets. The mean is that of a random-effects model (REML, Hartung-Knapp interval, METHOD.md 9); the wide bar is the "
