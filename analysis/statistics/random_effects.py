@@ -115,4 +115,5 @@ def _next(y: Reals, v: Reals, dfs: Reals) -> Reals:
         low, high = np.where(above, middle, low), np.where(above, high, middle)
     w = 1 / (v + low[:, None])
     mean = (w @ y) / w.sum(axis=1) + rng.standard_normal(DRAWS) / np.sqrt(w.sum(axis=1))
-    return mean + np.sqrt(low) * rng.standard_normal(DRAWS)
+    ahead: Reals = mean + np.sqrt(low) * rng.standard_normal(DRAWS)
+    return ahead

@@ -60,7 +60,8 @@ def test_a_series_goes_on_where_it_stopped_and_ends_with_one_page(study: tuple[s
     asked = series.of(argv)
     assert asked is not None
     assert [m.budget for m in asked.members] == ["10cpu-minutes"] * 3
-    folder, said = series.place_of(argv), []
+    folder = series.place_of(argv)
+    said: list[str] = []
     assert series.run(asked, folder, said.append, study=study) == 143
     assert any("--resume many" in line for line in said)
     assert not (folder / "across.html").exists()
