@@ -26,7 +26,7 @@ RECIPE = Recipe(
         "cutmix": Choice(options=(0.0, 1.0), default=0.0),
         "erase": Choice(options=(0.0, 0.25), default=0.0),
         "averaging": Choice(options=(0.0, 0.99, 0.999), default=0.99),
-        "batch_size": Choice(options=(32, 64, 128, 256), default=64),
+        "batch_size": Choice(options=(32, 64, 128, 256), default=32),
     },
     offers={"drop_path": Float(low=0.0, high=0.3, default=0.0)},
     known=(

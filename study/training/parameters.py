@@ -30,7 +30,7 @@ def groups(net: nn.Module, config: Config, *, all_decay: bool) -> list[Group]:
     """
     slower, faster = float(config.get("layer_decay", 1.0)), float(config.get("head_factor", 1.0))
     layer_of = layers(net) if slower != 1 else {}
-    head = head_of(net) if faster != 1 else ""
+    heads = tuple(f"{head}." for head in head_of(net)) if faster != 1 else ()
     named = () if all_decay else _undecayed(net)
     last = max(layer_of.values(), default=0)
     found: dict[tuple[float, bool], list[nn.Parameter]] = {}
@@ -38,7 +38,7 @@ def groups(net: nn.Module, config: Config, *, all_decay: bool) -> list[Group]:
         if parameter.requires_grad:
             decays = all_decay or not (parameter.ndim <= 1 or name.endswith(".bias") or name in named)
             scale = slower ** (last - layer_of.get(name, last))
-            scale *= faster if head and name.startswith(f"{head}.") else 1.0
+            scale *= faster if heads and name.startswith(heads) else 1.0
             found.setdefault((scale, decays), []).append(parameter)
     return [Group(parameters=some, scale=scale, decays=decays) for (scale, decays), some in found.items()]
 
@@ -79,13 +79,14 @@ def layers(net: nn.Module) -> dict[str, int]:
     }
 
 
-def head_of(net: nn.Module) -> str:
-    """The name of the layer that gives the logits: what a timm model says, else the last module that has weights."""
-    prefix, model = _timm(net)
-    named = getattr(model, "pretrained_cfg", {}).get("classifier") if model is not None else None
-    if named:
-        return prefix + str(named if isinstance(named, str) else named[0])
-    return [str(name) for name, module in net.named_modules() if module._parameters][-1]
+def head_of(net: nn.Module) -> tuple[str, ...]:
+    """The names of what gives the logits: what a timm model says, else the last module that has weights."""
+    _, model = _timm(net)
+    said = model.get_classifier() if hasattr(model, "get_classifier") else ()
+    heads = said if isinstance(said, tuple | list) else (said,)
+    named = {name: module for name, module in net.named_modules() if module._parameters}
+    found = tuple(name for name, module in named.items() if any(module is head for head in heads))
+    return found or tuple(named)[-1:]
 
 
 def _timm(net: nn.Module) -> tuple[str, Any]:

@@ -43,6 +43,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
         ([*GOOD, "--rope", "0"], "above 0"),
         ([*GOOD, "--rope", "nan"], "above 0"),
         ([*GOOD, "--looks", "3"], "twice"),
+        ([*GOOD, "--recipe", "adam"], "There are: finetune, modern, sgd"),
         ([*GOOD, "--seed", "-1"], "from 0"),
         ([*GOOD, "--fraction", "0.5"], "whole cores"),
         ([*GOOD, "--fraction", "half"], "--fraction half"),
@@ -52,6 +53,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
         ([*GOOD, "--wait-for", "0", "--address", "127.0.0.1:6379"], "1 or more"),
         ([*GOOD, "--out", ""], "--out is empty"),
         (["--resume", "RUN", "--epochs", "9"], "leave out --epochs"),
+        (["--resume", "RUN", "--recipe", "sgd"], "leave out --recipe"),
         (["--resume", "RUN", "--looks=2"], "leave out --looks"),
         (
             ["--resume", "RUN", "--budget", "1cpu-hours", "--arms", "tiny_resnet,tiny_resnext"],
@@ -107,7 +109,7 @@ def test_a_cpu_budget_takes_the_small_arms() -> None:
 def test_the_recorded_command_asks_the_same_question() -> None:
     flags = (
         "--budget 10cpu-minutes --data 'folder:my images' --arms tiny_resnet,tiny_resnext --rope 1.5 --seed 7 --epochs 4 "
-        "--fraction 2 --widen lr,width --train-fraction 0.3 --looks 2"
+        "--fraction 2 --recipe modern --widen lr,width --train-fraction 0.3 --looks 2"
     )
     first = parse(shlex.split(flags))
     assert parse(shlex.split(first.command.removeprefix("python study/run.py "))) == first

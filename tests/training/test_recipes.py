@@ -16,6 +16,7 @@ from torch.nn import functional
 import search_spaces
 from search_spaces import Config, ImageSpec, load, load_recipe
 from study.protocol.records import Epoch, Trial
+from study.scheduling.spaces import known, restrict
 from study.training import evaluation, loop
 from study.training.averaging import Average
 from study.training.checkpoint import pack, unpack
@@ -170,18 +171,18 @@ def separable(spec: ImageSpec, *, count: int = 240) -> Split:
 def test_the_default_learns_a_separable_set_and_known_settings_come_near(recipe: str) -> None:
     """In 200 steps, from scratch: some known settings are slow ones."""
     space = load_recipe(recipe)
-    for known in ({}, *(one.config for one in space.known)):
+    for named in ({}, *(one.config for one in space.known)):
         config: Config = {}
         for name, axis in space.space.items():
             if axis.active(config):
-                config[name] = known.get(name, axis.default)
+                config[name] = named.get(name, axis.default)
         config |= {"batch_size": 16, "augment": "flip"}
         spec = ImageSpec(channels=3, size=8, classes=3)
         asked = dataclasses.replace(trial(recipe, epochs=20), config=config)
         torch.manual_seed(0)
         run = Training(Striped(spec), asked, separable(spec), classes=3, warmup=space.warmup)
         curve = list(run.epochs())
-        assert max(e.val_accuracy for e in curve) > (0.6 if known else 0.9), config
+        assert max(e.val_accuracy for e in curve) > (0.6 if named else 0.9), config
 
 
 def test_the_average_begins_young_and_is_what_counts() -> None:
@@ -295,7 +296,7 @@ def test_layers_decay_as_timms_own_groups(name: str) -> None:
         for key, (scale, decays) in expected.items():
             assert found[key][0] == pytest.approx(scale)
             assert found[key][1] == decays
-        classifier = head_of(net)
+        (classifier,) = head_of(net)
         assert classifier.endswith(str(model.pretrained_cfg["classifier"]))
 
 
@@ -303,7 +304,7 @@ def test_other_nets_have_layers_too_and_the_head_comes_last() -> None:
     net = load("tiny_resnet").build(load("tiny_resnet").default(), SPEC)
     found = layers(net)
     assert found.keys() == dict(net.named_parameters()).keys()
-    assert head_of(net) == "fc"
+    assert head_of(net) == ("fc",)
     assert {name for name, layer in found.items() if layer == max(found.values())} == {"fc.weight", "fc.bias"}
     assert list(found.values()) == sorted(found.values())
     assert max(found.values()) > 3
@@ -340,3 +341,39 @@ def test_each_group_has_its_rate_at_every_step() -> None:
     assert body.max() == pytest.approx(float(asked.config["adamw_lr"]), rel=0.02)
     assert body[-1] < 0.01 * body.max()
     assert math.isclose(body[0], float(asked.config["adamw_lr"]) * 0.125)
+
+
+def test_fine_tuning_is_the_default_only_where_all_arms_have_weights() -> None:
+    fresh, trained = load("tiny_resnet"), dataclasses.replace(load("tiny_resnet"), weights=True)
+    found = [search_spaces.usual_recipe(arms) for arms in ([fresh], [fresh, trained], [trained, trained])]
+    assert found == ["sgd", "sgd", "finetune"]
+
+
+def test_an_arm_cannot_have_a_recipes_axis() -> None:
+    own = dataclasses.replace(load("tiny_resnet"), space={"lr": load("tiny_resnet").space["lr"]})
+    with pytest.raises(search_spaces.ArmError, match="axis 'lr', which is the recipe's"):
+        load_recipe("sgd").compose("mine", own)
+
+
+def test_offered_axes_come_between_the_recipes_and_the_arms() -> None:
+    arm = dataclasses.replace(load("tiny_resnet"), space={}, takes=("drop_path", "unknown"))
+    assert "drop_path" not in load_recipe("sgd").compose("mine", arm).space
+    assert list(load_recipe("modern").compose("mine", arm).space)[-1] == "drop_path"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_known_settings_lie_in_the_recipe_and_have_sources(recipe: str) -> None:
+    made = load_recipe(recipe)
+    space = {**made.space, **made.offers}
+    found = known(space, made.known)
+    assert len(found) == len(made.known)
+    for config, one in zip(found, made.known, strict=True):
+        assert {name: config.get(name) for name in one.config} == one.config
+        assert config.keys() == {name for name, axis in space.items() if axis.active(config)}
+        assert "20" in one.source or "1." in one.source
+    few = known(restrict(space, (32,)), made.known)
+    assert {config["batch_size"] for config in few} == {32}
+    for config, before in zip(few, found, strict=False):
+        ratio = 32 / float(before["batch_size"])
+        if config.get("optimizer") == "adamw":
+            assert config["adamw_lr"] == pytest.approx(float(before["adamw_lr"]) * ratio**0.5)
