@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 import search_spaces
+from study.data.parts import chosen_test
 from study.data.sources import sources
 from study.loggers import base as loggers
 from study.protocol.budget import Budget
@@ -34,7 +35,7 @@ examples:
       a first study on a laptop: small arms, images that come with scikit-learn
   python study/run.py --budget 8gpu-hours
       resnet50 against resnext50 on CIFAR-10 (downloaded once into data/)
-  python study/run.py --budget 8gpu-hours --data folder:my-images --plan
+  python study/run.py --budget 8gpu-hours --data my-images --plan
       what a study of your own images (train/<class>/*, test/<class>/*) would do; runs nothing
   python study/run.py --budget 60cpu-minutes --arms tiny_resnet,tiny_resnext,small_resnet
       any arms of search_spaces/, two or more; a new file there is a new arm
@@ -173,6 +174,10 @@ class Request:
         + " (default sgd; finetune if all arms begin from trained weights)", default="",
     )  # fmt: skip
     """Empty until the arms are known: the default hangs on them."""
+    test: str = _flag(
+        QUESTION, chosen_test, "PART",
+        "sealed as the test: a part's name, as in val, or a share, as in 20%% (default: test, else val, else 10 to 30 %%)", default="",
+    )  # fmt: skip
     epochs: int | None = _flag(
         QUESTION, _whole("epochs", 1, EPOCHS_CEILING, f"from 1 to {EPOCHS_CEILING} passes over the training images"), "N",
         "length of a full run (default: what the budget allows, 3 to 50)",
@@ -244,6 +249,8 @@ class Request:
         parts = ["--budget", str(self.budget), "--arms", ",".join(self.arms), "--data", self.data]
         if self.recipe:
             parts += ["--recipe", self.recipe]
+        if self.test:
+            parts += ["--test", self.test]
         if self.epochs is not None:
             parts += ["--epochs", str(self.epochs)]
         if self.train_fraction != 1:

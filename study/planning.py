@@ -95,11 +95,14 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
         looks=request.looks,
         recipe=request.recipe,
         recipe_about=load_recipe(request.recipe).about,
+        test=request.test,
         earlier=looks.earlier_studies(place.parent, place.name, prepared.test_source),
         test_source=prepared.test_source,
     )
     plan = allocation.with_length(plan, request.epochs)
-    split_for(plan, prepared.train.labels, fold=0)  # raises now what would end every trial
+    split_for(
+        plan, prepared.train.labels, fold=0, groups=prepared.train.groups
+    )  # raises now what would end every trial
     return plan
 
 

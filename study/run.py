@@ -145,9 +145,10 @@ def _read_data(opened: Opened, say: Say) -> "Prepared":
     from study.data import prepare
 
     plan, request = opened.plan, opened.request
-    spec, seed = (plan.data.spec, plan.seed) if plan else (request.data, request.seed)
+    asked = (plan.data.spec, plan.seed, plan.test) if plan else (request.data, request.seed, request.test)
+    spec, seed, test = asked
     say("reading the images ...")
-    prepared = prepare.prepare(spec, seed=seed, root=Path("data"))
+    prepared = prepare.prepare(spec, seed=seed, root=Path("data"), test=test)
     card = prepared.card
     say(
         f"data: {card.spec}, {card.train} images to train and validate on, {card.test} sealed for the test, "

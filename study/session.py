@@ -105,7 +105,7 @@ def place_of(request: Request) -> RunDir:
         return RunDir(home_of(request.uri))
     if place := request.resume or request.out:
         return RunDir(Path(place))
-    stem = Path(request.data.removeprefix("folder:")).name or "images"
+    stem = Path(request.data.rpartition(":")[2]).name or "images"
     safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
     return RunDir(Path("runs") / f"{datetime.datetime.now().strftime('%Y%m%d-%H%M%S')}-{safe}")
 

@@ -15,7 +15,8 @@ ROOMS = [
     {"execution"},
     {"scheduling", "training"},
     {"cli", "provenance"},
-    {"data", "storage", "loggers"},
+    {"data", "loggers"},
+    {"storage"},
     {"protocol"},
     {"memory", "signals"},
 ]

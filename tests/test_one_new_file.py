@@ -22,7 +22,9 @@ from study.data.sources import Content, Part, Source
 def read(argument, downloads):
     images = np.random.default_rng(0).integers(0, 90, (40, 1, int(argument), int(argument)), dtype=np.uint8)
     images[:20, :, 3], images[20:, :, :, 3] = 250, 250
-    return Content(classes=("level", "upright"), train=Part(images=images, labels=np.repeat([0, 1], 20)))
+    return Content(
+        classes=("level", "upright"), parts={"train": Part(images=images, labels=np.repeat([0, 1], 20))}
+    )
 
 SOURCES = (Source(spelling="stripes:SIZE", help="lines", read=read),)
 ''',

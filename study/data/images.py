@@ -38,7 +38,7 @@ TASK = 4
 MANY = 64
 """Files per task that only reads sizes."""
 FEW = 10
-"""Most classes that a message names."""
+"""Most names in a message."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ class Files:
 
 class Images:
     """Square images and their labels, in a fixed order, in memory."""
+
+    groups: NDArray[np.int64] | None = None
+    """``(n,)``: equal for images that no split may part; None where every image stands alone. ``take`` leaves it behind."""
 
     def __init__(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
         self._pixels = pixels
@@ -329,5 +332,5 @@ def shown(name: Path | str) -> str:
 
 def few(names: Sequence[str]) -> str:
     """The names, or the first ``FEW`` and the number of the rest."""
-    more = f" and {len(names) - FEW} more classes" if len(names) > FEW else ""
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
     return ", ".join(names[:FEW]) + more

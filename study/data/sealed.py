@@ -9,16 +9,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from study.data.groups import joined, of_copies
 from study.data.images import Images, blocks, from_arrays, quiet
+from study.data.parts import SMALLEST_CLASS
 from study.protocol.errors import InputError
 from study.protocol.question import DataCard
 from study.protocol.records import Manifest
 from study.protocol.rundir import replacing
 
 SMALLEST_TEST = 2
-SMALLEST_CLASS = 3
-"""Images per class below which training, validation and test cannot all have one."""
 
 
 class Prepared:
@@ -54,21 +55,21 @@ class Prepared:
         self.kept = kept
         """Where the images are kept, and why; another machine may keep them elsewhere."""
         fingerprint, (known, tested) = _read(train, test, classes=classes)
-        copies = int(np.isin(tested, known).sum())
-        notes = list(notes)
+        notes, copies = list(notes), int(np.isin(tested, known).sum())
         if copies and apart:
             own = np.flatnonzero(~np.isin(known, tested))
             notes.append(f"{len(train) - len(own)} training images left out, as copies of test images")
-            train, copies = train.take(own), 0
-            if (counts := np.bincount(train.labels, minlength=len(classes))).min() < SMALLEST_CLASS - 1:
-                raise InputError(
-                    f"{spec} has too few different images of class {classes[counts.argmin()]!r}, the rest are copies: at "
-                    f"least {SMALLEST_CLASS} of each class are needed. Add some, or remove the class"
-                )
+            train, copies, known = some(train, own), 0, [known[i] for i in own]
         elif copies:
             notes.append(
                 f"WARNING: {copies} of {len(test)} test images are training images too, pixel for pixel"
             )
+        if apart and (counts := np.bincount(train.labels, minlength=len(classes))).min() < SMALLEST_CLASS - 1:
+            raise InputError(
+                f"{spec} has too few different images of class {classes[counts.argmin()]!r}, the rest are copies or the test: at "
+                f"least {SMALLEST_CLASS} of each class are needed. Add some, or remove the class"
+            )
+        notes += _group_copies(train, known)
         self.train = train
         self.card = DataCard(
             spec=spec,
@@ -80,6 +81,7 @@ class Prepared:
             fingerprint=fingerprint,
             note="; ".join(notes),
             copies=copies,
+            groups=0 if test.groups is None else len(np.unique(test.groups)),
         )
 
     def seal(self, path: Path) -> None:
@@ -90,9 +92,10 @@ class Prepared:
         if self._test is None:
             raise InputError("the test part is sealed already: prepare the data again to seal it elsewhere")
         test = self._test
+        arrays = test.arrays() | ({} if test.groups is None else {"groups": test.groups})
         try:
             with replacing(path) as file:
-                np.savez(file, **test.arrays(), sha256=np.array(_read(test)[0]))
+                np.savez(file, **arrays, sha256=np.array(_read(test)[0]))
         except OSError as error:
             raise InputError(f"the sealed test part cannot be written to {path}: {error}") from error
         self._test = None
@@ -111,12 +114,31 @@ def unseal(path: Path, manifest: Manifest) -> Images:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             test = from_arrays(file)
+            test.groups = dict(file).get("groups")
             sealed = str(file["sha256"])
     except Exception as error:  # a damaged archive fails in many ways, and all mean the same
         raise InputError(f"the sealed test part {path} cannot be read: {error}") from error
     if sealed != _read(test)[0]:
         raise InputError(f"the sealed test part {path} is not what was sealed: start a new study")
     return test
+
+
+def some(images: Images, own: NDArray[np.int64]) -> Images:
+    """Only these, with their groups."""
+    taken = images.take(own)
+    taken.groups = None if images.groups is None else images.groups[own]
+    return taken
+
+
+def _group_copies(images: Images, hashes: Sequence[int]) -> list[str]:
+    """Make copies one group, and say so."""
+    if (twins := of_copies(hashes)) is None:
+        return []
+    images.groups = twins if images.groups is None else joined(images.groups, twins)
+    copies = len(hashes) - len(set(hashes))
+    return [
+        f"training images that are copies of others: {copies}, pixel for pixel; they stay on one side of every split"
+    ]
 
 
 def source_of(hashes: Iterable[str]) -> str:

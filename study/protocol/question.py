@@ -24,7 +24,7 @@ class DataCard:
     """What the study knows about its images without opening the sealed test set."""
 
     spec: str
-    """As given: ``cifar10``, ``digits``, ``folder:PATH``."""
+    """As given: ``cifar10``, ``digits``, ``folder:PATH``, a path."""
     classes: tuple[str, ...]
     train: int
     """Images in the training pool, validation included."""
@@ -38,6 +38,8 @@ class DataCard:
     """How the study made the images square, or set the test set apart, where it had to choose."""
     copies: int = 0
     """Test images that are pixel for pixel training images too."""
+    groups: int = 0
+    """Groups that the test images form; 0 where every image stands alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +151,8 @@ class Question:
     """The file of ``search_spaces/recipes`` that every arm is trained by."""
     recipe_about: str = ""
     """What the recipe is and what it does not cover, without the last full stop."""
+    test: str = ""
+    """The part, or the share of all images, that was chosen as the test; empty for the usual one."""
     test_source: str = ""
     """SHA-256 over the source files of the test images, or over their pixels where a data set is one file."""
 

@@ -52,7 +52,7 @@ def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Tr
     net = build(
         arm, trial.config, image_spec(plan.data), seed=trial.seed, device=device, channels_last=layout
     )
-    train, val = split_for(plan, pool.labels, fold=trial.fold)
+    train, val = split_for(plan, pool.labels, fold=trial.fold, groups=pool.groups)
     data = Split(
         images=placed(pool, device),
         labels=_tensor(pool.labels).to(device),

@@ -20,6 +20,8 @@ import pytest
 from faults.campaign import ARMS, DRIVER, LIMIT, Ground, check_same, prepare_ground, run_out
 from support.a_ledger import a_trial, an_epoch, an_outcome
 from support.edited import chained
+from support.folders import data, refused, the_same
+from support.pictures import fill
 from support.plans import PLAN
 from support.synthetic import write_run
 
@@ -576,3 +578,36 @@ def test_a_study_ends_although_its_bucket_is_gone(ground: Ground, server: Server
     assert not list((share / "new").glob("unfinished/*"))
     assert Plan.load(share / "new" / "plan.json") == Plan.load(home / "plan.json")
     assert "finished" in words(ground.repo, server, "study", "status", uri)
+
+
+@pytest.mark.parametrize("uri", ["s3", "gs"], indirect=True)
+def test_a_folder_of_a_bucket_is_the_same_study(uri: str, tmp_path: Path) -> None:
+    """It is fetched once; one object more is another folder here, to which the others are linked."""
+    fill(tmp_path / "images" / "train", {"ant": 9, "cat": 8})
+    fill(tmp_path / "images" / "valid", {"ant": 3, "cat": 4})
+    storage, images = Storage(uri), sorted((tmp_path / "images").rglob("*.png"))
+    for file in images:
+        storage.put(f"{file.relative_to(tmp_path / 'images')}", file.read_bytes())
+    storage.put(".cache/x.png", b"")
+    storage.put("weights.pt", b"large")
+    the_same(data(uri, tmp_path), tmp_path / "images")
+    kept = {p: p.stat().st_ino for p in (tmp_path / "downloads").rglob("*.*")}
+    assert len([p for p in kept if p.suffix]) == len(images)
+    the_same(data(uri, tmp_path), tmp_path / "images")
+    assert {p: p.stat().st_ino for p in (tmp_path / "downloads").rglob("*.*")} == kept
+    storage.put("valid/cat/new.png", images[0].read_bytes())
+    assert data(uri, tmp_path).card.test == 8
+    after = [p for p in (tmp_path / "downloads").rglob("*.png") if p not in kept]
+    assert len(after) == len(images) + 1
+    assert len({p.stat().st_ino for p in after} - set(kept.values())) == 1
+
+
+def test_a_bucket_that_gives_no_images(server: Server, tmp_path: Path) -> None:
+    refused(server.uri("empty"), tmp_path, "holds no images")
+    refused("s3://key:secret@bucket/folder", tmp_path, "leave out the part up to the @")
+    refused("s3://bucket", tmp_path, "names no folder of its own")
+    refused(
+        "s3://bucket/x?endpoint_override=127.0.0.1:9&scheme=http",
+        tmp_path,
+        "cannot be used: .*credentials come from",
+    )

@@ -5,7 +5,7 @@ images and their labels. It reads no pixels of files, splits nothing and never s
 alike for all sources.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,14 @@ from study.protocol import plugins
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The images of the training pool, or of the test, and their labels in the same order."""
+    """Images that belong together, as ``train`` or ``test`` does, and their labels in the same order."""
 
     images: Files | NDArray[np.uint8]
-    """Files, which ``prepare`` scales to one size, or pixels, ``(n, c, s, s)``, of the size to study: alike in both parts."""
+    """Files, which ``prepare`` scales to one size, or pixels, ``(n, c, s, s)``, of the size to study: alike in all parts, and files under one root."""
     labels: Sequence[int] | NDArray[np.int64]
     """``(n,)``, positions in ``Content.classes``."""
+    groups: Sequence[str] | None = None
+    """``(n,)``: images of one group, as of one patient, stay on one side of every split; empty: alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +33,12 @@ class Content:
     """What a source has."""
 
     classes: tuple[str, ...]
-    train: Part
-    test: Part | None = None
-    """None where the source brings none: ``prepare`` then sets a share of the training pool apart."""
+    parts: Mapping[str, Part]
+    """By name, as the source spells it; ``parts.py`` makes the training pool and the test of them."""
+    unlabelled: Sequence[str] = ()
+    """Parts that are left out because they lack labels."""
     notes: tuple[str, ...] = ()
-    """What the user has to know: skipped files, an unused part."""
+    """What the user has to know: skipped files, left out folders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,9 @@ class Source:
     """For ``--help``: a few words."""
     read: Callable[[str, Path], Content]
     """From the argument behind the prefix (empty for a name) and the folder that downloads go to. Raises InputError."""
+
+    takes: Callable[[str], bool] = lambda _: False
+    """Whether a path without a prefix is one of this kind."""
 
     def argument(self, spec: str) -> str | None:
         """What ``spec`` gives this source, None if it means another."""

@@ -13,7 +13,7 @@ def read(_argument: str, _downloads: Path) -> Content:
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
     labels = digits.target.astype(np.int64)
-    return Content(classes=tuple("0123456789"), train=Part(images=pixels, labels=labels))
+    return Content(classes=tuple("0123456789"), parts={"train": Part(images=pixels, labels=labels)})
 
 
 SOURCES = (Source(spelling="digits", help="small grey digits, part of scikit-learn", read=read),)

@@ -1,77 +1,116 @@
-"""``folder:PATH``: images of your own in ``train/<class>/`` and, if there is a test, ``test/<class>/`` or ``val/<class>/``."""
+"""``folder:PATH``, or just the path: class folders, alone or in ``train/``, ``test/``, ``val/`` or ``valid/``."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from study.data.images import SUFFIXES, Files, few, shown
+from study.data.listing import dotted, files, folders, has_image, hidden, is_image
+from study.data.parts import role
 from study.data.sources import Content, Part, Source
 from study.protocol.errors import InputError
+from study.protocol.text import counted, listed
+
+LAYOUT = "the images are looked for in <class>/, or in train/<class>/ and test/<class>/, under the path that is given"
 
 
 def read(argument: str, _downloads: Path) -> Content:
     """Raises InputError when the folder cannot be listed or has another layout."""
     try:
-        path = Path(argument).expanduser().absolute()  # workers have a directory of their own
-        train = _list(path / "train", None)
-        tested = next((path / name for name in ("test", "val") if _class_folders(path / name)), None)
-        test = _list(tested, train.classes) if tested else None
-        unused = bool(tested and tested.name == "test" and _class_folders(path / "val"))
+        return content(Path(argument).expanduser().absolute())  # workers have a directory of their own
     except (OSError, RuntimeError) as error:  # RuntimeError: no such user's home
         raise InputError(f"{shown(argument)} cannot be listed: {error}") from error
-    if not test and (path / "test").is_dir():
+
+
+def content(root: Path) -> Content:
+    """The parts where ``root`` has any, else its class folders as the only part."""
+    named = [p for p in folders(root) if role(p.name)]
+    parts = {shown(p.name): inside for p in named if (inside := folders(p))}
+    if parts:
+        _check_parts(root, named, parts)
+    whole = not parts and _flat(root, named)
+    if whole:
+        parts = {"train": whole}
+    classes = sorted({shown(folder.name) for inside in parts.values() for folder in inside})
+    others = Counter[str]()
+    found = {name: _part(root, inside, classes, others) for name, inside in parts.items()}
+    if empty := [name for name, part in found.items() if not len(part.labels)]:
         raise InputError(
-            f"{shown(path / 'test')} holds no class folders: give it the classes of train/, or remove it and "
-            "10 to 30 % of train/ are set apart"
+            f"{shown(root / empty[0])} holds no images; known suffixes: {' '.join(sorted(SUFFIXES))}"
         )
-    notes = []
-    if skipped := train.skipped + (test.skipped if test else 0):
-        notes.append(f"{skipped} entries that are no images skipped")
-    notes += ["val/ is the test part"] if tested and tested.name == "val" else []
-    notes += ["val/ is left unused"] if unused else []
     return Content(
-        classes=train.classes, train=train.part, test=test.part if test else None, notes=tuple(notes)
+        classes=tuple(classes),
+        parts=found,
+        unlabelled=[] if whole else [name for p in named if (name := shown(p.name)) not in parts],
+        notes=_notes(root, whole or named, others, whole=bool(whole)),
     )
 
 
-@dataclass(frozen=True)
-class _Listing:
-    classes: tuple[str, ...]
-    part: Part
-    skipped: int
-
-
-def _list(folder: Path, known: Sequence[str] | None) -> _Listing:
-    """The images of ``folder/<class>/``, by name. Raises InputError for classes beyond ``known``."""
-    folders = _class_folders(folder)
-    if not folders:
+def _check_parts(root: Path, named: Sequence[Path], parts: Mapping[str, Sequence[Path]]) -> None:
+    """Raises InputError where the training images are no part, though others are."""
+    if any(role(name) == "train" for name in parts):
+        return
+    if bare := [p for p in named if role(p.name) == "train"]:
+        raise InputError(f"{shown(bare[0])} holds no class folders: {LAYOUT}")
+    if beside := [shown(p.name) for p in folders(root) if p not in named and has_image(p)]:
         raise InputError(
-            f"{shown(folder)} {'holds no class folders' if folder.is_dir() else 'is no folder'}: the images are "
-            "looked for in train/<class>/ and test/<class>/ under the path that is given"
+            f"{shown(root)} has {listed(list(parts))} but no train beside it: put {few(beside)} into train/, if these are "
+            "the classes"
         )
-    classes = tuple(known or (shown(p.name) for p in folders))
-    if extra := sorted({shown(p.name) for p in folders} - set(classes)):
-        raise InputError(f"{shown(folder)} has classes that train/ lacks: {few(extra)}. Remove them")
+
+
+def _flat(root: Path, named: Sequence[Path]) -> list[Path]:
+    """Class folders without a part around them; a class may be called train, unless all are called like parts."""
+    classes = [p for p in folders(root) if has_image(p)]
+    if all(p in named for p in classes):
+        there = root / "train"
+        bare = there if there.is_dir() or not named else named[0]
+        raise InputError(
+            f"{shown(bare if named else root)} {'holds no class folders with images' if root.is_dir() else 'is no folder'}: {LAYOUT}"
+        )
+    if len(classes) == 1 and len([p for p in folders(classes[0]) if has_image(p)]) > 1:
+        raise InputError(f"all images of {shown(root)} lie in one folder of it: give {shown(classes[0])}")
+    return classes
+
+
+def _part(root: Path, inside: Sequence[Path], classes: Sequence[str], others: Counter[str]) -> Part:
+    """The images of these class folders; ``others`` counts files that are none, by suffix."""
     names: list[bytes] = []
     labels: list[int] = []
-    skipped = 0
-    for each in folders:
-        entries = sorted(p for p in each.iterdir() if not p.name.startswith("."))
-        # a dangling link is a lost image: reading it says so
-        images = [p for p in entries if p.suffix.lower() in SUFFIXES and (p.is_file() or not p.exists())]
-        skipped += len(entries) - len(images)
-        names += [os.fsencode(image.relative_to(folder)) for image in images]
-        labels += [classes.index(shown(each.name))] * len(images)
-    if not names:
-        raise InputError(f"{shown(folder)} holds no images; known suffixes: {' '.join(sorted(SUFFIXES))}")
-    return _Listing(classes, Part(images=Files(folder, tuple(names)), labels=labels), skipped)
+    for folder in inside:
+        there = list(files(folder))
+        images = [p for p in there if is_image(p)]
+        others.update(p.suffix.lower() or "no suffix" for p in there if not is_image(p))
+        names += [os.fsencode(image.relative_to(root)) for image in images]
+        labels += [classes.index(shown(folder.name))] * len(images)
+    return Part(images=Files(root, tuple(names)), labels=labels)
 
 
-def _class_folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+def _notes(root: Path, used: Sequence[Path], others: Counter[str], *, whole: bool) -> tuple[str, ...]:
+    """What was left out."""
+    notes = ["no train/: every folder is a class"] if whole else []
+    if others:
+        kinds = listed([f"{count} {shown(suffix)}" for suffix, count in sorted(others.items())])
+        are = (
+            "1 file that is no image" if others.total() == 1 else f"{others.total()} files that are no images"
+        )
+        notes.append(f"{are} left out: {kinds}")
+    beside = [f"{shown(p.name)}/" for p in folders(root) if p not in used and has_image(p)]
+    notes += [f"{few(beside)} left out, beside the {'classes' if whole else 'parts'}"] if beside else []
+    around = [root] if whole else [root, *used]
+    if loose := sum(is_image(p) for folder in around for p in folder.iterdir() if not hidden(p)):
+        notes.append(f"{counted(loose, 'image')} left out, outside the class folders")
+    if dots := dotted(root):
+        notes.append(f"folders that begin with a dot left out: {few([shown(name) for name in dots])}")
+    return tuple(notes)
 
 
-SOURCES = (Source(spelling="folder:PATH", help="your own, in train/<class>/* and test/<class>/*", read=read),)
+SOURCES = (
+    Source(
+        spelling="folder:PATH",
+        help="your own, in <class>/* or in train/<class>/* and test/<class>/*",
+        read=read,
+        takes=lambda spec: Path(spec).expanduser().is_dir(),
+    ),
+)

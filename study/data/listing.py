@@ -1,0 +1,47 @@
+"""What lies in a folder of images: its folders and files in a fixed order, at any depth, without names that begin with a dot."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from study.data.images import SUFFIXES
+
+
+def folders(path: Path) -> list[Path]:
+    """The folders in ``path`` by name; none where there is no such folder."""
+    return sorted(p for p in path.iterdir() if p.is_dir() and not hidden(p)) if path.is_dir() else []
+
+
+def files(path: Path, *, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """Everything else in ``path`` by name, then that of each folder inside; links that lead back up are not followed."""
+    status = path.stat()
+    own = (status.st_dev, status.st_ino)
+    if own in above:
+        return
+    entries = sorted(p for p in path.iterdir() if not hidden(p))
+    inside = [p for p in entries if p.is_dir()]
+    yield from (p for p in entries if p not in inside)
+    for folder in inside:
+        yield from files(folder, above=above | {own})
+
+
+def dotted(path: Path) -> list[str]:
+    """Folders at any depth that begin with a dot, relative to ``path``: nothing in them is read."""
+    found: list[str] = []
+    for at, inside, _ in os.walk(path):
+        found += [str((Path(at) / name).relative_to(path)) for name in inside if name.startswith(".")]
+        inside[:] = [name for name in inside if not name.startswith(".")]
+    return sorted(found)
+
+
+def hidden(path: Path) -> bool:
+    return path.name.startswith(".")
+
+
+def is_image(path: Path) -> bool:
+    """A dangling link is a lost image: reading it says so."""
+    return path.suffix.lower() in SUFFIXES and (path.is_file() or not path.exists())
+
+
+def has_image(path: Path) -> bool:
+    return any(map(is_image, files(path)))

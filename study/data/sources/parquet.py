@@ -1,0 +1,99 @@
+"""``parquet:PATH``: a file or a folder of shards, with images as bytes (or ``{bytes, path}``, or paths) and their labels."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from study.data.images import shown
+from study.data.listing import has_image
+from study.data.sources import Content, Source
+from study.data.table import Row, content
+from study.data.unpack import Columns, Unpacked, part_of
+from study.protocol.errors import InputError
+from study.protocol.text import listed
+
+ROWS = 128
+"""Rows read at a time."""
+
+
+def read(argument: str, downloads: Path) -> Content:
+    """Raises InputError when there are no such files, or no images and labels in them."""
+    import pyarrow
+
+    path = Path(argument).expanduser().absolute()
+    try:
+        shards = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        if not shards:
+            raise InputError(f"{shown(path)} holds no .parquet files")
+        unpacked = Unpacked(downloads, argument)
+        columns = _columns(shards[0], argument)
+        rows = list(_rows(shards, columns, unpacked))
+    except (OSError, pyarrow.ArrowException) as error:
+        line = str(error).strip().partition("\n")[0]
+        raise InputError(f"{shown(argument)} cannot be read as parquet: {line}") from error
+    return content(argument, unpacked.root, rows, [f"columns {listed(columns.used)}"])
+
+
+def _columns(shard: Path, spec: str) -> Columns:
+    from pyarrow import parquet, types
+
+    schema = parquet.read_schema(shard)
+    images = [
+        field.name
+        for field in schema
+        if types.is_binary(field.type)
+        or types.is_large_binary(field.type)
+        or (types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
+    ]
+    texts = [f.name for f in schema if types.is_string(f.type) or types.is_large_string(f.type)]
+    return Columns.of(spec, schema.names, images or texts, _class_names(schema.metadata or {}))
+
+
+def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+    """What Hugging Face writes about its columns."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        return {name: list(f["names"]) for name, f in features.items() if f.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _rows(shards: list[Path], columns: Columns, unpacked: Unpacked) -> Iterator[Row]:
+    from pyarrow import parquet
+
+    parts = {shard: part_of(shard) for shard in shards}
+    named = len(shards) > 1 and any(parts.values())
+    number = 0
+    for shard in shards:
+        part = parts[shard] or (shard.stem if named else "train")
+        with parquet.ParquetFile(shard) as file:
+            if lacking := [name for name in columns.used if name not in file.schema_arrow.names]:
+                raise InputError(f"{shown(shard)} lacks {listed(lacking)}, which the first shard has")
+            for batch in file.iter_batches(ROWS, columns=columns.used):
+                for cells in _dicts(batch):
+                    number += 1
+                    yield unpacked.row(cells, columns, part, number, shard.parent)
+
+
+def _dicts(batch: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = batch.to_pylist()
+    return found
+
+
+def _takes(spec: str) -> bool:
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        there = any(p.suffix == ".parquet" for p in (*path.iterdir(), *path.glob("data/*")))
+        return there and not has_image(path)
+    return path.suffix.lower() == ".parquet" and path.is_file()
+
+
+SOURCES = (
+    Source(
+        spelling="parquet:PATH",
+        help="a file or a folder of shards, with columns image and label",
+        read=read,
+        takes=_takes,
+    ),
+)

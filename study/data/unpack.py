@@ -1,0 +1,144 @@
+"""Rows that hold their images: written out as files, so that what a source lists is what a folder would have."""
+
+import hashlib
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from study.data.images import shown
+from study.data.parts import role
+from study.data.table import Row, column, text_of
+from study.protocol.errors import InputError
+from study.protocol.text import listed
+
+MAGIC = {
+    b"\xff\xd8\xff": ".jpg",
+    b"\x89PNG": ".png",
+    b"GIF8": ".gif",
+    b"RIFF": ".webp",
+    b"BM": ".bmp",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+}
+"""How files begin, and their suffixes: for people, since a format is told by the content."""
+UNPACKED = "unpacked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The names of those that matter."""
+
+    image: str
+    label: str
+    split: str | None
+    group: str | None
+    name: str | None
+    """Of the file that the image came from."""
+    classes: Sequence[str] = ()
+    """The names of the labels 0, 1, ...; empty where labels are names."""
+
+    @classmethod
+    def of(
+        cls, spec: str, names: Sequence[str], images: Collection[str], classes: Mapping[str, Sequence[str]]
+    ) -> "Columns":
+        """``images``: columns that can hold images. ``classes``: names of the labels, by column. Raises InputError."""
+        candidates = [name for name in names if name in images]
+        there = f"its columns are {listed([shown(name) for name in names])}"
+        by_name = column(candidates, "image")
+        if by_name is None and len(candidates) != 1:
+            raise InputError(f"{spec} has no column that is clearly the image ({there}): call it image")
+        image = candidates[by_name or 0]
+        others = [name for name in names if name != image]
+        found = {
+            what: None if (at := column(others, what)) is None else others[at]
+            for what in ("image", "label", "split", "group")
+        }
+        label = found["label"] or (next(iter(classes)) if len(classes) == 1 else None)
+        if label is None:
+            raise InputError(f"{spec} has no column that is clearly the label ({there}): call it label")
+        return cls(
+            image=image, label=label, split=found["split"], group=found["group"],
+            name=found["image"] if found["image"] != label else None, classes=classes.get(label, ()),
+        )  # fmt: skip
+
+    @property
+    def used(self) -> list[str]:
+        return [name for name in (self.image, self.label, self.split, self.group, self.name) if name]
+
+
+class Unpacked:
+    """The files of one data set, by their content: what is there already is not written again."""
+
+    def __init__(self, downloads: Path, spec: str) -> None:
+        self.spec = spec
+        self.root = (downloads / UNPACKED / _plain(Path(spec.rstrip("/")).name)).absolute()
+
+    def row(self, cells: Mapping[str, Any], columns: Columns, part: str, number: int, beside: Path) -> Row:
+        """One row; paths in it are relative to ``beside``. Raises InputError for an image or a label that is none."""
+        picture = cells[columns.image]
+        held = (
+            picture
+            if isinstance(picture, Mapping)
+            else {"bytes" if isinstance(picture, bytes) else "path": picture}
+        )
+        content, path = held.get("bytes"), held.get("path")
+        if content is None and not isinstance(path, str):
+            raise InputError(f"{self.spec}: row {number} has no image")
+        split = text_of(cells[columns.split]) if columns.split else None
+        part = split or part
+        label = self._label(cells[columns.label], columns, number)
+        own = path if isinstance(path, str) else ""
+        name = str(cells[columns.name]) if columns.name else own
+        if content is None:
+            file = str(beside / own)
+        else:
+            file = self._put(f"{_plain(part)}/{_plain(label or '')}", name or f"{number:07d}", content)
+        return Row(
+            file=file, name=name or f"{number:09d}", label=label, part=part,
+            group=(text_of(cells[columns.group]) or "") if columns.group else "",
+        )  # fmt: skip
+
+    def _label(self, value: Any, columns: Columns, number: int) -> str | None:
+        if isinstance(value, list | tuple | dict | bytes):
+            raise InputError(
+                f"{self.spec}: the label of row {number} is a {type(value).__name__}: an image has one label, a number or a name"
+            )
+        if columns.classes and isinstance(value, int):
+            if value >= len(columns.classes):
+                raise InputError(
+                    f"{self.spec}: row {number} has label {value}, and there are {len(columns.classes)} names"
+                )
+            return columns.classes[value] if value >= 0 else None
+        return text_of(value)
+
+    def _put(self, folder: str, name: str, content: bytes) -> str:
+        """The file's name relative to ``root``."""
+        suffix = next((s for magic, s in MAGIC.items() if content.startswith(magic)), "")
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        file = f"{folder}/{_plain(Path(name).stem)}-{digest}{suffix}"
+        path = self.root / file
+        try:
+            if not (path.is_file() and path.stat().st_size == len(content)):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+                partial.write_bytes(content)
+                partial.replace(path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be written: {error.strerror}") from error
+        return file
+
+
+def part_of(path: Path) -> str:
+    """The part that a shard's name, or that of its folder, stands for; empty where neither does."""
+    for name in (re.split(r"[-_.\d]", path.stem)[0], path.stem, path.parent.name.rpartition("=")[2]):
+        if role(name):
+            return name
+    return ""
+
+
+def _plain(text: str) -> str:
+    """As part of a path: letters, digits and a few signs, and never up or hidden."""
+    return re.sub(r"[^\w.-]+", "-", text).strip(".-")[:80] or "_"
