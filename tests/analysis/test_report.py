@@ -93,6 +93,8 @@ def test_the_report_is_complete_and_starts_with_the_verdict(copied: Path) -> Non
         "when each is tuned with a search of 4.17 cpu-minutes",
         "What selection decided",
         "The nets in hand",
+        "All arms are trained by the recipe sgd.",
+        "Rank correlation of epoch 1, the first rung, with the end, over the random settings: resnet8",
     ):
         assert needed in text
     assert text.index(report.headline) < text.index("Default against tuned") < text.index("Learning curves")

@@ -14,6 +14,7 @@ import torch
 from support import old_core
 
 from bench.gpu.common import a_net, a_run, config, device, measures, options, synchronised, write
+from search_spaces import load
 from study.memory import out_of_memory
 from study.training.checkpoint import pack, unpack
 
@@ -146,6 +147,28 @@ def check(out: Path, arms: list[str], batches: list[int], seconds: float) -> dic
     return found
 
 
+RECIPES: dict[str, dict[str, Any]] = {
+    "modern": {"mixup": 0.8, "cutmix": 1.0, "erase": 0.25, "averaging": 0.99},
+    "finetune": {"layer_decay": 0.75, "frozen": 0.5, "mixup": 0.2},
+}
+
+
+def by_recipe(arm: str, recipe: str) -> dict[str, Any]:
+    """Digests of eager steps, the graph, and a graph that stopped in mid-epoch and went on in another run."""
+    setting = {**load(arm, recipe).default(), "batch_size": 32, **RECIPES[recipe]}
+
+    def a_new(*, graphed: bool) -> Any:
+        return a_run(a_net(arm, setting), arm, setting, steps=STEPS, epochs=EPOCHS, graphed=graphed)
+
+    runs = {"eager": a_new(graphed=False), "graph": a_new(graphed=True), "resumed": a_new(graphed=True)}
+    stopped = a_new(graphed=True)
+    for _ in range(PAUSE_AFTER):
+        assert stopped.advance(0.0) is None
+    runs["resumed"].load(unpack(pack(stopped.state()), device()))
+    found = {name: digest(run, list(run.epochs())) for name, run in runs.items()}
+    return {"arm": arm, "recipe": recipe, **found, "same bits": len(set(found.values())) == 1}
+
+
 def main() -> None:
     parser = options(__doc__, "check")
     parser.add_argument("--resume", help="of the part itself")
@@ -155,6 +178,7 @@ def main() -> None:
         return
     arms = given.arms.split(",")
     found = check(given.out, arms, [int(b) for b in given.batches.split(",")], given.seconds)
+    found["recipes"] = [by_recipe(arms[0], recipe) for recipe in RECIPES]
     if torch.cuda.is_available():
         found["waits for the device"] = {arm: silent(arm) for arm in arms}
         found["out of memory"] = behind_a_wall(arms[0])
