@@ -6,7 +6,6 @@ flag answer at once.
 
 import argparse
 import dataclasses
-import math
 import re
 import shlex
 from collections.abc import Callable
@@ -14,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 import search_spaces
+from study import flags
 from study.data.parts import chosen_test
+from study.data.reading import Fit
 from study.data.sources import sources
 from study.loggers import base as loggers
 from study.protocol.budget import Budget
@@ -22,9 +23,11 @@ from study.protocol.errors import BAD_INPUT, InputError
 from study.protocol.plan import EPOCHS_CEILING, ROPE_CEILING
 from study.protocol.rundir import PLAN
 from study.storage.lease import SYNC_SECONDS
-from study.storage.objects import Storage, is_uri
+from study.storage.objects import is_uri
 
 DEFAULT_ARMS = {"gpu": ("resnet50", "resnext50"), "cpu": ("small_resnet", "small_resnext")}
+SIDES = (8, 1024)
+"""Pixels that ``--size`` may ask for."""
 QUESTION, RUNNING = "the question", "running it"
 DESCRIPTION = (
     "Which architecture is better on my images, when each is tuned equally well, and how sure are we?"
@@ -47,98 +50,6 @@ exit codes: 0 done, 2 bad input, 3 could not finish; stopped by a signal and to 
 """
 
 
-# -- readers: the word after a flag becomes a value, or an InputError
-
-
-def _whole(name: str, low: int, high: int, says: str) -> Callable[[str], int]:
-    def read(word: str) -> int:
-        try:
-            number = int(word)
-        except ValueError:
-            number = low - 1
-        if not low <= number <= high:
-            raise InputError(f"--{name} {word} is out of range: {says}")
-        return number
-
-    return read
-
-
-def _above_zero(name: str, most: float, says: str, *, scale: float = 1.0) -> Callable[[str], float]:
-    """``scale`` divides what is typed: percentage points become a fraction."""
-
-    def read(word: str) -> float:
-        try:
-            number = float(word)
-        except ValueError:
-            number = math.nan
-        if not 0 < number <= most:
-            raise InputError(f"--{name} {word} is out of range: {says}")
-        return number / scale
-
-    return read
-
-
-def _names(word: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in word.split(",") if name.strip())
-
-
-def _arms(word: str) -> tuple[str, ...]:
-    arms, known = _names(word), search_spaces.names()
-    for name in arms:
-        if name not in known:
-            raise InputError(
-                f"no arm {name!r}. There are: {', '.join(known)}. A new file search_spaces/{name}.py would define it"
-            )
-    if len(arms) < 2 or len(set(arms)) != len(arms):
-        raise InputError(
-            f"--arms {word!r}: a comparison needs two or more different arms, as in --arms {known[0]},{known[1]}"
-        )
-    return arms
-
-
-def _recipe(word: str) -> str:
-    if word not in search_spaces.recipe_names():
-        raise InputError(
-            f"no recipe {word!r}. There are: {', '.join(search_spaces.recipe_names())}. A new file "
-            f"search_spaces/recipes/{word}.py would define it"
-        )
-    return word
-
-
-def _looks(word: str) -> int:
-    if word not in ("1", "2"):
-        raise InputError(f"--looks {word}: a study looks at its test images once or, announced, twice")
-    return int(word)
-
-
-def _share(word: str) -> float:
-    """Checked with the budget, which says what it is a share of."""
-    try:
-        return float(word)
-    except ValueError:
-        raise InputError(
-            f"--fraction {word}: give a part of a GPU, as in 0.25, or CPU cores, as in 2"
-        ) from None
-
-
-def _place(word: str) -> str:
-    if not word:
-        raise InputError("--out is empty: give a folder or a URI, or leave it out")
-    try:
-        _ = Storage(word) if is_uri(word) else None
-    except InputError as error:
-        raise InputError(f"--out: {error}") from error
-    return word
-
-
-def _run(word: str) -> str:
-    _ = Storage(word) if is_uri(word) else None
-    return word
-
-
-# -- the flags
-
-
 def _flag(
     group: str, read: Callable[[str], Any] | None, metavar: str, text: str, *, default: Any = None
 ) -> Any:
@@ -159,7 +70,7 @@ class Request:
         "(fraction of a GPU or core held x time held)",
     )  # fmt: skip
     arms: tuple[str, ...] = _flag(
-        QUESTION, _arms, "A,B",
+        QUESTION, flags.arms, "A,B",
         "architectures, two or more (default: resnet50,resnext50 on GPUs, small_resnet,small_resnext on CPUs). "
         f"There are: {', '.join(search_spaces.names())}", default=(),
     )  # fmt: skip
@@ -169,7 +80,7 @@ class Request:
         default="cifar10",
     )  # fmt: skip
     recipe: str = _flag(
-        QUESTION, _recipe, "NAME",
+        QUESTION, flags.recipe, "NAME",
         "how all arms are trained, and which ranges are searched for it: " + ", ".join(search_spaces.recipe_names())
         + " (default sgd; finetune if all arms begin from trained weights)", default="",
     )  # fmt: skip
@@ -178,41 +89,51 @@ class Request:
         QUESTION, chosen_test, "PART",
         "sealed as the test: a part's name, as in val, or a share, as in 20%% (default: test, else val, else 10 to 30 %%)", default="",
     )  # fmt: skip
+    size: int | None = _flag(
+        QUESTION, flags.whole("size", *SIDES, f"from {SIDES[0]} to {SIDES[1]} pixels"), "N",
+        "pixels per side at which all arms train and are scored (default: what suits the training images, at most 224)",
+    )  # fmt: skip
+    fit: Fit = _flag(  # noqa: RUF009  # a field, as above
+        QUESTION, flags.fit, "HOW",
+        "images that are not square: squash stretches them, pad fills up with grey, crop cuts their ends away (default squash)",
+        default="squash",
+    )  # fmt: skip
+    allow_losses: bool = _flag(QUESTION, None, "", "go on though more than 1 %% of a class cannot be read")
     epochs: int | None = _flag(
-        QUESTION, _whole("epochs", 1, EPOCHS_CEILING, f"from 1 to {EPOCHS_CEILING} passes over the training images"), "N",
+        QUESTION, flags.whole("epochs", 1, EPOCHS_CEILING, f"from 1 to {EPOCHS_CEILING} passes over the training images"), "N",
         "length of a full run (default: what the budget allows, 3 to 50)",
     )  # fmt: skip
     rope: float = _flag(
         QUESTION,
-        _above_zero(
+        flags.above_zero(
             "rope", 100 * ROPE_CEILING, f"above 0 and at most {100 * ROPE_CEILING:g} accuracy points", scale=100
         ),
         "POINTS", "accuracy difference that would not matter to you, in points (default 0.5)", default=0.005,
     )  # fmt: skip
     """As a fraction of accuracy."""
     train_fraction: float = _flag(
-        QUESTION, _above_zero("train-fraction", 1, "above 0 and at most 1"), "F",
+        QUESTION, flags.above_zero("train-fraction", 1, "above 0 and at most 1"), "F",
         "part of the training images to use: does the answer hinge on the data's size? (default 1)", default=1.0,
     )  # fmt: skip
     widen: tuple[str, ...] = _flag(
-        QUESTION, _names, "X,Y",
+        QUESTION, flags.names, "X,Y",
         "numeric parameters to search three times as far, for all arms, when a winner lies on an edge", default=(),
     )  # fmt: skip
     looks: Literal[1, 2] = _flag(
-        QUESTION, _looks, "{1,2}",
+        QUESTION, flags.looks, "{1,2}",
         "2 announces that more money may follow if the answer is open: the intervals are 12 to 14 %% wider for it (default 1)",
         default=1,
     )  # fmt: skip
     seed: int = _flag(
-        QUESTION, _whole("seed", 0, 2**31 - 1, f"from 0 to {2**31 - 1}"), "N", "of everything random (default 0)", default=0,
+        QUESTION, flags.whole("seed", 0, 2**31 - 1, f"from 0 to {2**31 - 1}"), "N", "of everything random (default 0)", default=0,
     )  # fmt: skip
     out: str | None = _flag(
-        RUNNING, _place, "DIR",
+        RUNNING, flags.place, "DIR",
         "where the study is written (default: runs/<time>-<data>): a folder, or s3://BUCKET/FOLDER, gs://..., "
         f"file://..., brought up to date every {SYNC_SECONDS:g} s",
     )  # fmt: skip
     fraction: float | None = _flag(
-        RUNNING, _share, "F",
+        RUNNING, flags.share, "F",
         "of a GPU that each trial holds, as in 0.25, or CPU cores, as in 2 (default: the fastest, measured)",
     )  # fmt: skip
     plan: bool = _flag(RUNNING, None, "", "measure the arms, print what would be run, run nothing")
@@ -220,7 +141,7 @@ class Request:
         RUNNING, None, "", "with the plan, print the measurements and the division of the budget"
     )
     resume: str | None = _flag(
-        RUNNING, _run, "RUN",
+        RUNNING, flags.run, "RUN",
         "go on with a study that was stopped or killed, in its folder or at its URI; its plan is the question. With a "
         "larger --budget: a second look at a finished study whose answer is open. With --arms of one arm more: that arm is added",
     )  # fmt: skip
@@ -229,11 +150,11 @@ class Request:
     )
     address: str | None = _flag(RUNNING, str, "HOST:PORT", "an existing Ray cluster (default: this machine)")
     log: tuple[str, ...] = _flag(
-        RUNNING, _names, "X,Y",
+        RUNNING, flags.names, "X,Y",
         f"tools to show the study in as it runs: {', '.join(loggers.choices())}", default=(),
     )  # fmt: skip
     wait_for: int | None = _flag(
-        RUNNING, _whole("wait-for", 1, 2**31, "N is 1 or more"), "N",
+        RUNNING, flags.whole("wait-for", 1, 2**31, "N is 1 or more"), "N",
         "with --address of a cluster that grows: begin when it has N GPUs (or CPU cores)",
     )  # fmt: skip
 
@@ -246,21 +167,21 @@ class Request:
     @property
     def command(self) -> str:
         """The command that asks the same question again, with every default spelled out but the length."""
+        chosen = {
+            "recipe": self.recipe,
+            "test": self.test,
+            "size": self.size,
+            "fit": self.fit if self.fit != "squash" else "",
+            "epochs": self.epochs,
+            "train-fraction": f"{self.train_fraction:g}" if self.train_fraction != 1 else "",
+            "fraction": f"{self.fraction:g}" if self.fraction is not None else "",
+            "widen": ",".join(self.widen),
+            "looks": self.looks if self.looks != 1 else "",
+        }
         parts = ["--budget", str(self.budget), "--arms", ",".join(self.arms), "--data", self.data]
-        if self.recipe:
-            parts += ["--recipe", self.recipe]
-        if self.test:
-            parts += ["--test", self.test]
-        if self.epochs is not None:
-            parts += ["--epochs", str(self.epochs)]
-        if self.train_fraction != 1:
-            parts += ["--train-fraction", f"{self.train_fraction:g}"]
-        if self.fraction is not None:
-            parts += ["--fraction", f"{self.fraction:g}"]
-        if self.widen:
-            parts += ["--widen", ",".join(self.widen)]
-        if self.looks != 1:
-            parts += ["--looks", str(self.looks)]
+        for name, value in chosen.items():
+            parts += [f"--{name}", str(value)] if value else []
+        parts += ["--allow-losses"] if self.allow_losses else []
         return "python study/run.py " + shlex.join(
             [*parts, "--rope", f"{100 * self.rope:g}", "--seed", str(self.seed)]
         )

@@ -67,9 +67,10 @@ def differences(history: History, now: Session) -> str:
 def check_data(plan: Plan, card: DataCard) -> None:
     """Raises InputError, naming every difference, when these are not the images that the study began with."""
     old, new = asdict(plan.data), asdict(card)
-    del old["note"]  # it mentions files that are no images too; the fingerprint covers those that matter
+    # the fingerprint covers those that matter, the rest speaks of files that are no images too, or follows from it
+    named = ("spec", "classes", "train", "test", "size", "channels", "fingerprint")
     differing = [
-        f"{name} {_short(old[name])} -> {_short(new[name])}" for name in old if old[name] != new[name]
+        f"{name} {_short(old[name])} -> {_short(new[name])}" for name in named if old[name] != new[name]
     ]
     if differing:
         raise InputError(

@@ -143,12 +143,17 @@ def _study(opened: Opened, console: Console, stop: StopSignal) -> None:
 
 def _read_data(opened: Opened, say: Say) -> "Prepared":
     from study.data import prepare
+    from study.data.opened import Asked
 
     plan, request = opened.plan, opened.request
-    asked = (plan.data.spec, plan.seed, plan.test) if plan else (request.data, request.seed, request.test)
-    spec, seed, test = asked
     say("reading the images ...")
-    prepared = prepare.prepare(spec, seed=seed, root=Path("data"), test=test)
+    if plan:
+        prepared = prepare.prepare_again(plan, Path("data"))
+    else:
+        asked = Asked(size=request.size, fit=request.fit, allow_losses=request.allow_losses)
+        prepared = prepare.prepare(
+            request.data, seed=request.seed, root=Path("data"), test=request.test, asked=asked
+        )
     card = prepared.card
     say(
         f"data: {card.spec}, {card.train} images to train and validate on, {card.test} sealed for the test, "

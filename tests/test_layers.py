@@ -15,6 +15,7 @@ ROOMS = [
     {"execution"},
     {"scheduling", "training"},
     {"cli", "provenance"},
+    {"flags"},
     {"data", "loggers"},
     {"storage"},
     {"protocol"},

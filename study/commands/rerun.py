@@ -11,7 +11,7 @@ from rich.table import Table
 import search_spaces
 from study import provenance
 from study.data.images import Images
-from study.data.prepare import prepare
+from study.data.prepare import prepare_again
 from study.protocol import consistency
 from study.protocol.errors import DIFFERENT, DONE, InputError
 from study.protocol.plan import Plan
@@ -51,7 +51,7 @@ def rerun(run: RunDir, trial_id: str) -> tuple[Table, bool]:
         )
     if plan.machine.resource == "gpu" and not torch.cuda.is_available():
         raise InputError("the study trained on GPUs, and this machine has none: its numbers would differ")
-    prepared = prepare(plan.data.spec, seed=plan.seed, root=Path("data"))
+    prepared = prepare_again(plan, Path("data"))
     provenance.check_data(plan, prepared.card)
     recorded = history.epochs[trial_id]
     search_spaces.load(trial.arm, plan.recipe)  # an arm that is not here is no failure of the trial

@@ -1,8 +1,7 @@
-"""Image files -> uint8 arrays, and what can be wrong with them.
+"""Images in memory, or in their files and decoded at each use, to the same bytes.
 
 A pool of threads decodes (Pillow releases the interpreter lock meanwhile) and keeps the files' order. An error names
-the file that cannot be decoded; none is skipped. Images that do not fit in memory stay in their files and are decoded
-at each use, to the same bytes.
+the file that cannot be decoded; none is skipped.
 """
 
 import os
@@ -12,31 +11,23 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from study.data.reading import Reading, UnreadableError, formats, read
 from study.memory import free_memory
 from study.protocol.errors import InputError
 from study.protocol.settings import SETTINGS
 
-LARGEST_SIDE = 224
-SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Formats that Pillow may try: it reads more, but runs programs for some."""
 AHEAD = 2
 """Batches decoded ahead of the one in use."""
 BLOCK = 32
 TASK = 4
 """Images per decoding task of a thread."""
-MANY = 64
-"""Files per task that only reads sizes."""
 FEW = 10
 """Most names in a message."""
 
@@ -102,13 +93,11 @@ class Streamed(Images):
         names: NDArray[np.bytes_],
         lengths: NDArray[np.int64],
         labels: NDArray[np.int64],
-        *,
-        mode: str,
-        side: int,
+        reading: Reading,
     ) -> None:
-        """``names`` are relative to ``root``, ``lengths`` the files' in bytes; ``mode`` is Pillow's, L or RGB."""
+        """``names`` are relative to ``root``, ``lengths`` the files' in bytes."""
         self.labels = labels
-        self._root, self._names, self._lengths, self._mode, self._side = root, names, lengths, mode, side
+        self._root, self._names, self._lengths, self._reading = root, names, lengths, reading
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -119,7 +108,7 @@ class Streamed(Images):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self), 1 if self._mode == "L" else 3, self._side, self._side)
+        return (len(self), self._reading.channels, self._reading.size, self._reading.size)
 
     def take(self, indices: NDArray[np.int64]) -> "Streamed":
         return Streamed(
@@ -127,20 +116,22 @@ class Streamed(Images):
             self._names[indices],
             self._lengths[indices],
             self.labels[indices],
-            mode=self._mode,
-            side=self._side,
+            self._reading,
         )
 
     def fill(self, out: NDArray[np.uint8], indices: NDArray[np.int64]) -> None:
         for row, index in zip(out, indices, strict=True):
-            file, length = _path(self._root, self._names[index]), int(self._lengths[index])
+            file, length = path_of(self._root, self._names[index]), int(self._lengths[index])
             with suppress(OSError):  # opening it below says what is wrong
                 if (here := file.stat().st_size) != length:
                     raise InputError(
                         f"{shown(file)} has {here} bytes on {os.uname().nodename}, and {length} where the study was "
                         "started: the images have to stay as they were, and be the same on every node"
                     )
-            row[:] = _pixels(file, self._mode, self._side)
+            try:
+                row[:] = read(file, self._reading)
+            except UnreadableError as error:
+                raise InputError(f"{shown(file)} cannot be used: {error}. Repair or remove it") from error
 
     def arrays(self) -> dict[str, Any]:
         return {
@@ -148,8 +139,7 @@ class Streamed(Images):
             "names": self._names,
             "lengths": self._lengths,
             "labels": self.labels,
-            "mode": np.array(self._mode),
-            "side": np.array(self._side),
+            **{name: np.array(value) for name, value in vars(self._reading).items()},
         }
 
 
@@ -162,8 +152,7 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Images:
         arrays["names"],
         arrays["lengths"],
         arrays["labels"],
-        mode=str(arrays["mode"]),
-        side=int(arrays["side"]),
+        Reading(**{field.name: arrays[field.name].item() for field in fields(Reading)}),
     )
 
 
@@ -178,7 +167,7 @@ def fetched(
 
     Raises InputError with the name of the first file, in their order, that cannot be decoded.
     """
-    Image.preinit()
+    formats()
     waiting: deque[tuple[NDArray[np.uint8], list[Future[None]]]] = deque()
 
     def first() -> NDArray[np.uint8]:
@@ -205,106 +194,7 @@ def blocks(images: Images) -> Iterator[NDArray[np.uint8]]:
     """All pixels in their order, ``BLOCK`` images at a time."""
     everything = np.arange(len(images))
     parts = (everything[start : start + BLOCK] for start in range(0, len(images), BLOCK))
-    return fetched(images, parts, threads=_threads())
-
-
-def open_all(
-    parts: Sequence[tuple[Files, Sequence[int] | NDArray[np.int64]]], memory: int
-) -> tuple[list[Images], str, str]:
-    """The images of every part (its files and labels), a note on what was scaled, and a sentence on where they are kept.
-
-    The first part alone, the training pool, decides size and colour. Images that fit into ``memory`` bytes are decoded
-    now, others at each use.
-    """
-    sizes, grey, lengths = _headers([(files.root, name) for files, _ in parts for name in files.names])
-    of_part = np.split(lengths, np.cumsum([len(files.names) for files, _ in parts])[:-1])
-    pool = len(parts[0][0].names)
-    shorter = sizes[:pool].min(axis=1)
-    if (sizes[:pool] == sizes[0, 0]).all():
-        side = min(LARGEST_SIDE, max(8, int(shorter[0])))
-    else:
-        side = min(LARGEST_SIDE, max(8, int(np.median(shorter)) // 8 * 8))
-    mode = "L" if grey[:pool].all() else "RGB"
-    images: list[Images] = [
-        Streamed(
-            files.root,
-            np.array(files.names),
-            own,
-            np.asarray(labels, dtype=np.int64),
-            mode=mode,
-            side=side,
-        )
-        for (files, labels), own in zip(parts, of_part, strict=True)
-    ]
-    scaled = int((sizes != side).any(axis=1).sum())
-    note = f"{scaled} of {len(sizes)} images scaled to a shorter side of {side} pixels, centre kept"
-    needed = sum(int(np.prod(part.shape)) for part in images)
-    kept = (
-        f"Decoded they take {needed / 2**30:.2f} GiB, and {memory / 2**30:.2f} GiB of memory are for them: "
-    )
-    if needed <= memory:
-        with quiet():
-            images = [Images(part.pixels, part.labels) for part in images]  # no part shares memory
-        kept += "they are kept there."
-    else:
-        roots = " and ".join(dict.fromkeys(shown(files.root) for files, _ in parts))
-        kept += f"they stay in their files, and each trial decodes what it uses. Every node needs {roots}."
-    return images, note if scaled else "", kept
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[Image.Image]:
-    """The image in ``file``; any error becomes a InputError with its name."""
-    try:
-        with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):  # Pillow only warns
-                raise InputError(f"its {image.width} x {image.height} pixels could be a decompression bomb")
-            if image.mode.startswith(("I", "F")):
-                raise InputError(f"its pixels are of more than 8 bits (mode {image.mode})")
-            yield image
-    except Exception as error:  # decoders raise what they like
-        raise InputError(f"{shown(file)} cannot be used: {error}. Repair or remove it") from error
-
-
-def _path(root: Path, name: bytes) -> Path:
-    return root / os.fsdecode(name)
-
-
-def _headers(
-    files: Sequence[tuple[Path, bytes]],
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
-    """Of every image: width and height, ``(n, 2)``, whether it is grey, ``(n,)``, and its file's bytes, ``(n,)``."""
-    sizes, grey = np.empty((len(files), 2), dtype=np.int64), np.empty(len(files), dtype=np.bool_)
-    lengths = np.empty(len(files), dtype=np.int64)
-
-    def look(start: int) -> None:
-        for i in range(start, min(start + MANY, len(files))):
-            file = _path(*files[i])
-            with _opened(file) as image:
-                sizes[i], grey[i], lengths[i] = image.size, image.mode == "L", file.stat().st_size
-
-    Image.preinit()
-    with quiet(), ThreadPoolExecutor(_threads()) as pool:
-        try:
-            for _ in pool.map(look, range(0, len(files), MANY)):
-                pass
-        finally:
-            pool.shutdown(cancel_futures=True)
-    return sizes, grey, lengths
-
-
-def _pixels(file: Path, mode: str, side: int) -> NDArray[np.uint8]:
-    with _opened(file) as image:
-        image.draft(None, (2 * side, 2 * side))  # a JPEG far too large is decoded at a fraction of its size
-        converted = image.convert(mode)
-        if converted.size != (side, side):
-            width, height = converted.size
-            short = min(width, height)
-            x, y = (width - short) / 2, (height - short) / 2
-            converted = converted.resize(
-                (side, side), Image.Resampling.BILINEAR, box=(x, y, x + short, y + short)
-            )
-        return np.asarray(converted, dtype=np.uint8).reshape(side, side, -1).transpose(2, 0, 1)
+    return fetched(images, parts, threads=threads_here())
 
 
 @contextmanager
@@ -315,7 +205,11 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def _threads() -> int:
+def path_of(root: Path, name: bytes) -> Path:
+    return root / os.fsdecode(name)
+
+
+def threads_here() -> int:
     return min(8, os.cpu_count() or 1)
 
 

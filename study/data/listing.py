@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from study.data.images import SUFFIXES
+from study.data.kinds import is_image
 
 
 def folders(path: Path) -> list[Path]:
@@ -36,11 +36,6 @@ def dotted(path: Path) -> list[str]:
 
 def hidden(path: Path) -> bool:
     return path.name.startswith(".")
-
-
-def is_image(path: Path) -> bool:
-    """A dangling link is a lost image: reading it says so."""
-    return path.suffix.lower() in SUFFIXES and (path.is_file() or not path.exists())
 
 
 def has_image(path: Path) -> bool:

@@ -76,7 +76,7 @@ def divide(spec: str, content: Content, test: str = "") -> Division:
         found = _chosen(spec, content, test)
     else:
         found = _usual(spec, content)
-    _check(spec, content, found)
+    check(spec, content.classes, found.pool, found.test)
     return found
 
 
@@ -172,32 +172,34 @@ def _joined(parts: Sequence[Part]) -> Part:
     return Part(images=images, labels=labels, groups=groups)
 
 
-def _check(spec: str, content: Content, found: Division) -> None:
+def check(spec: str, classes: Sequence[str], pool: Part, test: Part | None = None) -> None:
     """Raises InputError where a class has too few images to be trained on or tested."""
-    classes = content.classes
     if len(classes) < 2:
         raise InputError(f"{spec} has one class, {classes[0]!r}: at least two are needed to tell apart")
-    counts = np.bincount(found.pool.labels, minlength=len(classes))
-    tested = counts if found.test is None else np.bincount(found.test.labels, minlength=len(classes))
-    if extra := [classes[i] for i in np.flatnonzero((counts == 0) & (tested > 0))]:
+    counts = np.bincount(np.asarray(pool.labels, dtype=np.int64), minlength=len(classes))
+    tested = (
+        counts
+        if test is None
+        else np.bincount(np.asarray(test.labels, dtype=np.int64), minlength=len(classes))
+    )
+    if extra := [classes[int(i)] for i in np.flatnonzero((counts == 0) & (tested > 0))]:
         raise InputError(f"{spec}: the test has classes that train lacks: {few(extra)}. Remove them")
     if counts.min() < SMALLEST_CLASS:
         raise InputError(
-            f"{spec} has {counts.min()} training images of class {classes[counts.argmin()]!r}: at least "
+            f"{spec} has {counts.min()} training images of class {classes[int(counts.argmin())]!r}: at least "
             f"{SMALLEST_CLASS} of each class are needed. Add some, or remove the class"
         )
-    if absent := [classes[i] for i in np.flatnonzero(tested == 0)]:
+    if absent := [classes[int(i)] for i in np.flatnonzero(tested == 0)]:
         raise InputError(
             f"{spec} has no test images of {few(absent)}, and what cannot be tested cannot be judged: add some, remove the "
             "class, or set a share of all images apart with --test 20%"
         )
-    if found.pool.groups:
-        _check_groups(spec, classes, found)
+    if pool.groups:
+        _check_groups(spec, classes, pool, FEWEST_GROUPS if test else FEWEST_GROUPS + 1)
 
 
-def _check_groups(spec: str, classes: Sequence[str], found: Division) -> None:
-    needed = FEWEST_GROUPS if found.test else FEWEST_GROUPS + 1
-    pairs = np.stack([found.pool.labels, numbered(found.pool.groups or ())], axis=1)
+def _check_groups(spec: str, classes: Sequence[str], pool: Part, needed: int) -> None:
+    pairs = np.stack([pool.labels, numbered(pool.groups or ())], axis=1)
     counts = np.bincount(np.unique(pairs, axis=0)[:, 0], minlength=len(classes))
     if counts.min() < needed:
         raise InputError(

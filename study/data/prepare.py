@@ -15,15 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.data.groups import numbered
-from study.data.images import Files, Images, memory_for_images, open_all, shown
-from study.data.parts import Division, divide
+from study.data.images import Files, Images, memory_for_images, shown
+from study.data.opened import Asked, open_parts
+from study.data.parts import check, divide
 from study.data.sealed import Prepared, some, source_of
 from study.data.sources import Content, Part, sources, spellings
 from study.data.split import sealed_share, split
 from study.protocol.errors import InputError
+from study.protocol.plan import Plan
 
 
-def prepare(spec: str, *, seed: int, root: Path, test: str = "", memory: int | None = None) -> Prepared:
+def prepare(
+    spec: str, *, seed: int, root: Path, test: str = "", asked: Asked | None = None, memory: int | None = None
+) -> Prepared:
     """Decode the data set that ``spec`` names, spelled as one of ``spellings()``.
 
     ``test`` is what was given to ``--test``. ``seed`` decides which images become the test part where the data set brings
@@ -32,29 +36,45 @@ def prepare(spec: str, *, seed: int, root: Path, test: str = "", memory: int | N
     """
     if shown(spec) != spec:
         raise InputError(f"the name {shown(spec)} is no text, or more than a line: rename the folder")
+    asked = asked or Asked()
     content = _content(spec, root)
-    found = divide(spec, content, test)
-    images, scaled, kept = _opened(found, memory_for_images() if memory is None else memory)
-    notes = [*content.notes, *found.notes, *scaled, *_group(found, images)]
-    if found.test:
-        return Prepared(
-            spec=spec, classes=content.classes, train=images[0], test=images[1], notes=notes, kept=kept,
-            source=_source(found.test),
+    classes, division = content.classes, divide(spec, content, test)
+    parts = [division.pool, *([division.test] if division.test else [])]
+    found = open_parts(parts, asked, memory_for_images() if memory is None else memory)
+    found.check(classes, asked)
+    check(spec, classes, *found.parts)  # once more, without what was lost
+    pool, notes = (
+        found.images[0],
+        [*content.notes, *division.notes, *found.notes, *_group(found.parts, found.images)],
+    )
+    if division.test:
+        prepared = Prepared(
+            spec=spec, classes=classes, train=pool, test=found.images[1], notes=notes, kept=found.kept,
+            source=_source(found.parts[1]),
         )  # fmt: skip
-    pool = images[0]
-    share = sealed_share(len(pool)) if found.share is None else found.share
+        prepared.card = found.card(prepared.card, found.seen(0), found.seen(1), asked)
+        return prepared
+    share = sealed_share(len(pool)) if division.share is None else division.share
     train, apart = split(pool.labels, val=_sealed_images(pool.labels, share), seed=seed, groups=pool.groups)
-    why = "no test part of its own" if found.share is None else f"--test {test}"
+    why = "no test part of its own" if division.share is None else f"--test {test}"
     notes.append(f"{why}: {share:.0%} of each class set apart as the test, by seed {seed}")
-    return Prepared(
-        spec=spec, classes=content.classes, train=some(pool, train), test=some(pool, apart), notes=notes, kept=kept,
-        apart=True, source=_source(found.pool, apart),
+    prepared = Prepared(
+        spec=spec, classes=classes, train=some(pool, train), test=some(pool, apart), notes=notes, kept=found.kept,
+        apart=True, source=_source(found.parts[0], apart),
     )  # fmt: skip
+    prepared.card = found.card(prepared.card, found.seen(0, train), found.seen(0, apart), asked)
+    return prepared
 
 
-def _group(found: Division, images: Sequence[Images]) -> list[str]:
+def prepare_again(plan: Plan, root: Path) -> Prepared:
+    """The data of a plan, read as the plan says."""
+    card = plan.data
+    asked = Asked(size=card.size, fit=card.fit or "crop", allow_losses=card.allow_losses)
+    return prepare(card.spec, seed=plan.seed, root=root, test=plan.test, asked=asked)
+
+
+def _group(parts: Sequence[Part], images: Sequence[Images]) -> list[str]:
     """Give the images their groups, if they have any, and say so."""
-    parts = [found.pool, *([found.test] if found.test else [])]
     if not any(part.groups for part in parts):
         return []
     groups = numbered([name for part in parts for name in part.groups or [""] * len(part.labels)])
@@ -62,7 +82,7 @@ def _group(found: Division, images: Sequence[Images]) -> list[str]:
     for own, among in zip(images, split_at, strict=False):
         own.groups = among
     told = [f"{len(np.unique(groups))} groups of images, each on one side of every split"]
-    if found.test and (both := int(np.isin(split_at[1], split_at[0]).sum())):
+    if len(parts) > 1 and (both := int(np.isin(split_at[1], split_at[0]).sum())):
         told.append(f"WARNING: {both} of {len(images[1])} test images are of groups that are trained on too")
     return told
 
@@ -86,17 +106,6 @@ def _content(spec: str, root: Path) -> Content:
         f"no data set {spec!r}. There are: {', '.join(spellings())}, or the path of a folder that holds <class>/<image> or "
         "train/<class>/<image>, or of a table"
     )
-
-
-def _opened(found: Division, memory: int) -> tuple[list[Images], list[str], str]:
-    """Training and test images as one kind, notes on their scaling, and where they are kept."""
-    parts = [found.pool, *([found.test] if found.test else [])]
-    files = [(part.images, part.labels) for part in parts if isinstance(part.images, Files)]
-    if files:
-        images, note, kept = open_all(files, memory)
-        return images, [note] if note else [], kept
-    arrays = [(part.images, part.labels) for part in parts if not isinstance(part.images, Files)]
-    return [Images(pixels, np.asarray(labels, dtype=np.int64)) for pixels, labels in arrays], [], ""
 
 
 def _source(part: Part, chosen: NDArray[np.int64] | None = None) -> str:

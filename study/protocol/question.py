@@ -20,6 +20,16 @@ MATCHED = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Files of one class, folder and kind that should have been images."""
+
+    label: int
+    folder: str
+    kind: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataCard:
     """What the study knows about its images without opening the sealed test set."""
 
@@ -40,6 +50,20 @@ class DataCard:
     """Test images that are pixel for pixel training images too."""
     groups: int = 0
     """Groups that the test images form; 0 where every image stands alone."""
+    fit: Literal["", "crop", "pad", "squash"] = ""
+    """What became of files that are not square; empty where the images are no files."""
+    white: float = 0.0
+    """The value of white in pixels of more than 8 bits; 0: there were none."""
+    cut: float = 0.0
+    """Share of all pixels that ``fit`` cut away."""
+    train_counts: tuple[int, ...] = ()
+    """Training images of each class; empty in plans of earlier versions."""
+    test_counts: tuple[int, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    allow_losses: bool = False
+    """Whether the user allowed that more than 1 % of a class is left out."""
+    near: int = 0
+    """Test images that look like a training image, saved again in another size, format or quality."""
 
 
 @dataclass(frozen=True, kw_only=True)

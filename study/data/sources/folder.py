@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from study.data.images import SUFFIXES, Files, few, shown
-from study.data.listing import dotted, files, folders, has_image, hidden, is_image
+from study.data.images import Files, few, shown
+from study.data.kinds import candidate, is_image
+from study.data.listing import dotted, files, folders, has_image, hidden
 from study.data.parts import role
 from study.data.sources import Content, Part, Source
 from study.protocol.errors import InputError
@@ -36,9 +37,7 @@ def content(root: Path) -> Content:
     others = Counter[str]()
     found = {name: _part(root, inside, classes, others) for name, inside in parts.items()}
     if empty := [name for name, part in found.items() if not len(part.labels)]:
-        raise InputError(
-            f"{shown(root / empty[0])} holds no images; known suffixes: {' '.join(sorted(SUFFIXES))}"
-        )
+        raise InputError(f"{shown(root / empty[0])} holds no images")
     return Content(
         classes=tuple(classes),
         parts=found,
@@ -80,8 +79,8 @@ def _part(root: Path, inside: Sequence[Path], classes: Sequence[str], others: Co
     labels: list[int] = []
     for folder in inside:
         there = list(files(folder))
-        images = [p for p in there if is_image(p)]
-        others.update(p.suffix.lower() or "no suffix" for p in there if not is_image(p))
+        images = [p for p in there if candidate(p)]
+        others.update(p.suffix.lower() or "no suffix" for p in there if not candidate(p))
         names += [os.fsencode(image.relative_to(root)) for image in images]
         labels += [classes.index(shown(folder.name))] * len(images)
     return Part(images=Files(root, tuple(names)), labels=labels)
