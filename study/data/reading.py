@@ -242,7 +242,7 @@ def _flat(image: Image.Image, white: float) -> Image.Image:
         under = Image.new("RGBA", top.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
         under.alpha_composite(top)
         return under
-    return image
+    return image.convert("RGB") if image.mode == "LAB" else image  # it has no way to grey of its own
 
 
 def _fitted(image: Image.Image, size: int, fit: Fit) -> Image.Image:
