@@ -56,10 +56,11 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
     """
     from study.data.split import split_for
     from study.execution import profile
-    from study.scheduling.spaces import describe, searched
+    from study.scheduling.spaces import PHOTOGRAPHS, describe, searched
 
     assert request.budget is not None
     _check_train_fraction(request.train_fraction, prepared.card)
+    photographs = prepared.card.size >= PHOTOGRAPHS
     survey = profile.survey(
         arms,
         prepared.card,
@@ -80,7 +81,7 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
         train_fraction=request.train_fraction,
         widen=request.widen,
         spaces={
-            name: describe(searched(arm.space, survey.batch_sizes, request.widen))
+            name: describe(searched(arm.space, survey.batch_sizes, request.widen, photographs=photographs))
             for name, arm in arms.items()
         },
         batch_sizes=survey.batch_sizes,
@@ -121,7 +122,7 @@ def added_arm(
 ) -> Extension:
     """Measure one arm more under the study's own protocol. Raises InputError when that does not fit the arm."""
     from study.execution import profile
-    from study.scheduling.spaces import describe, searched
+    from study.scheduling.spaces import describe, of_photographs, searched
 
     (name,) = added
     share = Budget(seconds=plan.share, resource=plan.budget.resource)
@@ -141,7 +142,11 @@ def added_arm(
             {
                 "audits": {arm: dataclasses.asdict(audit) for arm, audit in survey.audits.items()},
                 "spaces": {
-                    arm: describe(searched(it.space, plan.batch_sizes, plan.widen))
+                    arm: describe(
+                        searched(
+                            it.space, plan.batch_sizes, plan.widen, photographs=of_photographs(plan.spaces)
+                        )
+                    )
                     for arm, it in added.items()
                 },
                 "probe_cost": survey.cost,

@@ -21,7 +21,7 @@ from study import cli, planning, session
 from study.cli import Request
 from study.commands import series
 from study.loggers import feed
-from study.protocol import allocation
+from study.protocol import allocation, classes
 from study.protocol.accounting import search_runs, shrunk, unspent
 from study.protocol.errors import BAD_INPUT, DONE, UNFINISHED, StudyError
 from study.protocol.plan import Plan
@@ -106,7 +106,7 @@ def _study(opened: Opened, console: Console, stop: StopSignal) -> None:
 
     if request.address:
         cluster.knock(request.address)
-    prepared = _read_data(opened, say)
+    prepared = _read_data(opened, console)
     if opened.plan:
         opened.take_up(prepared, say)
     elif budget.resource == "cpu" and not request.address:
@@ -141,11 +141,13 @@ def _study(opened: Opened, console: Console, stop: StopSignal) -> None:
     say("\n".join(["", *_search_lines(plan, opened), *written.lines, f"report: {written.path}"]))
 
 
-def _read_data(opened: Opened, say: Say) -> "Prepared":
+def _read_data(opened: Opened, console: Console) -> "Prepared":
+    """Read the images, and show what was read of each class before anything is measured."""
+    from study.commands.plan import class_table
     from study.data import prepare
     from study.data.opened import Asked
 
-    plan, request = opened.plan, opened.request
+    plan, request, say = opened.plan, opened.request, console.print
     say("reading the images ...")
     if plan:
         prepared = prepare.prepare_again(plan, Path("data"))
@@ -159,6 +161,9 @@ def _read_data(opened: Opened, say: Say) -> "Prepared":
         f"data: {card.spec}, {card.train} images to train and validate on, {card.test} sealed for the test, "
         f"{len(card.classes)} classes, {card.size} x {card.size} pixels. {card.note}"
     )
+    if not plan:
+        say(class_table(card))
+        say("\n".join(classes.sentences(card)))
     if prepared.kept:
         say(prepared.kept)
     return prepared

@@ -12,10 +12,10 @@ from rich.text import Text
 
 from analysis import power
 from analysis.luck import POWER, half_width
-from study.protocol import allocation, looks, question
+from study.protocol import allocation, classes, looks, question
 from study.protocol.allocation import PAIRS
 from study.protocol.plan import Plan
-from study.protocol.question import Audit, Packed
+from study.protocol.question import Audit, DataCard, Packed
 from study.protocol.text import counted, duration, points
 
 
@@ -50,7 +50,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
         collapse_padding=True,
     )
     for column in columns:
-        table.add_column(column, justify="left" if column == "arm" else "right")
+        table.add_column(column, justify="left" if column in ("arm", "class") else "right")
     return table
 
 
@@ -73,6 +73,14 @@ def _phases(plan: Plan) -> Table:
             str(allocation.select_runs(plan)),
             f"{allocation.confirm_reserved(plan)}+",
         )
+    return table
+
+
+def class_table(card: DataCard) -> Table:
+    """What was read of each class."""
+    table = _table("images", classes.COLUMNS)
+    for row in classes.rows(card):
+        table.add_row(*map(Text, row))
     return table
 
 

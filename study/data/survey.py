@@ -231,7 +231,7 @@ def _notes(parts: Sequence[_Read], reading: Reading, cut: float) -> list[str]:
         (done["transparent"], f"with transparency laid over grey ({BACKGROUND})"),
         (done["deep"], f"of more than 8 bits divided by {reading.white:g} to the range of 8"),
         (done["frames"], "animations or stacks, of which the first frame is read"),
-        (done["reduced"], "JPEGs decoded at a reduced size"),
+        (done["reduced"], "decoded at a reduced size, as large JPEGs"),
     ]
     notes = [f"{count} of {len(sizes)} images {what}" for count, what in told if count]
     if not done["scaled"]:
@@ -241,7 +241,7 @@ def _notes(parts: Sequence[_Read], reading: Reading, cut: float) -> list[str]:
     how = {
         "crop": f"their ends cut away, {cut:.1%} of all pixels and up to {1 - 1 / ratio.max():.0%} of an image",
         "pad": f"grey beside them, {(1 - 1 / ratio).mean():.1%} of what a net sees",
-        "squash": f"stretched by up to {ratio.max():.2g}, {np.median(ratio):.2g} in the middle",
+        "squash": f"stretched, {np.median(ratio):.2g} times at the median and {ratio.max():.2g} at most",
     }
     ends = f" ({how[reading.fit]}: --fit {reading.fit})" if (ratio > 1).any() else ""
     return [*notes, f"{done['scaled']} of {len(sizes)} images scaled to {side}{ends}"]

@@ -23,7 +23,7 @@ from study.scheduling.phases import Due, Phases
 from study.scheduling.retries import LossKind, Retries
 from study.scheduling.sampler import ArmSearch
 from study.scheduling.slots import Slots
-from study.scheduling.spaces import known, random_config, searched
+from study.scheduling.spaces import known, of_photographs, random_config, searched
 
 
 def derive_seed(*parts: object) -> int:
@@ -64,7 +64,11 @@ class Schedule:
         self.retries = Retries(plan, ledger)
         self._phases = Phases(plan, ledger, self.slots)
         self._correct = correct or reader(ledger.run)
-        self._spaces = {name: searched(arm.space, plan.batch_sizes, plan.widen) for name, arm in arms.items()}
+        photographs = of_photographs(plan.spaces)
+        self._spaces = {
+            name: searched(arm.space, plan.batch_sizes, plan.widen, photographs=photographs)
+            for name, arm in arms.items()
+        }
         self.defaults = {name: default(space) for name, space in self._spaces.items()}
         further = ledger.extension.pairs if ledger.extension else 0
         settings = load_recipe(plan.recipe).known

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,28 @@ SCALING = {"lr": 1.0, "adamw_lr": 0.5}
 root (Malladi et al. 2022, arXiv:2205.10287)."""
 
 
-def searched(space: Space, batch_sizes: tuple[int, ...], wide: Iterable[str]) -> Space:
-    """The space that a study searches for an arm: restricted to ``batch_sizes``, with the axes named in ``wide`` widened."""
+PHOTOGRAPHS = 64
+"""Pixels per side from which on an image shows an object in surroundings, and a part of it still does."""
+RESIZED_CROPS = ("flip+resizedcrop.35", "flip+resizedcrop.08")
+"""Augmentations for photographs: parts of at least 35 % (fastai's choice for training at small sizes) and 8 % (ImageNet's) of the
+area, scaled to full size."""
+
+
+def searched(
+    space: Space, batch_sizes: tuple[int, ...], wide: Iterable[str], *, photographs: bool = False
+) -> Space:
+    """The space that a study searches for an arm: restricted to ``batch_sizes``, with the axes named in ``wide`` widened,
+    and, for ``photographs``, with ``RESIZED_CROPS``."""
+    axis = space.get("augment")
+    if photographs and isinstance(axis, Choice):
+        options = (*axis.options, *(name for name in RESIZED_CROPS if name not in axis.options))
+        space = {**space, "augment": dataclasses.replace(axis, options=options)}
     return widen(restrict(space, batch_sizes), wide)
+
+
+def of_photographs(spaces: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> bool:
+    """Whether a plan's spaces, as ``describe`` made them, offer ``RESIZED_CROPS``."""
+    return any(RESIZED_CROPS[0] in space.get("augment", {}).get("options", ()) for space in spaces.values())
 
 
 def restrict(space: Space, batch_sizes: tuple[int, ...]) -> Space:

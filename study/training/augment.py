@@ -78,14 +78,14 @@ def cutout(normalised_NCHW: Tensor, generator: Generator) -> Tensor:
     return normalised_NCHW.masked_fill_(hole[:, None], 0.0)
 
 
-def warp(pixels_NCHW: Tensor, maps_N23: Tensor, mode: str = "bilinear") -> Tensor:
+def warp(pixels_NCHW: Tensor, maps_N23: Tensor, mode: str = "bilinear", outside: str = "zeros") -> Tensor:
     """Float pixels resampled, "bilinear" or "nearest", by an affine map per image from output to input positions.
 
-    Positions run from -1 to 1 between the outer edges; the outside is black.
+    Positions run from -1 to 1 between the outer edges; the outside is black, or, with "border", like the nearest edge.
     """
     with torch.autocast(pixels_NCHW.device.type, enabled=False):  # bfloat16 is too coarse for positions
         grid = functional.affine_grid(maps_N23, list(pixels_NCHW.shape), align_corners=False)
-        return functional.grid_sample(pixels_NCHW, grid, mode, "zeros", align_corners=False)
+        return functional.grid_sample(pixels_NCHW, grid, mode, outside, align_corners=False)
 
 
 def turn(images_NCHW: Tensor, generator: Generator, *, border: int = 0) -> Tensor:
@@ -104,6 +104,23 @@ def turn(images_NCHW: Tensor, generator: Generator, *, border: int = 0) -> Tenso
         right, down = pixels * (2 / images_NCHW.shape[-1])
     maps = torch.stack((mirror * cos, mirror * -sin, mirror * right, sin, cos, down), dim=1)
     return warp(images_NCHW.float(), maps.view(-1, 2, 3), "nearest")
+
+
+def resized_crop(images_NCHW: Tensor, generator: Generator, *, least: float) -> Tensor:
+    """Mirrored or not, and a part of the image, from ``least`` of its area to all of it, scaled to full size: one resampling.
+
+    As torchvision's RandomResizedCrop (Szegedy et al. 2014, arXiv:1409.4842): area uniform, width to height between 3:4 and 4:3
+    uniform on a log scale, place uniform. A part that is too long is cut to the side; torchvision draws again. Returns float32
+    pixels.
+    """
+    area = least + (1 - least) * _uniform(images_NCHW, generator)
+    ratio = torch.exp((_uniform(images_NCHW, generator) * 2 - 1) * math.log(4 / 3))
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    right = (1 - width) * (_uniform(images_NCHW, generator) * 2 - 1)
+    down = (1 - height) * (_uniform(images_NCHW, generator) * 2 - 1)
+    mirror, none = _signs(images_NCHW, generator), torch.zeros_like(area)
+    maps = torch.stack((mirror * width, none, right, none, height, down), dim=1)
+    return warp(images_NCHW.float(), maps.view(-1, 2, 3), outside="border")
 
 
 def _flip_crop(images_NCHW: Tensor, generator: Generator) -> Tensor:
@@ -192,5 +209,7 @@ POLICIES: dict[str, Policy] = {
     "flip+rotate": lambda images, generator: normalise(turn(images, generator)),
     "flip+crop+cutout": lambda images, generator: cutout(_flip_crop(images, generator), generator),
     "trivial": _trivial,
+    "flip+resizedcrop.35": lambda images, generator: normalise(resized_crop(images, generator, least=0.35)),
+    "flip+resizedcrop.08": lambda images, generator: normalise(resized_crop(images, generator, least=0.08)),
 }
-"""Every policy by its name on the recipe's ``augment`` axis."""
+"""Every policy by its name on the recipe's ``augment`` axis; the last two are for photographs (``scheduling.spaces``)."""

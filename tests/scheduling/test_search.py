@@ -9,7 +9,17 @@ from search_spaces import Choice, Config, Float, Int, Space, default, load, load
 from study.protocol.records import Epoch, Outcome, Trial
 from study.scheduling.asha import Rungs
 from study.scheduling.sampler import ArmSearch, proposal_seed
-from study.scheduling.spaces import describe, known, random_config, restrict, widen
+from study.scheduling.spaces import (
+    RESIZED_CROPS,
+    describe,
+    known,
+    of_photographs,
+    random_config,
+    restrict,
+    searched,
+    widen,
+)
+from study.training.augment import POLICIES
 
 SPACE: Space = {
     "lr": Float(low=1e-3, high=1.0, default=0.1, log=True),
@@ -167,6 +177,17 @@ def test_batch_sizes_that_do_not_fit_leave_the_space() -> None:
     axis = restrict(SPACE, (64, 128))["batch_size"]
     assert axis == Choice(options=(64, 128), default=128)
     assert restrict(SPACE, (32, 64))["batch_size"] == Choice(options=(32, 64), default=32)
+
+
+def test_photographs_are_also_searched_with_resized_crops_and_nothing_else_changes() -> None:
+    space = load("tiny_resnet").space
+    usual, more = (searched(space, (32, 64), (), photographs=photographs) for photographs in (False, True))
+    axis = more["augment"]
+    assert isinstance(axis, Choice)
+    assert axis.options[-2:] == RESIZED_CROPS
+    assert {**more, "augment": usual["augment"]} == usual
+    assert [of_photographs({"arm": describe(s)}) for s in (usual, more)] == [False, True]
+    assert set(RESIZED_CROPS) <= set(POLICIES)
 
 
 def test_random_configs_are_uniform_on_their_scales_and_shared_by_name() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor
-from torchvision.transforms import RandomCrop, RandomHorizontalFlip, RandomRotation
+from torchvision.transforms import RandomCrop, RandomHorizontalFlip, RandomResizedCrop, RandomRotation
 from torchvision.transforms.v2 import functional as reference
 
 from study.training.augment import (
@@ -18,6 +18,7 @@ from study.training.augment import (
     cutout,
     flip,
     normalise,
+    resized_crop,
     shift,
     turn,
     warp,
@@ -219,6 +220,43 @@ def test_positions_are_exact_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = augment(noise(), "flip+rotate", generator())
     torch.testing.assert_close(out, augment(noise(), "flip+rotate", generator()))
+
+
+def test_a_resized_crop_stays_inside_the_image_and_its_range() -> None:
+    side, n = 65, 400
+    for least in (0.08, 0.35):
+        out = resized_crop(places(n, side), generator(4), least=least)
+        row, column = out[:, 1, :, side // 2] - 128 + side // 2, out[:, 0, side // 2] - 128 + side // 2
+        height, width = ((line[:, -1] - line[:, 0]).abs() / (side - 1) for line in (row, column))
+        assert (height * width).min() > least - 0.01
+        assert (height * width).min() < least + 0.1
+        assert (width / height).log().abs().max() < math.log(4 / 3) + 0.01
+        assert min(row.min(), column.min()) >= -0.01
+        assert max(row.max(), column.max()) <= side - 0.99
+    grey = torch.full((50, 3, 16, 16), 77, dtype=torch.uint8)
+    torch.testing.assert_close(resized_crop(grey, generator(), least=0.08), grey.float())  # no black comes in
+
+
+def test_resized_crops_are_drawn_as_torchvision_draws_them() -> None:
+    """Areas, shapes and places from the corners of pixels that hold their position: Kolmogorov-Smirnov tests."""
+    side, n = 129, 1500
+    torch.manual_seed(5)
+    marked = torch.zeros(1, side, side)
+    draws = (RandomResizedCrop.get_params(marked, [0.5, 1.0], [3 / 4, 4 / 3]) for _ in range(n))
+    theirs = torch.tensor([(t, left, h, w) for t, left, h, w in draws]).double() / side
+    out = resized_crop(places(n, side), generator(2), least=0.5)
+    row, column = out[:, 1, :, side // 2] - 128 + side // 2, out[:, 0, side // 2] - 128 + side // 2
+    height, width = (((line[:, -1] - line[:, 0]).abs() / (side - 1)) for line in (row, column))
+    mirrored = column[:, 0] > column[:, -1]
+    assert mirrored.float().mean() == pytest.approx(0.5, abs=0.05)
+    inside = (height < 0.97) & (width < 0.97)  # torchvision draws a part again that is too long
+    others = (theirs[:, 2] < 0.97) & (theirs[:, 3] < 0.97)
+    for ours, other in (
+        (height[inside] * width[inside], theirs[others, 2] * theirs[others, 3]),
+        (width[inside] / height[inside], theirs[others, 3] / theirs[others, 2]),
+        (row[inside, 0] / side / (1 - height[inside]), theirs[others, 0] / (1 - theirs[others, 2])),
+    ):
+        assert stats.ks_2samp(ours.numpy(), other.numpy()).statistic < 0.08
 
 
 def test_cutout_is_a_grey_square_of_half_the_side() -> None:
