@@ -119,7 +119,8 @@ def read_with_facts(file: Path, reading: Reading) -> tuple[NDArray[np.uint8], Fa
             image.load()
             turned = _turn(image) or by_pillow
             deep, transparent = _is_deep(image), image.has_transparency_data and not _is_deep(image)
-            flat = _flat(image, reading.white).convert("L" if reading.channels == 1 else "RGB")
+            flat, mode = _flat(image, reading.white), "L" if reading.channels == 1 else "RGB"
+            flat = flat if flat.mode == mode else flat.convert(mode)
             scaled = flat.size != (size, size)
             square = _fitted(flat, size, reading.fit) if scaled else flat
     facts = Facts(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from study.data.opened import Asked
 from study.data.prepare import prepare
 from study.data.sealed import Prepared
 from study.protocol.errors import InputError
@@ -42,3 +43,5 @@ def refused(spec: str | Path, tmp_path: Path, words: str) -> None:
     with pytest.raises(InputError, match=words) as error:
         data(spec, tmp_path)
     assert "\n" not in str(error.value)
+def read_as(path: Path, asked: Asked) -> Prepared:
+    return prepare(f"folder:{path}", seed=0, root=path / "unused", asked=asked)

@@ -23,6 +23,7 @@ from search_spaces._shared import (
     matched_base_width,
     small_stem,
 )
+from study.scheduling.spaces import RESIZED_CROPS
 from study.training.augment import POLICIES
 
 ARMS = search_spaces.names()
@@ -202,4 +203,4 @@ def test_stems_follow_the_image_size() -> None:
 def test_the_recipe_knows_every_policy() -> None:
     axis = search_spaces.load_recipe("sgd").space["augment"]
     assert isinstance(axis, Choice)
-    assert set(axis.options) == set(POLICIES)
+    assert {*axis.options, *RESIZED_CROPS} == set(POLICIES)

@@ -78,7 +78,7 @@ def in_pieces(make: Training, again: Training, path: Path) -> list[Epoch]:
     return epochs
 
 
-@pytest.mark.parametrize("policy", ["flip+crop+cutout", "trivial"])
+@pytest.mark.parametrize("policy", ["flip+crop+cutout", "trivial", "flip+resizedcrop.35"])
 def test_training_goes_on_within_an_epoch_to_the_last_digit(
     plan: Plan, digits: Prepared, tmp_path: Path, policy: str
 ) -> None:

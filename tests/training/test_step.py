@@ -107,7 +107,7 @@ def test_fetched_images_give_the_same_digits() -> None:
         assert [timeless(e) for e in run.epochs()] == expected
 
 
-@pytest.mark.parametrize("policy", ["none", "trivial"])
+@pytest.mark.parametrize("policy", ["none", "trivial", "flip+resizedcrop.08"])
 def test_a_run_stopped_at_any_step_and_moved_gives_the_same_digits(policy: str) -> None:
     arm = dropping(load("tiny_resnet"))
     asked = trial(arm, epochs=2, augment=policy)
