@@ -99,7 +99,7 @@ def test_a_loss_of_less_than_one_per_cent_is_told_and_borne(tmp_path: Path) -> N
     card = folder(tmp_path).card
     assert [(left.folder, left.count) for left in card.left_out] == [("train/cat", 1)]
     assert classes.rows(card) == [("cat", "153", "150", "3", "1"), ("dog", "153", "150", "3", "-")]
-    assert "Left out: 1 broken (.png) in train/cat." in classes.sentences(card)
+    assert "Left out: 1 no known image (.png) in train/cat." in classes.sentences(card)
 
 
 def test_a_class_whose_files_are_all_lost_is_refused_even_with_leave(tmp_path: Path) -> None:

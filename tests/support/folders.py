@@ -43,5 +43,7 @@ def refused(spec: str | Path, tmp_path: Path, words: str) -> None:
     with pytest.raises(InputError, match=words) as error:
         data(spec, tmp_path)
     assert "\n" not in str(error.value)
+
+
 def read_as(path: Path, asked: Asked) -> Prepared:
     return prepare(f"folder:{path}", seed=0, root=path / "unused", asked=asked)
