@@ -92,7 +92,7 @@ class Seen:
         files, row = self.part.images, int(self.rows[i])
         if not isinstance(files, Files):
             return f"image {row}"
-        return shown(Path(files.root.name) / shown(files.names[row].decode("utf-8", "surrogateescape")))
+        return shown(os.fsdecode(files.names[row]))
 
 
 def open_parts(parts: Sequence[Part], asked: Asked, memory: int) -> Opened:
