@@ -17,8 +17,9 @@ from analysis.results import Evidence, read
 from analysis.statistics.random_effects import Pooled, pooled
 from analysis.statistics.superiority import holm
 from study.protocol.errors import InputError
+from study.protocol.metrics import METRICS, Metric, Name
 from study.protocol.plan import Plan
-from study.protocol.text import amount, counted, listed, points
+from study.protocol.text import amount, counted, listed
 
 FEWEST = 5
 """Data sets from which a mean over them is given."""
@@ -73,6 +74,7 @@ class Across:
     pooled: Pooled | None
     """None below FEWEST data sets with an answer."""
     sentence: str
+    metric: Name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,7 @@ class Joined:
     """Every pair of arms over all studies."""
 
     arms: tuple[str, ...]
+    metric: Name
     pairs: tuple[Across, ...]
     notes: tuple[str, ...]
 
@@ -89,15 +92,15 @@ class Joined:
 
     def table(self) -> list[str]:
         """Every study's answer on a line, for a terminal."""
-        lines = []
+        lines, metric = [], METRICS[self.metric]
         for pair in self.pairs:
-            lines.append(f"{pair.first} minus {pair.second}:")
+            lines.append(f"{metric.minus(pair.first, pair.second)}:")
             width = max(len(row.data) for row in pair.rows)
             for row in pair.rows:
                 span = "nothing claimed"
                 if row.delta is not None and row.low is not None and row.high is not None:
-                    ends = f"{points(row.low, sign=True)} to {points(row.high, sign=True)}"
-                    span = f"{points(row.delta, sign=True)} pt ({ends}, {counted(row.pairs, 'pair')}): {row.verdict}"
+                    ends = f"{metric.number(row.low, sign=True)} to {metric.number(row.high, sign=True)}"
+                    span = f"{metric.gap(row.delta, sign=True)} ({ends}, {counted(row.pairs, 'pair')}): {row.verdict}"
                 lines.append(f"  {row.data:<{width}}  {span}")
         return lines
 
@@ -116,11 +119,11 @@ def join(runs: Sequence[Path]) -> Joined:
         _check_same_question(run, evidence.plan, other, base.plan)
     _check_other_images(studies)
     found = [(run, evidence, _answers(run, evidence)) for run, evidence in studies]
-    arms = studies[0][1].plan.arms
+    arms, metric = studies[0][1].plan.arms, studies[0][1].plan.judged
     couples = list(itertools.combinations(arms, 2))
     confidence = 1 - 0.05 / len(couples)
-    pairs = tuple(_pair(first, second, found, confidence) for first, second in couples)
-    return Joined(arms=arms, pairs=pairs, notes=_notes(found, len(couples)))
+    pairs = tuple(_pair(first, second, found, confidence, metric) for first, second in couples)
+    return Joined(arms=arms, metric=metric.name, pairs=pairs, notes=_notes(found, len(couples)))
 
 
 def _answers(run: Path, evidence: Evidence) -> dict[frozenset[str], Answer]:
@@ -137,6 +140,10 @@ def _check_same_question(run: Path, plan: Plan, other: Path, base: Plan) -> None
     if set(plan.arms) != set(base.arms):
         raise InputError(
             f"{run} compares {listed(list(plan.arms))}, {other} {listed(list(base.arms))}: only studies of the same arms can be joined"
+        )
+    if plan.metric != base.metric:
+        raise InputError(
+            f"{run} is judged by {plan.judged.title}, {other} by {base.judged.title}: only studies of the same --metric can be joined"
         )
     for arm in base.arms:
         ours, theirs = plan.spaces.get(arm, {}), base.spaces.get(arm, {})
@@ -168,6 +175,7 @@ def _pair(
     second: str,
     found: Sequence[tuple[Path, Evidence, dict[frozenset[str], Answer]]],
     confidence: float,
+    metric: Metric,
 ) -> Across:
     rows = [_row(run, e.plan, answers[frozenset((first, second))], first) for run, e, answers in found]
     known = [row.p for row in rows if row.p is not None and row.counts]
@@ -190,7 +198,8 @@ def _pair(
         second=second,
         rows=tuple(rows),
         pooled=joint,
-        sentence=_sentence(first, second, joint, len(counted_rows)),
+        sentence=_sentence(first, second, joint, len(counted_rows), metric),
+        metric=metric.name,
     )
 
 
@@ -216,20 +225,22 @@ def _row(run: Path, plan: Plan, a: Answer, first: str) -> Row:
     )
 
 
-def _sentence(first: str, second: str, joint: Pooled | None, sets: int) -> str:
+def _sentence(first: str, second: str, joint: Pooled | None, sets: int, metric: Metric) -> str:
     if joint is None:
         return f"{first} against {second}: {counted(sets, 'data set')} with an answer. {FEW}"
     e = joint.mean
     ahead, behind, sign = (first, second, 1) if e.delta >= 0 else (second, first, -1)
     low, high = sorted((sign * e.low, sign * e.high))
-    span = f"({100 * e.confidence:.4g} %: {points(low, sign=True)} to {points(high, sign=True)})"
+    span = (
+        f"({100 * e.confidence:.4g} %: {metric.number(low, sign=True)} to {metric.number(high, sign=True)})"
+    )
     next_low, next_high = sorted((sign * joint.next_low, sign * joint.next_high))
     ahead_of = (
-        f"{ahead} is better than {behind} on the average data set when each is tuned: by {points(sign * e.delta)} pt {span}"
+        f"{ahead} is better than {behind} on the average data set when each is tuned: by {metric.gap_of(sign * e.delta)} {span}"
         if low > 0
-        else f"Which architecture is better on the average data set is open: {ahead} minus {behind} is {points(sign * e.delta, sign=True)} pt {span}"
+        else f"Which architecture is better on the average data set is open: {metric.minus(ahead, behind)} is {metric.gap_of(sign * e.delta, sign=True)} {span}"
     )
-    further = f"on the next data set of the kind expect {points(next_low, sign=True)} to {points(next_high, sign=True)} pt"
+    further = f"on the next data set of the kind expect {metric.number(next_low, sign=True)} to {metric.gap(next_high, sign=True)}"
     return f"{ahead_of}, over {sets} data sets; {further}."
 
 

@@ -2,7 +2,7 @@
 
 Search i of every arm is pair i: same first proposals, same fold, same share. What each search found was selected and
 confirmed by itself, so d_i, the difference of the two finds' mean test scores, is one independent draw of the whole
-procedure, and the interval runs over pairs. Differences are first minus second, as fractions; ``verdict`` judges the
+procedure, and the interval runs over pairs. Differences are first minus second, where more is better; ``verdict`` judges the
 two nets in hand beside it and never names an architecture.
 """
 
@@ -17,11 +17,13 @@ from scipy import stats
 from analysis.levels import FEWEST_PAIRS, Level
 from analysis.luck import Luck
 from analysis.runs import Runs
-from analysis.statistics.intervals import Estimate, Reals, Refused, rope_probabilities, t_interval
+from analysis.statistics.intervals import Estimate, Reals, Refused, one_image, rope_probabilities, t_interval
 from analysis.statistics.superiority import holm
 from analysis.verdict import Verdict, of_nets
 from analysis.words import Doubts
-from study.protocol.text import counted, listed, points
+from study.protocol.metrics import Metric
+from study.protocol.sampling import ALIKE, Sampling
+from study.protocol.text import counted, listed
 
 Word = Literal["better", "better, size unclear", "practical tie", "open", "nothing claimed"]
 SCOPE = (
@@ -105,19 +107,21 @@ def over_pairs(
     if pairs < 2:
         few = f"{counted(pairs, 'pair')} of searches"
         raise Refused(f"{few} cannot show how searches differ: at least two are needed")
-    table = np.stack([first[i].correct.mean(axis=0) - second[i].correct.mean(axis=0) for i in common])
-    return _over(table, confidence)
+    table = np.stack([first[i].scores.mean(axis=0) - second[i].scores.mean(axis=0) for i in common])
+    return _over(table, confidence, **first[common[0]].judge.how)
 
 
-def _over(table: Reals, confidence: float) -> tuple[Estimate, Luck]:
+def _over(
+    table: Reals, confidence: float, sampling: Sampling = ALIKE, step: float = 1.0
+) -> tuple[Estimate, Luck]:
     """``table``: the difference of every pair on every image, shape (R, n)."""
     pairs, images = table.shape
-    d, image = table.mean(axis=1), table.mean(axis=0)
+    d = sampling.mean(table)
     delta = float(d.mean())
-    rest = table - d[:, None] - image + delta
-    interaction = float((rest**2).sum()) / ((pairs - 1) * max(1, images - 1))
-    spread = max(float(d.var(ddof=1)), interaction / images, 1 / images**2)
-    lasting = max(0.0, float(image.var(ddof=1)) - interaction / pairs) if images > 1 else 0.0
+    interaction = sampling.interaction(table)
+    spread = max(float(d.var(ddof=1)), interaction, one_image(sampling, images, step))
+    seen = sampling.variance(table.mean(axis=0)) if images > 1 else 0.0
+    lasting = images * max(0.0, seen - interaction / pairs)
     luck = Luck(differences=tuple(map(float, d)), sd=math.sqrt(spread), lasting=lasting, images=images)
     return t_interval(delta, luck.variance(pairs), float(pairs - 1), confidence), luck
 
@@ -138,7 +142,7 @@ def judge(
 ) -> Answer:
     """The answer for two arms.
 
-    ``search``: one search's share in words (``1.2 gpu-hours``). ``guessing``: share of the most frequent class. ``copies``:
+    ``search``: one search's share in words (``1.2 gpu-hours``). ``guessing``: the score without looking at images. ``copies``:
     test images that are training images too. ``more``: sentence on what more pairs would do and cost.
     """
     common = sorted(first.runs.keys() & second.runs.keys())
@@ -166,8 +170,9 @@ def judge(
     if idle := [f for f in (first, second) if f.beat is not None and f.beat < GUARD]:
         return _guarded(found, idle, nets)
     unlearnt = [f.arm for f in (first, second) if not _learnt(f, guessing)]
-    doubts = Doubts(guessing=guessing, copies=copies, images=luck.images, idle=unlearnt)
-    return _claimed(found, (first, second), interval, luck, level, search, doubts, nets)
+    judge = first.runs[common[0]].judge
+    doubts = Doubts(guessing=guessing, copies=copies, images=luck.images, idle=unlearnt, judge=judge)
+    return _claimed(found, (first, second), interval, level, search, doubts, nets)
 
 
 def _guarded(found: Answer, idle: Sequence[Finds], nets: Verdict | None) -> Answer:
@@ -189,7 +194,6 @@ def _claimed(
     found: Answer,
     finds: tuple[Finds, Finds],
     interval: Estimate,
-    luck: Luck,
     level: Level,
     search: str,
     doubts: Doubts,
@@ -199,7 +203,7 @@ def _claimed(
     judged, doubt, remedy = doubts.hold_back(interval.low, interval.high, found.rope)
     word: Word = "open" if judged == "inconclusive" else judged
     failed = " ".join(f"{_failed(f)} failed." for f in finds if any(r.guessed for r in f.runs.values()))
-    said = _sentence(word, found.first, found.second, interval, found.rope, level, search, luck)
+    said = _sentence(word, found, interval, level, search, doubts.judge.metric)
     p_second, p_tie, p_first = rope_probabilities(interval, found.rope)
     known = not (doubt or failed)
     return replace(
@@ -235,42 +239,43 @@ def _failed(finds: Finds) -> str:
 
 def _learnt(finds: Finds, guessing: float) -> bool:
     """Whether the finds that trained are shown to be above guessing."""
-    whole = np.array([r.whole.mean() for r in finds.runs.values() if r.trained])
+    runs = [r for r in finds.runs.values() if r.trained]
+    whole = np.array([float(r.judge.sampling.mean(r.whole.mean(axis=0))) for r in runs])
     if len(whole) < 2:
         return bool(len(whole)) and float(whole.mean()) > guessing
     half = float(stats.t.ppf(0.975, len(whole) - 1)) * float(whole.std(ddof=1)) / math.sqrt(len(whole))
     return float(whole.mean()) - half > guessing
 
 
-def _sentence(
-    word: Word, first: str, second: str, e: Estimate, rope: float, level: Level, search: str, luck: Luck
-) -> str:
+def _sentence(word: Word, found: Answer, e: Estimate, level: Level, search: str, metric: Metric) -> str:
+    first, second = found.first, found.second
     if e.delta < 0:  # every sentence speaks from the arm that is ahead
         first, second = second, first
         e = replace(e, delta=-e.delta, low=-e.high, high=-e.low)
-    shown = f"({level.span(e.low, e.high)}, {len(luck.differences)} pairs of searches)"
+    shown = f"({level.span(metric, e.low, e.high)}, {found.pairs} pairs of searches)"
+    margin = metric.gap(found.rope)
     tuned = f"when each is tuned with a search of {search}"
     match word:
         case "better":
             return (
-                f"{first} is better than {second} {tuned}: by {points(e.delta)} pt {shown}, more than the "
-                f"{points(rope)} pt you said matters."
+                f"{first} is better than {second} {tuned}: by {metric.gap_of(e.delta)} {shown}, more than the "
+                f"{margin} you said matters."
             )
         case "better, size unclear":
             return (
-                f"{first} is better than {second} {tuned}: by {points(e.delta)} pt {shown}; whether that is more than the "
-                f"{points(rope)} pt you said matters is open."
+                f"{first} is better than {second} {tuned}: by {metric.gap_of(e.delta)} {shown}; whether that is more than the "
+                f"{margin} you said matters is open."
             )
         case "practical tie":
             less = f", {first} ahead by less than that" if e.low > 0 else ""
             return (
-                f"{first} and {second} are equal within {points(rope)} pt {tuned}{less}: the difference is "
-                f"{points(e.delta, sign=True)} pt {shown}."
+                f"{first} and {second} are equal within {margin} {tuned}{less}: the difference is "
+                f"{metric.gap_of(e.delta, sign=True)} {shown}."
             )
         case _:
             return (
-                f"Which architecture is better is open: {tuned}, {first} minus {second} is "
-                f"{points(e.delta, sign=True)} pt {shown}."
+                f"Which architecture is better is open: {tuned}, {metric.minus(first, second)} is "
+                f"{metric.gap_of(e.delta, sign=True)} {shown}."
             )
 
 

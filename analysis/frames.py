@@ -16,7 +16,8 @@ def trials(history: History) -> pd.DataFrame:
     """One row per trial in the order of decision; settings in columns ``config.<name>``.
 
     Columns: trial, arm, phase, pair, state (``open`` before the end), reason, end (one of ENDS),
-    epochs, cost, seed, val_accuracy and test_accuracy (NaN when there is none).
+    epochs, cost, seed, val_accuracy and test_accuracy, val_score and test_score on the study's metric (more is better; NaN
+    when there is none).
     """
     rows = []
     for trial in history.trials.values():
@@ -36,6 +37,8 @@ def trials(history: History) -> pd.DataFrame:
                 "seed": trial.seed,
                 "val_accuracy": seen[-1].val_accuracy if seen else float("nan"),
                 "test_accuracy": score.test_accuracy if score else float("nan"),
+                "val_score": seen[-1].val_score if seen else float("nan"),
+                "test_score": score.test_score if score else float("nan"),
                 **{f"config.{name}": value for name, value in trial.config.items()},
             }
         )
@@ -124,6 +127,6 @@ _OUTSIDE_TRIALS: dict[Phase, str] = {"probe": "measuring", "test": "scoring", "l
 ACTIVITIES = (*_SECONDS, "waiting", "draining", *_OUTSIDE_TRIALS.values())
 _TRIAL_COLUMNS = [
     "trial", "arm", "phase", "pair", "state", "reason", "end", "epochs", "cost", "seed",
-    "val_accuracy", "test_accuracy",
+    "val_accuracy", "test_accuracy", "val_score", "test_score",
 ]  # fmt: skip
-_MEASURES = ("epoch", "cost", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+_MEASURES = ("epoch", "cost", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_score")

@@ -11,7 +11,7 @@ from study.protocol.allocation import PAIRS
 from study.protocol.budget import Budget
 from study.protocol.looks import FIRST_DECLARED, LEVEL, MOST_PAIRS, TOTAL_UNDECLARED
 from study.protocol.plan import Plan
-from study.protocol.text import points, rough
+from study.protocol.text import rough
 
 
 def what_would_decide(evidence: Evidence, luck: Luck | None) -> str:
@@ -37,7 +37,7 @@ def within(plan: Plan, luck: Luck, have: int) -> str:
     level = later(plan, have)
     kinds = known(luck, have)
     needed = [pairs_needed(kind, plan.rope, level, at_least=have + 1) for kind in kinds]
-    gap = f"a true gap of the margin, {points(plan.rope)} pt, with {100 * POWER:.0f} % power"
+    gap = f"a true gap of the margin, {plan.judged.gap(plan.rope)}, with {100 * POWER:.0f} % power"
     if needed[1] is None:
         alpha = level(2 * have)
         images = images_needed(luck, plan.rope, alpha)
@@ -51,15 +51,15 @@ def within(plan: Plan, luck: Luck, have: int) -> str:
     ends = [str(n) if n and n <= MOST_PAIRS else f"over {MOST_PAIRS}" for n in (needed[0], needed[2])]
     roughly = f"{' to '.join(dict.fromkeys(ends))}, since {have} pairs measure their luck roughly"
     twice = min(2 * have, MOST_PAIRS)
-    reach = points(half_width(luck, twice, level(twice)))
+    reach = plan.judged.gap(half_width(luck, twice, level(twice)))
     if needed[1] > MOST_PAIRS:
         return (
             f"To show {gap} takes more than the {MOST_PAIRS} pairs of searches that two looks can have ({roughly}). "
-            f"{_way(plan, twice)} makes them {twice}, with which the interval would reach about {reach} pt either way."
+            f"{_way(plan, twice)} makes them {twice}, with which the interval would reach about {reach} either way."
         )
     return (
         f"To show {gap} takes about {needed[1]} pairs of searches in all ({roughly}): {_way(plan, needed[1])} makes as many. With "
-        f"{twice} the interval would reach about {reach} pt either way."
+        f"{twice} the interval would reach about {reach} either way."
     )
 
 

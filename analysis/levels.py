@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from scipy import optimize
 
 from study.protocol.looks import ADDED, FIRST_DECLARED, LEVEL, TOTAL_UNDECLARED, either, second_level
-from study.protocol.text import level, listed, points
+from study.protocol.metrics import Metric
+from study.protocol.text import level, listed
 
 FEWEST_PAIRS = 3
 """Fewest pairs of searches that get an interval: a first look at fewer claims nothing and spends nothing."""
@@ -37,14 +38,14 @@ class Level:
         """``95 %``, ``94 % over both looks``."""
         return level(1 - self.total) + (f" over {listed(list(self.over))}" if self.over else "")
 
-    def span(self, low: float, high: float, *, sign: bool = True) -> str:
-        """``95 % interval -0.12 to +0.74``, ``94 % over both looks: ...``: in points."""
-        return spanned(self.label, low, high, sign=sign)
+    def span(self, metric: Metric, low: float, high: float, *, sign: bool = True) -> str:
+        """``95 % interval -0.12 to +0.74``, ``94 % over both looks: ...``: in the metric's unit."""
+        return spanned(self.label, metric, low, high, sign=sign)
 
 
-def spanned(held: str, low: float, high: float, *, sign: bool = True) -> str:
-    """The ends of an interval after its level."""
-    ends = f"{points(low, sign=sign)} to {points(high, sign=sign)}"
+def spanned(held: str, metric: Metric, low: float, high: float, *, sign: bool = True) -> str:
+    """The ends of an interval of a difference after its level."""
+    ends = f"{metric.number(low, sign=sign)} to {metric.number(high, sign=sign)}"
     return f"{held}: {ends}" if " over " in held else f"{held} interval {ends}"
 
 

@@ -1,6 +1,6 @@
 """How many more runs, or test images, would decide between two settings: forecasts for a true gap of the margin.
 
-What was measured is no size to plan for (post-hoc power). Gaps are fractions of accuracy.
+What was measured is no size to plan for (post-hoc power). Gaps are in the metric's unit, shares as fractions.
 """
 
 import bisect
@@ -11,7 +11,7 @@ from analysis.luck import MOST_IMAGES, POWER
 from analysis.runs import Runs
 from analysis.statistics.intervals import Estimate, half_width
 from study.protocol.allocation import CONFIRM_CEILING
-from study.protocol.text import points, rough
+from study.protocol.text import rough
 
 
 def what_would_decide(first: Runs, second: Runs, e: Estimate, rope: float) -> str:
@@ -31,9 +31,7 @@ def what_would_decide(first: Runs, second: Runs, e: Estimate, rope: float) -> st
             if images is None
             else f"; {most}, about {rough(images)} test images would"
         )
-    return (
-        f"With {100 * POWER:.0f} % power for a true gap of the margin, {points(rope)} pt: {said} (estimates)."
-    )
+    return f"With {100 * POWER:.0f} % power for a true gap of the margin, {first.judge.metric.gap(rope)}: {said} (estimates)."
 
 
 def takes(
@@ -47,8 +45,9 @@ def takes(
 
     def enough(runs: float, images: int) -> bool:
         shown = half_width(
-            first.correct, second.correct, runs=runs, images=images, confidence=e.confidence, power=power
-        )
+            first.scores, second.scores, **first.judge.how, runs=runs, images=images, confidence=e.confidence,
+            power=power,
+        )  # fmt: skip
         return shown < target
 
     more = _fewest(lambda more: enough(have + more, size), at_least=0) if enough(math.inf, size) else None

@@ -1,7 +1,7 @@
 """What a plan can promise: the smallest gap that its pairs of searches show, and the budget that a given gap takes.
 
 Forecasts depend on the luck of a search. Before a study they cover an assumed range, afterwards the measured value with
-its interval. Accuracies, gaps and sds are fractions. Imports scipy alone.
+its interval. Gaps and sds are in the metric's unit, shares as fractions. Imports scipy alone.
 """
 
 import math
@@ -21,7 +21,7 @@ from analysis.luck import (
 from study.protocol import allocation
 from study.protocol.allocation import PAIRS
 from study.protocol.plan import Plan
-from study.protocol.text import amount, points, rough
+from study.protocol.text import amount, rough
 
 LUCK = (0.003, 0.014)
 """sd of the difference of two searches' finds, before one is measured: .31 and .65 pt on the CIFAR tables, .6 to 1.4 pt
@@ -48,14 +48,20 @@ def disagreement(accuracy: float, shares: Sequence[float] = ()) -> float:
     return accuracy * (1 - accuracy) * min(1.0, math.sqrt(spread / (1 - 1 / MANY_CLASSES)))
 
 
-def assumed(plan: Plan, shares: Sequence[float] = ()) -> tuple[Luck, Luck]:
-    """The smallest and largest luck assumed before any search has run. ``shares``: of the classes, equal by default."""
-    classes = len(plan.data.classes)
-    shares, runs = shares or [1 / classes] * classes, allocation.confirm_each(plan)
+def assumed(plan: Plan) -> tuple[Luck, Luck]:
+    """The smallest and largest luck assumed before any search has run, in the metric's unit (METHOD.md 8).
+
+    Where each class counts alike, rare ones make test images worth fewer: n sum(1 / n_c) / C^2 times as few.
+    """
+    metric, images, classes = plan.judged, plan.data.test, len(plan.data.classes)
+    known = [float(n) for n in plan.data.test_counts if n]
+    counts = known or [images / classes] * classes
+    shares, runs = [n / sum(counts) for n in counts], allocation.confirm_each(plan)
+    uneven = images * sum(1 / n for n in counts) / len(counts) ** 2 if metric.by_class else 1.0
 
     def of(sd: float, lasting: float, accuracy: float) -> Luck:
-        apart, images = disagreement(accuracy, shares), plan.data.test
-        sd = math.sqrt(sd**2 + (1 - lasting) * apart / runs / images)
+        apart = metric.of_images**2 * uneven * disagreement(accuracy, shares)
+        sd = math.sqrt((metric.of_luck * sd) ** 2 + (1 - lasting) * apart / runs / images)
         return Luck(differences=(), sd=sd, lasting=lasting * apart, images=images)
 
     low, high = (of(*kind) for kind in zip(LUCK, LASTING, ACCURACY, strict=True))
@@ -90,26 +96,29 @@ def promise(plan: Plan, *, measured: Luck | None = None, pairs: int | None = Non
         )
     alpha = rate(plan)(have)
     kinds = assumed(plan) if measured is None else known(measured, have)
-    gaps = [points(half_width(luck, have, alpha, power=POWER)) for luck in kinds]
+    metric = plan.judged
+    gaps = [metric.number(half_width(luck, have, alpha, power=POWER)) for luck in kinds]
+    lucks, unit = [metric.number(luck.sd) for luck in kinds], f" {metric.unit}".rstrip()
     ties = [half_width(luck, have, alpha, power=GOAL["tie"]) for luck in kinds]
+    of = "" if metric.name == "accuracy" else f" of {metric.kind}"
     shown = f"With {have} pairs of searches on {plan.data.test} test images, the smallest true gap that shows in {100 * POWER:.0f} % of studies is about "
     if measured is None:
         shown += (
-            f"{_range(gaps)} pt, for a luck of one pair (sd) of {_range([points(luck.sd) for luck in kinds])} pt, "
+            f"{_range(gaps)}{unit}{of}, for a luck of one pair (sd) of {_range(lucks)}{unit}, "
             "assumed before any run."
         )
     else:
         shown += (
-            f"{gaps[1]} pt ({_range(gaps[::2])}), at the luck of one pair (sd) measured here, {points(measured.sd)} pt "
-            f"({_range([points(luck.sd) for luck in kinds[::2]])}, 80 % intervals)."
+            f"{gaps[1]}{unit}{of} ({_range(gaps[::2])}), at the luck of one pair (sd) measured here, {lucks[1]}{unit} "
+            f"({_range(lucks[::2])}, 80 % intervals)."
         )
-    margin = 100 * plan.rope
+    margin = plan.margin
     if plan.rope >= max(ties):
-        return f"{shown} If the arms are equal, a practical tie within {margin:g} pt can be proved."
+        return f"{shown} If the arms are equal, a practical tie within {margin} can be proved."
     often = "will often" if plan.rope < min(ties) else "may"
     return (
-        f"{shown} If the arms are equal, a practical tie within {margin:g} pt {often} stay unproved: that takes a margin of "
-        f"{points(ties[0]) if measured is None else points(ties[1])} pt{' or more' if measured is None else ''}, more pairs, or more test images."
+        f"{shown} If the arms are equal, a practical tie within {margin} {often} stay unproved: that takes a margin of "
+        f"{metric.gap(ties[0 if measured is None else 1])}{' or more' if measured is None else ''}, more pairs, or more test images."
     )
 
 
@@ -118,7 +127,7 @@ def price(plan: Plan, *, measured: Luck | None = None, pairs: int | None = None)
     that is ahead by the margin, and to prove equal arms equal. A gap between these two takes more."""
     have = pairs or plan.pairs
     kinds = assumed(plan) if measured is None else known(measured, have)
-    level, margin = rate(plan), f"{100 * plan.rope:g} pt"
+    level, margin = rate(plan), plan.margin
 
     def line(goal: str, power: float) -> str:
         takes = [takes_pairs(plan, luck, plan.rope, level, power) for luck in kinds]
@@ -126,7 +135,7 @@ def price(plan: Plan, *, measured: Luck | None = None, pairs: int | None = None)
             said = takes[0]
         else:
             said = "; ".join(
-                f"{text} (luck of {points(luck.sd)} pt)"
+                f"{text} (luck of {plan.judged.gap(luck.sd)})"
                 for text, luck in dict(zip(takes, kinds, strict=True)).items()
             )
         return f"{goal}, in {100 * POWER:.0f} % of studies: {said}."

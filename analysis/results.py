@@ -4,6 +4,7 @@ A verdict rests on nothing else. A run that failed by itself stays as a row of g
 open does not count yet; the report mentions it.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import npz
-from analysis.runs import Runs
+from analysis.runs import Judge, Runs
 from study.protocol import allocation, consistency
 from study.protocol.accounting import trained
 from study.protocol.errors import StudyError
 from study.protocol.history import History
+from study.protocol.metrics import ACCURACY, Scores, log_probabilities
 from study.protocol.plan import Plan
 from study.protocol.records import Choice, Config, Trial
 from study.protocol.rundir import RunDir
+from study.protocol.sampling import ALIKE
 from study.protocol.text import counted
 
 Labels = NDArray[np.int64]
@@ -33,8 +36,9 @@ class Draw:
     config: Config
     cost: float
     val: float | None
-    """Validation accuracy at full length; None when it failed."""
+    """Validation score at full length; None when it failed."""
     test: float | None
+    val_accuracy: float | None
     train: float | None
     """Running accuracy on the augmented training images of the last epoch."""
 
@@ -60,7 +64,8 @@ class Evidence:
     under_way: str = ""
     """What the next look still lacks; empty when none was requested."""
     guessing: float = 0.0
-    """Share of the most frequent class among the test images: the accuracy of always naming it."""
+    """The test score without looking at images: under accuracy the share of the most frequent class."""
+    judge: Judge = Judge()  # noqa: RUF009  # frozen
 
 
 def read(run: Path) -> Evidence:
@@ -68,7 +73,7 @@ def read(run: Path) -> Evidence:
     if not run.is_dir():
         raise StudyError(f"{run} is no folder: give the folder of a study, as in runs/ID")
     question, history = consistency.load(RunDir(run))
-    shelf = _Shelf(RunDir(run).predictions, history, len(question.data.classes))
+    shelf = _Shelf(RunDir(run).predictions, history, question)
     done, to_come = _looks(history)
     look = max(1, done)
 
@@ -91,6 +96,7 @@ def read(run: Path) -> Evidence:
         look=look,
         under_way="; ".join(to_come) if done else "",
         guessing=shelf.guessing,
+        judge=shelf.judge,
     )
 
 
@@ -119,15 +125,15 @@ def beat_default(history: History, arm: str) -> int:
     """
     default: dict[int, float] = {}
     for trial in history.of(arm, "baseline"):
-        accuracy = history.val_accuracy(trial.id)
-        default[trial.fold] = -1.0 if accuracy is None or not history.finished(trial.id) else accuracy
+        score = history.val_score(trial.id)
+        default[trial.fold] = -math.inf if score is None or not history.finished(trial.id) else score
     usual = [t.config for t in history.of(arm, "baseline")[:1]]
     ahead: list[Config] = []
     for trial in (*history.full_length(arm, "search"), *history.full_length(arm, "slice")):
-        accuracy = history.val_accuracy(trial.id)
-        if accuracy is None or trial.config in usual or trial.config in ahead:
+        score = history.val_score(trial.id)
+        if score is None or trial.config in usual or trial.config in ahead:
             continue
-        if accuracy > default.get(trial.fold, -1.0):
+        if score > default.get(trial.fold, -math.inf):
             ahead.append(trial.config)
     return len(ahead)
 
@@ -145,9 +151,10 @@ def _draws(history: History, arm: str) -> tuple[Draw, ...]:
                 index=trial.index,
                 config=trial.config,
                 cost=outcome.cost,
-                val=last.val_accuracy if last else None,
+                val=last.val_score if last else None,
+                val_accuracy=last.val_accuracy if last else None,
                 train=last.train_accuracy if last else None,
-                test=score.test_accuracy if score else None,
+                test=score.test_score if score else None,
             )
         )
     return tuple(draws)
@@ -162,39 +169,60 @@ def fell_short(history: History, trial: str) -> bool:
 class _Shelf:
     """Prediction files of one study: all must be about the same images."""
 
-    def __init__(self, folder: Path, history: History, classes: int) -> None:
+    def __init__(self, folder: Path, history: History, plan: Plan) -> None:
         self.history = history
         self.predicted: dict[str, Labels] = {}
+        self.scores: dict[str, Scores] = {}
+        metric, classes = plan.judged, len(plan.data.classes)
         labels: Labels | None = None
-        for trial in history.scores:
+        for trial, recorded in history.scores.items():
             path = folder / f"{trial}.npz"
-            found, self.predicted[trial] = _load(path, classes)
+            found, self.predicted[trial], logs = _load(path, classes, soft=metric is not ACCURACY)
             labels = found if labels is None else labels
             if not np.array_equal(found, labels):
                 raise StudyError(f"{path} has other labels than the study's other predictions")
-            recorded = history.scores[trial].test_accuracy
-            if abs(float((self.predicted[trial] == found).mean()) - recorded) > 1e-6:
-                raise StudyError(f"{path} does not give the accuracy {recorded} that the ledger has")
+            accuracy = float((self.predicted[trial] == found).mean())
+            if abs(accuracy - recorded.test_accuracy) > 1e-6:
+                raise StudyError(
+                    f"{path} does not give the accuracy {recorded.test_accuracy} that the ledger has"
+                )
+            if logs is not None:
+                self.scores[trial] = metric.scores(logs, found)
+                score = float(metric.sampling(found).mean(self.scores[trial]))
+                if abs(score - recorded.test_score) > 1e-6:
+                    raise StudyError(
+                        f"{path} does not give the {metric.title} {metric.value(recorded.test_score)} that the ledger has"
+                    )
         self.labels = labels
-        self.guessing = 0.0 if labels is None else float(np.bincount(labels).max() / len(labels))
+        self.judge = Judge(metric=metric, sampling=ALIKE if labels is None else metric.sampling(labels))
+        self.guessing = 0.0
+        if labels is not None:
+            self.shares = np.bincount(labels, minlength=classes) / len(labels)
+            self.guessing = metric.guessing([float(s) for s in self.shares if s])
 
     def runs(self, question: Plan, arm: str, trials: list[Trial]) -> Runs | None:
         """The arm's trials that count as runs, None when there are none."""
         if self.labels is None:
             return None
-        guess = np.bincount(self.labels).argmax()
         names = [t.id for t in trials if t.id in self.predicted or fell_short(self.history, t.id)]
-        rows = [
-            self.predicted[name] == self.labels if name in self.predicted else self.labels == guess
-            for name in names
-        ]
-        if not rows:
+        if not names:
             return None
+        metric, guess = self.judge.metric, self.shares.argmax()
+        right = [self.predicted.get(name, guess) == self.labels for name in names]
+        blind: Scores = np.zeros(0)
+        kind = np.bool_ if metric.shares else np.float64
+        if self.scores:  # what naming the shares of the classes for every image scores
+            logs = log_probabilities(self.shares)
+            blind = metric.scores(np.broadcast_to(logs, (len(self.labels), len(logs))), self.labels)
         return Runs(
             arm=arm,
-            correct=np.stack(rows),
+            correct=np.stack(right),
             full_run=self._full_run(question, arm, trials),
             failed=tuple(row for row, name in enumerate(names) if name not in self.predicted),
+            judge=self.judge,
+            own=np.stack([self.scores.get(name, blind) for name in names]).astype(kind)
+            if self.scores
+            else None,
         )
 
     def _full_run(self, question: Plan, arm: str, trials: list[Trial]) -> float:
@@ -208,9 +236,10 @@ class _Shelf:
         )
 
 
-def _load(path: Path, classes: int) -> tuple[Labels, Labels]:
+def _load(path: Path, classes: int, *, soft: bool) -> tuple[Labels, Labels, NDArray[np.float32] | None]:
+    """Labels, named classes, and if ``soft`` the log-probabilities."""
     try:
-        found, _ = npz.read(path, ("labels",), ("predictions",))
+        found, _ = npz.read(path, ("labels",), ("predictions",), *([npz.PROBABILITIES] if soft else []))
         labels, predictions = found["labels"], found["predictions"]
     except npz.ArraysError as error:
         if not path.exists():
@@ -224,7 +253,15 @@ def _load(path: Path, classes: int) -> tuple[Labels, Labels]:
         raise StudyError(f"{path}: labels and predictions must be two lists of class numbers, of one length")
     if (beyond := max(int(labels.max()), int(predictions.max()))) >= classes:
         raise StudyError(f"{path} names class {beyond}, and the study has {classes}, counted from 0")
-    return labels.astype(np.int64), predictions.astype(np.int64)
+    labels, predictions = labels.astype(np.int64), predictions.astype(np.int64)
+    if not soft:
+        return labels, predictions, None
+    logs = found.get("log_probabilities")
+    if logs is None or logs.dtype.kind != "f" or logs.shape != (len(labels), classes) or np.isnan(logs).any():
+        raise StudyError(
+            f"{path} cannot be read: it has no log_probabilities of shape {len(labels)} x {classes}"
+        )
+    return labels, predictions, logs.astype(np.float32)
 
 
 def _looks(history: History) -> tuple[int, tuple[str, ...]]:

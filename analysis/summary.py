@@ -12,8 +12,8 @@ from analysis.answer import Answer, Finds
 from analysis.levels import Level
 from analysis.luck import Luck
 from analysis.results import Evidence, beat_default, choices, in_hand
-from analysis.runs import Runs
-from analysis.statistics.intervals import Estimate, Refused, crossed, mean_accuracy
+from analysis.runs import Runs, apart
+from analysis.statistics.intervals import Estimate, Refused
 from analysis.statistics.tunability import Interval, binomial
 from analysis.verdict import Verdict, judge, of_nets
 from study.protocol.records import Config
@@ -22,7 +22,7 @@ from study.protocol.text import amount, counted, listed
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """A difference reported beside the answer: first minus second, as a fraction."""
+    """A difference reported beside the answer: first minus second, more is better."""
 
     label: str
     arm: str
@@ -272,17 +272,17 @@ def accuracies(evidence: Evidence) -> pd.DataFrame:
             if (runs := shelf.get(arm)) is None:
                 continue
             try:
-                interval: Estimate | None = mean_accuracy(runs.correct)
+                interval: Estimate | None = runs.interval()
             except Refused:
                 interval = None
-            scores = pd.Series(runs.accuracies)
+            scores = pd.Series(runs.means)
             rows.append(
                 {
                     "arm": arm,
                     "kind": kind,
                     "runs": len(scores),
                     "guessed": runs.guessed,
-                    "accuracies": list(runs.accuracies),
+                    "accuracies": list(runs.means),
                     "mean": runs.mean,
                     "median": float(scores.median()),
                     "sd": float(scores.std()),
@@ -301,7 +301,7 @@ def _contrast(
     if first is None or second is None or not (first.trained and second.trained):
         return None
     try:
-        estimate = crossed(first.correct, second.correct)
+        estimate = apart(first, second)
     except Refused:
         return None
     return Contrast(label=label, arm=arm, tuned=tuned, estimate=estimate)

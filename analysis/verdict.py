@@ -1,21 +1,24 @@
 """From two settings' fresh runs to one of four words: the nets in hand, and predictions that came from elsewhere.
 
 The crossed interval (Q2) is judged against a region of practical equivalence (ROPE) fixed before the run. The verdict
-holds for two settings and never names an architecture: that is ``answer``'s. Accuracies and differences are fractions;
-only sentences speak in points (pt).
+holds for two settings and never names an architecture: that is ``answer``'s. Scores and differences are as the metric
+has them, more is better; only sentences speak in points or nats.
 """
 
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from analysis import levels
 from analysis.levels import Level, spanned
 from analysis.luck import POWER
 from analysis.more_runs import takes, what_would_decide
-from analysis.runs import Runs
+from analysis.runs import Runs, apart
 from analysis.statistics.intervals import Estimate, crossed, permutation_p, rope_probabilities, welch
 from analysis.words import Doubts, Word
-from study.protocol.text import listed, points
+from study.protocol.metrics import METRICS, Metric, Name
+from study.protocol.text import listed
 
 SCOPE = (
     "Holds for the settings of these nets, retrained with fresh seeds, on new images of the same kind. It is no answer for "
@@ -74,6 +77,7 @@ class Verdict:
     """The arm whose full run costs less, None when they cost the same or it is not known."""
     doubt: str
     """Why the word is weaker than the interval alone would allow; empty when it is not."""
+    metric: Name = "accuracy"
 
     @property
     def has_chances(self) -> bool:
@@ -86,15 +90,17 @@ def judge(
 ) -> Verdict:
     """The verdict on two settings.
 
-    ``guessing``: share of the most frequent class. ``copies``: test images that are training images too. Raises Refused
+    ``guessing``: the score without looking at images. ``copies``: test images that are training images too. Raises Refused
     below two runs per arm: one run cannot show how runs vary.
     """
-    interval = crossed(first.correct, second.correct, confidence=level.confidence)
-    accuracies = [runs.correct.mean(axis=1) for runs in (first, second)]
+    interval = apart(first, second, confidence=level.confidence)
+    means = [np.array(runs.means) for runs in (first, second)]
     idle = [runs.arm for runs in (first, second) if not runs.learnt(guessing)]
-    doubts = Doubts(guessing=guessing, copies=copies, images=first.correct.shape[1], idle=idle)
+    doubts = Doubts(
+        guessing=guessing, copies=copies, images=first.correct.shape[1], idle=idle, judge=first.judge
+    )
     word, doubt, remedy = doubts.hold_back(interval.low, interval.high, rope)
-    sentence = _sentence(word, first.arm, second.arm, interval, rope, level)
+    sentence = _sentence(word, first.arm, second.arm, interval, rope, level, first.judge.metric)
     cheaper = _cheaper(first, second)
     is_open = word == "inconclusive"
     more_runs, images = takes(first, second, interval, rope, POWER) if is_open and not doubt else (None, None)
@@ -116,9 +122,9 @@ def judge(
         k_first=len(first.correct), k_second=len(second.correct),
         failed_first=first.guessed, failed_second=second.guessed,
         n=doubts.images, mean_first=first.mean, mean_second=second.mean,
-        this_test_set=welch(*accuracies, confidence=level.confidence),
-        permutation_p=permutation_p(*accuracies),
-        more_runs=more_runs, images_needed=images, cheaper=cheaper, doubt=doubt,
+        this_test_set=welch(*means, confidence=level.confidence),
+        permutation_p=permutation_p(*means),
+        more_runs=more_runs, images_needed=images, cheaper=cheaper, doubt=doubt, metric=first.judge.metric.name,
     )  # fmt: skip
 
 
@@ -126,45 +132,45 @@ def of_nets(v: Verdict) -> str:
     """The sentence for the finds of two searches: it is about two nets and names no architecture."""
     a, b = (v.first, v.second) if v.delta >= 0 else (v.second, v.first)
     low, high = (v.low, v.high) if v.delta >= 0 else (-v.high, -v.low)
-    shown = f"{points(abs(v.delta))} pt ({spanned(v.held, low, high)})"
+    metric = METRICS[v.metric]
+    difference = metric.minus(f"{a}'s", f"{b}'s")
+    shown = f"{metric.gap_of(abs(v.delta))} ({spanned(v.held, metric, low, high)})"
     if v.word.startswith("better"):
-        open_still = f"; whether that is more than the {points(v.rope)} pt you said matters is open"
+        open_still = f"; whether that is more than the {metric.gap(v.rope)} you said matters is open"
         less = "" if v.word == "better" else open_still
         said = f"Of the two nets tuned here, {a}'s is better than {b}'s by {shown}{less}."
     elif v.word == "practical tie":
-        said = f"The two nets tuned here are equal within {points(v.rope)} pt: {a}'s minus {b}'s is {shown}."
+        said = f"The two nets tuned here are equal within {metric.gap(v.rope)}: {difference} is {shown}."
     else:
-        said = f"Which of the two nets tuned here is better is open: {a}'s minus {b}'s is {shown}."
+        said = f"Which of the two nets tuned here is better is open: {difference} is {shown}."
     return said + (f" {v.doubt}" if v.doubt else "")
 
 
-def _sentence(word: Word, first: str, second: str, e: Estimate, rope: float, level: Level) -> str:
+def _sentence(
+    word: Word, first: str, second: str, e: Estimate, rope: float, level: Level, metric: Metric
+) -> str:
     if e.delta < 0:  # every sentence speaks from the arm that is ahead
         first, second = second, first
         e = replace(e, delta=-e.delta, low=-e.high, high=-e.low)
-    span = f"({level.span(e.low, e.high, sign=False)})"
-    margin = points(rope)
+    span = f"({level.span(metric, e.low, e.high, sign=False)})"
+    margin, gap = metric.gap(rope), metric.gap_of(e.delta)
     match word:
         case "better":
             return (
-                f"{first} is better than {second} by {points(e.delta)} pt {span}, "
-                f"more than the {margin} pt you said matters."
+                f"{first} is better than {second} by {gap} {span}, more than the {margin} you said matters."
             )
         case "better, size unclear":
             return (
-                f"{first} is ahead of {second} by {points(e.delta)} pt {span}; "
-                f"whether that is more than the {margin} pt you said matters is open."
+                f"{first} is ahead of {second} by {gap} {span}; "
+                f"whether that is more than the {margin} you said matters is open."
             )
         case "practical tie":
             less = f", {first} ahead by less than that" if e.low > 0 else ""
-            return (
-                f"{first} and {second} are equal within {margin} pt{less}: "
-                f"the difference is {points(e.delta)} pt {span}."
-            )
+            return f"{first} and {second} are equal within {margin}{less}: the difference is {gap} {span}."
         case "inconclusive":
             return (
                 f"This study cannot tell {first} from {second}: "
-                f"the difference is {points(e.delta)} pt {span}, the margin that matters {margin} pt."
+                f"the difference is {gap} {span}, the margin that matters {margin}."
             )
 
 
@@ -175,7 +181,7 @@ def _failures(first: Runs, second: Runs, e: Estimate) -> str:
         return ""
     if min(len(r.whole) for r in (first, second)) < 2:
         return f"{listed(shown)} failed."
-    without = crossed(first.whole, second.whole, confidence=e.confidence)
+    without = crossed(first.whole, second.whole, **first.judge.how, confidence=e.confidence)
     alone = without.high - without.low < (e.high - e.low) / 2
     return f"{listed(shown)} failed{'; that alone makes the interval this wide' if alone else ''}."
 

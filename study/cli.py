@@ -6,6 +6,7 @@ flag answer at once.
 
 import argparse
 import dataclasses
+import math
 import re
 import shlex
 from collections.abc import Callable
@@ -20,7 +21,8 @@ from study.data.sources import sources
 from study.loggers import base as loggers
 from study.protocol.budget import Budget
 from study.protocol.errors import BAD_INPUT, InputError
-from study.protocol.plan import EPOCHS_CEILING, ROPE_CEILING
+from study.protocol.metrics import METRICS, NAMES, Name
+from study.protocol.plan import EPOCHS_CEILING
 from study.protocol.rundir import PLAN
 from study.storage.lease import SYNC_SECONDS
 from study.storage.objects import is_uri
@@ -103,14 +105,16 @@ class Request:
         QUESTION, flags.whole("epochs", 1, EPOCHS_CEILING, f"from 1 to {EPOCHS_CEILING} passes over the training images"), "N",
         "length of a full run (default: what the budget allows, 3 to 50)",
     )  # fmt: skip
-    rope: float = _flag(
-        QUESTION,
-        flags.above_zero(
-            "rope", 100 * ROPE_CEILING, f"above 0 and at most {100 * ROPE_CEILING:g} accuracy points", scale=100
-        ),
-        "POINTS", "accuracy difference that would not matter to you, in points (default 0.5)", default=0.005,
+    metric: Name = _flag(  # noqa: RUF009  # a field, as above
+        QUESTION, flags.metric, "NAME",
+        f"what nets are judged by, in every step: {', '.join(NAMES)} (default accuracy)", default="accuracy",
     )  # fmt: skip
-    """As a fraction of accuracy."""
+    rope: float = _flag(
+        QUESTION, flags.margin, "MARGIN",
+        "difference that would not matter to you, in the metric's unit: points (default 0.5), nats for log-loss; "
+        "log-loss and brier have no default", default=math.nan,
+    )  # fmt: skip
+    """In the metric's unit; for shares as a fraction."""
     train_fraction: float = _flag(
         QUESTION, flags.above_zero("train-fraction", 1, "above 0 and at most 1"), "F",
         "part of the training images to use: does the answer hinge on the data's size? (default 1)", default=1.0,
@@ -177,14 +181,14 @@ class Request:
             "fraction": f"{self.fraction:g}" if self.fraction is not None else "",
             "widen": ",".join(self.widen),
             "looks": self.looks if self.looks != 1 else "",
+            "metric": self.metric if self.metric != "accuracy" else "",
         }
         parts = ["--budget", str(self.budget), "--arms", ",".join(self.arms), "--data", self.data]
         for name, value in chosen.items():
             parts += [f"--{name}", str(value)] if value else []
         parts += ["--allow-losses"] if self.allow_losses else []
-        return "python study/run.py " + shlex.join(
-            [*parts, "--rope", f"{100 * self.rope:g}", "--seed", str(self.seed)]
-        )
+        margin = METRICS[self.metric].typed(self.rope)
+        return "python study/run.py " + shlex.join([*parts, "--rope", margin, "--seed", str(self.seed)])
 
 
 def parse(argv: list[str]) -> Request:
@@ -223,7 +227,19 @@ def _new(request: Request) -> Request:
             )
         if resource == "cpu" and not (fraction >= 1 and fraction.is_integer()):
             raise InputError(f"--fraction {fraction:g}: on a CPU a trial holds 1, 2, 3 ... whole cores")
-    return dataclasses.replace(request, arms=request.arms or DEFAULT_ARMS[resource])
+    return dataclasses.replace(request, arms=request.arms or DEFAULT_ARMS[resource], rope=_margin(request))
+
+
+def _margin(request: Request) -> float:
+    metric = METRICS[request.metric]
+    if not math.isnan(request.rope):
+        return metric.margin(request.rope)
+    if metric.rope is None:
+        raise InputError(
+            f"--metric {metric.name} has no usual margin: give the difference that would not matter to you, as in --rope "
+            f"{metric.widest / 100:g}{' (nats)' if metric.unit == 'nats' else ''}"
+        )
+    return metric.rope
 
 
 def _check_resume(run: str, given: set[str]) -> None:

@@ -7,6 +7,7 @@ from typing import get_args
 import search_spaces
 from study.data.reading import Fit
 from study.protocol.errors import InputError
+from study.protocol.metrics import NAMES
 from study.storage.objects import Storage, is_uri
 
 
@@ -23,8 +24,7 @@ def whole(name: str, low: int, high: int, says: str) -> Callable[[str], int]:
     return read
 
 
-def above_zero(name: str, most: float, says: str, *, scale: float = 1.0) -> Callable[[str], float]:
-    """``scale`` divides what is typed: percentage points become a fraction."""
+def above_zero(name: str, most: float, says: str) -> Callable[[str], float]:
 
     def read(word: str) -> float:
         try:
@@ -33,7 +33,7 @@ def above_zero(name: str, most: float, says: str, *, scale: float = 1.0) -> Call
             number = math.nan
         if not 0 < number <= most:
             raise InputError(f"--{name} {word} is out of range: {says}")
-        return number / scale
+        return number
 
     return read
 
@@ -63,6 +63,23 @@ def recipe(word: str) -> str:
             f"search_spaces/recipes/{word}.py would define it"
         )
     return word
+
+
+def metric(word: str) -> str:
+    if word not in NAMES:
+        raise InputError(f"--metric {word}: there are {', '.join(NAMES)}")
+    return word
+
+
+def margin(word: str) -> float:
+    """How large it may be, the metric says."""
+    try:
+        number = float(word)
+    except ValueError:
+        number = math.nan
+    if not number > 0:
+        raise InputError(f"--rope {word} is out of range: give a number above 0, as in 0.5")
+    return number
 
 
 def looks(word: str) -> int:

@@ -13,6 +13,7 @@ from study.protocol import allocation, looks
 from study.protocol.budget import Budget
 from study.protocol.codec import plain
 from study.protocol.errors import InputError
+from study.protocol.metrics import METRICS
 from study.protocol.plan import Plan
 from study.protocol.question import DataCard
 from study.protocol.records import Extension
@@ -60,7 +61,7 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
 
     assert request.budget is not None
     _check_train_fraction(request.train_fraction, prepared.card)
-    photographs = prepared.card.size >= PHOTOGRAPHS
+    photographs, metric = prepared.card.size >= PHOTOGRAPHS, METRICS[request.metric]
     survey = profile.survey(
         arms,
         prepared.card,
@@ -80,8 +81,11 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
         seed=request.seed,
         train_fraction=request.train_fraction,
         widen=request.widen,
+        metric=request.metric,
         spaces={
-            name: describe(searched(arm.space, survey.batch_sizes, request.widen, photographs=photographs))
+            name: describe(
+                searched(arm.space, survey.batch_sizes, request.widen, metric, photographs=photographs)
+            )
             for name, arm in arms.items()
         },
         batch_sizes=survey.batch_sizes,
@@ -125,6 +129,7 @@ def added_arm(
     from study.scheduling.spaces import describe, of_photographs, searched
 
     (name,) = added
+    photographs = of_photographs(plan.spaces)
     share = Budget(seconds=plan.share, resource=plan.budget.resource)
     survey = profile.survey(
         added, prepared.card, share, recipe=plan.recipe, fraction=plan.machine.fraction, pool=prepared.train
@@ -143,9 +148,7 @@ def added_arm(
                 "audits": {arm: dataclasses.asdict(audit) for arm, audit in survey.audits.items()},
                 "spaces": {
                     arm: describe(
-                        searched(
-                            it.space, plan.batch_sizes, plan.widen, photographs=of_photographs(plan.spaces)
-                        )
+                        searched(it.space, plan.batch_sizes, plan.widen, plan.judged, photographs=photographs)
                     )
                     for arm, it in added.items()
                 },

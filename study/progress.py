@@ -14,7 +14,7 @@ from study.protocol.accounting import budget, share
 from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.standing import phase, searches, states
-from study.protocol.text import duration, percent
+from study.protocol.text import duration
 
 if TYPE_CHECKING:
     from study.scheduling.schedule import Schedule
@@ -57,19 +57,19 @@ class View:
 
 
 def arm_table(plan: Plan, history: History, spent: Mapping[str, float], *, share: float) -> Table:
-    """One row per arm: its phase, its money, its best accuracy, its trials. ``spent`` and ``share`` in resource-seconds."""
-    table = Table(caption="best so far: validation accuracy, optimistic until confirmed")
+    """One row per arm: its phase, its money, its best score, its trials. ``spent`` and ``share`` in resource-seconds."""
+    table = Table(caption=f"best so far: validation {plan.judged.kind}, optimistic until confirmed")
     counted = tuple(states(history, plan.arms[0]))
     for column in ("arm", "phase", "spent", "share", "best so far", "full runs per search", *counted):
         table.add_column(column, justify="left" if column in ("arm", "phase") else "right")
     for arm in plan.arms:
-        accuracy = history.best.get(arm)
+        best = history.best.get(arm)
         table.add_row(
             Text(arm),
             phase(history, arm),
             duration(spent[arm]),
             duration(share),
-            "-" if accuracy is None else percent(accuracy),
+            "-" if best is None else plan.judged.value(best),
             searches(plan, history, arm) or "-",
             *(str(n) for n in states(history, arm).values()),
         )
@@ -98,12 +98,12 @@ def _line(schedule: "Schedule") -> str:
     plan, ledger = schedule.plan, schedule.ledger
     arms = []
     for arm in plan.arms:
-        accuracy = ledger.best.get(arm)
+        best = ledger.best.get(arm)
         counts = ", ".join(f"{n} {state}" for state, n in states(ledger, arm).items() if n)
         had = searches(plan, ledger, arm)
         arms.append(
             f"{arm}: {phase(ledger, arm)}, {counts}"
-            + (f", best {percent(accuracy)}" if accuracy else "")
+            + (f", best {plan.judged.value(best)}" if best is not None else "")
             + (f", full runs per search {had}" if had else "")
         )
     return " | ".join([_money(schedule)[1], *arms])

@@ -21,9 +21,10 @@ from study import cli, planning, session
 from study.cli import Request
 from study.commands import series
 from study.loggers import feed
-from study.protocol import allocation, classes
+from study.protocol import allocation, classes, metrics
 from study.protocol.accounting import search_runs, shrunk, unspent
-from study.protocol.errors import BAD_INPUT, DONE, UNFINISHED, StudyError
+from study.protocol.errors import BAD_INPUT, DONE, UNFINISHED, InputError, StudyError
+from study.protocol.metrics import METRICS
 from study.protocol.plan import Plan
 from study.protocol.question import unmatched
 from study.protocol.records import Record, Tuning
@@ -166,6 +167,11 @@ def _read_data(opened: Opened, console: Console) -> "Prepared":
         say("\n".join(classes.sentences(card)))
     if prepared.kept:
         say(prepared.kept)
+    metric = plan.judged if plan else METRICS[request.metric]
+    if not plan and (reason := metrics.unfit(metric, card.classes, card.test_counts)):
+        raise InputError(reason)
+    if told := metrics.at_start(metric, card.train_counts):
+        say(told)
     return prepared
 
 

@@ -112,7 +112,12 @@ def test_analysis_knows_only_the_protocol(path: Path) -> None:
     fetched = {"storage"} if path.stem == "__main__" else set()  # a run at a URI
     assert used <= {"protocol"} | fetched
     if "statistics" in path.parts:
-        known = ("study.protocol.text", "study.protocol.records", "analysis.statistics")
+        known = (
+            "study.protocol.text",
+            "study.protocol.records",
+            "study.protocol.sampling",
+            "analysis.statistics",
+        )
         ours = {n for n in imports(path) if n.startswith(("study.", "analysis."))}
         assert not {n for n in ours if not n.startswith(known)}, "statistics knows nothing of a study"
 

@@ -173,10 +173,10 @@ def test_what_baseline_and_selection_runs_are_right_on_is_kept(finished: Finishe
     for arm in plan.arms:
         for phase in validation.PHASES:
             for trial in history.full_length(arm, phase):
-                correct = kept(trial.id)
-                assert correct is not None
-                assert correct.shape == (plan.val_images,)
-                assert correct.mean() == history.val_accuracy(trial.id)
+                found = kept(trial.id)
+                assert found is not None
+                assert found.scores.shape == (plan.val_images,)
+                assert found.scores.mean() == history.val_accuracy(trial.id)
 
 
 def test_the_ledger_adds_up_to_what_was_held(finished: Finished) -> None:

@@ -13,7 +13,8 @@ from analysis.report.section import Drawing, Section, Table, plain
 from analysis.report.sections.default_tuned import draw_differences
 from study.protocol import rundir
 from study.protocol.errors import StudyError
-from study.protocol.text import level, points
+from study.protocol.metrics import METRICS
+from study.protocol.text import level
 
 HTML, JSON = "across.html", "across.json"
 FORMAT = 1
@@ -42,6 +43,7 @@ def facts(joined: Joined) -> dict[str, object]:
         "format": FORMAT,
         "headline": joined.headline,
         "arms": list(joined.arms),
+        "metric": joined.metric,
         "pairs": [plain(asdict(pair)) for pair in joined.pairs],
         "notes": list(joined.notes),
         "scope": SCOPE,
@@ -51,17 +53,17 @@ def facts(joined: Joined) -> dict[str, object]:
 def _section(pair: Across, number: int, several: bool) -> Section:
     """The sentence of an only pair is the headline above."""
     rows = [row for row in pair.rows if row.counts]
-    joint, spread = pair.pooled, ""
+    joint, spread, metric = pair.pooled, "", METRICS[pair.metric]
     if joint is not None:
         spread = (
-            f"Mean difference {points(joint.mean.delta, sign=True)} pt, standard error {points(joint.mean.se)} pt "
-            f"({joint.mean.df:.0f} degrees of freedom). Standard deviation between data sets {points(joint.tau)} pt "
-            f"({level(joint.mean.confidence)}: {points(joint.tau_low)} to {points(joint.tau_high)})."
+            f"Mean difference {metric.gap_of(joint.mean.delta, sign=True)}, standard error {metric.gap(joint.mean.se)} "
+            f"({joint.mean.df:.0f} degrees of freedom). Standard deviation between data sets {metric.gap(joint.tau)} "
+            f"({level(joint.mean.confidence)}: {metric.number(joint.tau_low)} to {metric.number(joint.tau_high)})."
         )
     head = (
         "data set",
         "answer",
-        "difference, pt",
+        f"difference, {metric.unit}" if metric.unit else "difference",
         "interval",
         "pairs",
         "p",
@@ -71,7 +73,7 @@ def _section(pair: Across, number: int, several: bool) -> Section:
         "run",
     )
     return Section(
-        title=f"{pair.first} minus {pair.second}",
+        title=metric.minus(pair.first, pair.second),
         drawing=Drawing(f"forest{number}", _forest(pair)) if rows else None,
         text=tuple(filter(None, (pair.sentence if several else "", spread))),
         tables=(Table(head=head, rows=tuple(_cells(row, pair) for row in pair.rows)),),
@@ -90,8 +92,9 @@ def _cells(row: Row, pair: Across) -> tuple[str, ...]:
         weight = f"{100 * pair.pooled.weights[place]:.0f} %"
     span = delta = "–"
     if row.delta is not None and row.low is not None and row.high is not None:
-        delta = points(row.delta, sign=True)
-        span = f"{points(row.low, sign=True)} to {points(row.high, sign=True)}"
+        metric = METRICS[pair.metric]
+        delta = metric.number(row.delta, sign=True)
+        span = f"{metric.number(row.low, sign=True)} to {metric.number(row.high, sign=True)}"
     chances = (f"{p:.3g}" if p is not None else "–" for p in (row.p, row.holm_p))
     return (row.data, row.verdict, delta, span, str(row.pairs), *chances, weight, row.search, row.run)
 
@@ -129,7 +132,8 @@ def _forest(pair: Across) -> Figure:
                 }
             )
     figure = figures.new(0.5 * len(marks) + 1.2)
-    figures.title(figure, f"{pair.first} minus {pair.second}, by data set")
+    figures.title(figure, f"{METRICS[pair.metric].minus(pair.first, pair.second)}, by data set")
     blue, orange = figures.OKABE_ITO[:2]
-    draw_differences(pd.DataFrame(marks), 0.0, figure.subplots(), {"mean": blue, "next data set": orange})
+    palette = {"mean": blue, "next data set": orange}
+    draw_differences(pd.DataFrame(marks), 0.0, figure.subplots(), palette, METRICS[pair.metric])
     return figures.laid_out(figure)

@@ -1,7 +1,7 @@
-"""One parameter at a time: accuracy by the value of each axis of an arm, over its random slice.
+"""One parameter at a time: the score by the value of each axis of an arm, over its random slice.
 
 The slice draws every axis by itself, so the trials of one value have all other axes as they fell: a
-value's mean is over those, not at one fixed setting. Accuracies are fractions; a failed trial guesses.
+value's mean is over those, not at one fixed setting. A failed trial guesses.
 """
 
 import math
@@ -31,6 +31,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
     the accuracies (list; test is empty until all are scored), mean, low, high (t, 95 %; NaN below FLOOR trials).
     """
     spaces, rows = evidence.plan.spaces, []
+    ends = evidence.plan.judged.worst, evidence.plan.judged.best
     for arm in evidence.plan.arms:
         draws = evidence.slices.get(arm, ())
         val, _, test = drawn(evidence, arm)
@@ -45,8 +46,8 @@ def table(evidence: Evidence) -> pd.DataFrame:
             rows += [
                 {"arm": arm, "axis": axis, "own": "options" in what or not shared, "value": value}
                 | {"isolated": isolated, "p": p, "trials": sizes[i], "failed": int(failed[at == i].sum())}
-                | _summary("val", val[at == i])
-                | _summary("test", test[at == i] if test is not None else np.zeros(0))
+                | _summary("val", val[at == i], ends)
+                | _summary("test", test[at == i] if test is not None else np.zeros(0), ends)
                 for i, value in enumerate(values)
             ]
     return pd.DataFrame(rows, columns=_COLUMNS).astype({"own": bool, "isolated": bool})
@@ -73,14 +74,14 @@ def _place(what: dict[str, Any], value: object) -> int:
     return -1 if where is None else min(2, max(0, int(3 * where)))
 
 
-def _summary(kind: str, values: Reals) -> dict[str, Any]:
+def _summary(kind: str, values: Reals, ends: tuple[float, float]) -> dict[str, Any]:
     found = {kind: [float(v) for v in values], f"{kind}_mean": math.nan}
     found |= {f"{kind}_low": math.nan, f"{kind}_high": math.nan}
     if len(values) >= FLOOR:
         mean = float(values.mean())
         half = float(stats.t.ppf(0.975, len(values) - 1)) * float(values.std(ddof=1)) / math.sqrt(len(values))
-        found |= {f"{kind}_mean": mean, f"{kind}_low": max(0.0, mean - half)}
-        found |= {f"{kind}_high": min(1.0, mean + half)}
+        found |= {f"{kind}_mean": mean, f"{kind}_low": max(ends[0], mean - half)}
+        found |= {f"{kind}_high": min(ends[1], mean + half)}
     return found
 
 

@@ -14,6 +14,7 @@ from analysis.report.section import Context, Section
 from analysis.results import Evidence
 from analysis.verdict import Verdict
 from study.protocol import text
+from study.protocol.metrics import ACCURACY
 
 
 def html(context: Context, sections: Sequence[Section], figures: Mapping[str, bytes]) -> bytes:
@@ -64,7 +65,7 @@ def _failure_rates(evidence: Evidence) -> str:
         return ""
     return (
         f"Failure rate of the confirmation runs, with its exact binomial 95 % interval: {text.listed(rates)}. A failed "
-        "run counts as guessing, so accuracies fall into two groups: no probabilities are given; see the medians too."
+        "run counts as guessing, so the scores fall into two groups: no probabilities are given; see the medians too."
     )
 
 
@@ -79,8 +80,11 @@ def _render(template: str, facts: dict[str, Any]) -> bytes:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {name: getattr(text, name) for name in ("points", "percent", "chance", "level")}
+    environment.filters |= {name: getattr(text, name) for name in ("chance", "level")}
     environment.filters["code"] = _code
+    metric = facts["plan"].judged if "plan" in facts else ACCURACY
+    environment.filters |= {"number": metric.number, "gap": metric.gap, "value": metric.value}
+    environment.globals |= {"minus": metric.minus, "metric": metric}
     environment.globals["smallest_p"] = _smallest_p
     return environment.get_template(template).render(facts).encode()
 

@@ -17,8 +17,9 @@ from analysis.report import figures
 from analysis.results import Evidence
 from analysis.statistics.intervals import Estimate
 from analysis.summary import Findings
+from study.protocol.metrics import Metric
 from study.protocol.plan import Plan
-from study.protocol.text import level, points
+from study.protocol.text import level
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,11 @@ class Context:
     run: Path
     evidence: Evidence
     found: Findings
+
+    @property
+    def metric(self) -> Metric:
+        """What the study's nets are judged by."""
+        return self.evidence.plan.judged
 
     @property
     def palette(self) -> dict[str, str]:
@@ -127,20 +133,15 @@ def again(plan: Plan, flag: str = "", value: str = "") -> str:
     return command
 
 
-def span(e: Estimate) -> str:
+def span(e: Estimate, metric: Metric) -> str:
     """``+0.31 pt (95 % interval −0.12 to +0.74)``."""
-    return (
-        f"{points(e.delta, sign=True)} pt ({level(e.confidence)} interval "
-        f"{points(e.low, sign=True)} to {points(e.high, sign=True)})"
-    )
+    return brief(e, metric).replace(": ", " interval ", 1)
 
 
-def brief(e: Estimate) -> str:
+def brief(e: Estimate, metric: Metric) -> str:
     """``+0.31 pt (95 %: −0.12 to +0.74)``."""
-    return (
-        f"{points(e.delta, sign=True)} pt ({level(e.confidence)}: {points(e.low, sign=True)} to "
-        f"{points(e.high, sign=True)})"
-    )
+    low, high = (metric.number(end, sign=True) for end in (e.low, e.high))
+    return f"{metric.gap(e.delta, sign=True)} ({level(e.confidence)}: {low} to {high})"
 
 
 def sentence(refusal: Exception | str) -> str:

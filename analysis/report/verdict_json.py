@@ -25,7 +25,8 @@ def _body(context: Context) -> dict[str, Any]:
     evidence, found = context.evidence, context.found
     plan, history = evidence.plan, evidence.history
     nets = [
-        asdict(v) | ({} if v.has_chances else dict.fromkeys(("p_first", "p_tie", "p_second")))
+        {k: x for k, x in asdict(v).items() if k != "metric"}
+        | ({} if v.has_chances else dict.fromkeys(("p_first", "p_tie", "p_second")))
         for v in found.nets
     ]
     hands = {arm: in_hand(history, arm, evidence.look) for arm in plan.arms}
@@ -37,6 +38,7 @@ def _body(context: Context) -> dict[str, Any]:
         "nets": plain(nets),
         "look": evidence.look,
         "scope": found.scope,
+        "metric": plan.metric,
         "rope": plan.rope,
         "arms": list(plan.arms),
         "accuracies": plain(summary.accuracies(evidence).to_dict("records")),

@@ -86,19 +86,24 @@ def median_band(
 
 
 def slice_curve(
-    values: Reals, costs: Reals, *, test: Reals | None = None, confidence: float = 0.95
+    values: Reals,
+    costs: Reals,
+    *,
+    test: Reals | None = None,
+    confidence: float = 0.95,
+    support: tuple[float, float] = (0.0, 1.0),
 ) -> pd.DataFrame:
     """What n random settings of one arm would have found, n = 1 .. N: to the slice's own budget, no further.
 
     ``values`` (N,) validation accuracies, ``costs`` (N,) what each full run cost; ``test`` (N,) only once
     the test set is open. Columns: n, cost (n times the mean cost), mean (``expected_best``, validation,
-    optimistic), median, low, high (``median_band``), bounded (False where the upper bound is just 1), and
+    optimistic), median, low, high (``median_band``), bounded (False where the upper bound is just the end of ``support``), and
     with ``test`` also test (``evp_selected``).
     """
     if _finite(values).shape != _finite(costs).shape:
         raise ValueError(f"a cost for every trial is needed: {values.shape} and {costs.shape}")
     draws = np.arange(1, len(values) + 1)
-    median, low, high = median_band(values, confidence=confidence)
+    median, low, high = median_band(values, confidence=confidence, support=support)
     table = pd.DataFrame(
         {
             "n": draws,
@@ -107,7 +112,7 @@ def slice_curve(
             "median": median,
             "low": low,
             "high": high,
-            "bounded": high < 1,
+            "bounded": high < support[1],
         }
     )
     if test is not None:
@@ -119,7 +124,7 @@ def search_curve(steps: pd.DataFrame, *, per_search: float, confidence: float = 
     """Mean incumbent of an arm's searches after each spend, with a pointwise t band over searches.
 
     ``steps``: one row per full-length run that a search finished; columns pair (its number), cost (the
-    search's spend when that run ended), val_accuracy. ``per_search``: B/R, where the curve stops; a run
+    search's spend when that run ended), val_score. ``per_search``: B/R, where the curve stops; a run
     that ended past it does not count. Columns: cost, mean, low, high (NaN for one search, and where all are level:
     that shows no spread, which is not a spread of 0), searches. It
     begins where every search has an incumbent. Validation of a chosen trial: optimistic. The band of
@@ -291,7 +296,7 @@ def _incumbents(arms: Sequence[pd.DataFrame], per_search: float) -> tuple[Reals,
             own = own[own["cost"] <= per_search]  # BUD-3
             if own.empty:
                 raise Refused(f"search {name} finished no full run within its budget, so it has no curve")
-            best = np.maximum.accumulate(_finite(own["val_accuracy"].to_numpy(dtype=np.float64)))
+            best = np.maximum.accumulate(_finite(own["val_score"].to_numpy(dtype=np.float64)))
             found.append((own["cost"].to_numpy(dtype=np.float64), best))
         if not found:
             raise Refused("an arm without searches has no curve")

@@ -51,7 +51,8 @@ def importances(
         raise Refused(
             f"too few trials: {counted(len(configs), 'trial')} in the random slice, importance needs {FLOOR}"
         )
-    scores = np.where(np.isfinite(accuracies), accuracies, -1.0)
+    known = accuracies[np.isfinite(accuracies)]
+    scores = np.where(np.isfinite(accuracies), accuracies, min(-1.0, known.min(initial=0.0) - 1.0))
     names, trials = _on_rank_scale(configs)
     found = _evaluate(names, trials, scores)
     rng = np.random.default_rng(seed)

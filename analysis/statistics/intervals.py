@@ -1,8 +1,8 @@
-"""Estimators of ``METHOD.md`` section 5 on right/wrong tables: the numbers behind every verdict.
+"""Estimators of ``METHOD.md`` section 5 on tables of scores: the numbers behind every verdict.
 
-``Correct[s, i]`` says whether run ``s`` is right on image ``i``. Everything is a fraction (0.01 is one
-point). The headline is ``crossed``: an interval that holds for new runs *and* new images. ``welch`` and
-``permutation_p`` hold for this test set only.
+``Table[s, i]`` is the score of run ``s`` on image ``i``: right or wrong, or minus a loss; ``Sampling`` says how images
+count. Shares are fractions (0.01 is one point). ``crossed`` is an interval that holds for new runs *and* new images;
+``welch`` and ``permutation_p`` hold for this test set only.
 """
 
 import itertools
@@ -14,11 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from study.protocol.sampling import ALIKE, Sampling
 from study.protocol.text import counted
 
 Correct = NDArray[np.bool_]
 Reals = NDArray[np.float64]
+Table = Correct | Reals
 
+TINY = 1e-6
+"""Difference of two real scores that float32 cannot show: so that equal nets have an interval."""
 PERMUTATION_LIMIT = 20_000
 """Up to this many splits the permutation test is exact; above it, this many are drawn."""
 
@@ -43,52 +47,63 @@ class Estimate:
 class Noise:
     """How much one arm's runs differ.
 
-    ``run`` is the distribution-wise variance v of one run (unbiased, so it may be negative), ``image``
-    the mean within-image variance w over runs.
+    ``run`` is the distribution-wise variance v of one run (unbiased, so it may be negative), ``image`` the within-image
+    variance w over runs, as n times what it gives a run's mean, and ``lost`` the part of v that n images take away, times n:
+    v itself where images count alike, else the classes' own.
     """
 
     run: float
     image: float
+    lost: float
 
     def total(self, images: int) -> float:
-        """s2_run, the variance of a run's accuracy on this many images."""
-        return max(0.0, self.run * (images - 1) / images + self.image / images)
+        """s2_run, the variance of a run's mean on this many images."""
+        return max(0.0, (self.run * images - self.lost) / images + self.image / images)
 
 
-def noise(correct: Correct) -> Noise:
+def noise(table: Table, sampling: Sampling = ALIKE) -> Noise:
     """v and w of one arm, v = n/(n-1) (s2_run - w/n): Jordan 2023 (arXiv 2304.01910). Shape (k, n).
 
     Raises Refused below two runs or two images.
     """
-    runs, images = _shape(correct)
-    accuracies = correct.mean(axis=1)
-    right = correct.mean(axis=0)
-    image = float((right * (1 - right)).mean()) * runs / (runs - 1)
-    run = images / (images - 1) * (float(accuracies.var(ddof=1)) - image / images)
-    return Noise(run=run, image=image)
+    _, images = _shape(table)
+    seen = float(sampling.mean(table).var(ddof=1))
+    image = sampling.chance(table.var(axis=0, ddof=1))
+    lost = sampling.repeated(table)
+    return Noise(run=seen - image + lost, image=images * image, lost=images * lost)
 
 
-def crossed(first: Correct, second: Correct, *, confidence: float = 0.95) -> Estimate:
-    """Mean accuracy of ``first`` minus ``second``, for new runs and new images (METHOD.md 5, Q2).
+def crossed(
+    first: Table, second: Table, *, sampling: Sampling = ALIKE, step: float = 1.0, confidence: float = 0.95
+) -> Estimate:
+    """Mean score of ``first`` minus ``second``, for new runs and new images (METHOD.md 5, Q2).
 
     Shapes (k_A, n) and (k_B, n) over the same images; the runs are independent, k_A and k_B may
     differ. V = Var_i(D_i)/n + max(0, v_A/k_A + v_B/k_B), df by Satterthwaite with n-1 for the images
     and k-1 for each arm's runs, whose term is as uncertain as s2_run/k that it is computed from (with
-    v/k there instead, coverage falls to .938 at k=3 and a run sd of 0.3 pt). Raises Refused below two runs per arm.
+    v/k there instead, coverage falls to .938 at k=3 and a run sd of 0.3 pt). ``step``: least difference of two scores of an
+    image, 0 where they are real numbers. Raises Refused below two runs per arm.
     """
     if first.shape[1:] != second.shape[1:]:
         raise Refused(f"the arms were scored on different images: {first.shape} and {second.shape}")
     difference = first.mean(axis=0) - second.mean(axis=0)
-    return _interval(difference, [first, second], confidence)
+    return _interval(difference, [first, second], sampling, step, confidence)
 
 
-def mean_accuracy(correct: Correct, *, confidence: float = 0.95) -> Estimate:
-    """One arm's mean accuracy by the same variance, for new runs and new images. Shape (k, n).
+def mean_score(
+    table: Table,
+    *,
+    sampling: Sampling = ALIKE,
+    step: float = 1.0,
+    ends: tuple[float, float] = (0.0, 1.0),
+    confidence: float = 0.95,
+) -> Estimate:
+    """One arm's mean score by the same variance, for new runs and new images. Shape (k, n).
 
-    The interval is cut at 0 and 1. Raises Refused below two runs.
+    The interval is cut at ``ends``. Raises Refused below two runs.
     """
-    found = _interval(correct.mean(axis=0), [correct], confidence)
-    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
+    found = _interval(table.mean(axis=0), [table], sampling, step, confidence)
+    return replace(found, low=max(ends[0], found.low), high=min(ends[1], found.high))
 
 
 def welch(first: Reals, second: Reals, *, confidence: float = 0.95) -> Estimate:
@@ -145,9 +160,11 @@ def rope_probabilities(estimate: Estimate, rope: float) -> tuple[float, float, f
 
 
 def half_width(
-    first: Correct,
-    second: Correct,
+    first: Table,
+    second: Table,
     *,
+    sampling: Sampling = ALIKE,
+    step: float = 1.0,
     runs: float,
     images: int | None = None,
     confidence: float = 0.95,
@@ -161,11 +178,12 @@ def half_width(
     the arms really do differently per image stays.
     """
     images = images or first.shape[1]
-    kinds = [noise(first), noise(second)]
-    sizes = [len(first), len(second)]
-    difference = first.mean(axis=0) - second.mean(axis=0)
-    lasting = float(difference.var(ddof=1)) - sum(z.image / k for z, k in zip(kinds, sizes, strict=True))
-    image = max((max(0.0, lasting) + sum(z.image for z in kinds) / runs) / images, 1 / images**2)
+    kinds = [noise(first, sampling), noise(second, sampling)]
+    sizes, known = [len(first), len(second)], first.shape[1]
+    seen = known * sampling.variance(first.mean(axis=0) - second.mean(axis=0))
+    lasting = seen - sum(z.image / k for z, k in zip(kinds, sizes, strict=True))
+    floor = one_image(sampling, known, step) * (known / images) ** 2
+    image = max((max(0.0, lasting) + sum(z.image for z in kinds) / runs) / images, floor)
     variance = image + max(0.0, sum(z.run for z in kinds)) / runs
     df = images - 1.0
     if not math.isinf(runs):
@@ -174,19 +192,30 @@ def half_width(
     return float(stats.t.ppf((1 + confidence) / 2, df) + stats.t.ppf(power, df)) * math.sqrt(variance)
 
 
-def _interval(per_image: Reals, arms: list[Correct], confidence: float) -> Estimate:
+def _interval(
+    per_image: Reals, arms: Sequence[Table], sampling: Sampling, step: float, confidence: float
+) -> Estimate:
     images = len(per_image)
-    kinds = [noise(c) for c in arms]
+    kinds = [noise(table, sampling) for table in arms]
+    terms = sampling.terms(per_image)
     # The formula's image term is 0 when no image is answered differently, which on a few hundred images
     # proves little: it is never taken below that of one image on which the arms differ.
-    image = max(float(per_image.var(ddof=1)) / images, 1 / images**2)
-    run = max(0.0, sum(z.run / len(c) for z, c in zip(kinds, arms, strict=True)))
+    floor = one_image(sampling, images, step)
+    image = sum(term for term, _ in terms)
+    if image < floor:
+        image, terms = floor, [(floor, images - 1)]
+    run = max(0.0, sum(z.run / len(t) for z, t in zip(kinds, arms, strict=True)))
     df = satterthwaite(
         image + run,
-        [image, *(z.total(images) / len(c) for z, c in zip(kinds, arms, strict=True))],
-        [images - 1, *(len(c) - 1 for c in arms)],
+        [*(term for term, _ in terms), *(z.total(images) / len(t) for z, t in zip(kinds, arms, strict=True))],
+        [*(df for _, df in terms), *(len(t) - 1 for t in arms)],
     )
-    return t_interval(float(per_image.mean()), image + run, df, confidence)
+    return t_interval(float(sampling.mean(per_image)), image + run, df, confidence)
+
+
+def one_image(sampling: Sampling, images: int, step: float) -> float:
+    """The variance of one image on which the arms differ by ``step``."""
+    return (max(step, TINY) * float(sampling.weights(images).max())) ** 2
 
 
 def satterthwaite(variance: float, terms: list[float], dfs: Sequence[float]) -> float:
@@ -205,8 +234,8 @@ def t_interval(delta: float, variance: float, df: float, confidence: float) -> E
     return Estimate(delta=delta, low=delta - half, high=delta + half, se=se, df=df, confidence=confidence)
 
 
-def _shape(correct: Correct) -> tuple[int, int]:
-    runs, images = correct.shape
+def _shape(table: Table) -> tuple[int, int]:
+    runs, images = table.shape
     if runs < 2:
         raise Refused(
             f"{counted(runs, 'run')} of an arm cannot show how its runs vary: at least two per arm are needed"

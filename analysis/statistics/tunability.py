@@ -89,7 +89,9 @@ class Sensitivity:
     within: float
 
 
-def sensitivity(values: Reals, diverged: Sequence[bool], *, best: float | None = None) -> Sensitivity:
+def sensitivity(
+    values: Reals, diverged: Sequence[bool], *, best: float | None = None, within: float = WITHIN
+) -> Sensitivity:
     """Share of a slice near the best, and share that diverged. ``values`` and ``diverged`` (N,).
 
     ``best``: a validation accuracy from elsewhere (the selected setting's); by default the slice's own
@@ -99,13 +101,13 @@ def sensitivity(values: Reals, diverged: Sequence[bool], *, best: float | None =
     if not size or len(diverged) != size:
         raise Refused("sensitivity needs a slice: an accuracy and a fate for each of its trials")
     top = float(values.max()) if best is None else best
-    near = int((values >= top - WITHIN - 1e-12).sum())
+    near = int((values >= top - within - 1e-12).sum())
     return Sensitivity(
         trials=size,
         near=binomial(near, size),
         diverged=binomial(int(sum(diverged)), size),
         best=top,
-        within=WITHIN,
+        within=within,
     )
 
 

@@ -51,7 +51,7 @@ def command(given: argparse.Namespace, console: Console) -> int:
 def export(run: RunDir, arm: str, out: Path) -> list[str]:
     """Write the arm's net into ``out``; a line for each thing written.
 
-    The net is the confirmation run with the best validation accuracy of the find in hand: the test set has no say. Raises
+    The net is the confirmation run with the best validation score of the find in hand: the test set has no say. Raises
     InputError when the arm has no confirmed net yet, or its weights are gone.
     """
     plan, history = consistency.load(run)
@@ -82,6 +82,9 @@ def export(run: RunDir, arm: str, out: Path) -> list[str]:
         "data_fingerprint": plan.data.fingerprint,
         "val_accuracy": history.val_accuracy(trial.id),
         "test_accuracy": score.test_accuracy if score else None,
+        "metric": plan.metric,
+        "val_score": history.val_score(trial.id),
+        "test_score": score.test_score if score else None,
         "versions": plan.versions,
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -102,7 +105,7 @@ def _best(plan: Plan, history: History, run: RunDir, arm: str) -> Trial:
         raise InputError(
             f"{run} has no confirmed net of {arm} yet: `python -m study status {run}` shows how far it is"
         )
-    return max(runs, key=lambda trial: history.val_accuracy(trial.id) or 0.0)
+    return max(runs, key=lambda trial: history.epochs[trial.id][-1].val_score)
 
 
 class _FromPixels(nn.Module):

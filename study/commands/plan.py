@@ -16,7 +16,7 @@ from study.protocol import allocation, classes, looks, question
 from study.protocol.allocation import PAIRS
 from study.protocol.plan import Plan
 from study.protocol.question import Audit, DataCard, Packed
-from study.protocol.text import counted, duration, points
+from study.protocol.text import counted, duration
 
 
 def overview(plan: Plan, *, verbose: bool = False) -> Group:
@@ -86,7 +86,7 @@ def class_table(card: DataCard) -> Table:
 
 def outlook(plan: Plan) -> tuple[str, str, str]:
     """What this budget can resolve, what it cannot, and what would, before any search has run (METHOD.md 5)."""
-    margin, images = f"{100 * plan.rope:g} pt", f"{plan.data.test} test images"
+    margin, images, metric = plan.margin, f"{plan.data.test} test images", plan.judged
     if plan.pairs < min(PAIRS):
         fewest = min(PAIRS)
         return (
@@ -99,7 +99,8 @@ def outlook(plan: Plan) -> tuple[str, str, str]:
     alpha = level(plan.pairs)
     gaps = [half_width(luck, plan.pairs, alpha, power=POWER) for luck in kinds]
     ties = [half_width(luck, plan.pairs, alpha, power=power.GOAL["tie"]) for luck in kinds]
-    least = " to ".join(dict.fromkeys(map(points, gaps)))
+    least = f"{' to '.join(dict.fromkeys(map(metric.number, gaps)))} {metric.unit}".rstrip()
+    least += "" if metric.name == "accuracy" else f" of {metric.kind}"
     proves = plan.rope >= max(ties)
     needs = [power.takes_pairs(plan, luck, plan.rope, level, power.GOAL["gap"]) for luck in kinds]
     equal = "" if proves else f", and equal arms may not be proved equal within {margin}"
@@ -109,7 +110,7 @@ def outlook(plan: Plan) -> tuple[str, str, str]:
     )
     return (
         (
-            f"This budget can resolve a true gap of {least} pt between architectures in {100 * POWER:.0f} % of studies"
+            f"This budget can resolve a true gap of {least} between architectures in {100 * POWER:.0f} % of studies"
             f"{also}: {plan.pairs} pairs of searches, {images}."
         ),
         f"It cannot resolve a smaller gap{equal}.",

@@ -63,11 +63,12 @@ def rerun(run: RunDir, trial_id: str) -> tuple[Table, bool]:
         more, end = _train(epochs, 1)
         again += more
     table = Table(title=f"{trial_id}: recorded, and again{f' ({end})' if end else ''}")
-    for column in ("epoch", *MEASURES):
+    measures = (*MEASURES, *(("score",) if plan.metric != "accuracy" else ()))
+    for column in ("epoch", *measures):
         table.add_column(column, justify="right")
     same = len(again) == len(recorded)
     for before, after in zip(recorded, again, strict=False):
-        pairs = [(getattr(before, m), getattr(after, m)) for m in MEASURES]
+        pairs = [(getattr(before, m), getattr(after, m)) for m in measures]
         same &= all(a == b for a, b in pairs)
         table.add_row(str(before.epoch), *(f"{a!r}\n{b!r}" for a, b in pairs))
     return table, same

@@ -25,7 +25,7 @@ from study.protocol.looks import finished
 from study.protocol.plan import Plan
 from study.protocol.records import setting
 from study.protocol.rundir import LEDGER, PLAN, RunDir
-from study.protocol.text import duration, percent
+from study.protocol.text import duration
 from study.storage.fetch import local
 
 LIVELY_SECONDS = 60.0
@@ -94,7 +94,7 @@ def overview(run: RunDir, name: str = "") -> Group:
     left = max(0.0, total.seconds - sum(spent.values())) / (plan.machine.slots * plan.machine.fraction)
     ending = f", about {duration(left)} to go" if seen.state == "running" else ""
     lines.append(Text(f"{duration(sum(spent.values()))} of {total} spent{ending}; data {plan.data.spec}"))
-    lines += [Text(line) for line in _running(history)]
+    lines += [Text(line) for line in _running(plan, history)]
     if warning := shrunk(plan, history):
         lines.append(Text(f"note: {warning}"))
     ends = {
@@ -105,10 +105,10 @@ def overview(run: RunDir, name: str = "") -> Group:
     return Group(*lines, table, Text(ends.get(seen.state, "")))
 
 
-def _running(history: History) -> list[str]:
+def _running(plan: Plan, history: History) -> list[str]:
     return [
         f"{trial.id}: epoch {len(history.epochs[trial.id])} of {trial.epochs}, "
-        + (f"{percent(accuracy)}, " if (accuracy := history.val_accuracy(trial.id)) is not None else "")
+        + (f"{plan.judged.value(score)}, " if (score := history.val_score(trial.id)) is not None else "")
         + setting(trial.config)
         for trial in history.open
     ]  # fmt: skip

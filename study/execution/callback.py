@@ -126,8 +126,8 @@ class Runner(tune.Callback):
         """What a trial hands over is on disk before the ledger says so."""
         if message.net is not None:
             checkpoint.save(self._dir.checkpoint(message.trial), message.net)
-        if message.correct is not None:
-            validation.save(self._dir.validation(message.trial), message.correct)
+        if message.kept is not None:
+            validation.save(self._dir.validation(message.trial), message.kept)
 
     def _say_unsaved(self, reason: str) -> None:
         if reason and self._mirror and not self._said_unsaved:

@@ -16,8 +16,8 @@ import search_spaces
 from study.data.images import Images
 from study.data.sealed import unseal
 from study.execution.tasks import run_tasks
-from study.protocol import metrics
 from study.protocol.ledger import Ledger
+from study.protocol.metrics import ACCURACY, Metric, log_probabilities
 from study.protocol.plan import Plan
 from study.protocol.records import Config, Cost, Scored, TestOpened, Trial, asdict
 from study.protocol.rundir import RunDir, replacing
@@ -54,10 +54,13 @@ def open_test(plan: Plan, ledger: Ledger, pool: Images, run: RunDir) -> None:
     images = ray.put(test)
     jobs = ((t.id, (plan, t.arm, t.config, run.checkpoint(t.id).read_bytes(), images)) for t in left)
     for trial_id, probabilities, held in run_tasks(probabilities_of, jobs, plan.machine):
-        predictions = probabilities.argmax(1)
-        _write(run.prediction(trial_id), test.labels, predictions, probabilities)
+        predictions, logs = probabilities.argmax(1), log_probabilities(probabilities)
+        _write(run.prediction(trial_id), test.labels, predictions, logs)
         ledger.add(Cost(arm=ledger.trials[trial_id].arm, phase="test", what=trial_id, cost=held))
-        ledger.add(Scored(trial=trial_id, test_accuracy=float((predictions == test.labels).mean())))
+        accuracy = float((predictions == test.labels).mean())
+        ledger.add(
+            Scored(trial=trial_id, test_accuracy=accuracy, score=_score(plan.judged, logs, test.labels))
+        )
     for trial_id in ledger.trials.keys() - ledger.scores.keys():  # nothing needs these any more
         remove(run.checkpoint(trial_id))
 
@@ -113,12 +116,19 @@ def probabilities_of(
     return found
 
 
-def _write(path: Path, labels: Any, predictions: Any, probabilities: Any) -> None:
+def _score(metric: Metric, logs: Any, labels: Any) -> float | None:
+    """None where the metric is accuracy, which has its own field."""
+    if metric is ACCURACY:
+        return None
+    return float(metric.sampling(labels).mean(metric.scores(logs, labels)))
+
+
+def _write(path: Path, labels: Any, predictions: Any, logs: Any) -> None:
     """Write the file, whole or not at all."""
     with replacing(path) as file:
         np.savez_compressed(
             file,
             labels=labels,
             predictions=predictions,
-            log_probabilities=metrics.log_probabilities(probabilities),
+            log_probabilities=logs,
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from study.protocol.records import Epoch, Trial
-from study.protocol.validation import Correct
+from study.protocol.validation import Kept
 
 KEY = "study"
 """The entry of Tune's dictionaries."""
@@ -104,8 +104,8 @@ class Message:
     event: Event
     net: bytes | None = field(default=None, repr=False)
     """The trained net's checkpoint, if the nodes share no folder."""
-    correct: Correct | None = field(default=None, repr=False)
-    """Which validation images the trained net is right on."""
+    kept: Kept | None = field(default=None, repr=False)
+    """How the trained net did on each validation image."""
     unsaved: str = ""
     """Why the storage did not take a checkpoint."""
 
@@ -118,7 +118,7 @@ class Message:
 
     def without_payload(self) -> Self:
         """What remains to be kept in memory once the payload is on disk."""
-        return replace(self, net=None, correct=None)
+        return replace(self, net=None, kept=None)
 
     def result(self) -> dict[str, Any]:
         """As Tune carries it."""

@@ -80,7 +80,7 @@ class StudyTrial(tune.Trainable):
         self._checkpoints = Checkpoints(self._trial, self._dir, self._at_uri)
         self._began = False
         self._measures: list[dict[str, Any]] = []
-        self._correct: validation.Correct | None = None
+        self._kept: validation.Kept | None = None
         self._startup = 0.0
         return True
 
@@ -102,8 +102,8 @@ class StudyTrial(tune.Trainable):
             self.cleanup()
             give_back(self._device or torch.device("cpu"))
         net, unsaved = self._checkpoints.handover()
-        correct, self._correct = self._correct, None
-        return Message(trial=self._trial.id, event=event, net=net, correct=correct, unsaved=unsaved).result()
+        kept, self._kept = self._kept, None
+        return Message(trial=self._trial.id, event=event, net=net, kept=kept, unsaved=unsaved).result()
 
     def _step(self) -> Event:
         if not self._began:
@@ -154,7 +154,7 @@ class StudyTrial(tune.Trainable):
         last = self._known == self._trial.epochs
         if last and self._trial.phase in validation.PHASES:
             assert self._run is not None
-            self._correct = self._run.correct()
+            self._kept = self._run.kept()
         return Trained(epoch=epoch, last=last)
 
     def _save(self, *, final: bool = False) -> None:

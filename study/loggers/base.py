@@ -97,4 +97,6 @@ def failed(name: str, error: Exception) -> str:
 def measures(epoch: Epoch) -> dict[str, float]:
     """The numbers of an epoch that every tool shows."""
     names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "train_seconds", "cost")
-    return {name: getattr(epoch, name) for name in names}
+    return {name: getattr(epoch, name) for name in names} | (
+        {} if epoch.score is None else {"val_score": epoch.score}
+    )

@@ -42,7 +42,7 @@ class OptunaStorage:
             for name in (arm, f"{arm} (other runs)"):
                 study = self._storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], name)
                 self._studies[name] = study
-                self._storage.set_study_user_attr(study, "metric", "validation accuracy")
+                self._storage.set_study_user_attr(study, "metric", f"validation {plan.judged.title}")
 
     def take(self, record: Record, history: History) -> None:
         ends = self._optuna.trial.TrialState
@@ -51,14 +51,14 @@ class OptunaStorage:
                 self._begin(record)
             case Epoch():
                 trial = self._trials[record.trial]
-                self._storage.set_trial_intermediate_value(trial, record.epoch, record.val_accuracy)
+                self._storage.set_trial_intermediate_value(trial, record.epoch, record.val_score)
             case Outcome():
-                accuracy = history.val_accuracy(record.trial)
+                score = history.val_score(record.trial)
                 state = {"finished": ends.COMPLETE, "stopped": ends.PRUNED, "failed": ends.FAIL}[record.state]
                 trial = self._trials[record.trial]
                 self._storage.set_trial_user_attr(trial, "end", record.reason)
                 self._storage.set_trial_user_attr(trial, "resource-seconds", round(record.cost, 1))
-                value = None if accuracy is None or record.state == "failed" else [accuracy]
+                value = None if score is None or record.state == "failed" else [score]
                 self._storage.set_trial_state_values(trial, state, value)
             case _:
                 pass

@@ -29,7 +29,8 @@ class RayMetrics:
 
         self._spent = gauge("spent_seconds", "Resource-seconds spent", "arm", "phase")
         self._left = gauge("left_seconds", "Resource-seconds of the arm's share that are left", "arm")
-        self._best = gauge("best_val_accuracy", "Best full-length search trial so far (optimistic)", "arm")
+        name = "accuracy" if plan.metric == "accuracy" else "score"
+        self._best = gauge(f"best_val_{name}", "Best full-length search trial so far (optimistic)", "arm")
         self._trials = gauge("trials", "Trials", "arm", "state")
 
     def take(self, record: Record, history: History) -> None:
@@ -49,9 +50,9 @@ class RayMetrics:
             for phase in PHASES:
                 self._spent.set(history.spent(arm, phase), {**tags, "phase": phase})
             self._left.set(max(0.0, self._plan.share - history.spent(arm)), tags)
-            accuracy = history.best.get(arm)
-            if accuracy is not None:
-                self._best.set(accuracy, tags)
+            best = history.best.get(arm)
+            if best is not None:
+                self._best.set(best, tags)
             for state, count in states(history, arm).items():
                 self._trials.set(count, {**tags, "state": state})
 

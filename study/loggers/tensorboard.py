@@ -13,8 +13,7 @@ class TensorBoard:
     """Scalars per epoch, hyperparameters at the end."""
 
     def __init__(self, plan: Plan, home: Path) -> None:
-        del plan
-        self._folder = home / "tensorboard"
+        self._plan, self._folder = plan, home / "tensorboard"
         self._writers: dict[str, Any] = {}
         self._again = {path.name for path in self._folder.glob("*")}
         """Trials that an earlier session, or an earlier ``log``, has written: written anew."""
@@ -36,7 +35,8 @@ class TensorBoard:
                 writer.add_text("end", f"{record.state}: {record.reason}")
                 settings = {"arm": trial.arm, "phase": trial.phase, **trial.config}
                 # not add_hparams, whose own file has the same name when it is made in the same second
-                for summary in hparams(settings, ["val_accuracy"]):  # its name: the epochs have the values
+                shown = "val_accuracy" if self._plan.metric == "accuracy" else "val_score"
+                for summary in hparams(settings, [shown]):  # its name: the epochs have the values
                     writer.file_writer.add_summary(summary)
                 writer.close()
             case _:

@@ -51,7 +51,7 @@ class History:
         self.ends: Counter[tuple[str, State]] = Counter()
         """How many trials of an arm ended in each state."""
         self.best: dict[str, float] = {}
-        """Each arm's best validation accuracy at full length in its searches; absent before the first."""
+        """Each arm's best validation score at full length in its searches; absent before the first."""
         self._seeds: set[int] = set()
         """Seeds of every run before confirmation, whose own must be fresh."""
         self._open: dict[tuple[str, Phase], dict[str, Trial]] = defaultdict(dict)
@@ -112,7 +112,7 @@ class History:
         return sorted(found, key=lambda choice: choice.pair)
 
     def in_hand(self, arm: str) -> int:
-        """The arm's pair whose find has the best mean validation accuracy, by the latest manifest. Raises KeyError."""
+        """The arm's pair whose find has the best mean validation score, by the latest manifest. Raises KeyError."""
         return {a: pair for manifest in self.manifests for a, pair in manifest.in_hand.items()}[arm]
 
     def confirmed(self, arm: str, pair: int) -> list[Trial]:
@@ -144,6 +144,11 @@ class History:
         """Validation accuracy after the last epoch, as fixed in advance; None before the first."""
         epochs = self.epochs.get(trial)
         return epochs[-1].val_accuracy if epochs else None
+
+    def val_score(self, trial: str) -> float | None:
+        """Validation score, on the study's metric, after the last epoch; None before the first."""
+        epochs = self.epochs.get(trial)
+        return epochs[-1].val_score if epochs else None
 
     def fraction(self, trial: str, plan: Plan) -> float:
         """Part of a GPU, or CPU cores, that the trial holds since it last resumed: above the plan's once it ran out of memory."""
@@ -178,9 +183,9 @@ class History:
         self._book(trial, record.cost)
         self.outcomes[trial.id] = record
         self.ends[trial.arm, record.state] += 1
-        accuracy = self.val_accuracy(trial.id)
-        if trial.phase == "search" and record.state == "finished" and accuracy is not None:
-            self.best[trial.arm] = max(accuracy, self.best.get(trial.arm, accuracy))
+        score = self.val_score(trial.id)
+        if trial.phase == "search" and record.state == "finished" and score is not None:
+            self.best[trial.arm] = max(score, self.best.get(trial.arm, score))
         del self._open[trial.arm, trial.phase][trial.id]
 
     def _add_resumed(self, record: Resumed) -> None:

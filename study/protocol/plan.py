@@ -12,17 +12,33 @@ from study.protocol import allocation
 from study.protocol.budget import LONGEST, Budget
 from study.protocol.codec import from_plain, parse
 from study.protocol.errors import InputError
+from study.protocol.metrics import METRICS, Metric
 from study.protocol.question import Audit, Measured, Question
 from study.protocol.records import Extension, Scalar
 from study.protocol.rundir import write
 
 EPOCHS_CEILING = 10_000
-ROPE_CEILING = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Question, Measured):
     """The whole question. Two studies with equal plans ask the same thing of the same machine."""
+
+    @property
+    def judged(self) -> Metric:
+        """What nets are judged by."""
+        return METRICS[self.metric]
+
+    @property
+    def margin(self) -> str:
+        """The ROPE's half-width as it was given, ``0.5 pt``."""
+        return f"{self.judged.typed(self.rope)} {self.judged.unit}".rstrip()
+
+    @property
+    def guess(self) -> float:
+        """The score without looking at images."""
+        counts = self.data.train_counts or (1,) * len(self.data.classes)
+        return self.judged.guessing([count / sum(counts) for count in counts])
 
     @property
     def share(self) -> float:
@@ -136,13 +152,16 @@ def _limits(plan: Plan) -> Iterator[tuple[str, float, float, float]]:
     machine, small, large = plan.machine, 1e-9, 1e15
     yield "budget: seconds", plan.budget.seconds, small, LONGEST
     yield "epochs", plan.epochs, 1, EPOCHS_CEILING
-    yield "rope", plan.rope, small, ROPE_CEILING
+    yield "rope", plan.rope, small, plan.judged.widest
     yield "seed", plan.seed, 0, 2**31 - 1
     yield "train_fraction", plan.train_fraction, small, 1
     yield "data: train", plan.data.train, 1, large
     yield "data: test", plan.data.test, 1, large
     yield "data: size", plan.data.size, 1, 2**16
     yield "data: channels", plan.data.channels, 1, 2**10
+    for name, counts in (("train_counts", plan.data.train_counts), ("test_counts", plan.data.test_counts)):
+        yield f"data: {name}", len(counts), 0, len(plan.data.classes)
+        yield from ((f"data: {name}", count, 0, large) for count in counts)
     yield "machine: slots", machine.slots, 1, 2**20
     yield "machine: fraction", machine.fraction, small, 2**10
     yield "machine: threads", machine.threads, 1, 2**16

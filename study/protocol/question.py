@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from study.protocol.budget import Budget
+from study.protocol.metrics import Name
 from study.protocol.records import Config
 
 LAYOUT_AXIS = "cardinality"
@@ -156,7 +157,7 @@ class Question:
     budget: Budget
     epochs: int
     rope: float
-    """Half-width of the region of practical equivalence, as a fraction of accuracy."""
+    """Half-width of the region of practical equivalence, in the metric's unit; for shares as a fraction."""
     seed: int
     train_fraction: float
     """Part of the images left for training that every run trains on: does the answer hinge on the amount of data?"""
@@ -168,6 +169,8 @@ class Question:
     versions: dict[str, str]
     code: str
     """SHA-256 over the source of ``study``, of the arms and of the recipe."""
+    metric: Name = "accuracy"
+    """What nets are judged by, from the first trial to the verdict (METHOD.md 10)."""
     looks: Literal[1, 2] = 1
     """How often the test set may be looked at, as declared before the first trial (METHOD.md 6)."""
     earlier: tuple[Earlier, ...] = ()

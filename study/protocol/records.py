@@ -66,6 +66,13 @@ class Epoch:
     """Resource-seconds that the trial had held when this report came in."""
     stop: str = ""
     """Why the study stops the trial here, ``asha: ...`` or ``budget: ...``; empty if it goes on."""
+    score: float | None = None
+    """On the study's metric, more is better: a loss is negative. None where the metric is accuracy."""
+
+    @property
+    def val_score(self) -> float:
+        """What the study goes by."""
+        return self.val_accuracy if self.score is None else self.score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +167,18 @@ class Choice:
     lead_se: float | None
     """Its standard error (METHOD.md 3)."""
     run_variance: float
-    """Variance of one run's accuracy beyond the sampling of its validation images, from the default's runs."""
+    """Variance of one run's score beyond the sampling of its validation images, from the default's runs."""
     runs: int
     """Confirmation runs with fresh seeds that the arm's share still pays for."""
     ties: str
     """Which of the settings that tied was taken, and why: a sentence, empty without a tie."""
+    score: float | None = None
+    """Mean score of these runs, as in ``Epoch``. ``lead``, ``lead_se`` and ``run_variance`` are in its unit."""
+
+    @property
+    def val_score(self) -> float:
+        """What the net in hand is chosen by."""
+        return self.val_accuracy if self.score is None else self.score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,13 +189,18 @@ class Manifest:
     """From 1. A second look's manifest has the further pairs' choices only, an added arm's has its own only."""
     choices: dict[str, tuple[Choice, ...]]
     in_hand: dict[str, int]
-    """Arm -> the pair, among all so far, whose find has the best mean validation accuracy over its selection runs."""
+    """Arm -> the pair, among all so far, whose find has the best mean validation score over its selection runs."""
     sha256: str
     """Hash of all this, quoted by the record that opens the test set."""
 
     @staticmethod
     def of(choices: dict[str, tuple[Choice, ...]], in_hand: dict[str, int], *, look: int = 1) -> "Manifest":
-        body = {arm: [asdict(c) for c in found] for arm, found in choices.items()}
+        plain = {arm: [asdict(c) for c in found] for arm, found in choices.items()}
+        # manifests from before there were metrics keep their hash
+        body = {
+            arm: [{k: v for k, v in c.items() if (k, v) != ("score", None)} for c in found]
+            for arm, found in plain.items()
+        }
         content = json.dumps([look, body, in_hand], sort_keys=True).encode()
         sha256 = hashlib.sha256(content).hexdigest()
         return Manifest(look=look, choices=choices, in_hand=in_hand, sha256=sha256)
@@ -229,6 +248,13 @@ class Scored:
 
     trial: str
     test_accuracy: float
+    score: float | None = None
+    """As in ``Epoch``."""
+
+    @property
+    def test_score(self) -> float:
+        """What the study goes by."""
+        return self.test_accuracy if self.score is None else self.score
 
 
 Record = (

@@ -16,9 +16,10 @@ from study.protocol.accounting import left, run_cost
 from study.protocol.allocation import CONFIRM_CEILING, CONFIRM_EACH, CONFIRM_FLOOR, select_folds
 from study.protocol.errors import FinalError
 from study.protocol.history import History
+from study.protocol.metrics import ACCURACY
 from study.protocol.plan import Plan
 from study.protocol.records import SCORED_PHASES, Choice, Manifest, Trial
-from study.protocol.validation import Reader
+from study.protocol.validation import Kept, Reader
 
 AHEAD = 0.5
 """Standard errors by which a setting must lead the default to be taken (METHOD.md 3)."""
@@ -38,7 +39,7 @@ def default_of(history: History, arm: str) -> Config:
 def found_by(plan: Plan, history: History, arm: str, pair: int) -> tuple[Trial | None, str]:
     """The trial whose setting a search found, and how a tie was broken; None if it found nothing beside the default.
 
-    The find is the setting trained furthest, then the one with the best validation accuracy; settings that ASHA stopped were
+    The find is the setting trained furthest, then the one with the best validation score; settings that ASHA stopped were
     rejected and do not count. A tie goes to the setting whose epochs are cheaper by more than 2 %, else to the one whose
     three nearest settings scored better at the first rung.
     """
@@ -56,7 +57,8 @@ def found_by(plan: Plan, history: History, arm: str, pair: int) -> tuple[Trial |
     costs = {t.id: _epoch_seconds(history, t) for t in tied}
     least = min(costs.values())
     cheap = [t for t in tied if costs[t.id] <= (1 + CHEAPER) * least]
-    said = f"{len(tied)} settings of this search scored {100 * _standing(history, best[0])[1]:.2f} % alike; taken was "
+    alike = plan.judged.value(_standing(history, best[0])[1])
+    said = f"{len(tied)} settings of this search scored {alike} alike; taken was "
     if len(cheap) == 1:
         return cheap[0], f"{said}the cheapest."
     winner = max(cheap, key=lambda t: _around(plan, history, t, trials))  # of a tie the earliest
@@ -83,9 +85,9 @@ def best_first(history: History, trials: Sequence[Trial], *, most: int = ENOUGH)
 
 
 def _standing(history: History, trial: Trial) -> tuple[int, float]:
-    """How far a trial was trained, and its validation accuracy at that point."""
+    """How far a trial was trained, and its validation score at that point."""
     epochs = history.epochs[trial.id]
-    return len(epochs), epochs[-1].val_accuracy
+    return len(epochs), epochs[-1].val_score
 
 
 def _epoch_seconds(history: History, trial: Trial) -> float:
@@ -94,14 +96,14 @@ def _epoch_seconds(history: History, trial: Trial) -> float:
 
 
 def _around(plan: Plan, history: History, trial: Trial, trials: Sequence[Trial]) -> float:
-    """Mean accuracy at the first rung, which all trials reached, of the settings nearest to the trial's."""
+    """Mean score at the first rung, which all trials reached, of the settings nearest to the trial's."""
     rung = (plan.rungs or (1,))[0]
     others = [
         t for t in trials if t.config != trial.config and len(history.epochs[t.id]) >= rung
     ]  # fmt: skip
     space = plan.spaces.get(trial.arm, {})
     others.sort(key=lambda t: _distance(space, trial.config, t.config))
-    scores = [history.epochs[t.id][rung - 1].val_accuracy for t in others[:NEIGHBOURS]]
+    scores = [history.epochs[t.id][rung - 1].val_score for t in others[:NEIGHBOURS]]
     return sum(scores) / len(scores) if scores else -math.inf
 
 
@@ -132,7 +134,7 @@ def next_selection(
     return None
 
 
-def choose(plan: Plan, history: History, arm: str, pair: int, correct: Reader) -> Choice:
+def choose(plan: Plan, history: History, arm: str, pair: int, kept: Reader) -> Choice:
     """What one search of the arm sends to confirmation; ``settle`` adds the number of runs.
 
     The find is taken if it leads the default, on the same folds, by half a standard error of that lead:
@@ -145,12 +147,12 @@ def choose(plan: Plan, history: History, arm: str, pair: int, correct: Reader) -
     folds = select_folds(plan, pair)
     baseline = history.of(arm, "baseline")
     default = [t for t in baseline if t.fold in folds]
-    variance = run_variance(plan, history)
+    variance = run_variance(plan, history, kept)
     lead = lead_se = None
     tuned_lasts, default_lasts = _all_finished(history, tuned), _all_finished(history, baseline)
     default_any = any(history.finished(t.id) for t in baseline)
     if tuned_lasts and default_lasts:
-        lead, lead_se = _lead(plan, history, tuned, default, variance, correct)
+        lead, lead_se = _lead(plan, history, tuned, default, variance, kept)
         takes = lead > 0 and lead >= AHEAD * lead_se
     elif default_any or any(history.finished(t.id) for t in tuned):
         takes = tuned_lasts or not default_any
@@ -162,12 +164,17 @@ def choose(plan: Plan, history: History, arm: str, pair: int, correct: Reader) -
         config=trial.config if takes and trial is not None else default_of(history, arm),
         default=not takes,
         trials=tuple(t.id for t in runs),
-        val_accuracy=_mean(history, runs),
+        val_accuracy=_mean([history.val_accuracy(t.id) for t in runs if history.finished(t.id)]),
         lead=lead,
         lead_se=lead_se,
         run_variance=variance,
         runs=0,
         ties=ties,
+        score=None
+        if plan.judged is ACCURACY
+        else _mean(
+            [history.val_score(t.id) for t in runs if history.finished(t.id)], otherwise=plan.judged.worst
+        ),
     )
 
 
@@ -181,41 +188,58 @@ def _nothing_lasts(history: History, arm: str) -> FinalError:
 
 
 def _lead(
-    plan: Plan, history: History, tuned: list[Trial], default: list[Trial], variance: float, correct: Reader
+    plan: Plan, history: History, tuned: list[Trial], default: list[Trial], variance: float, kept: Reader
 ) -> tuple[float, float]:
     """Mean lead over the folds, and its standard error."""
     of_fold = {t.fold: t for t in default}
-    leads, spread = [], []
+    leads, images = [], []
     for run in tuned:
         other = of_fold[run.fold]
-        accuracies = [history.val_accuracy(t.id) or 0.0 for t in (run, other)]
-        a, b = (correct(t.id) for t in (run, other))
-        leads.append(accuracies[0] - accuracies[1])
-        if a is None or b is None or len(a) != len(b):
-            spread.append(sum(x * (1 - x) for x in accuracies))
+        scores = [_score(history, t) for t in (run, other)]
+        leads.append(scores[0] - scores[1])
+        a, b = (kept(t.id) for t in (run, other))
+        if a is None or b is None or len(a.scores) != len(b.scores):
+            images.append(
+                sum(_of_images(plan, kept(t.id), x) for t, x in zip((run, other), scores, strict=True))
+            )
         else:
-            spread.append(float(np.var(a.astype(np.int8) - b.astype(np.int8), ddof=1)))
+            images.append(a.sampling.variance(a.scores.astype(np.float64) - b.scores))
     rounds = len(leads)
-    images = sum(spread) / rounds / (rounds * plan.val_images)
-    return sum(leads) / rounds, math.sqrt(images + 2 * variance / rounds)
+    return sum(leads) / rounds, math.sqrt(sum(images) / rounds**2 + 2 * variance / rounds)
 
 
-def run_variance(plan: Plan, history: History) -> float:
-    """Variance of one run's accuracy beyond the sampling of its fold's images: from the default's runs, pooled over the arms."""
+def run_variance(plan: Plan, history: History, kept: Reader) -> float:
+    """Variance of one run's score beyond the sampling of its fold's images: from the default's runs, pooled over the arms."""
     squares, freedom, sampling = 0.0, 0, []
     for arm in plan.arms:
-        runs = [history.val_accuracy(t.id) for t in history.full_length(arm, "baseline")]
-        scores = [a for a in runs if a is not None]
+        runs = [t for t in history.full_length(arm, "baseline") if history.epochs[t.id]]
+        scores = [_score(history, t) for t in runs]
         if len(scores) > 1:
             squares += float(np.var(scores)) * len(scores)
             freedom += len(scores) - 1
-        sampling += [a * (1 - a) / plan.val_images for a in scores]
+        sampling += [_of_images(plan, kept(t.id), x) for t, x in zip(runs, scores, strict=True)]
     return max(0.0, squares / freedom - sum(sampling) / len(sampling)) if freedom else 0.0
 
 
+def _score(history: History, trial: Trial) -> float:
+    return history.epochs[trial.id][-1].val_score
+
+
+def _of_images(plan: Plan, kept: Kept | None, score: float) -> float:
+    """Variance of a run's score that its fold's images make: x (1 - x) / n where an image is right or wrong and each counts
+    alike; else from the images, and without a file as large as it may be."""
+    if kept is None or plan.judged is ACCURACY:
+        return (
+            plan.judged.spread(score)
+            / plan.val_images
+            * (len(plan.data.classes) if plan.judged.by_class else 1)
+        )
+    return kept.sampling.variance(kept.scores)
+
+
 def in_hand(choices: Sequence[Choice]) -> int:
-    """The pair whose find has the best mean validation accuracy; of a tie the earliest."""
-    return max(choices, key=lambda choice: (choice.val_accuracy, -choice.pair)).pair
+    """The pair whose find has the best mean validation score; of a tie the earliest."""
+    return max(choices, key=lambda choice: (choice.val_score, -choice.pair)).pair
 
 
 def runs_floor(plan: Plan, *, hand: bool) -> int:
@@ -245,12 +269,12 @@ def settle(
 
 
 def manifest(
-    plan: Plan, history: History, arms: Sequence[str], pairs: Sequence[int], correct: Reader
+    plan: Plan, history: History, arms: Sequence[str], pairs: Sequence[int], kept: Reader
 ) -> Manifest:
     """What the searches of a look send to confirmation, with each arm's net in hand among all pairs so far."""
     choices, hands = {}, {}
     for arm in arms:
-        new = [choose(plan, history, arm, pair, correct) for pair in pairs]
+        new = [choose(plan, history, arm, pair, kept) for pair in pairs]
         hands[arm] = in_hand([*history.choices(arm), *new])
         choices[arm] = settle(plan, history, arm, new, hands[arm])
     return Manifest.of(choices, hands, look=len(history.manifests) + 1)
@@ -271,8 +295,7 @@ def _all_finished(history: History, trials: Sequence[Trial]) -> bool:
     return bool(trials) and all(history.finished(t.id) for t in trials)
 
 
-def _mean(history: History, trials: Sequence[Trial]) -> float:
-    """Mean validation accuracy of the finished runs; 0 without any."""
-    scores = [history.val_accuracy(t.id) for t in trials if history.finished(t.id)]
+def _mean(scores: Sequence[float | None], *, otherwise: float = 0.0) -> float:
+    """Of what is known; ``otherwise`` without any."""
     known = [s for s in scores if s is not None]
-    return sum(known) / len(known) if known else 0.0
+    return sum(known) / len(known) if known else otherwise

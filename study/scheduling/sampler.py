@@ -66,9 +66,10 @@ class ArmSearch:
         The first is the default's run on the search's own fold: it is paid for already, its epochs enter the rungs, and it
         counts as a proposal (METHOD.md 3).
         """
-        scores = {epoch.epoch: epoch.val_accuracy for epoch in epochs}
-        for epoch, accuracy in scores.items():
-            self._rungs.remember(trial.id, epoch, accuracy)
+        scores = {}
+        for epoch in epochs:
+            scores[epoch.epoch] = epoch.val_score
+            self._rungs.remember(trial.id, epoch.epoch, epoch.val_score, epoch.val_loss)
         state, last = _state(outcome), _last(outcome, scores[max(scores)] if scores else None)
         restored = optuna.trial.create_trial(
             params=trial.config,
@@ -83,11 +84,11 @@ class ArmSearch:
         self._asked += 1
 
     def report(self, epoch: Epoch) -> bool:
-        """Report a validation accuracy; False if ASHA stops the trial here."""
-        return self._rungs.passes(epoch.trial, epoch.epoch, epoch.val_accuracy)
+        """Report a validation score; False if ASHA stops the trial here."""
+        return self._rungs.passes(epoch.trial, epoch.epoch, epoch.val_score, epoch.val_loss)
 
-    def tell(self, outcome: Outcome, accuracy: float | None) -> None:
-        """Tell the study how a trial ended, with its last validation accuracy: complete, pruned or failed.
+    def tell(self, outcome: Outcome, score: float | None) -> None:
+        """Tell the study how a trial ended, with its last validation score: complete, pruned or failed.
 
         A trial that failed by its own doing counts as pruned without a score, which TPE ranks behind all others: from failed
         trials TPE learns nothing, and would propose such settings again and again. A trial stopped by the budget stays
@@ -95,10 +96,10 @@ class ArmSearch:
         """
         trial = self._open.pop(outcome.trial)
         state = _state(outcome)
-        for epoch, value in _last(outcome, accuracy).items():
+        for epoch, value in _last(outcome, score).items():
             trial.report(value, epoch)
         if state != TrialState.RUNNING:
-            self._study.tell(trial, accuracy if state == TrialState.COMPLETE else None, state=state)
+            self._study.tell(trial, score if state == TrialState.COMPLETE else None, state=state)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -115,16 +116,11 @@ def _state(outcome: Outcome | None) -> TrialState:
     return TrialState.PRUNED if own else TrialState.FAIL
 
 
-def _last(outcome: Outcome | None, accuracy: float | None) -> dict[int, float]:
+def _last(outcome: Outcome | None, score: float | None) -> dict[int, float]:
     """Epoch -> the last score, all that TPE uses; empty if the trial failed or has not ended."""
-    if (
-        outcome is None
-        or outcome.state == "failed"
-        or accuracy is None
-        or _state(outcome) == TrialState.RUNNING
-    ):
+    if outcome is None or outcome.state == "failed" or score is None or _state(outcome) == TrialState.RUNNING:
         return {}
-    return {outcome.epochs: accuracy}
+    return {outcome.epochs: score}
 
 
 def _suggest(trial: optuna.Trial, name: str, axis: Float | Int | Choice) -> Scalar:

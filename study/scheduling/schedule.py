@@ -54,19 +54,19 @@ class Schedule:
         arms: Mapping[str, Arm],
         *,
         clock: Callable[[], float] = time.monotonic,
-        correct: Reader | None = None,
+        kept: Reader | None = None,
     ) -> None:
-        """Continues the study where the ledger ends. ``correct`` reads what the runs got right on their validation
-        images; by default from the files beside the ledger."""
+        """Continues the study where the ledger ends. ``kept`` reads how the runs did on their validation images; by
+        default from the files beside the ledger."""
         self.plan = plan
         self.ledger = ledger
         self.slots = Slots(plan, ledger, clock)
         self.retries = Retries(plan, ledger)
         self._phases = Phases(plan, ledger, self.slots)
-        self._correct = correct or reader(ledger.run)
+        self._kept = kept or reader(ledger.run)
         photographs = of_photographs(plan.spaces)
         self._spaces = {
-            name: searched(arm.space, plan.batch_sizes, plan.widen, photographs=photographs)
+            name: searched(arm.space, plan.batch_sizes, plan.widen, plan.judged, photographs=photographs)
             for name, arm in arms.items()
         }
         self.defaults = {name: default(space) for name, space in self._spaces.items()}
@@ -169,7 +169,7 @@ class Schedule:
         if phases.baseline_over and not all(phases.tuned(arm) for arm in arms):
             ledger.add(accounting.tuning_share(plan, ledger, arms))
         if phases.pending and phases.selection_over:
-            ledger.add(selection.manifest(plan, ledger, arms, phases.pairs, self._correct))
+            ledger.add(selection.manifest(plan, ledger, arms, phases.pairs, self._kept))
 
     # -- what becomes of running trials
 
@@ -238,5 +238,5 @@ class Schedule:
         if trial.phase == "baseline":
             self._restore(trial)
         if trial.phase == "search":
-            self.searches[trial.arm, trial.pair].tell(outcome, self.ledger.val_accuracy(trial.id))
+            self.searches[trial.arm, trial.pair].tell(outcome, self.ledger.val_score(trial.id))
         return outcome

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from search_spaces import Choice, Config, Float, Int, Known, Space, default
+from study.protocol.metrics import ACCURACY, Metric
 
 WIDER = 3
 """Factor by which a widened axis reaches further."""
@@ -22,17 +23,26 @@ PHOTOGRAPHS = 64
 RESIZED_CROPS = ("flip+resizedcrop.35", "flip+resizedcrop.08")
 """Augmentations for photographs: parts of at least 35 % (fastai's choice for training at small sizes) and 8 % (ImageNet's) of the
 area, scaled to full size."""
+CLASS_WEIGHTS = Choice(options=("none", "balanced"), default="none")
+"""Whether the loss counts every class alike, whatever its number of images: for the recipe, so for every arm."""
 
 
 def searched(
-    space: Space, batch_sizes: tuple[int, ...], wide: Iterable[str], *, photographs: bool = False
+    space: Space,
+    batch_sizes: tuple[int, ...],
+    wide: Iterable[str],
+    metric: Metric = ACCURACY,
+    *,
+    photographs: bool = False,
 ) -> Space:
     """The space that a study searches for an arm: restricted to ``batch_sizes``, with the axes named in ``wide`` widened,
-    and, for ``photographs``, with ``RESIZED_CROPS``."""
+    for ``photographs`` with ``RESIZED_CROPS``, and where the metric counts classes alike with ``CLASS_WEIGHTS``."""
     axis = space.get("augment")
     if photographs and isinstance(axis, Choice):
         options = (*axis.options, *(name for name in RESIZED_CROPS if name not in axis.options))
         space = {**space, "augment": dataclasses.replace(axis, options=options)}
+    if metric.by_class:
+        space = {**space, "class_weights": CLASS_WEIGHTS}
     return widen(restrict(space, batch_sizes), wide)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from study.data.images import Images, fetched
+from study.protocol.metrics import ACCURACY, Metric, log_probabilities
+from study.protocol.validation import Kept
 from study.training.augment import normalise
 from study.training.randomness import repeatable
 
@@ -49,12 +51,30 @@ def predict(net: nn.Module, images: Tensor | Images, indices: Tensor) -> Tensor:
         )
 
 
-def validate(net: nn.Module, data: Split) -> tuple[float, float]:
-    """Loss and accuracy on the validation images."""
+def validate(net: nn.Module, data: Split, metric: Metric = ACCURACY) -> tuple[float, float, float | None]:
+    """Loss, accuracy and the metric's score on the validation images; None for the score if the metric is accuracy."""
     probabilities = predict(net, data.images, data.val)
     labels = data.labels[data.val]
     loss = float(functional.nll_loss(probabilities.clamp_min(1e-12).log(), labels))
-    return loss, int((probabilities.argmax(1) == labels).sum()) / len(labels)
+    accuracy = int((probabilities.argmax(1) == labels).sum()) / len(labels)
+    if metric is ACCURACY:
+        return loss, accuracy, None
+    kept = _scored(probabilities, labels, metric)
+    return loss, accuracy, float(kept.sampling.mean(kept.scores))
+
+
+def scored(net: nn.Module, data: Split, metric: Metric = ACCURACY) -> Kept:
+    """The score of every validation image, in the order of the split."""
+    return _scored(predict(net, data.images, data.val), data.labels[data.val], metric)
+
+
+def _scored(probabilities: Tensor, labels: Tensor, metric: Metric) -> Kept:
+    named = labels.cpu().numpy()
+    if metric is ACCURACY:
+        return Kept((probabilities.argmax(1) == labels).cpu().numpy())
+    scores = metric.scores(log_probabilities(probabilities.cpu().numpy()), named)
+    kept = scores if scores.dtype == np.bool_ else scores.astype(np.float32)
+    return Kept(kept, named.astype(np.int32) if metric.by_class else None)
 
 
 def eval_batch(shape: tuple[int, ...], device: torch.device) -> int:

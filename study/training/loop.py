@@ -11,15 +11,16 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from search_spaces import Arm, ImageSpec
+from study.protocol.metrics import ACCURACY, Metric
 from study.protocol.records import Config, Epoch, Trial
+from study.protocol.validation import Kept
 from study.training import evaluation
-from study.training.evaluation import Split, batches, layout_of, predict, validate
+from study.training.evaluation import Split, batches, layout_of, scored, validate
+from study.training.losses import class_weights
 from study.training.method import Method
 from study.training.randomness import random_states, seeded, set_random_states
 from study.training.step import Step
@@ -75,6 +76,7 @@ class Training:
         *,
         classes: int,
         warmup: float = 0.1,
+        metric: Metric = ACCURACY,
         graphed: bool = False,
         fused: bool = False,
         halved: bool = True,
@@ -86,7 +88,7 @@ class Training:
         self.net = net
         self.epoch = 0
         """Passes done so far."""
-        self._trial, self._data, self._classes = trial, data, classes
+        self._trial, self._data, self._classes, self._metric = trial, data, classes, metric
         device = self._device = data.labels.device
         self._batch = min(int(trial.config["batch_size"]), len(data.train))
         # a remainder is dropped: other images in every epoch, so that none is left out
@@ -106,7 +108,10 @@ class Training:
         with self._on_stream():
             self._step = Step(
                 self._method,
-                nn.CrossEntropyLoss(label_smoothing=float(trial.config["label_smoothing"])),
+                nn.CrossEntropyLoss(
+                    weight=class_weights(trial.config, data, classes),
+                    label_smoothing=float(trial.config["label_smoothing"]),
+                ),
                 images=data.images if isinstance(data.images, Tensor) else None,
                 shape=data.images.shape[1:],
                 labels=data.labels,
@@ -169,10 +174,9 @@ class Training:
             self._method.finish()
         return epoch
 
-    def correct(self) -> NDArray[np.bool_]:
-        """Whether the present net is right on each validation image, in the order of the split."""
-        named = predict(self.net, self._data.images, self._data.val).argmax(1)
-        return (named == self._data.labels[self._data.val]).cpu().numpy()
+    def kept(self) -> Kept:
+        """How the present net does on each validation image, in the order of the split."""
+        return scored(self.net, self._data, self._metric)
 
     def state(self, *, final: bool = False) -> dict[str, Any]:
         """What ``load`` needs to resume here, tensors and plain values only; if ``final``, the net alone."""
@@ -235,7 +239,7 @@ class Training:
     def _measure(self, train_loss: float, train_accuracy: float) -> Epoch:
         started = time.perf_counter()
         with self._method.shown():
-            val_loss, val_accuracy = validate(self.net, self._data)
+            val_loss, val_accuracy, score = validate(self.net, self._data, self._metric)
         if not math.isfinite(val_loss):
             raise DivergedError(f"validation loss {val_loss} in epoch {self.epoch + 1}")
         return Epoch(
@@ -245,6 +249,7 @@ class Training:
             train_accuracy=train_accuracy,
             val_loss=val_loss,
             val_accuracy=val_accuracy,
+            score=score,
             train_seconds=self._now.seconds,
             data_seconds=self._now.data_seconds,
             eval_seconds=time.perf_counter() - started,

@@ -60,7 +60,13 @@ def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Tr
         val=torch.from_numpy(val).to(device),
     )
     return Training(
-        net, trial, data, classes=len(plan.data.classes), warmup=arm.warmup, graphed=audit.graphed
+        net,
+        trial,
+        data,
+        classes=len(plan.data.classes),
+        warmup=arm.warmup,
+        metric=plan.judged,
+        graphed=audit.graphed,
     )
 
 

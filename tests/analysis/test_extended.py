@@ -17,6 +17,7 @@ from study.protocol import allocation, validation
 from study.protocol.consistency import load
 from study.protocol.ledger import Ledger
 from study.protocol.looks import ADDED, last_level
+from study.protocol.metrics import Name
 from study.protocol.plan import Plan
 from study.protocol.question import Earlier
 from study.protocol.records import Extension, Manifest, TestOpened
@@ -147,6 +148,38 @@ def test_a_second_look_runs_over_all_pairs_at_its_level(open_still: Path) -> Non
     assert not any("more than once in a look" in w or "over its share" in w for w in body["warnings"])
 
 
+@pytest.mark.parametrize(
+    ("metric", "rope", "said"),
+    [
+        ("balanced-accuracy", 0.005, "pt of balanced accuracy"),
+        ("log-loss", 0.02, "nats of log-loss (lower is better)"),
+    ],
+)
+def test_a_second_look_under_another_metric(tmp_path: Path, metric: Name, rope: float, said: str) -> None:
+    run = write_run(
+        tmp_path / "run",
+        tuned=(0.92, 0.92),
+        luck_sd=0.006,
+        spaces=SPACES,
+        runs=RUNS,
+        metric=metric,
+        rope=rope,
+    )
+    plan, _ = load(RunDir(run))
+    extension = more_pairs(plan, 4)
+    extend(run, extension, plan.arms, range(4, 8), 0.92)
+    body = rewritten(run)
+    (found,) = body["answer"]
+    assert (body["metric"], body["look"], found["pairs"]) == (metric, 2, 8)
+    assert said in body["headline"]
+    evidence = read(run)
+    expected, _ = answer.over_pairs(
+        *(evidence.finds[found[side]] for side in ("first", "second")), confidence=1 - extension.level
+    )
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
+    assert found["rope"] == rope
+
+
 def test_a_declared_second_look_keeps_95_percent(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tuned=(0.92, 0.92), luck_sd=0.006, spaces=SPACES, runs=RUNS)
     body = json.loads((run / "plan.json").read_text())
@@ -210,6 +243,24 @@ def test_an_added_arm_leaves_the_old_interval_and_shares_its_own_error(open_stil
     assert body["answer"][0]["first"] == "third"
     assert "92.5 % over all 3 pairs of arms" in body["headline"]
     assert main([str(open_still), "--expect", "third"]) == 0
+
+
+def test_an_added_arm_under_another_metric(tmp_path: Path) -> None:
+    run = write_run(
+        tmp_path / "run",
+        tuned=(0.92, 0.92),
+        luck_sd=0.006,
+        spaces=SPACES,
+        runs=RUNS,
+        metric="log-loss",
+        rope=0.02,
+    )
+    plan, _ = load(RunDir(run))
+    extend(run, third(plan), ("third",), range(4), 0.97)
+    body = rewritten(run)
+    assert body["arms"] == ["resnet8", "resnext8", "third"]
+    assert body["answer"][0]["first"] == "third"
+    assert main([str(run), "--expect", "third"]) == 0
 
 
 def test_asking_again_states_its_cost(open_still: Path) -> None:

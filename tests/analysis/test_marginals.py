@@ -18,6 +18,7 @@ from analysis.report.sections import hyperparameters
 from analysis.results import Draw, Evidence
 from analysis.summary import find
 from study.protocol.history import History
+from study.protocol.metrics import ACCURACY
 from study.protocol.records import Config
 
 CHOICE: dict[str, Any] = {"options": ["x", "y", "z"], "default": "x"}
@@ -29,7 +30,7 @@ def evidence(
     """A study that consists of its random slices: settings with their validation accuracies, None if failed."""
     slices = {
         arm: tuple(
-            Draw(index=i, config=config, cost=1.0, val=val, test=None, train=val)
+            Draw(index=i, config=config, cost=1.0, val=val, test=None, val_accuracy=val, train=val)
             for i, (config, val) in enumerate(own)
         )
         for arm, own in draws.items()
@@ -124,7 +125,7 @@ def test_too_few_trials_give_a_sentence_instead_of_a_figure(tmp_path: Path) -> N
 def test_a_panel_for_every_arm_that_has_an_axis_to_show() -> None:
     own: list[tuple[Config, float | None]] = [({"aug": v}, 0.8) for v in "xxxyyy"]
     found = marginals.table(evidence({"a": own, "b": []}, {"a": {"aug": CHOICE}, "b": {"aug": CHOICE}}))
-    figure = hyperparameters.draw(found[found["isolated"]], colours(("a", "b")))
+    figure = hyperparameters.draw(found[found["isolated"]], colours(("a", "b")), ACCURACY)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["a"]
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == [
         "aug\nx (3)",

@@ -46,7 +46,7 @@ from analysis.statistics.expected_best import (
     search_curve,
     slice_curve,
 )
-from analysis.statistics.intervals import Refused, crossed, mean_accuracy, noise, permutation_p, welch
+from analysis.statistics.intervals import Refused, crossed, mean_score, noise, permutation_p, welch
 from analysis.statistics.mcnemar import mcnemar, paired, tango
 from analysis.statistics.superiority import holm, superiority
 from analysis.verdict import Verdict, judge, of_nets
@@ -809,7 +809,7 @@ def test_inv_4_one_run_is_refused() -> None:
         with pytest.raises(Refused, match="at least two"):
             judge(arm("a", first), arm("b", second), rope=ROPE)
     with pytest.raises(Refused, match="at least two"):
-        mean_accuracy(a[:1])
+        mean_score(a[:1])
     with pytest.raises(Refused, match="different images"):
         crossed(a, b[:, :-1])
 
@@ -841,7 +841,7 @@ def test_inv_5_a_failed_confirmation_run_counts_as_guessing(tmp_path: Path) -> N
     tuned = evidence.finds["resnext8"][0]
     assert tuned.correct.shape[0] == 5
     assert tuned.guessed == 1
-    assert tuned.accuracies[-1] == pytest.approx(np.bincount(labels).max() / len(labels))
+    assert tuned.means[-1] == pytest.approx(np.bincount(labels).max() / len(labels))
     (said,) = build.write(run).answers
     assert "1 of 17 resnext8 runs failed." in said.sentence
     assert "A failed run counted as guessing" in (run / "report.html").read_text()

@@ -30,6 +30,7 @@ from analysis.summary import find
 from study.protocol.consistency import plan_hash
 from study.protocol.errors import StudyError
 from study.protocol.ledger import Ledger
+from study.protocol.metrics import ACCURACY
 from study.protocol.records import (
     PHASES,
     Beat,
@@ -309,7 +310,7 @@ def test_health_warnings_name_each_problem(copied: Path) -> None:
 
 
 def test_ties_that_disable_early_stopping_are_reported(copied: Path) -> None:
-    assert "what ties goes on" not in " ".join(health.warnings(read(copied)))
+    assert "what ties in both goes on" not in " ".join(health.warnings(read(copied)))
 
     def level(record: Record) -> Record:
         """Equal first epochs; trials that ASHA stopped there run until the budget ends."""
@@ -320,9 +321,9 @@ def test_ties_that_disable_early_stopping_are_reported(copied: Path) -> None:
         return record
 
     edit(copied / "ledger.jsonl", level)
-    (warning,) = (line for line in health.warnings(read(copied)) if "what ties goes on" in line)
+    (warning,) = (line for line in health.warnings(read(copied)) if "what ties in both goes on" in line)
     assert warning.startswith("resnet8: ASHA, which means to stop two thirds at each rung, stopped 0 of 18")
-    assert "on 1000 validation images their accuracies took 1 value at" in warning
+    assert "on 1000 validation images their scores and losses took 1 value at" in warning
 
 
 def test_copies_of_training_images_weaken_the_verdict_by_their_share(
@@ -573,13 +574,13 @@ def test_figures_draw_the_table_and_nothing_else(finished: Path) -> None:
     palette = figures.colours(evidence.plan.arms)
     ax = Figure().subplots()
     table = summary.accuracies(evidence)
-    default_tuned.draw_forest(table, ax, palette)
+    default_tuned.draw_forest(table, ax, palette, ACCURACY)
     dots = [line for line in ax.lines if line.get_marker() == "o"]
     assert [len(np.asarray(line.get_xdata())) for line in dots] == list(table["runs"])
     assert {line.get_color() for line in ax.lines} == set(palette.values())
     curves = frames.epochs(evidence.history)
     ax = Figure().subplots()
-    learning_curves.draw_curves(curves[curves["arm"] == "resnet8"], ax, palette["resnet8"])
+    learning_curves.draw_curves(curves[curves["arm"] == "resnet8"], ax, palette["resnet8"], ACCURACY)
     marks = [line.get_markevery() for line in ax.lines]  # a mark at the end of every trial's curve
     drawn = sum(len(ends) for ends in marks if isinstance(ends, list))
     assert drawn == curves.loc[curves["arm"] == "resnet8", "trial"].nunique()

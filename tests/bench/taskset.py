@@ -5,7 +5,7 @@ The same 1000 settings of one optimizer for each architecture, 50 checkpoints af
 diverged run. The curves are means over five seeds, without run-to-run noise.
 
 A replay must never draw the same row twice in one search: a sampler returning to a good place would
-get the same number again, where a real study gets a new run (METHOD.md 10).
+get the same number again, where a real study gets a new run (METHOD.md 11).
 """
 
 from dataclasses import dataclass

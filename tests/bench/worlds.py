@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from support.synthetic import plan
 
 from bench.taskset import Curves, Rows
@@ -30,6 +29,7 @@ from study.protocol.history import History
 from study.protocol.ledger import Ledger
 from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Record, Trial
+from study.protocol.validation import Kept
 from study.scheduling.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class Play:
         self._fold = rng.standard_normal(self.plan.folds)
         self._hard = rng.random((self.plan.folds, images), dtype=np.float32)
 
-    def correct(self, name: str) -> NDArray[np.bool_] | None:
+    def kept(self, name: str) -> Kept | None:
         trial, accuracy = self.ledger.trials[name], self.ledger.val_accuracy(name)
         if accuracy is None or trial.phase not in ("baseline", "select"):
             return None
@@ -249,7 +249,7 @@ class Play:
         right = round(accuracy * len(hard))
         found = np.zeros(len(hard), dtype=np.bool_)
         found[np.argpartition(hard + AGREE * own, min(right, len(hard) - 1))[:right]] = True
-        return found
+        return Kept(found)
 
     def accuracy(self, trial: Trial, epoch: int) -> float | None:
         clean = self.worlds[trial.arm].clean(trial, epoch)
@@ -265,7 +265,7 @@ class Play:
         """Drive the schedule to its end."""
         now = [0.0]
         arms = {name: Arm(_never_built, space=world.space) for name, world in self.worlds.items()}
-        schedule = Schedule(self.plan, self.ledger, arms, clock=lambda: now[0], correct=self.correct)
+        schedule = Schedule(self.plan, self.ledger, arms, clock=lambda: now[0], kept=self.kept)
         running: list[tuple[float, int, Trial, int]] = []
         count = 0
         while True:

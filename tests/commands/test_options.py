@@ -42,6 +42,12 @@ def refusal(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
         ([*GOOD, "--epochs", "many"], "--epochs"),
         ([*GOOD, "--rope", "0"], "above 0"),
         ([*GOOD, "--rope", "nan"], "above 0"),
+        ([*GOOD, "--rope", "21"], "at most 20 accuracy points"),
+        ([*GOOD, "--metric", "f1"], "there are accuracy, balanced-accuracy"),
+        ([*GOOD, "--metric", "log-loss"], "no usual margin"),
+        ([*GOOD, "--metric", "brier"], "no usual margin"),
+        ([*GOOD, "--metric", "log-loss", "--rope", "3"], "at most 2 nats"),
+        (["--resume", "RUN", "--metric", "brier"], "leave out --metric"),
         ([*GOOD, "--looks", "3"], "twice"),
         ([*GOOD, "--recipe", "adam"], "There are: finetune, modern, sgd"),
         ([*GOOD, "--seed", "-1"], "from 0"),
@@ -111,8 +117,15 @@ def test_the_recorded_command_asks_the_same_question() -> None:
         "--budget 10cpu-minutes --data 'folder:my images' --arms tiny_resnet,tiny_resnext --rope 1.5 --seed 7 --epochs 4 "
         "--fraction 2 --recipe modern --widen lr,width --train-fraction 0.3 --looks 2"
     )
-    first = parse(shlex.split(flags))
-    assert parse(shlex.split(first.command.removeprefix("python study/run.py "))) == first
+    for metric in ("", " --metric balanced-accuracy", " --metric log-loss"):
+        first = parse(shlex.split(flags + metric))
+        assert parse(shlex.split(first.command.removeprefix("python study/run.py "))) == first
+
+
+def test_a_margin_is_in_the_metrics_unit() -> None:
+    assert parse(GOOD).rope == parse([*GOOD, "--metric", "top5"]).rope == 0.005
+    assert parse([*GOOD, "--metric", "balanced-accuracy", "--rope", "2"]).rope == 0.02
+    assert parse([*GOOD, "--metric", "log-loss", "--rope", "0.02"]).rope == 0.02
 
 
 def test_parsing_touches_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

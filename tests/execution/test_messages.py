@@ -19,6 +19,7 @@ from study.execution.messages import (
     Restored,
     Trained,
 )
+from study.protocol.validation import Kept
 
 EPOCH = an_epoch(a_trial(epochs=3), 1, 0.0)
 
@@ -45,8 +46,8 @@ def test_only_events_that_end_a_trial_end_it_for_tune(event: Event, ends: bool) 
 
 
 def test_a_payload_is_neither_logged_nor_kept() -> None:
-    correct = np.ones(1000, dtype=np.bool_)
-    message = Message(trial="t", event=Complete(), net=b"weights", correct=correct)
+    kept = Kept(np.ones(1000, dtype=np.bool_))
+    message = Message(trial="t", event=Complete(), net=b"weights", kept=kept)
     assert "weights" not in repr(message)
     assert "True" not in repr(message)
     assert message.without_payload() == Message(trial="t", event=Complete())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from optuna.trial import TrialState
 from support.schedules import ARMS, SECONDS, a_plan, accuracy, all_trials, diverges, drive, play
 
 from search_spaces import Config
@@ -22,7 +23,7 @@ from study.protocol.errors import LedgerError, StudyError
 from study.protocol.ledger import Ledger, read
 from study.protocol.plan import Plan
 from study.protocol.records import Epoch, Outcome, Record, Trial
-from study.protocol.selection import AHEAD, found_by, runs_floor
+from study.protocol.selection import AHEAD, default_of, found_by, runs_floor
 from study.scheduling.schedule import Schedule, Start, derive_seed
 
 STAGES = {"baseline": 0, "slice": 1, "search": 1, "select": 2, "confirm": 3}
@@ -71,6 +72,45 @@ def test_phases_follow_one_another_per_arm(tmp_path: Path) -> None:
     manifest = next(i for i, line in enumerate(lines) if '"Manifest"' in line)
     first_confirm = next(i for i, line in enumerate(lines) if '"phase":"confirm"' in line)
     assert manifest < first_confirm
+
+
+def test_the_whole_study_goes_by_its_metric(tmp_path: Path) -> None:
+    """Search, rungs, selection and the net in hand follow the score, which orders settings otherwise than accuracy does."""
+    plan = dataclasses.replace(a_plan(minutes=20), metric="log-loss", rope=0.02)
+    ledger = play(plan, tmp_path / "ledger.jsonl")
+    for arm in ARMS:
+        choices = ledger.choices(arm)
+        assert max(choices, key=lambda c: c.val_score).pair == ledger.in_hand(arm)
+        assert all(c.score is not None and c.score < 0 for c in choices)
+        for pair in range(plan.pairs):
+            best, _ = found_by(plan, ledger, arm, pair)
+            assert best is not None
+            trials = [t for t in ledger.of(arm, "search") if t.pair == pair and ledger.finished(t.id)]
+            top = max(
+                ledger.epochs[t.id][-1].val_score for t in trials if t.config != default_of(ledger, arm)
+            )
+            assert ledger.epochs[best.id][-1].val_score == top
+        # a loss's best learning rate is 0.03, an accuracy's is 0.1
+        assert max(c.val_score for c in choices) > -0.3
+        assert ledger.best[arm] <= 0
+        for trial in ledger.of(arm, "search"):
+            assert "class_weights" not in trial.config
+    # and goes on from its ledger as it was: the searches are rebuilt from the scores
+    again = Schedule(plan, ledger, ARMS)
+    for (arm, pair), search in again.searches.items():
+        values = [t.value for t in search.trials if t.state == TrialState.COMPLETE]
+        own = [t for t in ledger.of(arm, "search") if t.pair == pair and ledger.finished(t.id)]
+        assert values[1:] == [ledger.val_score(t.id) for t in own]
+
+
+def test_the_weights_of_classes_are_searched_under_balanced_accuracy_alone(tmp_path: Path) -> None:
+    plan = dataclasses.replace(a_plan(minutes=20), metric="balanced-accuracy")
+    ledger = play(plan, tmp_path / "ledger.jsonl")
+    for arm in ARMS:
+        assert default_of(ledger, arm)["class_weights"] == "none"
+        assert {t.config["class_weights"] for t in ledger.of(arm, "search")} == {"none", "balanced"}
+    usual = play(dataclasses.replace(plan, metric="accuracy"), tmp_path / "usual.jsonl")
+    assert not any("class_weights" in t.config for t in all_trials(usual))
 
 
 def test_every_search_is_on_its_own_fold_and_selected_on_two_others(tmp_path: Path) -> None:
@@ -154,14 +194,14 @@ def test_comparing_image_by_image_sharpens_the_lead(tmp_path: Path) -> None:
     plan = a_plan(minutes=20)
     images = plan.val_images
 
-    def correct(trial: str) -> validation.Correct | None:
+    def kept(trial: str) -> validation.Kept | None:
         right = np.zeros(images, dtype=np.bool_)
         right[: round(images * (accuracy(ledger, ledger.trials[trial])))] = True
-        return right
+        return validation.Kept(right)
 
     now = [0.0]
     with Ledger(tmp_path / "ledger.jsonl") as ledger:
-        drive(Schedule(plan, ledger, ARMS, clock=lambda: now[0], correct=correct), now, diverges)
+        drive(Schedule(plan, ledger, ARMS, clock=lambda: now[0], kept=kept), now, diverges)
     blind = play(plan, tmp_path / "blind.jsonl")
     for arm in ARMS:
         for sharp, blurred in zip(ledger.choices(arm), blind.choices(arm), strict=True):

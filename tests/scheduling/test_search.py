@@ -173,6 +173,17 @@ def test_rungs_decide_as_rays_asha_bracket(seed: int) -> None:
     assert 0 < len(alive) < 30
 
 
+def test_of_equal_scores_at_a_rung_the_lower_loss_goes_on() -> None:
+    rungs = Rungs((1,), reduction=3)
+    rungs.passes("first", 1, 0.5, 0.7)
+    for number in range(6):
+        rungs.remember(f"t{number}", 1, 0.5, 0.6 + 0.02 * number)
+    assert rungs.passes("better", 1, 0.5, 0.61)
+    assert not rungs.passes("worse", 1, 0.5, 0.71)
+    assert not rungs.passes("lower score", 1, 0.4, 0.1)
+    assert rungs.passes("higher score", 1, 0.6, 2.0)
+
+
 def test_batch_sizes_that_do_not_fit_leave_the_space() -> None:
     axis = restrict(SPACE, (64, 128))["batch_size"]
     assert axis == Choice(options=(64, 128), default=128)

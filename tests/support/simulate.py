@@ -58,7 +58,7 @@ def accuracies(rng: np.random.Generator, *shape: int) -> Reals:
 def steps(*searches: list[tuple[float, float]]) -> pd.DataFrame:
     """The input of ``search_curve`` from each search's (cost, accuracy) pairs."""
     rows = [(i, cost, value) for i, own in enumerate(searches) for cost, value in own]
-    return pd.DataFrame(rows, columns=["pair", "cost", "val_accuracy"])
+    return pd.DataFrame(rows, columns=["pair", "cost", "val_score"])
 
 
 def recorded() -> tuple[Reals, Reals]:

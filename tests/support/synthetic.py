@@ -21,7 +21,7 @@ from scipy import optimize
 from study.protocol import allocation, validation
 from study.protocol.budget import Budget
 from study.protocol.ledger import Ledger
-from study.protocol.metrics import log_probabilities
+from study.protocol.metrics import Name, log_probabilities
 from study.protocol.plan import Plan
 from study.protocol.question import Audit, DataCard, Machine, Packed
 from study.protocol.records import (
@@ -97,9 +97,11 @@ def plan(
     images: int = 2000,
     rope: float = 0.005,
     classes: int = 10,
+    metric: Name = "accuracy",
 ) -> Plan:
     return Plan(
         arms=arms,
+        metric=metric,
         data=DataCard(
             spec="cifar10",
             classes=tuple(f"class {i}" for i in range(classes)),
@@ -221,10 +223,15 @@ class Diary:
                     train_seconds=9.0,
                     eval_seconds=0.5,
                     cost=cost,
+                    score=None if self.plan.metric == "accuracy" else self.as_score(min(1.0, accuracy)),
                 )
             )
         self.ledger.add(Outcome(trial=name, state=state, reason=reason, epochs=epochs, cost=cost + 0.3))
         return name
+
+    def as_score(self, accuracy: float) -> float:
+        """What goes with an accuracy, in the metric's unit."""
+        return accuracy if self.plan.judged.shares else 3 * (accuracy - 1)
 
     def full(
         self,
@@ -278,7 +285,10 @@ class Diary:
                 order = np.argsort(hard + self.rng.normal(0, 0.05, images))
                 correct = np.zeros(images, dtype=np.bool_)
                 correct[order[: round(accuracy * images)]] = True
-                validation.save(self.run.validation(trial.id), correct)
+                scores = correct if self.plan.judged.shares else 3 * (correct - np.float32(1))
+                classes = np.arange(images) % len(self.plan.data.classes)
+                kept = validation.Kept(scores, classes if self.plan.judged.by_class else None)
+                validation.save(self.run.validation(trial.id), kept)
 
     def slice(self, arm: str, trials: int, shift: float) -> list[str]:
         """Random settings; the best have a learning rate of 0.1. ``shift``: the arm's offset in accuracy."""
@@ -338,13 +348,17 @@ class Diary:
         for trial, row in zip(trials, right, strict=True):
             wrong = (self.labels + self.rng.integers(1, classes, len(self.labels))) % classes
             predicted = np.where(row, self.labels, wrong)
+            logs = log_probabilities(0.9 * np.eye(classes)[predicted] + 0.1 / classes)
             np.savez(
                 self.folder / "predictions" / f"{trial}.npz",
                 labels=self.labels,
                 predictions=predicted,
-                log_probabilities=log_probabilities(np.eye(classes)[predicted]),
+                log_probabilities=logs,
             )
-            self.ledger.add(Scored(trial=trial, test_accuracy=float(row.mean())))
+            judged, score = self.plan.judged, None
+            if judged.name != "accuracy":
+                score = float(judged.sampling(self.labels).mean(judged.scores(logs, self.labels)))
+            self.ledger.add(Scored(trial=trial, test_accuracy=float(row.mean()), score=score))
 
 
 def write_run(
@@ -364,6 +378,7 @@ def write_run(
     share: float = 5400.0,
     classes: int = 10,
     luck_sd: float = 0.002,
+    metric: Name = "accuracy",
 ) -> Path:
     """A complete run directory; ``runs`` confirmation runs of every find, whose accuracies differ by ``luck_sd`` from
     search to search. ``failed``: confirmation runs of the last arm that diverged on top;
@@ -371,7 +386,9 @@ def write_run(
     ``share`` of the budget per arm, which decides on the searches."""
     budget = Budget(seconds=share * len(arms), resource="cpu")
     question = replace(
-        plan(arms, images=images, rope=rope, classes=classes), spaces=spaces or {}, budget=budget
+        plan(arms, images=images, rope=rope, classes=classes, metric=metric),
+        spaces=spaces or {},
+        budget=budget,
     )
     diary = Diary(folder, question, seed=seed)
     with diary.ledger:

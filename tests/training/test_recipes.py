@@ -206,7 +206,7 @@ def test_the_average_begins_young_and_is_what_counts() -> None:
 def test_averaged_weights_are_evaluated_and_kept() -> None:
     run = a_run(trial("modern", averaging=0.999))
     first, last = run.epochs()
-    val_loss, val_accuracy = evaluation.validate(run.net, data())
+    val_loss, val_accuracy, _ = evaluation.validate(run.net, data())
     assert (val_loss, val_accuracy) == (last.val_loss, last.val_accuracy)
     assert run.state(final=True)["net"].keys() == run.net.state_dict().keys()
     assert first.val_loss != last.val_loss

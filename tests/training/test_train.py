@@ -64,7 +64,7 @@ def test_validation_images_are_not_trained_on(plan: Plan, digits: Prepared) -> N
 def test_correct_predictions_are_known_image_by_image(plan: Plan, digits: Prepared) -> None:
     run = training(plan, a_trial(epochs=1), digits.train, CPU)
     (epoch,) = run.epochs()
-    correct = run.correct()
+    correct = run.kept().scores
     assert correct.shape == (plan.val_images,)
     assert correct.mean() == epoch.val_accuracy
 

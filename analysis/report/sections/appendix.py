@@ -14,24 +14,28 @@ from study.protocol.text import chance, counted, points
 
 def section(context: Context) -> Section:
     """Per pair of arms, of the nets in hand: how often a run wins, this test set only, and the first net of each side."""
-    evidence, found = context.evidence, context.found
+    evidence, found, metric = context.evidence, context.found, context.metric
     text: list[str] = []
     facts = []
-    ordered = sorted(evidence.tuned.values(), key=lambda r: -float(np.mean(r.accuracies)))
+    ordered = sorted(evidence.tuned.values(), key=lambda r: -float(np.mean(r.means)))
     arms = [runs.arm for runs in ordered]
     several = bool(found.nets) and len(ordered) > 2
-    shares = rank_shares([runs.correct for runs in ordered]) if several else np.ones((1, 1))
+    shares = (
+        rank_shares([runs.scores for runs in ordered], evidence.judge.sampling)
+        if several
+        else np.ones((1, 1))
+    )
     adjusted = holm([v.permutation_p for v in found.nets])
     for v, p in zip(found.nets, adjusted, strict=True):
         first, second = evidence.tuned[v.first], evidence.tuned[v.second]
-        wins = superiority(np.array(first.accuracies), np.array(second.accuracies))
+        wins = superiority(np.array(first.means), np.array(second.means))
         nets = paired(first.correct[0], second.correct[0])
         beats = (
             f"{v.first} against {v.second}. On this test set {wins.sentence(v.first, v.second)}; by counting wins alone, "
             f"without their size, an advantage is {wins.standing} from {v.k_first} and {v.k_second} runs."
         )
         here = (
-            f"This test set only: {v.first} minus {v.second} is {span(v.this_test_set)} by Welch's interval over the "
+            f"This test set only: {metric.minus(v.first, v.second)} is {span(v.this_test_set, metric)} by Welch's interval over the "
             f"runs; permutation p = {v.permutation_p:.3f}{_together(p, len(found.nets))}."
         )
         text += [beats, here, _nets(v.first, v.second, nets)]

@@ -9,7 +9,8 @@ from analysis.report import figures
 from analysis.report.section import Context, Drawing, Part, Section, Table
 from analysis.results import Evidence
 from analysis.summary import accuracies
-from study.protocol.text import duration, listed, points
+from study.protocol.metrics import Metric
+from study.protocol.text import duration, listed
 
 
 def table(evidence: Evidence) -> pd.DataFrame:
@@ -37,7 +38,7 @@ def table(evidence: Evidence) -> pd.DataFrame:
 
 
 def section(context: Context) -> Section:
-    costs = table(context.evidence)
+    costs, metric = table(context.evidence), context.metric
     if costs.empty:
         return Section(
             title="Accuracy against cost",
@@ -52,7 +53,7 @@ def section(context: Context) -> Section:
     text = []
     if front:
         text.append(
-            f"On the Pareto front of accuracy, training cost and inference time, by the point values: {listed(front)}."
+            f"On the Pareto front of {metric.title}, training cost and inference time, by the point values: {listed(front)}."
             + (f" Another arm is at least as good in all three as {listed(beaten)}." if beaten else "")
         )
     else:
@@ -60,7 +61,7 @@ def section(context: Context) -> Section:
     rows = tuple(
         (
             f"{r['arm']}, {r['kind']}",
-            points(r["mean"]),
+            metric.shown(r["mean"]),
             duration(r["training"]),
             f"{r['milliseconds']:.3g}",
             f"{r['params'] / 1e6:.3g}",
@@ -69,11 +70,19 @@ def section(context: Context) -> Section:
         )
         for r in costs.to_dict("records")
     )
-    head = ("setting", "test, %", "full run", "ms per image", "million params", "million MACs", "peak MiB")
+    head = (
+        "setting",
+        "test, %" if metric.name == "accuracy" else f"test {metric.axis}",
+        "full run",
+        "ms per image",
+        "million params",
+        "million MACs",
+        "peak MiB",
+    )
     return Section(
         title="Accuracy against cost",
         text=tuple(text),
-        drawing=Drawing("costs", draw(costs, context.palette)),
+        drawing=Drawing("costs", draw(costs, context.palette, metric)),
         tables=(Table(head=head, rows=rows),),
         note="Full run: the resource-time of its epochs, training and validation, without start-up; median over these runs. "
         "Inference time, size and memory were measured before the study at the arm's default setting, on one trial's share of "
@@ -92,17 +101,17 @@ def _beats(other: "pd.Series[float]", row: "pd.Series[float]") -> bool:
 
 
 @figures.styled
-def draw(table: pd.DataFrame, palette: figures.Palette) -> Figure:
-    """Accuracy against training and against inference."""
+def draw(table: pd.DataFrame, palette: figures.Palette, metric: Metric) -> Figure:
+    """The score against training and against inference."""
     figure = figures.new(5.6)
-    figures.title(figure, "Test accuracy (%) against what it costs")
+    figures.title(figure, f"Test {metric.axis}, against what it costs")
     training, inference = figure.subplots(2, 1, sharey=True)
     table = table.assign(minutes=table["training"] / 60)
     for ax, column, label in (
         (training, "minutes", "resource-minutes of one full training run"),
         (inference, "milliseconds", "milliseconds per image at inference"),
     ):
-        draw_costs(table, column, ax, palette)
+        draw_costs(table, column, ax, palette, metric)
         ax.set_xlabel(label)
     handles = [Line2D([], [], color=palette[arm], marker="D", ls="", label=arm) for arm in palette]
     handles += [
@@ -113,16 +122,22 @@ def draw(table: pd.DataFrame, palette: figures.Palette) -> Figure:
     return figures.laid_out(figure)
 
 
-def draw_costs(table: pd.DataFrame, column: str, ax: Axes, palette: figures.Palette) -> None:
-    """Test accuracy with its interval against ``column``; filled tuned, hollow default.
+def draw_costs(table: pd.DataFrame, column: str, ax: Axes, palette: figures.Palette, metric: Metric) -> None:
+    """Test score with its interval against ``column``; filled tuned, hollow default.
 
     Columns: arm, kind (``default`` | ``tuned``), mean, low, high (NaN without interval), and ``column``.
     """
     for row in figures.records(table):
         colour, x = palette[row["arm"]], row[column]
         face = colour if row["kind"] == "tuned" else "white"
-        ax.plot([x, x], [100 * row["low"], 100 * row["high"]], color=colour, lw=2, solid_capstyle="butt")
-        ax.plot(x, 100 * row["mean"], marker="D", ms=7, color=colour, mfc=face, mew=1.6, ls="")
+        ax.plot(
+            [x, x],
+            [metric.drawn(row["low"]), metric.drawn(row["high"])],
+            color=colour,
+            lw=2,
+            solid_capstyle="butt",
+        )
+        ax.plot(x, metric.drawn(row["mean"]), marker="D", ms=7, color=colour, mfc=face, mew=1.6, ls="")
     ax.set_xlim(0, 1.15 * float(table[column].max()))  # from 0: a small saving must look small
     ax.grid(axis="y")
 

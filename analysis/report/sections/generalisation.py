@@ -76,9 +76,9 @@ def _full_runs(evidence: Evidence) -> pd.DataFrame:
             last = history.epochs[trial.id][-1]
             rows.append((arm, "confirmed", last.train_accuracy, last.val_accuracy))
         rows += [
-            (arm, "random slice", d.train, d.val)
+            (arm, "random slice", d.train, d.val_accuracy)
             for d in evidence.slices.get(arm, ())
-            if d.train is not None and d.val is not None
+            if d.train is not None and d.val_accuracy is not None
         ]
     return pd.DataFrame(rows, columns=["arm", "kind", "train_accuracy", "val_accuracy"])
 

@@ -10,7 +10,8 @@ from typing import Any
 from analysis.frames import how_it_ended
 from analysis.report.section import Context, Part, Section, again
 from analysis.results import Evidence, in_hand
-from analysis.statistics.intervals import Refused, crossed
+from analysis.runs import apart
+from analysis.statistics.intervals import Refused
 from study.protocol import allocation
 from study.protocol.accounting import search_runs, share, trained
 from study.protocol.allocation import CONFIRM_FLOOR, MARGIN, REDUCTION, TUNING_RUNS_FLOOR
@@ -18,7 +19,7 @@ from study.protocol.history import History
 from study.protocol.question import DataCard, unmatched
 from study.protocol.records import PHASES
 from study.protocol.selection import best_first
-from study.protocol.text import counted, duration, listed, percent, points
+from study.protocol.text import counted, duration, listed, percent
 
 EQUAL_SPEND = 0.02
 EDGE = 0.05
@@ -59,24 +60,27 @@ def copies(data: DataCard) -> str:
 
 def _unlearnt(evidence: Evidence) -> list[str]:
     """Arms whose nets guess, and arms whose search made them worse."""
-    guessing, sentences = evidence.guessing, []
+    guessing, sentences, metric = evidence.guessing, [], evidence.plan.judged
+    better = "below" if metric.lower else "above"
     for arm, tuned in evidence.tuned.items():
         if tuned.trained and not tuned.learnt(guessing):
+            mean = float(evidence.judge.sampling.mean(tuned.whole.mean(axis=0)))
             sentences.append(
-                f"{arm}: its confirmation runs, {percent(float(tuned.whole.mean()))} on average, are not shown to be above "
-                f"guessing the most frequent class ({percent(guessing)}): it learnt nothing that could be compared."
+                f"{arm}: its confirmation runs, {metric.value(mean)} on average, are not shown to be {better} "
+                f"{metric.guess} ({metric.value(guessing)}): it learnt nothing that could be compared."
             )
         default, chosen = evidence.default.get(arm), in_hand(evidence.history, arm, evidence.look)
         if chosen is None or chosen.default or default is None or not (default.trained and tuned.trained):
             continue
         try:
-            gain = crossed(tuned.correct, default.correct)
+            gain = apart(tuned, default)
         except Refused:
             continue
         if gain.high < 0:
             sentences.append(
-                f"{arm}: the net in hand is below the default on the test images, by {points(-gain.delta)} pt "
-                f"(95 %: {points(-gain.high)} to {points(-gain.low)}): the search lost what the default had."
+                f"{arm}: the net in hand is {'behind' if metric.lower else 'below'} the default on the test images, by "
+                f"{metric.gap_of(-gain.delta)} (95 %: {metric.number(-gain.high)} to {metric.number(-gain.low)}): the search lost "
+                "what the default had."
             )
     return sentences
 
@@ -194,17 +198,18 @@ def _runs(evidence: Evidence) -> list[str]:
 
 
 def _undecided(evidence: Evidence, arm: str) -> list[str]:
-    """Early stopping had hardly anything to go by: trials that tie at a rung are all promoted."""
+    """Early stopping had hardly anything to go by: trials that tie at a rung, in score and loss, are all promoted."""
     history, rungs = evidence.history, evidence.plan.rungs
     met = [t.id for t in history.of(arm, "search") if rungs and len(history.epochs[t.id]) >= rungs[0]]
-    different = len({history.epochs[t][rungs[0] - 1].val_accuracy for t in met})
+    seen = [history.epochs[t][rungs[0] - 1] for t in met]
+    different = len({(e.val_score, e.val_loss) for e in seen})
     stopped = sum(how_it_ended(history.outcomes.get(t)) == "stopped by ASHA" for t in met)
     if len(met) < TRIALS_FLOOR or different > len(met) / 2 or stopped > len(met) / REDUCTION:
         return []
     sentence = (
         f"{arm}: ASHA, which means to stop two thirds at each rung, stopped {stopped} of {len(met)} search trials: on "
-        f"{evidence.plan.val_images} validation images their accuracies took {counted(different, 'value')} at its first rung, and what "
-        "ties goes on."
+        f"{evidence.plan.val_images} validation images their scores and losses took {counted(different, 'value')} at its first rung, and "
+        "what ties in both goes on."
     )
     return [sentence]
 

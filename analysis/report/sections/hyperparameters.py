@@ -18,12 +18,13 @@ from analysis.report.sections.tuning_curves import drawn
 from analysis.results import Evidence, in_hand
 from analysis.statistics.intervals import Refused
 from analysis.statistics.tunability import Interval, fixed_setting_trap, sensitivity, tunability
-from study.protocol.text import counted, listed, percent, points
+from study.protocol.metrics import Metric
+from study.protocol.text import counted, listed, percent
 
 
 def section(context: Context) -> Section:
     """All of it from the random settings; the answer reports the gain over the default."""
-    evidence, found, plan = context.evidence, context.found, context.evidence.plan
+    evidence, found, plan, metric = context.evidence, context.found, context.evidence.plan, context.metric
     levels = marginals.table(evidence)
     shown = levels[levels["own"] & levels["isolated"]]
     missing = [arm for arm in plan.arms if arm not in {c.arm for c in found.gains} | {*found.unchanged}]
@@ -51,10 +52,10 @@ def section(context: Context) -> Section:
     return Section(
         title="What mattered",
         text=tuple(text),
-        drawing=None if shown.empty else Drawing("levels", draw(shown, context.palette)),
+        drawing=None if shown.empty else Drawing("levels", draw(shown, context.palette, metric)),
         tables=tuple(tables),
-        note="From random settings, each run to full length once, by validation accuracy; intervals 95 %. Omega weights early "
-        "finds more than late ones; the area weights all alike. Near the best: within 1 pt of what selection measured for the "
+        note=f"From random settings, each run to full length once, by validation {metric.title}; intervals 95 %. Omega weights early "
+        "finds more than late ones; the area weights all alike. Near the best: within {metric.gap(NEAR * metric.of_luck)} of what selection measured for the "
         "chosen setting, or of the best random setting. A failed run counts as guessing. By value: all other parameters vary "
         "at random from run to run, so a value's mean is over those (observational over the other random axes), not at one "
         "fixed setting; an arm that ties its group width to its cardinality is thus compared at matched complexity."
@@ -64,6 +65,8 @@ def section(context: Context) -> Section:
     )
 
 
+NEAR = 0.01
+"""How far below the best a random setting still counts as near it, in accuracy."""
 Unknown = tuple[str, str, str]
 """A question, the arm that it ends with, and why it has no answer."""
 TRAP = "whether one fixed setting would have misled about"
@@ -80,7 +83,7 @@ def _not_known(unknown: list[Unknown]) -> str:
 
 def _asks(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, Any], list[Unknown]]:
     """Tunability and sensitivity, at one horizon for all arms."""
-    rows, facts = [], {}
+    rows, facts, metric = [], {}, evidence.plan.judged
     unknown: list[Unknown] = []
     horizon = min((len(d) // 2 for d in evidence.slices.values() if len(d) > 1), default=0)
     for arm in evidence.plan.arms:
@@ -88,22 +91,24 @@ def _asks(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, Any], l
         try:
             asks = tunability(val, horizon=horizon)
             chosen = in_hand(evidence.history, arm, evidence.look)
-            best = chosen.val_accuracy if chosen else None
-            fates = sensitivity(val, [d.val is None for d in evidence.slices[arm]], best=best)
+            best = chosen.val_score if chosen else None
+            failed = [d.val is None for d in evidence.slices[arm]]
+            fates = sensitivity(val, failed, best=best, within=NEAR * metric.of_luck)
         except Refused as refusal:
             unknown.append(("how much tuning is asked by", arm, str(refusal)))
             continue
         rows.append(
             (
                 arm,
-                *(_points(i) for i in (asks.one, asks.omega, asks.area)),
-                points(asks.last),
+                *(_value(i, metric) for i in (asks.one, asks.omega, asks.area)),
+                metric.shown(asks.last),
                 *(_percent(i) for i in (fates.near, fates.diverged)),
             )
         )
         facts[arm] = {"tunability": asdict(asks), "sensitivity": asdict(fates)}
     best_of = f"best of {horizon}"
-    head = ("validation, %", "one random setting", "omega", "area", best_of, "near the best", "failed")
+    name = "validation, %" if metric.name == "accuracy" else f"validation {metric.axis}"
+    head = (name, "one random setting", "omega", "area", best_of, "near the best", "failed")
     return ([Table(head=head, rows=tuple(rows))] if rows else []), [], {"random_settings": facts}, unknown
 
 
@@ -113,11 +118,11 @@ def _importances(evidence: Evidence) -> tuple[list[Table], list[str], dict[str, 
     facts = {}
     for arm in evidence.plan.arms:
         draws = evidence.slices.get(arm, ())
-        accuracies = np.array([np.nan if d.val is None else d.val for d in draws], dtype=np.float64)
+        scores = np.array([np.nan if d.val is None else d.val for d in draws], dtype=np.float64)
         try:
             from analysis.statistics.importance import importances  # Optuna takes a second to import
 
-            table = importances([d.config for d in draws], accuracies)
+            table = importances([d.config for d in draws], scores)
         except Refused as refusal:
             unknown.append(("which parameters mattered for", arm, str(refusal)))
             continue
@@ -134,7 +139,7 @@ def _isolated(
     evidence: Evidence, levels: pd.DataFrame
 ) -> tuple[list[Table], list[str], dict[str, Any], list[Unknown]]:
     """Accuracy by value of the choices, and of what only some arms have; the facts have every axis."""
-    said, rows, adjusted_p = [], [], adjusted(levels)
+    said, rows, adjusted_p, metric = [], [], adjusted(levels), evidence.plan.judged
     unknown: list[Unknown] = []
     for arm in evidence.plan.arms:
         own = levels[(levels["arm"] == arm) & levels["own"]]
@@ -161,21 +166,22 @@ def _isolated(
             (
                 f"{arm}: {r['axis']} {r['value']}",
                 f"{r['trials']}" + (f" ({r['failed']} failed)" if r["failed"] else ""),
-                _mean_of(r, "val"),
-                _mean_of(r, "test"),
+                _mean_of(r, "val", metric),
+                _mean_of(r, "test", metric),
             )
             for r in own[own["isolated"]].to_dict("records")
         ]
-    head = ("by value, accuracy %", "random settings", "validation (95 %)", "test (95 %)")
+    by = "by value, accuracy %" if metric.name == "accuracy" else f"by value: {metric.axis}"
+    head = (by, "random settings", "validation (95 %)", "test (95 %)")
     facts = {"levels": levels.to_dict("records")}
     return ([Table(head=head, rows=tuple(rows))] if rows else []), said, facts, unknown
 
 
-def _mean_of(row: dict[Any, Any], kind: str) -> str:
+def _mean_of(row: dict[Any, Any], kind: str, metric: Metric) -> str:
     mean, low, high = (row[f"{kind}_{name}"] for name in ("mean", "low", "high"))
     if math.isnan(mean):
         return "too few" if row[kind] else "–"
-    return f"{points(mean)} ({points(low)} to {points(high)})"
+    return f"{metric.shown(mean)} ({metric.span(low, high)})"
 
 
 def _trap(evidence: Evidence, v: Answer) -> tuple[list[str], list[dict[str, Any]], list[Unknown]]:
@@ -198,8 +204,8 @@ def _trap(evidence: Evidence, v: Answer) -> tuple[list[str], list[dict[str, Any]
     return [said], [{"first": v.first, "second": v.second, "wrong_arm": wrong} | asdict(trap)], []
 
 
-def _points(i: Interval) -> str:
-    return f"{points(i.value)} ({points(i.low)} to {points(min(1.0, i.high))})"
+def _value(i: Interval, metric: Metric) -> str:
+    return f"{metric.shown(i.value)} ({metric.span(i.low, min(metric.best, i.high))})"
 
 
 def _percent(i: Interval) -> str:
@@ -207,15 +213,15 @@ def _percent(i: Interval) -> str:
 
 
 @figures.styled
-def draw(table: pd.DataFrame, palette: figures.Palette) -> Figure:
+def draw(table: pd.DataFrame, palette: figures.Palette, metric: Metric) -> Figure:
     """One panel per arm that has an axis to show; ``table`` has rows of such axes only."""
     counts = {arm: count for arm in palette if (count := int((table["arm"] == arm).sum()))}
     heights = [0.5 * n + 0.7 for n in counts.values()]
     figure = figures.new(sum(heights) + 1.0)
-    figures.title(figure, "Random settings by value: accuracy (%), mean, 95 % interval")
+    figures.title(figure, f"Random settings by value: {metric.axis}, mean, 95 % interval")
     panels = figure.subplots(len(counts), 1, squeeze=False, height_ratios=heights)[:, 0]
     for ax, arm in zip(panels, counts, strict=True):
-        draw_levels(table[table["arm"] == arm], ax, palette[arm])
+        draw_levels(table[table["arm"] == arm], ax, palette[arm], metric)
         ax.set_title(arm, loc="left", fontsize=9.5, color=palette[arm], fontweight="bold")
     handles = [Line2D([], [], color="#444444", marker="D", ls="", label="validation")]
     if table["test_mean"].notna().any():
@@ -225,8 +231,8 @@ def draw(table: pd.DataFrame, palette: figures.Palette) -> Figure:
     return figures.laid_out(figure)
 
 
-def draw_levels(table: pd.DataFrame, ax: Axes, colour: str) -> None:
-    """Accuracy by value of one arm's axes: every trial a dot, mean and 95 % interval; filled validation, hollow test.
+def draw_levels(table: pd.DataFrame, ax: Axes, colour: str, metric: Metric) -> None:
+    """The score by value of one arm's axes: every trial a dot, mean and 95 % interval; filled validation, hollow test.
 
     Columns as of ``marginals.table``. A failed trial is counted beside the value: drawn where it guesses, it would
     flatten the rest.
@@ -236,13 +242,13 @@ def draw_levels(table: pd.DataFrame, ax: Axes, colour: str) -> None:
     for y, row in enumerate(rows):
         for kind, at, face in (("val", y - 0.16, colour), ("test", y + 0.2, "white")):
             kept = sorted(row[kind])[row["failed"] :]
-            lasting += kept
-            dots = [100 * a for a in kept]
+            dots = [metric.drawn(a) for a in kept]
+            lasting += dots
             ax.plot(dots, [at] * len(dots), ls="", marker="o", ms=3.6, color=colour, mfc=face, alpha=0.7)
-            mean, low, high = (100 * row[f"{kind}_{name}"] for name in ("mean", "low", "high"))
+            mean, low, high = (metric.drawn(row[f"{kind}_{name}"]) for name in ("mean", "low", "high"))
             ax.plot([low, high], [at, at], color=colour, lw=1.6, solid_capstyle="butt")
             ax.plot(mean, at, marker="D", ms=6.5, color=colour, mfc=face, mew=1.4, ls="")
-            lasting += [] if math.isnan(mean) else [mean / 100]
+            lasting += [] if math.isnan(mean) else [mean]
     labels = [
         f"{row['axis']}\n{row['value']} ({row['trials']}{', ' + str(row['failed']) + ' failed' if row['failed'] else ''})"
         for row in rows
@@ -252,8 +258,8 @@ def draw_levels(table: pd.DataFrame, ax: Axes, colour: str) -> None:
         if rows[y]["axis"] != rows[y - 1]["axis"]:
             ax.axhline(y - 0.5, color="#999999", lw=0.8)
     if lasting:
-        room = max(0.5, 8 * (max(lasting) - min(lasting)))
-        ax.set_xlim(100 * min(lasting) - room, min(100.5, 100 * max(lasting) + room))
+        room = max(0.005 * metric.steps, 0.08 * (max(lasting) - min(lasting)))
+        ax.set_xlim(min(lasting) - room, min(100.5, max(lasting) + room))
 
 
 PART = Part(order=110, build=section, key="what_mattered")

@@ -1,4 +1,4 @@
-"""Learning curves: the validation accuracy of every trial by epoch."""
+"""Learning curves: the validation score of every trial by epoch."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from analysis import frames
 from analysis.report import figures
 from analysis.report.section import Context, Drawing, Part, Section
+from study.protocol.metrics import Metric
 
 
 def section(context: Context) -> Section | None:
@@ -20,30 +21,31 @@ def section(context: Context) -> Section | None:
         return None
     return Section(
         title="Learning curves",
-        drawing=Drawing("curves", curves(epochs, context.palette)),
-        note="Every trial of every phase. Validation accuracies are optimistic, since the search chose by them: they "
+        drawing=Drawing("curves", curves(epochs, context.palette, context.metric)),
+        note="Every trial of every phase. Validation scores are optimistic, since the search chose by them: they "
         "compare no arms.",
     )
 
 
 @figures.styled
-def curves(epochs: pd.DataFrame, palette: figures.Palette) -> Figure:
+def curves(epochs: pd.DataFrame, palette: figures.Palette, metric: Metric) -> Figure:
     """One panel per arm, axes shared."""
     figure = figures.new(2.5 * len(palette) + 0.6)
-    figures.title(figure, "Validation accuracy of every trial (optimistic)")
+    figures.title(figure, f"Validation {metric.title} of every trial (optimistic)")
     panels = figure.subplots(len(palette), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for ax, (arm, colour) in zip(panels, palette.items(), strict=True):
-        draw_curves(epochs[epochs["arm"] == arm], ax, colour)
-        ax.set_ylabel(f"{arm}, %", color=colour, fontweight="bold")
+        draw_curves(epochs[epochs["arm"] == arm], ax, colour, metric)
+        unit = "%" if metric.shares else metric.unit
+        ax.set_ylabel(f"{arm}, {unit}" if unit else arm, color=colour, fontweight="bold")
     panels[-1].set_xlabel("epochs")
     panels[-1].xaxis.get_major_locator().set_params(integer=True)
     return figures.laid_out(figure)
 
 
-def draw_curves(table: pd.DataFrame, ax: Axes, colour: str) -> None:
-    """Validation accuracy of every trial of one arm by epoch, by how the trial ended.
+def draw_curves(table: pd.DataFrame, ax: Axes, colour: str, metric: Metric) -> None:
+    """Validation score of every trial of one arm by epoch, by how the trial ended.
 
-    Columns: trial, end, epoch, val_accuracy.
+    Columns: trial, end, epoch, val_score.
     """
     looks: dict[str, dict[str, Any]] = {
         "stopped by ASHA": {"color": "#A9A9A9", "lw": 0.9, "marker": "o"},
@@ -62,7 +64,7 @@ def draw_curves(table: pd.DataFrame, ax: Axes, colour: str) -> None:
         trials = ended["trial"].to_numpy()
         starts = np.flatnonzero(trials[1:] != trials[:-1]) + 1
         epochs = np.insert(ended["epoch"].to_numpy(dtype=np.float64), starts, np.nan)
-        heights = np.insert(100 * ended["val_accuracy"].to_numpy(dtype=np.float64), starts, np.nan)
+        heights = np.insert(metric.drawn(ended["val_score"].to_numpy(dtype=np.float64)), starts, np.nan)
         lasts = [int(end) + gaps - 1 for gaps, end in enumerate([*starts, len(trials)])]
         ax.plot(epochs, heights, ms=size, markevery=lasts, **look)
         count = ended["trial"].nunique()

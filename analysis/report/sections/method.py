@@ -26,6 +26,7 @@ def section(context: Context) -> Section:
                 f"Fingerprint `{plan.data.fingerprint}`"
             ),
             f"All arms are trained by the recipe {plan.recipe}{f': {plan.recipe_about}' if plan.recipe_about else ''}.",
+            f"Judged by {plan.judged.kind} in every step, with a margin of {plan.margin}.",
             f"Run it again: `{again(plan)}`",
             "Build this page again: `python -m analysis FOLDER`, with the folder that holds this file.",
             f"{shown} What a new study that decides would take, by estimate:",

@@ -15,7 +15,7 @@ from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.records import Config, Outcome, Trial
 from study.protocol.selection import best_first, find
-from study.protocol.text import counted, duration, listed, points
+from study.protocol.text import counted, duration, listed
 
 Currency = Literal["resource-time", "epochs", "trials"]
 CURRENCIES: tuple[Currency, ...] = ("resource-time", "epochs", "trials")
@@ -36,7 +36,7 @@ class Found:
     setting: Config | None
     """The setting in hand while a search still finds it, else the best by validation."""
     test: float | None
-    """Its mean test accuracy; None when no net of it was scored."""
+    """Its mean test score; None when no net of it was scored."""
     nets: int
 
 
@@ -57,7 +57,7 @@ def replay(evidence: Evidence) -> list[Equal]:
 
 def section(context: Context) -> Section:
     """The currencies in words and numbers."""
-    replayed = replay(context.evidence)
+    replayed, metric = replay(context.evidence), context.metric
     if not replayed:
         said = [
             "The searches cannot be cut to equal amounts yet: no setting has been frozen for confirmation."
@@ -69,20 +69,20 @@ def section(context: Context) -> Section:
             f"{equal.currency}: {f.arm}",
             f"{_amount(equal.currency, f.used)} of {_amount(equal.currency, f.of)}",
             f.standing,
-            "not scored" if f.test is None else f"{points(f.test)} ({counted(f.nets, 'net')})",
+            "not scored" if f.test is None else f"{metric.shown(f.test)} ({counted(f.nets, 'net')})",
         )
         for equal in replayed
         for f in equal.found
     )
-    head = ("accuracy, %", "search used", "setting in hand", "test of the setting found")
+    head = (metric.axis, "search used", "setting in hand", "test of the setting found")
     return Section(
         title=TITLE,
         text=tuple(said),
         tables=(Table(head=head, rows=rows),),
         note="Replayed from the ledger, without training: every arm's random settings and searches are cut, in the order of "
-        "their trials, at the amount that the arm with the least got. Validation accuracies are not shown: the best of many is "
+        "their trials, at the amount that the arm with the least got. Validation scores are not shown: the best of many is "
         "the luckiest and compares no arms. A find would have been trained again in selection and held against the default; with "
-        "the same finds the answer would have been the same. Where the setting in hand is not found, the test accuracy is that "
+        "the same finds the answer would have been the same. Where the setting in hand is not found, the test score is that "
         "of the best by validation, if a net of it was scored.",
         facts={"currencies": [asdict(equal) for equal in replayed], "told": said},
     )
@@ -121,7 +121,7 @@ def _found(evidence: Evidence, arm: str, currency: Currency, *, amount: float, s
         test, nets = own.mean, len(own.correct)
     else:
         scores = [
-            history.scores[t.id].test_accuracy
+            history.scores[t.id].test_score
             for t in history.trials.values()
             if t.arm == arm and t.config == config and t.id in history.scores
         ]

@@ -4,27 +4,27 @@ from dataclasses import asdict
 
 from analysis.report.section import Context, Part, Section, Table
 from analysis.results import Evidence, choices
-from study.protocol.text import counted, listed, points
+from study.protocol.text import counted, listed
 
 
 def section(context: Context) -> Section:
     """What every search found, on the test images, and the difference of each pair."""
-    evidence, found = context.evidence, context.found
+    evidence, found, metric = context.evidence, context.found, context.metric
     arms = [arm for arm in evidence.plan.arms if evidence.finds.get(arm)]
     numbers = sorted({pair for arm in arms for pair in evidence.finds[arm]})
     several = [a for a in found.answers if a.differences]
-    heads = [f"{a.first} − {a.second}" for a in several]
+    heads = [f"{a.first} {'ahead of' if metric.lower else '−'} {a.second}" for a in several]
     rows = []
     for pair in numbers:
-        cells = [points(runs.mean) if (runs := evidence.finds[arm].get(pair)) else "–" for arm in arms]
+        cells = [metric.shown(runs.mean) if (runs := evidence.finds[arm].get(pair)) else "–" for arm in arms]
         gaps = []
         for a in several:
             both = [evidence.finds[arm].get(pair) for arm in (a.first, a.second)]
-            gaps.append(points(both[0].mean - both[1].mean, sign=True) if both[0] and both[1] else "–")
+            gaps.append(metric.number(both[0].mean - both[1].mean, sign=True) if both[0] and both[1] else "–")
         rows.append((f"pair {pair + 1}", *cells, *gaps))
     text = [_searches(evidence, arm) for arm in arms]
     if found.lucks:
-        luck = [f"{points(found.lucks[i].sd)} pt for {heads[i]}" for i in range(len(heads))]
+        luck = [f"{metric.gap(found.lucks[i].sd)} for {heads[i]}" for i in range(len(heads))]
         text.append(f"Luck of one pair (sd of its difference, these test images included): {listed(luck)}.")
     if any(a.holm_p is not None for a in found.answers):
         known = [a for a in found.answers if a.p is not None]
@@ -35,7 +35,7 @@ def section(context: Context) -> Section:
     return Section(
         title="Search against search",
         text=tuple(text) or ("No search of an arm has a scored run of what it found yet.",),
-        tables=(Table(head=("mean test accuracy, %", *arms, *heads), rows=tuple(rows)),) if rows else (),
+        tables=(Table(head=(f"mean test {metric.axis}", *arms, *heads), rows=tuple(rows)),) if rows else (),
         note="The searches of a pair began with the same random settings of the parameters that the arms share, and held out "
         "the same images. Each find was selected against the default and trained again with fresh seeds. The answer's interval "
         "is over the pairs' differences plus the part of the differences between images that more pairs would not remove, so it "

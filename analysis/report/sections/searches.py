@@ -45,7 +45,7 @@ def _first_rung(evidence: Evidence) -> tuple[str, ...]:
     rung, said = evidence.plan.rungs[0], list[str]()
     for arm in evidence.plan.arms:
         finished = evidence.history.full_length(arm, "slice")
-        curves = [[e.val_accuracy for e in evidence.history.epochs[t.id]] for t in finished]
+        curves = [[e.val_score for e in evidence.history.epochs[t.id]] for t in finished]
         if len(curves) < FEWEST:
             said.append(f"{arm} has {counted(len(curves), 'finished setting')}, too few")
             continue

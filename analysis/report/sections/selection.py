@@ -3,20 +3,21 @@
 from analysis.report.section import Context, Part, Section, Table
 from analysis.results import choices, in_hand
 from analysis.summary import default_setting
+from study.protocol.metrics import Metric
 from study.protocol.records import Choice, Config
-from study.protocol.text import listed, points
+from study.protocol.text import listed
 
 
 def section(context: Context) -> Section:
     """The default as a candidate of every search: lead, standard error and decision."""
-    evidence = context.evidence
+    evidence, metric = context.evidence, context.metric
     rows, facts, text, settings = [], [], [], []
     variance: set[float] = set()
     for arm in evidence.plan.arms:
         held = in_hand(evidence.history, arm, evidence.look)
         for choice in choices(evidence.history, arm, evidence.look):
             variance.add(choice.run_variance)
-            rows.append(_selected(arm, choice, held is not None and held.pair == choice.pair))
+            rows.append(_selected(arm, choice, held is not None and held.pair == choice.pair, metric))
             facts.append({"arm": arm, "in_hand": bool(held and held.pair == choice.pair)} | _plain(choice))
             if not choice.default:
                 differs = _setting(choice.config, default_setting(evidence, arm) or {})
@@ -29,7 +30,8 @@ def section(context: Context) -> Section:
             text=("No setting has been selected yet.",),
             facts={"choices": [], "told": []},
         )
-    head = ("validation, %", "chosen", "its mean", "lead over the default", "standard error")
+    name = "validation, %" if metric.name == "accuracy" else f"validation {metric.axis}"
+    head = (name, "chosen", "its mean", "lead over the default", "standard error")
     kept = [f["arm"] for f in facts if f["default"]]
     text.insert(
         0,
@@ -39,7 +41,7 @@ def section(context: Context) -> Section:
     )
     text.append(
         "Luck of one run on validation (sd, beyond what the images of a fold make it differ by): "
-        f"{listed([f'{points(v**0.5)} pt' for v in sorted(variance)])}."
+        f"{listed([metric.gap(v**0.5) for v in sorted(variance)])}."
     )
     return Section(
         title="What selection decided",
@@ -53,20 +55,22 @@ def section(context: Context) -> Section:
     )
 
 
-def _selected(arm: str, choice: Choice, held: bool) -> tuple[str, ...]:
-    lead = "–" if choice.lead is None else f"{points(choice.lead, sign=True)} pt"
-    se = "–" if choice.lead_se is None else f"{points(choice.lead_se)} pt"
+def _selected(arm: str, choice: Choice, held: bool, metric: Metric) -> tuple[str, ...]:
+    lead = "–" if choice.lead is None else metric.gap(choice.lead, sign=True)
+    se = "–" if choice.lead_se is None else metric.gap(choice.lead_se)
     return (
         f"{arm}, pair {choice.pair + 1}{', in hand' if held else ''}",
         "the default" if choice.default else "what it found",
-        points(choice.val_accuracy),
+        metric.shown(choice.val_score),
         lead,
         se,
     )
 
 
 def _plain(choice: Choice) -> dict[str, object]:
-    return {k: v for k, v in vars(choice).items() if k not in ("trials", "ties")} | {"pair": choice.pair + 1}
+    return {
+        k: v for k, v in vars(choice).items() if k not in ("trials", "ties") and (k, v) != ("score", None)
+    } | {"pair": choice.pair + 1}
 
 
 def _setting(config: Config, default: Config) -> str:

@@ -1,6 +1,6 @@
-"""What more tuning buys: the expected best accuracy by budget, from random settings and from the searches.
+"""What more tuning buys: the expected best score by budget, from random settings and from the searches.
 
-A failed run has the accuracy of guessing, one over the number of classes. Costs are resource-seconds.
+A failed run has the score of guessing. Costs are resource-seconds.
 """
 
 import itertools
@@ -20,10 +20,12 @@ from analysis.results import Evidence, choices
 from analysis.statistics import expected_best
 from analysis.statistics.intervals import Reals, Refused
 from study.protocol import allocation
-from study.protocol.text import counted, duration, points
+from study.protocol.metrics import Metric
+from study.protocol.text import counted, duration
 
 SLICE_FLOOR = 2
 """Fewest settings that make a curve."""
+DRAWN = ("mean", "low", "high", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +41,8 @@ class Curves:
 
 
 def drawn(evidence: Evidence, arm: str) -> tuple[Reals, Reals, Reals | None]:
-    """Validation accuracy, cost and (once all are scored) test accuracy of the arm's random settings."""
-    guess, draws = 1 / len(evidence.plan.data.classes), evidence.slices.get(arm, ())
+    """Validation score, cost and (once all are scored) test score of the arm's random settings."""
+    guess, draws = evidence.plan.guess, evidence.slices.get(arm, ())
     val = np.array([guess if d.val is None else d.val for d in draws], dtype=np.float64)
     cost = np.array([d.cost for d in draws], dtype=np.float64)
     if any(d.val is not None and d.test is None for d in draws) or not evidence.history.opened:
@@ -49,15 +51,15 @@ def drawn(evidence: Evidence, arm: str) -> tuple[Reals, Reals, Reals | None]:
 
 
 def steps(evidence: Evidence, arm: str) -> pd.DataFrame:
-    """One row per full-length run of the arm's searches: pair, cost (the search's spend then), val_accuracy.
+    """One row per full-length run of the arm's searches: pair, cost (the search's spend then), val_score.
 
     The default's run on the search's fold comes first, at no cost: it is the search's first trial and already paid. The
     others follow in the order in which they ended; a running trial's spend counts when it ends.
     """
     history, plan = evidence.history, evidence.plan
-    default = {t.fold: history.val_accuracy(t.id) for t in history.full_length(arm, "baseline")}
+    default = {t.fold: history.val_score(t.id) for t in history.full_length(arm, "baseline")}
     rows = [
-        {"pair": pair, "cost": 0.0, "val_accuracy": value}
+        {"pair": pair, "cost": 0.0, "val_score": value}
         for pair in sorted({t.pair for t in history.of(arm, "search")})
         if (value := default.get(allocation.search_fold(plan, pair))) is not None
     ]
@@ -67,10 +69,10 @@ def steps(evidence: Evidence, arm: str) -> pd.DataFrame:
         if trial.arm != arm or trial.phase != "search":
             continue
         spent[trial.pair] = spent.get(trial.pair, 0.0) + outcome.cost
-        val = history.val_accuracy(name)
+        val = history.val_score(name)
         if history.finished(name) and val is not None:
-            rows.append({"pair": trial.pair, "cost": spent[trial.pair], "val_accuracy": val})
-    return pd.DataFrame(rows, columns=["pair", "cost", "val_accuracy"])
+            rows.append({"pair": trial.pair, "cost": spent[trial.pair], "val_score": val})
+    return pd.DataFrame(rows, columns=["pair", "cost", "val_score"])
 
 
 def per_search(evidence: Evidence, arm: str) -> float:
@@ -84,13 +86,14 @@ def per_search(evidence: Evidence, arm: str) -> float:
 def curves(evidence: Evidence) -> Curves:
     """Every curve that the records support."""
     slices, searches, missing = {}, {}, []
+    support = evidence.plan.judged.worst, evidence.plan.judged.best
     for arm in evidence.plan.arms:
         val, cost, test = drawn(evidence, arm)
         if len(val) < SLICE_FLOOR:
             runs = counted(len(val), "run") if len(val) else "no run"
             missing.append(f"No curve of random settings for {arm}: {runs} in its random slice.")
         else:
-            slices[arm] = expected_best.slice_curve(val, cost, test=test)
+            slices[arm] = expected_best.slice_curve(val, cost, test=test, support=support)
         try:
             searches[arm] = expected_best.search_curve(
                 _searched(evidence, arm), per_search=per_search(evidence, arm)
@@ -102,7 +105,7 @@ def curves(evidence: Evidence) -> Curves:
 
 def section(context: Context) -> Section:
     """The curves in words and numbers, and where they cross."""
-    evidence, found = context.evidence, context.found
+    evidence, found, metric = context.evidence, context.found, context.metric
     made = curves(evidence)
     text, crossings = [*made.missing, *rule(evidence, found)], []
     for first, second, confidence in against_leader(evidence, found):
@@ -120,13 +123,17 @@ def section(context: Context) -> Section:
     rows = [
         row
         for arm in evidence.plan.arms
-        for row in (*_slice_rows(made.slices.get(arm), arm), *_search_rows(made.searches.get(arm), arm))
+        for row in (
+            *_slice_rows(made.slices.get(arm), arm, metric),
+            *_search_rows(made.searches.get(arm), arm, metric),
+        )
     ]
-    columns = ("best so far, %", "tuning", "validation", "band", "test")
+    best = "best so far, %" if metric.name == "accuracy" else f"best so far: {metric.axis}"
+    columns = (best, "tuning", "validation", "band", "test")
     return Section(
         title="What more tuning buys",
         text=tuple(dict.fromkeys(text)),
-        drawing=Drawing("tuning", draw(made.slices, made.searches, context.palette))
+        drawing=Drawing("tuning", draw(made.slices, made.searches, context.palette, metric))
         if made.slices or made.searches
         else None,
         tables=(Table(head=columns, rows=tuple(rows)),) if rows else (),
@@ -144,9 +151,9 @@ def section(context: Context) -> Section:
 NOTE = (
     "Random settings: the expected best of this many settings drawn at random and never stopped early. The band is for the "
     "median, holds at all budgets at once and assumes no distribution; where it is open, these runs set no upper end. Test: "
-    "the expected test accuracy of the setting that validation chose. Searches: the mean over independent searches of the "
+    "the expected test score of the setting that validation chose. Searches: the mean over independent searches of the "
     "best full run so far, the default's included, up to one search's budget. Their t band holds at each point by itself; "
-    "over four searches it covers about 90 %, since the best of a few runs is skewed. Validation accuracies of chosen runs "
+    "over four searches it covers about 90 %, since the best of a few runs is skewed. Validation scores of chosen runs "
     "are optimistic. A failed run counts as guessing. Nothing is drawn beyond the last observation."
 )
 
@@ -179,40 +186,50 @@ def _budgets(evidence: Evidence) -> dict[str, float]:
         return {}
 
 
-def _slice_rows(curve: pd.DataFrame | None, arm: str) -> list[tuple[str, ...]]:
+def _slice_rows(curve: pd.DataFrame | None, arm: str, metric: Metric) -> list[tuple[str, ...]]:
     """One, half and all of the slice's settings."""
     if curve is None:
         return []
     rows: list[tuple[str, ...]] = []
     for n, _ in itertools.groupby((1, max(1, len(curve) // 2), len(curve))):
         at: dict[str, Any] = {str(k): v for k, v in curve.iloc[n - 1].items()}
-        high = points(at["high"]) if at["bounded"] else "open"
+        ends = [metric.shown(at["low"]), metric.shown(at["high"]) if at["bounded"] else "open"]
         rows.append(
             (
                 f"{arm}, {n} random",
                 duration(at["cost"]),
-                points(at["mean"]),
-                f"{points(at['low'])} to {high}",
-                points(at["test"]) if "test" in at else "–",
+                metric.shown(at["mean"]),
+                " to ".join(ends[::-1] if metric.lower else ends),
+                metric.shown(at["test"]) if "test" in at else "–",
             )
         )
     return rows
 
 
-def _search_rows(curve: pd.DataFrame | None, arm: str) -> list[tuple[str, ...]]:
+def _search_rows(curve: pd.DataFrame | None, arm: str, metric: Metric) -> list[tuple[str, ...]]:
     if curve is None:
         return []
     at: dict[str, Any] = {str(k): v for k, v in curve.iloc[-1].items()}
-    band = "–" if math.isnan(at["low"]) else f"{points(at['low'])} to {points(at['high'])}"
+    band = "–" if math.isnan(at["low"]) else metric.span(at["low"], at["high"])
     name = f"{arm}, {counted(int(at['searches']), 'search', 'searches')}"
-    return [(name, duration(at["cost"]), points(at["mean"]), band, "–")]
+    return [(name, duration(at["cost"]), metric.shown(at["mean"]), band, "–")]
 
 
 @figures.styled
 def draw(
-    slices: dict[str, pd.DataFrame], searches: dict[str, pd.DataFrame], palette: figures.Palette
+    slices: dict[str, pd.DataFrame],
+    searches: dict[str, pd.DataFrame],
+    palette: figures.Palette,
+    metric: Metric,
 ) -> Figure:
     """Random settings above, searches below; an empty panel is left out."""
+    slices, searches = (
+        {
+            arm: curve.assign(**{n: metric.drawn(curve[n]) for n in DRAWN if n in curve})
+            for arm, curve in group.items()
+        }
+        for group in (slices, searches)
+    )
     panels = [
         (curves, draw, title)
         for curves, draw, title in (
@@ -222,7 +239,7 @@ def draw(
         if curves
     ]
     figure = figures.new(2.9 * len(panels) + 0.5)
-    figures.title(figure, "Best accuracy (%) after so much tuning")
+    figures.title(figure, f"Best {metric.axis}, after so much tuning")
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for ax, (curves, draw, title) in zip(axes, panels, strict=True):
         draw(curves, ax, palette)
@@ -252,35 +269,31 @@ def draw_slices(curves: dict[str, pd.DataFrame], ax: Axes, palette: figures.Pale
     for i, (arm, curve) in enumerate(curves.items()):
         colour, minutes = palette[arm], curve["cost"] / 60
         bounded = curve[curve["bounded"]]
-        ax.fill_between(
-            bounded["cost"] / 60, 100 * bounded["low"], 100 * bounded["high"], color=colour, alpha=0.13, lw=0
-        )
-        ax.plot(minutes, 100 * curve["low"], color=colour, lw=0.8, ls=(0, (4, 2)))
-        ax.plot(bounded["cost"] / 60, 100 * bounded["high"], color=colour, lw=0.8, ls=(0, (4, 2)))
-        ax.plot(minutes, 100 * curve["mean"], color=colour, lw=1.8, marker=figures.MARKS[i % 4], ms=4)
+        ax.fill_between(bounded["cost"] / 60, bounded["low"], bounded["high"], color=colour, alpha=0.13, lw=0)
+        ax.plot(minutes, curve["low"], color=colour, lw=0.8, ls=(0, (4, 2)))
+        ax.plot(bounded["cost"] / 60, bounded["high"], color=colour, lw=0.8, ls=(0, (4, 2)))
+        ax.plot(minutes, curve["mean"], color=colour, lw=1.8, marker=figures.MARKS[i % 4], ms=4)
         if "test" in curve:
-            ax.plot(minutes, 100 * curve["test"], color=colour, lw=1.4, ls=(0, (1, 1.3)))
-    _zoom(ax, [100 * c[name] for c in curves.values() for name in ("mean", "test") if name in c])
+            ax.plot(minutes, curve["test"], color=colour, lw=1.4, ls=(0, (1, 1.3)))
+    _zoom(ax, [c[name] for c in curves.values() for name in ("mean", "test") if name in c])
 
 
 def draw_searches(curves: dict[str, pd.DataFrame], ax: Axes, palette: figures.Palette) -> None:
     """Mean best so far of the searches by what one of them had spent. Columns cost, mean, low, high."""
     for i, (arm, curve) in enumerate(curves.items()):
         colour, minutes = palette[arm], curve["cost"] / 60
-        ax.fill_between(
-            minutes, 100 * curve["low"], 100 * curve["high"], step="post", color=colour, alpha=0.13, lw=0
-        )
+        ax.fill_between(minutes, curve["low"], curve["high"], step="post", color=colour, alpha=0.13, lw=0)
         mark = figures.MARKS[i % 4]
-        ax.step(minutes, 100 * curve["mean"], where="post", color=colour, lw=1.8, marker=mark, ms=4)
-    _zoom(ax, [100 * c["mean"] for c in curves.values()])
+        ax.step(minutes, curve["mean"], where="post", color=colour, lw=1.8, marker=mark, ms=4)
+    _zoom(ax, [c["mean"] for c in curves.values()])
 
 
 def _zoom(ax: Axes, lines: list["pd.Series[float]"]) -> None:
     """Show the curves, not the whole of bands that reach from guessing to perfection."""
     low, high = min(float(x.min()) for x in lines), max(float(x.max()) for x in lines)
-    room = max(0.5, 0.35 * (high - low))
+    room = 0.35 * (high - low) or 0.01 * abs(high) or 0.01
     if math.isfinite(low):
-        ax.set_ylim(max(0.0, low - room), min(100.5, high + room))
+        ax.set_ylim(max(0.0, low - room), high + room)
 
 
 PART = Part(order=60, build=section, key="tuning_curves")
