@@ -71,7 +71,7 @@ class Evidence:
 def read(run: Path) -> Evidence:
     """Everything in the folder ``run``. Raises StudyError, naming the file and the fault."""
     if not run.is_dir():
-        raise StudyError(f"{run} is no folder: give the folder of a study, as in runs/ID")
+        raise StudyError(f"{run} is not a folder: give the folder of a study, as in runs/ID")
     question, history = consistency.load(RunDir(run))
     shelf = _Shelf(RunDir(run).predictions, history, question)
     done, to_come = _looks(history)

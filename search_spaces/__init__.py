@@ -116,7 +116,7 @@ class Arm:
         seen: set[str] = set()
         for name, axis in self.space.items():
             if not isinstance(axis, Axis):
-                raise ArmError(f"{name}: {axis!r} is no range; write Float(...), Int(...) or Choice(...)")
+                raise ArmError(f"{name}: {axis!r} is not a range; write Float(...), Int(...) or Choice(...)")
             for other, options in axis.when.items():
                 source = self.space.get(other)
                 if other not in seen or not isinstance(source, Choice):

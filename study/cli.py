@@ -121,7 +121,7 @@ class Request:
     )  # fmt: skip
     widen: tuple[str, ...] = _flag(
         QUESTION, flags.names, "X,Y",
-        "numeric parameters to search three times as far, for all arms, when a winner lies on an edge", default=(),
+        "numeric parameters whose ranges are searched three times as far, for all arms: for a winner at the edge of its range", default=(),
     )  # fmt: skip
     looks: Literal[1, 2] = _flag(
         QUESTION, flags.looks, "{1,2}",
@@ -129,7 +129,7 @@ class Request:
         default=1,
     )  # fmt: skip
     seed: int = _flag(
-        QUESTION, flags.whole("seed", 0, 2**31 - 1, f"from 0 to {2**31 - 1}"), "N", "of everything random (default 0)", default=0,
+        QUESTION, flags.whole("seed", 0, 2**31 - 1, f"from 0 to {2**31 - 1}"), "N", "random seed (default 0)", default=0,
     )  # fmt: skip
     out: str | None = _flag(
         RUNNING, flags.place, "DIR",

@@ -62,7 +62,7 @@ def test_nothing_is_written_or_read_through_a_link(
 def test_a_pipe_is_no_file(run: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     (run / name).unlink()
     os.mkfifo(run / name)
-    assert "is no file" in refused(capsys, run)
+    assert "is not a file" in refused(capsys, run)
 
 
 @pytest.mark.parametrize("name", ["../../../victim", "/victim", "a/b", "", ".hidden", "a\0b", "n" * 300])

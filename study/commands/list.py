@@ -27,7 +27,7 @@ def command(given: argparse.Namespace, console: Console) -> int:
 def listing(folder: Path) -> Group:
     """All runs in ``folder``, the oldest first, unreadable ones included. Raises InputError when there is no such folder."""
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: give the one that holds the runs, as in runs")
+        raise InputError(f"{folder} is not a folder: give the one that holds the runs, as in runs")
     table, judged = Table(), False
     for column in ("run", "state", "arms", "data", "spent", "verdict"):
         table.add_column(column, justify="right" if column == "spent" else "left")

@@ -103,10 +103,12 @@ def outlook(plan: Plan) -> tuple[str, str, str]:
     least += "" if metric.name == "accuracy" else f" of {metric.kind}"
     proves = plan.rope >= max(ties)
     needs = [power.takes_pairs(plan, luck, plan.rope, level, power.GOAL["gap"]) for luck in kinds]
-    equal = "" if proves else f", and equal arms may not be proved equal within {margin}"
+    equal = "" if proves else f", nor show that equal arms are equal within {margin}"
     also = f", and prove equal arms equal within {margin}" if proves else ""
     takes = (
-        needs[0] if needs[0] == needs[1] else f"{needs[0]}, if searches differ little; if much, {needs[1]}"
+        needs[0]
+        if needs[0] == needs[1]
+        else f"in the best case {needs[0]}; if searches differ much, {needs[1]}"
     )
     return (
         (
@@ -129,7 +131,7 @@ def _details(plan: Plan) -> list[RenderableType]:
         packing_table(plan.packing),
         Text(" ".join(plan.packing_notes)),
         Text(
-            f"\neach share buys {allocation.full_runs(plan):.1f} full runs of the dearest arm, {allocation.tuning_runs(plan):.1f} of them for the "
+            f"\neach share buys {allocation.full_runs(plan):.1f} full runs of the most expensive arm, {allocation.tuning_runs(plan):.1f} of them for the "
             f"searches and the random settings. ASHA decides at epochs {', '.join(map(str, plan.rungs)) or 'none'}. "
             f"{plan.folds} folds of {plan.val_images} images to validate on, {plan.train_images} to train on"
         ),

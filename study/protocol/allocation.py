@@ -26,7 +26,7 @@ SLICE_SHARE = (0.15, 0.2)
 SLICE_FLOOR = 5
 """With fewer random settings none are run: a band over fewer is trivial, and the searches need the money."""
 TUNING_RUNS_FLOOR = 8
-"""Full-run equivalents of tuning per arm below which no search deserves the name, the restored defaults included."""
+"""Full-run equivalents of tuning per arm that are too few to call it a search, the restored defaults included."""
 CONFIRM_FLOOR = 3
 """Confirmation runs of the net in hand below which no plan is made (METHOD.md 3)."""
 CONFIRM_EACH = 2

@@ -53,7 +53,7 @@ def check(history: History, plan: Plan) -> None:
         ):
             raise LedgerError(f"trial {trial.id} is of another length than the plan's {plan.epochs} epochs")
     if strangers := {cost.arm for cost in history.costs} - arms:
-        raise LedgerError(f"a cost of {min(strangers)!r}, which is no arm of the plan")
+        raise LedgerError(f"a cost of {min(strangers)!r}, which is not an arm of the plan")
     tuning, extension = history.tuning, history.extension
     added = set(extension.arms) if extension and not extension.pairs else set()
     if tuning is not None and (

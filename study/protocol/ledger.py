@@ -118,7 +118,7 @@ def _fold(path: Path, history: History) -> tuple[int, str]:
 def _lines(path: Path) -> list[bytes]:
     """All lines of the file; the last is torn, or empty."""
     if path.exists() and not path.is_file():
-        raise LedgerError(f"{path} is no file")
+        raise LedgerError(f"{path} is not a file")
     try:
         return path.read_bytes().split(b"\n")
     except OSError as error:

@@ -79,11 +79,11 @@ class Plan(Question, Measured):
         """Raises InputError when the file is not a plan of this version, or one that no study could have written."""
         try:
             if not path.is_file():
-                raise InputError("it is missing" if not path.exists() else "it is no file")
+                raise InputError("it is missing" if not path.exists() else "it is not a file")
             plan = cls.from_dict(parse(path.read_text()))
             _check(plan)
         except (InputError, OSError, ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"{path} is no plan of this version: {error}") from error
+            raise InputError(f"{path} is not a plan of this version: {error}") from error
         return plan
 
     @classmethod

@@ -143,12 +143,12 @@ def _records(evidence: Evidence) -> list[str]:
     if len(looks) > len(set(looks)):
         sentences.append(
             f"The test set was opened {len(looks)} times, more than once in a look. A result that was seen before the last "
-            "runs were chosen is no sealed result."
+            "runs were chosen does not count as sealed."
         )
     if plan.earlier:
         sentences.append(
             f"The same test images were opened before, by {listed([e.run for e in plan.earlier])}. Where a study asked about the same "
-            "arms, this one takes half of what that took of the error."
+            "arms, this one is held to half of that study's error rate."
         )
     for accepted in filter(None, (session.accepted for session in history.sessions)):
         sentences.append(
@@ -208,8 +208,8 @@ def _undecided(evidence: Evidence, arm: str) -> list[str]:
         return []
     sentence = (
         f"{arm}: ASHA, which means to stop two thirds at each rung, stopped {stopped} of {len(met)} search trials: on "
-        f"{evidence.plan.val_images} validation images their scores and losses took {counted(different, 'value')} at its first rung, and "
-        "what ties in both goes on."
+        f"{evidence.plan.val_images} validation images {'all trials scored the same' if different == 1 else f'the trials had only {different} different scores'} at its "
+        "first rung, and trials that tie in score and loss are all promoted."
     )
     return [sentence]
 
@@ -237,12 +237,12 @@ def _fairness(evidence: Evidence) -> list[str]:
         if tuning and full and (runs := tuning.per_arm / full + plan.pairs) < TUNING_RUNS_FLOOR / MARGIN:
             sentences.append(
                 f"{arm}: its searches were worth {runs:.1f} full runs together, the default's included; under {TUNING_RUNS_FLOOR} "
-                "no search deserves the name."
+                "they are too few to call it a search."
             )
         if not evidence.open and (bare := [r for r in search_runs(plan, history).get(arm, []) if r < 1]):
             sentences.append(
                 f"{arm}: {len(bare)} of its searches had less than one full run beside the default ({', '.join(f'{r:.1f}' for r in bare)}): "
-                "they tried hardly anything."
+                "too little to find anything."
             )
     return sentences
 

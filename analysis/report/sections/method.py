@@ -16,9 +16,9 @@ def section(context: Context) -> Section:
         title="How the answer was made",
         text=(
             (
-                f"{searches} per arm with an equal share of the budget. What each found held against the default on "
-                "validation images it had not seen, and was retrained with fresh seeds. The test images were opened "
-                f"{opened} {'time' if opened == 1 else 'times'}{f', under `{manifests}`' if manifests else ''}."
+                f"{searches} per arm with an equal share of the budget. What each search found was compared with the default "
+                "on validation images that the search had not seen; the winner was retrained with fresh seeds. The test images were "
+                f"opened {'once' if opened == 1 else f'{opened} times'}{f', under `{manifests}`' if manifests else ''}."
             ),
             (
                 f"Data: {plan.data.spec}, {len(plan.data.classes)} classes, {plan.train_images} images to train on, "
