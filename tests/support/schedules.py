@@ -38,9 +38,13 @@ def a_plan(*, minutes: float = 10, slots: int = 2, seed: int = 0) -> Plan:
     return with_length(plan, 9)
 
 
+def rate_of(trial: Trial) -> float:
+    return float(trial.config.get("lr", 0.0)) or 30 * float(trial.config["adamw_lr"])
+
+
 def accuracy_of(trial: Trial, epoch: int) -> float:
     """A rising curve; its height depends on the learning rate, its noise on the seed."""
-    height = 0.9 - 0.1 * abs(np.log10(float(trial.config["lr"])) + 1)
+    height = 0.9 - 0.1 * abs(np.log10(rate_of(trial)) + 1)
     noise = 0.01 * float(np.random.default_rng([trial.seed, epoch]).standard_normal())
     return float(np.clip(height * (1 - 0.5**epoch) + noise, 0, 1))
 
@@ -51,7 +55,7 @@ def scored(trial: Trial, epoch: int) -> float:
 
 
 def diverges(trial: Trial, epoch: int) -> str:
-    return "diverged: nan" if float(trial.config["lr"]) > 0.3 and epoch == 2 else ""
+    return "diverged: nan" if rate_of(trial) > 0.3 and epoch == 2 else ""
 
 
 def play(
