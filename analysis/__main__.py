@@ -3,8 +3,8 @@
 Reads plan.json, ledger.jsonl and predictions/, writes the same bytes as the study did, and prints what the
 answer holds for, what would decide, the answer, and as the last line the report's path. A
 URI, s3://BUCKET/FOLDER, is fetched into runs/ first. ``python -m analysis compare A B`` judges predictions
-that came from elsewhere, and ``python -m analysis across RUN RUN ...`` joins studies of several data sets;
-a study in a folder of such a name is ./compare. Exit codes: 0 done, 2 bad input;
+that came from elsewhere, ``python -m analysis tables RUN --to DIR`` writes a study's tables, and ``python -m analysis across RUN
+RUN ...`` joins studies of several data sets; a study in a folder of such a name is ./compare. Exit codes: 0 done, 2 bad input;
 with ``--expect ARM`` 0 the architecture is better than every other when each is tuned, by whatever size, 1 it is not, 4
 that is open; with ``--expect-net ARM`` the same of the nets in hand.
 """
@@ -22,10 +22,9 @@ from study.protocol.errors import InputError, StudyError
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["compare"]:
-        return _compare(arguments[1:])
-    if arguments[:1] == ["across"]:
-        return _across(arguments[1:])
+    words = {"compare": _compare, "tables": _tables, "across": _across}
+    if arguments and arguments[0] in words:
+        return words[arguments[0]](arguments[1:])
     parser = argparse.ArgumentParser(
         prog="python -m analysis",
         description="Build the report of a study again from its records. Writes report.html, report.md, "
@@ -44,19 +43,18 @@ def main(arguments: list[str] | None = None) -> int:
         "--expect-net", metavar="ARM",
         help="the same of the net in hand: the setting that was found, not the architecture. With both, both must hold",
     )  # fmt: skip
+    parser.add_argument("--no-pictures", action="store_true", help="show no test images in the report")
     given = parser.parse_args(arguments)
 
     from analysis.report.build import gate, write
     from study.storage.fetch import local
 
     try:
-        report = write(local(given.run))
+        report = write(local(given.run), pictures=not given.no_pictures)
     except StudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
     except OSError as error:  # a name that no file can have, or a folder that may not be read
-        print(f"error: {str(error.filename)[:200]}: {error.strerror}", file=sys.stderr)
-        return 2
+        return _refuse(f"{str(error.filename)[:200]}: {error.strerror}")
     codes = []
     for flag, arm, answers in (
         ("--expect", given.expect, report.answers),
@@ -66,23 +64,55 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         if arm not in report.arms:
             arms = ", ".join(report.arms)
-            print(f"error: {flag} {arm}: this study has no such arm; it compares {arms}", file=sys.stderr)
-            return 2
+            return _refuse(f"{flag} {arm}: this study has no such arm; it compares {arms}")
         codes.append(gate(answers, arm))
     _say(*report.lines, str(report.path))
     return 1 if 1 in codes else max(codes, default=0)
 
 
+def _tables(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis tables",
+        description="Write a study's trials, epochs, spend and predictions (one row per net and test image) as files for pandas, R or "
+        "a spreadsheet. In Python: analysis.frames.load(RUN).",
+        epilog="example: python -m analysis tables runs/2026-11-22 --to tables --format parquet",
+    )
+    parser.add_argument("run", help="the folder of a study, or its URI")
+    parser.add_argument(
+        "--to", required=True, type=Path, metavar="DIR", help="the folder for the files, made if need be"
+    )
+    parser.add_argument("--format", choices=("csv", "parquet"), default="csv", help="default csv")
+    given = parser.parse_args(arguments)
+
+    from analysis import frames
+    from study.storage.fetch import local
+
+    try:
+        written = frames.write(local(given.run), given.to, given.format)
+    except StudyError as error:
+        return _refuse(error)
+    except OSError as error:
+        return _refuse(f"{str(error.filename)[:200]}: {error.strerror}")
+    _say(*(str(path) for path in written))
+    return 0
+
+
+def _refuse(error: object) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
 def _compare(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m analysis compare",
-        description="Which of two sets of predictions is better, and how sure are we? A side is an .npz file or "
-        "a folder of them (one or more runs each, in the order of their names) with the arrays: labels (images,) and "
-        "predictions (runs, images) or (images,), or probabilities (runs, images, classes) or (images, classes). "
-        "With one run per side only these two nets are compared.",
+        description="Which of two sets of predictions is better, and how sure are we? A side is a file or a folder "
+        "of files, each with one or more runs. CSV and parquet: columns image, label, run where there are several, and prediction, "
+        "or one column per class with its probability; joined by image. .npz: arrays labels (images,) and "
+        "predictions (runs, images) or (images,), or probabilities (runs, images, classes) or (images, classes), and names "
+        "(images,) if there are any. With one run per side only these two nets are compared.",
         epilog="example: python -m analysis compare predictions/resnet50 predictions/resnext50 --rope 0.3",
     )
-    parser.add_argument("first", metavar="A", type=Path, help="a folder of .npz files, or one file")
+    parser.add_argument("first", metavar="A", type=Path, help="one side: a file, or a folder of files")
     parser.add_argument("second", metavar="B", type=Path, help="the other side, on the same images")
     parser.add_argument(
         "--rope", type=float, default=0.5, metavar="POINTS",
@@ -100,8 +130,7 @@ def _compare(arguments: list[str]) -> int:
     try:
         found = compare(given.first, given.second, rope=given.rope / 100)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
     _say(json.dumps(found.facts(), allow_nan=False) if given.json else found.text())
     return 0
 

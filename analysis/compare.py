@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis.power import disagreement
-from analysis.predictions import Side, check_labels, read
+from analysis.predictions import KINDS, Side, both
 from analysis.runs import Runs
 from analysis.statistics.intervals import Refused
 from analysis.statistics.mcnemar import Paired, paired
@@ -117,15 +117,15 @@ def compare(first: Path, second: Path, *, rope: float) -> Comparison:
 
     Raises InputError for anything that cannot be read or does not fit together.
     """
-    a, b = read(first), read(second)
-    check_labels(b.labels, second, a.labels, first)
+    a, b, apart = both(first, second)
     names = _names(first, second)
     nets = paired(a.correct[0], b.correct[0])
     try:
         if alone := _alone(names, (a, b)):
             raise Refused(alone)
         runs = [Runs(arm=n, correct=s.correct, full_run=None) for n, s in zip(names, (a, b), strict=True)]
-        verdict = judge(*runs, rope=rope, guessing=float(np.bincount(a.labels).max() / len(a.labels)))
+        most = np.unique(a.labels, return_counts=True)[1].max()
+        verdict = judge(*runs, rope=rope, guessing=float(most / len(a.labels)))
         beats = superiority(a.correct.mean(axis=1), b.correct.mean(axis=1))
         scope = SCOPE
     except Refused as error:
@@ -143,7 +143,9 @@ def compare(first: Path, second: Path, *, rope: float) -> Comparison:
         verdict=verdict,
         superiority=beats,
         scope=scope,
-        warning=" ".join([*_copied(names, (a, b)), *_alike(names, (a, b)), *_shared(names, (a, b))]),
+        warning=" ".join(
+            [*filter(None, [apart]), *_copied(names, (a, b)), *_alike(names, (a, b)), *_shared(names, (a, b))]
+        ),
     )
 
 
@@ -199,7 +201,7 @@ def _shared(names: tuple[str, str], sides: tuple[Side, Side]) -> list[str]:
 def _names(first: Path, second: Path) -> tuple[str, str]:
     """The shortest names that tell the sides apart, printable on any terminal."""
     for a, b in (
-        tuple(p.stem if p.suffix == ".npz" else p.name for p in (first, second)),
+        tuple(p.stem if p.suffix.lower() in KINDS else p.name for p in (first, second)),
         (str(first), str(second)),
     ):
         if a and b and a != b:

@@ -1,15 +1,85 @@
-"""From ledger to tidy tables: one row per trial, per epoch, per arm and phase.
+"""From a run's folder to tidy tables: one row per trial, per epoch, per arm and phase, per image and net.
 
-Accuracies are fractions, costs resource-seconds. Figures and the report are made from these tables.
+``load(RUN)`` has those for people who work in pandas. Accuracies are fractions, costs resource-seconds. Figures and the report
+are made from these tables.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
 import pandas as pd
 
+from analysis import outputs
+from study.protocol import consistency
 from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.records import PHASES, Epoch, Outcome, Phase, Trial
+from study.protocol.rundir import RunDir
+from study.protocol.text import class_columns
 
 ENDS = ("finished", "stopped by ASHA", "stopped by the budget", "failed", "not ended")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """A study as tables; see the functions of the same names."""
+
+    trials: pd.DataFrame
+    epochs: pd.DataFrame
+    spend: pd.DataFrame
+    predictions: pd.DataFrame
+
+
+def load(run: Path | str) -> Frames:
+    """The tables of the study in the folder ``run``. Raises StudyError, with a sentence that says what is wrong."""
+    place = RunDir(Path(run))
+    plan, history = consistency.load(place)
+    return Frames(
+        trials=trials(history),
+        epochs=epochs(history),
+        spend=spend(history, plan),
+        predictions=predictions(place, plan, history),
+    )
+
+
+def write(run: Path, folder: Path, kind: Literal["csv", "parquet"]) -> list[Path]:
+    """Write every table of ``load(run)`` as a file of ``folder``. Raises StudyError and OSError."""
+    tables, written = load(run), []
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in vars(tables).items():
+        path = folder / f"{name}.{kind}"
+        if kind == "csv":
+            table.to_csv(path, index=False)
+        else:
+            mixed = [c for c in table if pd.api.types.infer_dtype(table[c], skipna=True).startswith("mixed")]
+            table.astype(dict.fromkeys(mixed, "string")).to_parquet(path, index=False)
+        written.append(path)
+    return written
+
+
+def predictions(run: RunDir, plan: Plan, history: History) -> pd.DataFrame:
+    """One row per net that met the test and image: image, label, arm, phase, pair, run, prediction, and one column per class.
+
+    ``image`` is the file's name, or the position among the test images; ``run`` is the trial. A class's column has its probability,
+    and its name, or ``class NAME`` where a column has that name already.
+    """
+    classes, tables = plan.data.classes, []
+    for trial_id in history.scores:
+        trial, path = history.trials[trial_id], run.prediction(trial_id)
+        net = outputs.read(path, len(classes))
+        about = {
+            "image": net.names or tuple(map(str, range(len(net.labels)))),
+            "label": np.array(classes)[net.labels],
+            "arm": trial.arm, "phase": trial.phase, "pair": trial.pair, "run": trial_id,
+            "prediction": np.array(classes)[net.predictions],
+        }  # fmt: skip
+        soft = outputs.probabilities(path, (len(net.labels), len(classes)))
+        tables.append(
+            pd.concat([pd.DataFrame(about), pd.DataFrame(soft, columns=class_columns(classes))], axis=1)
+        )
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=_PREDICTION_COLUMNS)
 
 
 def trials(history: History) -> pd.DataFrame:
@@ -129,4 +199,5 @@ _TRIAL_COLUMNS = [
     "trial", "arm", "phase", "pair", "state", "reason", "end", "epochs", "cost", "seed",
     "val_accuracy", "test_accuracy", "val_score", "test_score",
 ]  # fmt: skip
+_PREDICTION_COLUMNS = ["image", "label", "arm", "phase", "pair", "run", "prediction"]
 _MEASURES = ("epoch", "cost", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_score")

@@ -1,24 +1,27 @@
-"""Reads predictions that came from elsewhere: one ``.npz`` file or a folder of them per side.
+"""Reads predictions that came from elsewhere: per side one ``.npz``, CSV or parquet file, or a folder of them.
 
 Arrays: ``labels`` (images,) with ``predictions`` (runs, images) or (images,), or ``probabilities`` (runs, images, classes)
-or (images, classes), or their logarithms, ``log_probabilities``. A folder's files are runs, in the order of their names. Runs that name the same class for every
-image, by the same probabilities where both have them, are one net stored several times, and count once.
+or (images, classes), or their logarithms, ``log_probabilities``, and ``names`` (images,) if the images have any; ``sheets`` has the
+columns of the others. A folder's files are runs, in the order of their names. Images are joined by name, or by their order where
+one side does not name them. Runs that name the same class for every image, by the same probabilities where both have them, are one
+net stored several times, and count once.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import npz
+from analysis import npz, sheets
 from analysis.statistics.intervals import Correct
 from study.protocol.errors import InputError
-from study.protocol.text import counted, listed
+from study.protocol.text import counted, listed, printable
 
 Array = NDArray[Any]
+KINDS = (".npz", *sheets.SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -49,24 +52,111 @@ class Side:
     """Runs as given, copies and all."""
 
 
-def read(path: Path) -> Side:
-    files = _files(path)
-    labels: Array | None = None
-    nets: list[Net] = []
-    correct: list[Correct] = []
-    stored = 0
-    for file in files:
-        found, predicted, digests = _load(file)
-        labels = found if labels is None else labels
-        check_labels(found, file, labels, files[0])
-        for row, digest in zip(predicted, digests, strict=True):
-            stored += 1
-            net = Net(_digest(row.astype(np.int64)), digest)
+@dataclass(frozen=True, kw_only=True)
+class _Runs:
+    """Runs as they are stored; labels and predictions are class numbers, or texts."""
+
+    labels: Array
+    predicted: Array
+    """(runs, images)"""
+    digests: list[bytes]
+    """Of each run's probabilities, empty where they are not stored."""
+    images: Array | None = None
+    """Names, each once; None where only the order is known."""
+
+    def at(self, places: Array) -> "_Runs":
+        """The runs on some of their images; probabilities of other images tell no nets apart."""
+        whole = len(places) == len(self.labels)
+        return replace(
+            self,
+            labels=self.labels[places],
+            predicted=self.predicted[:, places],
+            digests=self.digests if whole else [b""] * len(self.digests),
+            images=None if self.images is None else self.images[places],
+        )
+
+    def texts(self) -> "_Runs":
+        return replace(self, labels=self.labels.astype(np.str_), predicted=self.predicted.astype(np.str_))
+
+    def side(self) -> Side:
+        nets: list[Net] = []
+        correct: list[Correct] = []
+        for row, digest in zip(self.predicted, self.digests, strict=True):
+            named = "\0".join(row).encode() if row.dtype.kind == "U" else row.astype(np.int64).tobytes()
+            net = Net(hashlib.sha256(named).digest(), digest)
             if not net.is_among(nets):
                 nets.append(net)
-                correct.append(row == labels)
-    assert labels is not None  # there is a file
-    return Side(labels=labels, correct=np.stack(correct), nets=nets, stored=stored)
+                correct.append(row == self.labels)
+        return Side(labels=self.labels, correct=np.stack(correct), nets=nets, stored=len(self.predicted))
+
+
+def both(first: Path, second: Path) -> tuple[Side, Side, str]:
+    """Both sides on the images that they share, and a sentence on those that only one of them holds.
+
+    Raises InputError for anything that cannot be read or does not fit together.
+    """
+    a, b = _alike(_read(first), _read(second))
+    if a.images is None or b.images is None:
+        if a.labels.dtype.kind == "U":
+            bare = first if a.images is None else second
+            raise InputError(
+                f"{bare} does not name its images, so that they cannot be joined: add an array names (images,)"
+            )
+        check_labels(b.labels, second, a.labels, first)
+        return a.side(), b.side(), ""
+    shared, in_first, in_second = np.intersect1d(a.images, b.images, return_indices=True)
+    if not len(shared):
+        raise InputError(f"{first} and {second} share no image: give the images the same names on both sides")
+    more = (_only(first, a, second, shared), _only(second, b, first, shared))
+    a, b = a.at(in_first), b.at(in_second)
+    _check_same_labels(b, second, a, first)
+    said = [
+        f"{' and '.join(filter(None, more))}: compared on the {counted(len(shared), 'image')} that both hold."
+    ]
+    return a.side(), b.side(), said[0] if any(more) else ""
+
+
+def _only(path: Path, runs: _Runs, other: Path, shared: Array) -> str:
+    """That one side holds images which the other lacks; empty if it does not."""
+    assert runs.images is not None
+    lone = np.setdiff1d(runs.images, shared)
+    if not len(lone):
+        return ""
+    return f"{printable(str(path))} holds {counted(len(lone), 'image')} that {printable(str(other))} lacks, as {printable(str(lone[0]))}"
+
+
+def _alike(a: _Runs, b: _Runs) -> tuple[_Runs, _Runs]:
+    """Classes as texts where either has texts."""
+    return (a.texts(), b.texts()) if "U" in (a.labels.dtype.kind, b.labels.dtype.kind) else (a, b)
+
+
+def _read(path: Path) -> _Runs:
+    """The runs of one side: all of them are about the same images."""
+    whole: _Runs | None = None
+    files = _files(path)
+    for file in files:
+        found = _sheet(file) if file.suffix.lower() in sheets.SUFFIXES else _load(file)
+        if whole is None:
+            whole = found
+            continue
+        whole, found = _alike(whole, found)
+        if whole.images is None or found.images is None:
+            check_labels(found.labels, file, whole.labels, files[0])
+        else:
+            shared, _, places = np.intersect1d(whole.images, found.images, return_indices=True)
+            if more := _only(file, found, files[0], shared) or _only(files[0], whole, file, shared):
+                raise InputError(f"{more}: the runs of one side are about the same images")
+            found = found.at(places[np.argsort(np.argsort(whole.images))])
+            _check_same_labels(found, file, whole, files[0])
+        predicted = np.concatenate([whole.predicted, found.predicted])
+        whole = replace(whole, predicted=predicted, digests=[*whole.digests, *found.digests])
+    assert whole is not None  # there is a file
+    return whole
+
+
+def _sheet(path: Path) -> _Runs:
+    found = sheets.read(path)
+    return _Runs(labels=found.labels, predicted=found.predicted, digests=found.digests, images=found.images)
 
 
 def _digest(array: Array) -> bytes:
@@ -75,19 +165,19 @@ def _digest(array: Array) -> bytes:
 
 def _files(path: Path) -> list[Path]:
     try:
-        found = sorted(p for p in path.iterdir() if p.suffix == ".npz") if path.is_dir() else [path]
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in KINDS) if path.is_dir() else [path]
         missing = [file for file in found if not file.is_file()]
     except OSError as error:
         raise InputError(f"{path} cannot be opened: {error.strerror}") from error
     if not found:
-        raise InputError(f"{path} has no .npz file in it")
+        raise InputError(f"{path} has no .npz file in it, and none of {', '.join(sheets.SUFFIXES)}")
     if missing:
         raise InputError(f"{missing[0]} is not a file" if missing[0].exists() else f"{missing[0]} is missing")
     return found
 
 
-def _load(path: Path) -> tuple[Array, Array, list[bytes]]:
-    """Labels (images,) and predicted classes (runs, images) of one file, checked, and each run's digest of probabilities."""
+def _load(path: Path) -> _Runs:
+    """The runs of one file of arrays, checked."""
     stored = _arrays(path)
     labels = stored["labels"]
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
@@ -109,9 +199,11 @@ def _load(path: Path) -> tuple[Array, Array, list[bytes]]:
         predicted = _most_likely(path, stored["probabilities"], labels)
     soft = stored.get("probabilities", np.empty(0))
     runs = soft[None] if soft.ndim == 2 else soft
-    if runs.shape[:-1] != predicted.shape:
-        return labels, predicted, [b""] * len(predicted)
-    return labels, predicted, [_digest(run) for run in runs]
+    told = runs.shape[:-1] == predicted.shape
+    digests = [_digest(run) for run in runs] if told else [b""] * len(predicted)
+    names = stored.get("names", np.empty(0))
+    named = names.dtype.kind == "U" and names.shape == labels.shape and len(np.unique(names)) == len(names)
+    return _Runs(labels=labels, predicted=predicted, digests=digests, images=names if named else None)
 
 
 def _predicted(path: Path, predictions: Array, images: int) -> Array:
@@ -148,12 +240,12 @@ def _most_likely(path: Path, probabilities: Array, labels: Array) -> Array:
 def _arrays(path: Path) -> dict[str, Array]:
     """``labels`` and the others; predictions win where both are stored, as they are exact."""
     try:
-        found, names = npz.read(path, ("labels",), ("predictions",), npz.PROBABILITIES)
+        found, names = npz.read(path, ("labels",), ("predictions",), npz.PROBABILITIES, ("names",))
     except npz.ArraysError as error:
         raise InputError(f"{path} {error}") from error
     if (
         "labels" not in found
-        or len(found) < 2
+        or not found.keys() & {"predictions", *npz.PROBABILITIES}
         or not all(isinstance(value, np.ndarray) for value in found.values())
     ):
         has = f"it has {listed(sorted(names))}" if names else "it has none"
@@ -173,6 +265,14 @@ def check_labels(labels: Array, path: Path, others: Array, other: Path) -> None:
         raise InputError(
             f"{path} has other labels than {other}: both must be about the same images, in the same order"
         )
+
+
+def _check_same_labels(found: _Runs, path: Path, others: _Runs, other: Path) -> None:
+    """Where both name their images, in the same order."""
+    if (differ := np.flatnonzero(found.labels != others.labels)).size:
+        assert found.images is not None
+        name = printable(str(found.images[differ[0]]))
+        raise InputError(f"{path} gives the image {name} another label than {other}")
 
 
 def _kind(array: Array) -> str:

@@ -6,13 +6,13 @@ open does not count yet; the report mentions it.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from analysis import npz
+from analysis import outputs
+from analysis.outputs import Labels
 from analysis.runs import Judge, Runs
 from study.protocol import allocation, consistency
 from study.protocol.accounting import trained
@@ -24,8 +24,6 @@ from study.protocol.records import Choice, Config, Trial
 from study.protocol.rundir import RunDir
 from study.protocol.sampling import ALIKE
 from study.protocol.text import counted
-
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +64,12 @@ class Evidence:
     guessing: float = 0.0
     """The test score without looking at images: under accuracy the share of the most frequent class."""
     judge: Judge = Judge()  # noqa: RUF009  # frozen
+    labels: Labels = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Of the test images; none before a net is scored."""
+    names: tuple[str, ...] = ()
+    """The test images' files; empty where they come from none."""
+    named: dict[str, Labels] = field(default_factory=dict)
+    """Per arm (runs, images): the classes that the scored runs of its net in hand name; failed runs name none."""
 
 
 def read(run: Path) -> Evidence:
@@ -96,6 +100,11 @@ def read(run: Path) -> Evidence:
         look=look,
         under_way="; ".join(to_come) if done else "",
         guessing=shelf.guessing,
+        labels=shelf.labels,
+        names=shelf.names,
+        named={
+            arm: named for arm in question.arms if len(named := shelf.named(in_hand_runs(history, arm, look)))
+        },
         judge=shelf.judge,
     )
 
@@ -172,13 +181,15 @@ class _Shelf:
     def __init__(self, folder: Path, history: History, plan: Plan) -> None:
         self.history = history
         self.predicted: dict[str, Labels] = {}
+        self.names: tuple[str, ...] = ()
         self.scores: dict[str, Scores] = {}
         metric, classes = plan.judged, len(plan.data.classes)
         labels: Labels | None = None
         for trial, recorded in history.scores.items():
             path = folder / f"{trial}.npz"
-            found, self.predicted[trial], logs = _load(path, classes, soft=metric is not ACCURACY)
-            labels = found if labels is None else labels
+            net = outputs.read(path, classes, soft=metric is not ACCURACY)
+            found, self.predicted[trial] = net.labels, net.predictions
+            labels, self.names = (found, net.names) if labels is None else (labels, self.names)
             if not np.array_equal(found, labels):
                 raise StudyError(f"{path} has other labels than the study's other predictions")
             accuracy = float((self.predicted[trial] == found).mean())
@@ -186,14 +197,14 @@ class _Shelf:
                 raise StudyError(
                     f"{path} does not give the accuracy {recorded.test_accuracy} that the ledger has"
                 )
-            if logs is not None:
-                self.scores[trial] = metric.scores(logs, found)
+            if net.logs is not None:
+                self.scores[trial] = metric.scores(net.logs, found)
                 score = float(metric.sampling(found).mean(self.scores[trial]))
                 if abs(score - recorded.test_score) > 1e-6:
                     raise StudyError(
                         f"{path} does not give the {metric.title} {metric.value(recorded.test_score)} that the ledger has"
                     )
-        self.labels = labels
+        self.labels = np.zeros(0, dtype=np.int64) if labels is None else labels
         self.judge = Judge(metric=metric, sampling=ALIKE if labels is None else metric.sampling(labels))
         self.guessing = 0.0
         if labels is not None:
@@ -202,7 +213,7 @@ class _Shelf:
 
     def runs(self, question: Plan, arm: str, trials: list[Trial]) -> Runs | None:
         """The arm's trials that count as runs, None when there are none."""
-        if self.labels is None:
+        if not len(self.labels):
             return None
         names = [t.id for t in trials if t.id in self.predicted or fell_short(self.history, t.id)]
         if not names:
@@ -225,6 +236,11 @@ class _Shelf:
             else None,
         )
 
+    def named(self, trials: list[Trial]) -> Labels:
+        """(runs, images) of those that are scored."""
+        rows = [self.predicted[t.id] for t in trials if t.id in self.predicted]
+        return np.array(rows, dtype=np.int64).reshape(len(rows), len(self.labels))
+
     def _full_run(self, question: Plan, arm: str, trials: list[Trial]) -> float:
         """Epochs alone, and the median: start-up and a busy machine are no property of the setting."""
         costs = [trained(question, self.history, t) for t in trials if self.history.finished(t.id)]
@@ -234,34 +250,6 @@ class _Shelf:
         return (
             tuning.full_run[arm] if tuning and arm in tuning.full_run else allocation.full_run(question, arm)
         )
-
-
-def _load(path: Path, classes: int, *, soft: bool) -> tuple[Labels, Labels, NDArray[np.float32] | None]:
-    """Labels, named classes, and if ``soft`` the log-probabilities."""
-    try:
-        found, _ = npz.read(path, ("labels",), ("predictions",), *([npz.PROBABILITIES] if soft else []))
-        labels, predictions = found["labels"], found["predictions"]
-    except npz.ArraysError as error:
-        if not path.exists():
-            raise StudyError(f"{path} is missing, though the ledger has its score") from error
-        raise StudyError(f"{path} cannot be read: it {error}") from error
-    except KeyError as error:
-        raise StudyError(f"{path} cannot be read: it has no array {error}") from error
-    whole = labels.dtype.kind in "iu" and predictions.dtype.kind in "iu"
-    alike = labels.ndim == 1 and labels.shape == predictions.shape
-    if not (whole and alike and len(labels) and labels.min() >= 0):
-        raise StudyError(f"{path}: labels and predictions must be two lists of class numbers, of one length")
-    if (beyond := max(int(labels.max()), int(predictions.max()))) >= classes:
-        raise StudyError(f"{path} names class {beyond}, and the study has {classes}, counted from 0")
-    labels, predictions = labels.astype(np.int64), predictions.astype(np.int64)
-    if not soft:
-        return labels, predictions, None
-    logs = found.get("log_probabilities")
-    if logs is None or logs.dtype.kind != "f" or logs.shape != (len(labels), classes) or np.isnan(logs).any():
-        raise StudyError(
-            f"{path} cannot be read: it has no log_probabilities of shape {len(labels)} x {classes}"
-        )
-    return labels, predictions, logs.astype(np.float32)
 
 
 def _looks(history: History) -> tuple[int, tuple[str, ...]]:

@@ -141,9 +141,8 @@ class Request:
         "of a GPU that each trial holds, as in 0.25, or CPU cores, as in 2 (default: the fastest, measured)",
     )  # fmt: skip
     plan: bool = _flag(RUNNING, None, "", "measure the arms, print what would be run, run nothing")
-    verbose: bool = _flag(
-        RUNNING, None, "", "with the plan, print the measurements and the division of the budget"
-    )
+    no_pictures: bool = _flag(RUNNING, None, "", "keep no small pictures of test images for the report")
+    verbose: bool = _flag(RUNNING, None, "", "with the plan, print what was measured and the budget's parts")
     resume: str | None = _flag(
         RUNNING, flags.run, "RUN",
         "go on with a study that was stopped or killed, in its folder or at its URI; its plan is the question. With a "
@@ -187,6 +186,7 @@ class Request:
         for name, value in chosen.items():
             parts += [f"--{name}", str(value)] if value else []
         parts += ["--allow-losses"] if self.allow_losses else []
+        parts += ["--no-pictures"] if self.no_pictures else []
         margin = METRICS[self.metric].typed(self.rope)
         return "python study/run.py " + shlex.join([*parts, "--rope", margin, "--seed", str(self.seed)])
 

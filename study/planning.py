@@ -101,6 +101,7 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
         recipe=request.recipe,
         recipe_about=load_recipe(request.recipe).about,
         test=request.test,
+        pictures=not request.no_pictures,
         earlier=looks.earlier_studies(place.parent, place.name, prepared.test_source),
         test_source=prepared.test_source,
     )

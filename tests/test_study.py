@@ -165,6 +165,8 @@ def test_every_net_that_met_the_test_left_its_predictions(finished: Finished) ->
             assert np.exp(said).sum(axis=1) == pytest.approx(1, abs=1e-5)
             assert (said.argmax(axis=1) == file["predictions"]).all()
             accuracy = float((file["predictions"] == file["labels"]).mean())
+            classes = [name.split("/")[-2] for name in file["names"]]
+            assert classes == [finished.plan.data.classes[label] for label in file["labels"]]
         assert accuracy == history.scores[trial].test_accuracy
 
 

@@ -53,13 +53,13 @@ def parts() -> list[Part]:
     return sorted((module.PART for module in found), key=lambda part: part.order)
 
 
-def write(run: Path) -> Report:
-    """Build the report of the study in the folder ``run`` and write it there.
+def write(run: Path, *, pictures: bool = True) -> Report:
+    """Build the report of the study in the folder ``run`` and write it there; ``pictures``: with its test images, if any were kept.
 
     Raises StudyError, with the sentence for the user, when the folder cannot be read or written.
     """
     evidence = read(run)
-    context = Context(run=run, evidence=evidence, found=summary.find(evidence))
+    context = Context(run=run, evidence=evidence, found=summary.find(evidence), pictures=pictures)
     built = [(part, section) for part in parts() if (section := part.build(context))]
     shown = [section for _, section in built if section.shown]
     drawings = {section.drawing.name: section.drawing.figure for section in shown if section.drawing}

@@ -39,6 +39,20 @@ class Drawing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A small image of the test, as a data URI, and lines below it; without the image the lines alone."""
+
+    source: str
+    caption: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gallery:
+    title: str
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """Shown in the order of the fields. A question that cannot be answered is a text with the reason."""
 
@@ -48,6 +62,7 @@ class Section:
     """Paragraphs; `backticks` mark code."""
     commands: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
+    galleries: tuple[Gallery, ...] = ()
     items: tuple[str, ...] = ()
     """A list."""
     warns: bool = False
@@ -66,6 +81,8 @@ class Context:
     run: Path
     evidence: Evidence
     found: Findings
+    pictures: bool = True
+    """Whether test images may be shown."""
 
     @property
     def metric(self) -> Metric:

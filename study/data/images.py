@@ -47,10 +47,19 @@ class Images:
     groups: NDArray[np.int64] | None = None
     """``(n,)``: equal for images that no split may part; None where every image stands alone. ``take`` leaves it behind."""
 
-    def __init__(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+    def __init__(
+        self, pixels: NDArray[np.uint8], labels: NDArray[np.int64], names: NDArray[np.bytes_] | None = None
+    ) -> None:
+        """``names``: the files that they were read from, where they come from files."""
         self._pixels = pixels
         self.labels = labels
         """``(n,)``, positions in ``DataCard.classes``."""
+        self._names = names
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their files' names as printable text; empty where they come from no files."""
+        return () if self._names is None else tuple(shown(os.fsdecode(name)) for name in self._names)
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -67,7 +76,8 @@ class Images:
 
     def take(self, indices: NDArray[np.int64]) -> "Images":
         """A copy of some of them, in the order of ``indices``."""
-        return Images(self._pixels[indices], self.labels[indices])
+        names = None if self._names is None else self._names[indices]
+        return Images(self._pixels[indices], self.labels[indices], names)
 
     def fill(self, out: NDArray[np.uint8], indices: NDArray[np.int64]) -> None:
         """Write the pixels of some of them into ``out``, ``(len(indices), c, s, s)``."""
@@ -75,7 +85,8 @@ class Images:
 
     def arrays(self) -> dict[str, Any]:
         """Everything that ``from_arrays`` needs to restore them, for ``np.savez``."""
-        return {"pixels": self._pixels, "labels": self.labels}
+        named = {} if self._names is None else {"names": self._names}
+        return {"pixels": self._pixels, "labels": self.labels} | named
 
 
 class Streamed(Images):
@@ -96,8 +107,8 @@ class Streamed(Images):
         reading: Reading,
     ) -> None:
         """``names`` are relative to ``root``, ``lengths`` the files' in bytes."""
-        self.labels = labels
-        self._root, self._names, self._lengths, self._reading = root, names, lengths, reading
+        self.labels, self._names, self._files = labels, names, names
+        self._root, self._lengths, self._reading = root, lengths, reading
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -113,7 +124,7 @@ class Streamed(Images):
     def take(self, indices: NDArray[np.int64]) -> "Streamed":
         return Streamed(
             self._root,
-            self._names[indices],
+            self._files[indices],
             self._lengths[indices],
             self.labels[indices],
             self._reading,
@@ -121,7 +132,7 @@ class Streamed(Images):
 
     def fill(self, out: NDArray[np.uint8], indices: NDArray[np.int64]) -> None:
         for row, index in zip(out, indices, strict=True):
-            file, length = path_of(self._root, self._names[index]), int(self._lengths[index])
+            file, length = path_of(self._root, self._files[index]), int(self._lengths[index])
             with suppress(OSError):  # opening it below says what is wrong
                 if (here := file.stat().st_size) != length:
                     raise InputError(
@@ -136,7 +147,7 @@ class Streamed(Images):
     def arrays(self) -> dict[str, Any]:
         return {
             "root": np.array(os.fsencode(self._root)),
-            "names": self._names,
+            "names": self._files,
             "lengths": self._lengths,
             "labels": self.labels,
             **{name: np.array(value) for name, value in vars(self._reading).items()},
@@ -146,7 +157,7 @@ class Streamed(Images):
 def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Images:
     """The images that ``Images.arrays`` describes."""
     if "pixels" in arrays:
-        return Images(arrays["pixels"], arrays["labels"])
+        return Images(arrays["pixels"], arrays["labels"], arrays.get("names", None))
     return Streamed(
         Path(os.fsdecode(arrays["root"].item())),
         arrays["names"],

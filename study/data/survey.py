@@ -193,7 +193,7 @@ def _decoded(part: _Part, reading: Reading, *, keep: bool) -> _Read:
     files, labels = Files(part.files.root, [part.files.names[i] for i in good]), part.labels[good]
     sizes = np.array([(h.width, h.height) for h in part.headers], dtype=np.int64).reshape(-1, 2)
     return _Read(
-        images=Images(pixels, labels)
+        images=Images(pixels, labels, np.array(files.names))
         if keep
         else Streamed(files.root, np.array(files.names), part.lengths[good], labels, reading),
         files=files,

@@ -13,9 +13,11 @@ import ray
 import torch
 
 import search_spaces
+from study.data import pictures
 from study.data.images import Images
 from study.data.sealed import unseal
 from study.execution.tasks import run_tasks
+from study.protocol import examples
 from study.protocol.ledger import Ledger
 from study.protocol.metrics import ACCURACY, Metric, log_probabilities
 from study.protocol.plan import Plan
@@ -29,12 +31,14 @@ from study.training.loop import build
 from study.training.trial import image_spec, placed, training
 
 
-def open_test(plan: Plan, ledger: Ledger, pool: Images, run: RunDir) -> None:
+def open_test(plan: Plan, ledger: Ledger, pool: Images, run: RunDir, *, keep_pictures: bool) -> None:
     """Score every kept net on the test set and store its predictions, ``predictions/<trial>.npz``.
 
-    Each file has ``labels`` and ``predictions`` (images,) int64 and ``log_probabilities`` (images, classes) float32, as
-    ``metrics`` clips them. The workers need not see the folder. The cost is booked per arm. After an interruption only the rest is scored: the ledger has the set of
+    Each file has ``labels`` and ``predictions`` (images,) int64, ``log_probabilities`` (images, classes) float32, as ``metrics``
+    clips them, and where the images are files their ``names`` (images,). The workers need not see the folder. The cost is booked
+    per arm. After an interruption only the rest is scored: the ledger has the set of
     nets from the moment the test set was opened. A net whose file is gone or torn is trained again first, on ``pool``.
+    ``keep_pictures``: small pictures of the images that the report shows are kept beside the predictions.
     Raises InputError if the sealed file has changed, StudyError if a net cannot be scored.
     """
     manifest = ledger.manifests[-1]
@@ -55,14 +59,28 @@ def open_test(plan: Plan, ledger: Ledger, pool: Images, run: RunDir) -> None:
     jobs = ((t.id, (plan, t.arm, t.config, run.checkpoint(t.id).read_bytes(), images)) for t in left)
     for trial_id, probabilities, held in run_tasks(probabilities_of, jobs, plan.machine):
         predictions, logs = probabilities.argmax(1), log_probabilities(probabilities)
-        _write(run.prediction(trial_id), test.labels, predictions, logs)
+        _write(run.prediction(trial_id), test, predictions, logs)
         ledger.add(Cost(arm=ledger.trials[trial_id].arm, phase="test", what=trial_id, cost=held))
         accuracy = float((predictions == test.labels).mean())
         ledger.add(
             Scored(trial=trial_id, test_accuracy=accuracy, score=_score(plan.judged, logs, test.labels))
         )
+    if keep_pictures:
+        pictures.save(run.pictures, test, _to_show(plan, ledger, run, test))
+    else:
+        run.pictures.unlink(missing_ok=True)
     for trial_id in ledger.trials.keys() - ledger.scores.keys():  # nothing needs these any more
         remove(run.checkpoint(trial_id))
+
+
+def _to_show(plan: Plan, ledger: Ledger, run: RunDir, test: Images) -> tuple[int, ...]:
+    """Positions of the test images that the report shows."""
+    named = {}
+    for arm in plan.arms:
+        if nets := examples.nets_to_show(ledger, arm):
+            named[arm] = np.stack([np.load(run.prediction(net))["predictions"] for net in nets])
+    chosen = examples.choose(test.labels, named)
+    return tuple(sorted({*chosen.differ, *chosen.missed}))
 
 
 def _replace(plan: Plan, ledger: Ledger, pool: Images, run: RunDir, gone: Sequence[Trial]) -> None:
@@ -123,12 +141,9 @@ def _score(metric: Metric, logs: Any, labels: Any) -> float | None:
     return float(metric.sampling(labels).mean(metric.scores(logs, labels)))
 
 
-def _write(path: Path, labels: Any, predictions: Any, logs: Any) -> None:
+def _write(path: Path, test: Images, predictions: Any, logs: Any) -> None:
     """Write the file, whole or not at all."""
+    arrays: dict[str, Any] = {"names": np.array(test.names)} if test.names else {}
+    arrays |= {"labels": test.labels, "predictions": predictions}
     with replacing(path) as file:
-        np.savez_compressed(
-            file,
-            labels=labels,
-            predictions=predictions,
-            log_probabilities=logs,
-        )
+        np.savez_compressed(file, **arrays, log_probabilities=logs)

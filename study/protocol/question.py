@@ -182,6 +182,8 @@ class Question:
     """The part, or the share of all images, that was chosen as the test; empty for the usual one."""
     test_source: str = ""
     """SHA-256 over the source files of the test images, or over their pixels where a data set is one file."""
+    pictures: bool = True
+    """Whether the report may show test images."""
 
 
 @dataclass(frozen=True, kw_only=True)

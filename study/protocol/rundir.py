@@ -11,6 +11,7 @@ from typing import BinaryIO
 from study.protocol.errors import FinalError, InputError
 
 PLAN, LEDGER, CLAIM, LOG, SEALED = "plan.json", "ledger.jsonl", ".claimed", "ray.log", "sealed_test.npz"
+PICTURES = "pictures.npz"
 CHECKPOINTS, PREDICTIONS, VALIDATION, FIGURES = "checkpoints", "predictions", "validation", "figures"
 HTML, MARKDOWN, VERDICT = "report.html", "report.md", "verdict.json"
 FOREIGN = "wandb"
@@ -77,6 +78,11 @@ class RunDir:
 
     def prediction(self, trial: str) -> Path:
         return self.predictions / f"{trial}.npz"
+
+    @property
+    def pictures(self) -> Path:
+        """Small pictures of some test images, for the report."""
+        return self.path / PICTURES
 
     def validation(self, trial: str) -> Path:
         """What a run got right on its validation images."""

@@ -1,5 +1,6 @@
 """How the project writes numbers, lists and errors: one way everywhere."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -60,6 +61,14 @@ def listed(names: list[str]) -> str:
 def counted(number: int, noun: str, several: str = "") -> str:
     """``1 run``, ``2 runs``; ``several`` is the plural where it does not just add an ``s``."""
     return f"{number} {noun if number == 1 else several or noun + 's'}"
+
+
+def class_columns(classes: Sequence[str]) -> list[str]:
+    """Each class's column in a table of predictions: its name, or ``class NAME`` where another column is called so."""
+    return [f"class {name}" if name.strip().lower() in _COLUMNS else name for name in classes]
+
+
+_COLUMNS = frozenset({"image", "label", "arm", "phase", "pair", "run", "prediction"})
 
 
 def first_line(error: BaseException) -> str:

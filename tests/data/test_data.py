@@ -229,6 +229,7 @@ def test_sealed_part_needs_the_manifest(tmp_path: Path) -> None:
     prepared.seal(sealed)
     test = unseal(sealed, MANIFEST)
     assert test.labels.tolist() == [0, 1, 1]
+    assert test.names == ("test/a/000.png", "test/b/000.png", "test/b/001.png")
     with Image.open(tmp_path / "test" / "b" / "001.png") as image:
         np.testing.assert_array_equal(test.pixels[2], np.asarray(image).transpose(2, 0, 1))
     for manifest in (

@@ -102,6 +102,8 @@ def test_streamed_images_are_those_in_memory(images: Path, tmp_path: Path) -> No
     assert isinstance(tests[0], Streamed)
     np.testing.assert_array_equal(tests[0].pixels, tests[1].pixels)
     np.testing.assert_array_equal(tests[0].labels, tests[1].labels)
+    assert tests[0].names == tests[1].names
+    assert there.train.names == here.train.names
 
 
 def test_a_part_set_apart_and_odd_sizes_are_the_same_too(tmp_path: Path) -> None:

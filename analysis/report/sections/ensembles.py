@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from analysis import npz
+from analysis import outputs
 from analysis.report.section import Context, Part, Section, Table, against_leader, rule, sentence
 from analysis.results import Evidence, in_hand_runs
 from analysis.statistics.ensembles import Labels, Probabilities, compare, mixing_helps
@@ -99,24 +98,14 @@ def _load(run: Path, evidence: Evidence, arm: str) -> tuple[Probabilities, Label
     names = [t.id for t in in_hand_runs(evidence.history, arm, evidence.look) if t.id in scores]
     if len(names) < 2:
         raise Refused(f"it takes two scored confirmation runs of {arm}")
-    nets: NDArray[np.floating[Any]] = np.zeros(0, dtype=np.float16)
-    labels = np.zeros(0, dtype=np.int64)
+    shape = len(evidence.labels), len(evidence.plan.data.classes)
+    nets = np.empty((0, *shape))
     for place, name in enumerate(names):
-        path = RunDir(run).prediction(name)
-        try:
-            found, _ = npz.read(path, ("labels",), npz.PROBABILITIES)
-            labels, net = found["labels"].astype(np.int64), npz.probabilities(found)
-        except (npz.ArraysError, KeyError) as error:
-            raise Refused(f"the file {path.name} has no probabilities that can be read") from error
-        if net is None:
-            raise Refused(f"the file {path.name} has no probabilities that can be read")
-        wanted = (len(labels), len(evidence.plan.data.classes))
-        if net.dtype.kind != "f" or net.shape != wanted or not np.isfinite(net).all():
-            raise Refused(f"the file {path.name} has no finite probabilities of shape {wanted}")
+        net = outputs.probabilities(RunDir(run).prediction(name), shape)
         if not place:  # filled net by net: with 10,000 classes a second copy of all would be a gigabyte
-            nets = np.empty((len(names), *wanted), dtype=net.dtype)
+            nets = np.empty((len(names), *shape), dtype=net.dtype)
         nets[place] = net
-    return nets, labels
+    return nets, evidence.labels
 
 
 def _between(low: float, high: float, *, sign: bool) -> str:
