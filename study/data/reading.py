@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -60,7 +60,7 @@ class Reading:
     """The value of white in pixels of more than 8 bits, ``white_of`` the training images; 0: there were none."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """What had to be done to read an image."""
 
@@ -72,7 +72,7 @@ class Facts:
     scaled: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
     """What a file says of itself before it is decoded."""
 
@@ -115,7 +115,7 @@ def read_with_facts(file: Path, reading: Reading) -> tuple[NDArray[np.uint8], Fa
         _draft(image, reading)
         reduced = image.size != was
         _check(image.width * image.height)
-        with _LARGE if image.width * image.height > ALONE else _nothing():
+        with _alone(image):
             image.load()
             turned = _turn(image) or by_pillow
             deep, transparent = _is_deep(image), image.has_transparency_data and not _is_deep(image)
@@ -135,13 +135,14 @@ def header(file: Path) -> Header:
     with _opened(file) as image:
         brightest = None
         if _is_deep(image):
-            values = np.asarray(image)
-            brightest = float(values.max())
-            if not np.isfinite(values).all() or values.min() < 0:
-                raise UnreadableError(
-                    "negative or no numbers",
-                    f"its pixels (mode {image.mode}) are not all 0 or more: save it with values from 0 to 255 or 65535",
-                )
+            with _alone(image):
+                values = np.asarray(image)
+                brightest = float(values.max())
+                if not np.isfinite(values).all() or values.min() < 0:
+                    raise UnreadableError(
+                        "negative or no numbers",
+                        f"its pixels (mode {image.mode}) are not all 0 or more: save it with values from 0 to 255 or 65535",
+                    )
         grey = image.mode in ("1", "L", "LA", "La") or _is_deep(image)
         return Header(width=image.width, height=image.height, grey=grey, brightest=brightest)
 
@@ -158,9 +159,9 @@ def white_of(brightest: float) -> float:
     return float(2 ** int(np.ceil(np.log2(brightest + 1))) - 1) if brightest > 1 else 1.0
 
 
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+def _alone(image: Image.Image) -> AbstractContextManager[Any]:
+    """Entered by one large image at a time."""
+    return _LARGE if image.width * image.height > ALONE else nullcontext()
 
 
 @contextmanager
@@ -182,7 +183,8 @@ def _opened(file: Path) -> Iterator[Image.Image]:
     except MemoryError as error:
         raise UnreadableError("too large", "it does not fit in memory: scale it down") from error
     except OSError as error:
-        raise UnreadableError("broken", error.strerror or str(error)) from error
+        kind = "cannot be opened" if error.errno else "broken"
+        raise UnreadableError(kind, error.strerror or str(error)) from error
     except Exception as error:  # decoders raise what they like
         raise UnreadableError("broken", f"{type(error).__name__}: {error}") from error
 

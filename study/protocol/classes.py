@@ -1,7 +1,7 @@
 """What was read of each class and what was left out, and what guessing gives: for the terminal and for the report."""
 
 from study.protocol.question import DataCard
-from study.protocol.text import counted, percent
+from study.protocol.text import percent
 
 ROWS = 20
 """Classes that a table shows."""
@@ -45,10 +45,5 @@ def sentences(card: DataCard) -> list[str]:
     if guess := guessing(card):
         said.append(
             f"Guessing the most frequent class, {guess[0]}, is right for {percent(guess[1])} of the test images."
-        )
-    if card.near:
-        said.append(
-            f"{counted(card.near, 'test image')} {'looks' if card.near == 1 else 'look'} like a training image saved again: what "
-            "they say of new images is in doubt."
         )
     return said

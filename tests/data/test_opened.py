@@ -12,9 +12,9 @@ from support.pictures import make_images
 
 from study.data.images import Streamed
 from study.data.looks import Looks, contradictions, near
-from study.data.opened import Asked
+from study.data.opened import Asked, reading_of
 from study.data.prepare import prepare, prepare_again
-from study.data.reading import BACKGROUND
+from study.data.reading import BACKGROUND, UnreadableError, read_each
 from study.protocol import classes
 from study.protocol.errors import InputError
 from study.protocol.question import LeftOut
@@ -244,3 +244,18 @@ def test_a_plan_reads_its_images_again_as_it_did(tmp_path: Path) -> None:
     card = read_as(tmp_path, asked).card
     plan = dataclasses.replace(PLAN, data=card)
     assert prepare_again(plan, tmp_path).card == card
+
+
+def test_new_files_are_read_as_the_study_read_its_own(tmp_path: Path) -> None:
+    tree(tmp_path)
+    Image.new("RGB", (50, 20), (9, 99, 199)).save(tmp_path / "train" / "cat" / "aaa.png")
+    Image.fromarray(np.full((16, 16), 40000, dtype=np.uint16)).save(tmp_path / "train" / "cat" / "bbb.png")
+    for fit in ("crop", "pad", "squash"):
+        prepared = read_as(tmp_path, Asked(size=24, fit=fit))
+        files = sorted((tmp_path / "train" / "cat").iterdir()) + sorted(
+            (tmp_path / "train" / "dog").iterdir()
+        )
+        again = read_each(files, reading_of(prepared.card))
+        np.testing.assert_array_equal(
+            np.stack([p for p in again if not isinstance(p, UnreadableError)]), prepared.train.pixels
+        )

@@ -43,7 +43,7 @@ def section(context: Context) -> Section | None:
 
 def warnings(evidence: Evidence) -> list[str]:
     """One sentence per problem, the gravest first."""
-    known = [sentence] if (sentence := copies(evidence.plan.data)) else []
+    known = [sentence for said in (copies, near_copies) if (sentence := said(evidence.plan.data))]
     checks = (_unlearnt, _records, _runs, _fairness, _edges)
     return [*known, *(sentence for check in checks for sentence in check(evidence))]
 
@@ -55,6 +55,16 @@ def copies(data: DataCard) -> str:
     return (
         f"{data.copies} of the {data.test} test images ({percent(data.copies / data.test)}) are training images too, pixel "
         "for pixel: a net may know them by heart, so they say nothing of new images and can shift a difference by as much."
+    )
+
+
+def near_copies(data: DataCard) -> str:
+    """Sentence on test images that look like training images; empty when there are none."""
+    if not data.near:
+        return ""
+    return (
+        f"{data.near} of the {data.test} test images ({percent(data.near / data.test)}) look like a training image that was saved again in "
+        "another size, format or quality: what they say of new images is in doubt."
     )
 
 
