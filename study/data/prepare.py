@@ -50,7 +50,7 @@ def prepare(
     if division.test:
         prepared = Prepared(
             spec=spec, classes=classes, train=pool, test=found.images[1], notes=notes, kept=found.kept,
-            source=_source(found.parts[1]),
+            source=_source(found.parts[1]), hashes=found.hashes(found.seen(0), found.seen(1)),
         )  # fmt: skip
         prepared.card = found.card(prepared.card, found.seen(0), found.seen(1), asked)
         return prepared
@@ -60,7 +60,7 @@ def prepare(
     notes.append(f"{why}: {share:.0%} of each class set apart as the test, by seed {seed}")
     prepared = Prepared(
         spec=spec, classes=classes, train=some(pool, train), test=some(pool, apart), notes=notes, kept=found.kept,
-        apart=True, source=_source(found.parts[0], apart),
+        apart=True, source=_source(found.parts[0], apart), hashes=found.hashes(found.seen(0, train), found.seen(0, apart)),
     )  # fmt: skip
     prepared.card = found.card(prepared.card, found.seen(0, train), found.seen(0, apart), asked)
     return prepared

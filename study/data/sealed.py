@@ -19,6 +19,7 @@ from study.protocol.question import DataCard
 from study.protocol.records import Manifest
 from study.protocol.rundir import replacing
 
+Hashes = NDArray[np.uint64]
 SMALLEST_TEST = 2
 
 
@@ -36,9 +37,11 @@ class Prepared:
         kept: str = "",
         apart: bool = False,
         source: str = "",
+        hashes: tuple[Hashes, Hashes] | None = None,
     ) -> None:
         """``source``: SHA-256 over the test's source files, where the images have any. ``apart``: the study chose the
-        test part, so copies of its images leave the training images.
+        test part, so copies of its images leave the training images. ``hashes``: of each image's pixels, if they were
+        decoded before.
 
         Raises InputError when the test part is too small to say anything, or all images of a class are copies.
         """
@@ -54,7 +57,7 @@ class Prepared:
         """Equal for all studies of the same test files, whatever size they scale the images to."""
         self.kept = kept
         """Where the images are kept, and why; another machine may keep them elsewhere."""
-        fingerprint, (known, tested) = _read(train, test, classes=classes)
+        fingerprint, (known, tested) = _of_hashes(train, test, hashes, classes)
         notes, copies = list(notes), int(np.isin(tested, known).sum())
         if copies and apart:
             own = np.flatnonzero(~np.isin(known, tested))
@@ -148,6 +151,19 @@ def source_of(hashes: Iterable[str]) -> str:
 
 def _hash(manifest: Manifest) -> str:
     return Manifest.of(manifest.choices, manifest.in_hand, look=manifest.look).sha256
+
+
+def _of_hashes(
+    train: Images, test: Images, hashes: tuple[Hashes, Hashes] | None, classes: tuple[str, ...]
+) -> tuple[str, list[list[int]]]:
+    """What ``_read`` gives, but from hashes of the images, if there are any, and without decoding them again."""
+    if hashes is None:
+        return _read(train, test, classes=classes)
+    sha = hashlib.sha256(repr((classes, [train.shape, test.shape])).encode())
+    for part, own in zip((train, test), hashes, strict=True):
+        sha.update(own.astype("<u8").tobytes())
+        sha.update(part.labels.astype("<i8").tobytes())
+    return sha.hexdigest(), [own.tolist() for own in hashes]
 
 
 def _read(*parts: Images, classes: tuple[str, ...] = ()) -> tuple[str, list[list[int]]]:
