@@ -178,7 +178,7 @@ def _opened(file: Path) -> Iterator[Image.Image]:
         raise
     except UnidentifiedImageError as error:
         empty = not file.stat().st_size
-        reason = "it is empty" if empty else "its content is no image of a known format"
+        reason = "it is empty" if empty else f"its content is no {', '.join(formats())}: convert it"
         raise UnreadableError("broken" if empty else "no known image", reason) from error
     except MemoryError as error:
         raise UnreadableError("too large", "it does not fit in memory: scale it down") from error

@@ -13,7 +13,7 @@ from study.protocol.budget import LONGEST, Budget
 from study.protocol.codec import from_plain, parse
 from study.protocol.errors import InputError
 from study.protocol.metrics import METRICS, Metric
-from study.protocol.question import Audit, Measured, Question
+from study.protocol.question import Audit, DataCard, Measured, Question
 from study.protocol.records import Extension, Scalar
 from study.protocol.rundir import write
 
@@ -138,6 +138,7 @@ def _check(plan: Plan) -> None:
         raise InputError(
             "data: fewer than two classes" if plan.batch_sizes else "batch_sizes: there are none"
         )
+    _check_counts(plan.data)
     for name, value, low, high in _limits(plan):
         if not low <= value <= high:
             raise InputError(f"{name}: {value:g} is not from {low:g} to {high:g}")
@@ -145,6 +146,15 @@ def _check(plan: Plan) -> None:
         for axis, what in space.items():
             if not _is_axis(what):
                 raise InputError(f"spaces: {arm}: {axis}: neither a range nor a choice")
+
+
+def _check_counts(card: DataCard) -> None:
+    classes = len(card.classes)
+    whole = all(len(each) in (0, classes) for each in (card.train_counts, card.test_counts))
+    if not (whole and bool(card.train_counts) == bool(card.test_counts)):
+        raise InputError("data: train_counts, test_counts: not one for each class")
+    if not all(0 <= left.label < classes for left in card.left_out):
+        raise InputError("data: left_out: a label beyond the classes")
 
 
 def _limits(plan: Plan) -> Iterator[tuple[str, float, float, float]]:
