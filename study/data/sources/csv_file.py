@@ -19,10 +19,7 @@ LIKELY = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".j
 SEPARATORS = (",", ";", "\t", "|", " ")
 LOOKED_AT = 50
 """Rows that show which separator and which columns there are."""
-HEADER = (
-    f"write a header with path and label, and split and group if there are any (path may be called {', '.join(COLUMNS['image'][:6])} "
-    f"..., label {', '.join(COLUMNS['label'][:5])} ...)"
-)
+HEADER = "write a header with path and label, and split and group if there are any (other usual names will do, as filename and class)"
 
 
 def read(argument: str, _downloads: Path) -> Content:
@@ -73,7 +70,8 @@ def _content(path: Path, table: list[tuple[int, list[str]]]) -> Content:
             f"{name}: {len(missing)} of {counted(len(rows), 'file')} are not there, as {missing[0]}: paths are taken relative to "
             f"{shown(root)}"
         )
-    notes = [f"columns of {path.name}: {listed([f'{what} {i + 1}' for what, i in columns.items()])}"]
+    named = [f"{what} {shown(table[0][1][i]) if header else i + 1}" for what, i in columns.items()]
+    notes = [f"columns of {shown(path.name)}: {listed(named)}"]
     notes += [f"{counted(repeated, 'line')} repeated others"] if repeated else []
     return content(name, root, (row for _, row in rows.values()), notes)
 

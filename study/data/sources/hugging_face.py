@@ -83,15 +83,20 @@ def _rows(part: str, own: Any, columns: Columns, unpacked: Unpacked, datasets: A
 
 @contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """Without progress bars and the library's own log."""
-    level = datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity_error()
+    """Without progress bars and the libraries' own logs."""
+    from huggingface_hub.utils import logging as hub
+
+    logs = (datasets.logging, hub)
+    levels = [log.get_verbosity() for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
     shown_before = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bar()
     try:
         yield
     finally:
-        datasets.logging.set_verbosity(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.set_verbosity(level)
         if shown_before:
             datasets.enable_progress_bar()
 
