@@ -22,6 +22,8 @@ class Output:
     predictions: Labels
     names: tuple[str, ...]
     """The images' files; empty where they come from none."""
+    groups: Labels | None
+    """Each image's; None where every image stands alone."""
     logs: NDArray[np.float32] | None
     """Log-probabilities (images, classes), if asked for."""
 
@@ -30,7 +32,7 @@ def read(path: Path, classes: int, *, soft: bool = False) -> Output:
     """With the log-probabilities if ``soft``. Raises StudyError."""
     try:
         wanted = [npz.PROBABILITIES] if soft else []
-        found, _ = npz.read(path, ("labels",), ("predictions",), ("names",), *wanted)
+        found, _ = npz.read(path, ("labels",), ("predictions",), ("names",), ("groups",), *wanted)
         labels, predictions = found["labels"], found["predictions"]
     except npz.ArraysError as error:
         if not path.exists():
@@ -47,6 +49,9 @@ def read(path: Path, classes: int, *, soft: bool = False) -> Output:
     names = found.get("names", np.empty(0))
     if names.size and (names.dtype.kind != "U" or names.shape != labels.shape):
         raise StudyError(f"{path}: names must be a list of texts as long as labels")
+    groups = found.get("groups")
+    if groups is not None and (groups.dtype.kind not in "iu" or groups.shape != labels.shape):
+        raise StudyError(f"{path}: groups must be whole numbers, as many as labels")
     logs = found.get("log_probabilities")
     if soft and (
         logs is None or logs.dtype.kind != "f" or logs.shape != (len(labels), classes) or np.isnan(logs).any()
@@ -58,6 +63,7 @@ def read(path: Path, classes: int, *, soft: bool = False) -> Output:
         labels=labels.astype(np.int64),
         predictions=predictions.astype(np.int64),
         names=tuple(names.tolist()),
+        groups=None if groups is None else groups.astype(np.int64),
         logs=None if logs is None else logs.astype(np.float32),
     )
 

@@ -175,6 +175,10 @@ def fell_short(history: History, trial: str) -> bool:
     return outcome is not None and outcome.state == "failed" and trial not in history.scores
 
 
+def _alike(first: Labels | None, second: Labels | None) -> bool:
+    return first is second or (first is not None and second is not None and np.array_equal(first, second))
+
+
 class _Shelf:
     """Prediction files of one study: all must be about the same images."""
 
@@ -185,13 +189,17 @@ class _Shelf:
         self.scores: dict[str, Scores] = {}
         metric, classes = plan.judged, len(plan.data.classes)
         labels: Labels | None = None
+        groups: Labels | None = None
         for trial, recorded in history.scores.items():
             path = folder / f"{trial}.npz"
             net = outputs.read(path, classes, soft=metric is not ACCURACY)
             found, self.predicted[trial] = net.labels, net.predictions
-            labels, self.names = (found, net.names) if labels is None else (labels, self.names)
+            if labels is None:
+                labels, groups, self.names = found, net.groups, net.names
             if not np.array_equal(found, labels):
                 raise StudyError(f"{path} has other labels than the study's other predictions")
+            if not _alike(net.groups, groups):
+                raise StudyError(f"{path} has other groups than the study's other predictions")
             accuracy = float((self.predicted[trial] == found).mean())
             if abs(accuracy - recorded.test_accuracy) > 1e-6:
                 raise StudyError(
@@ -205,7 +213,9 @@ class _Shelf:
                         f"{path} does not give the {metric.title} {metric.value(recorded.test_score)} that the ledger has"
                     )
         self.labels = np.zeros(0, dtype=np.int64) if labels is None else labels
-        self.judge = Judge(metric=metric, sampling=ALIKE if labels is None else metric.sampling(labels))
+        self.judge = Judge(
+            metric=metric, sampling=ALIKE if labels is None else metric.sampling(labels, groups)
+        )
         self.guessing = 0.0
         if labels is not None:
             self.shares = np.bincount(labels, minlength=classes) / len(labels)

@@ -68,7 +68,7 @@ def noise(table: Table, sampling: Sampling = ALIKE) -> Noise:
     """
     _, images = _shape(table)
     seen = float(sampling.mean(table).var(ddof=1))
-    image = sampling.chance(table.var(axis=0, ddof=1))
+    image = sampling.luck(table)
     lost = sampling.repeated(table)
     return Noise(run=seen - image + lost, image=images * image, lost=images * lost)
 
@@ -214,8 +214,9 @@ def _interval(
 
 
 def one_image(sampling: Sampling, images: int, step: float) -> float:
-    """The variance of one image on which the arms differ by ``step``."""
-    return (max(step, TINY) * float(sampling.weights(images).max())) ** 2
+    """The variance of one image, or of one group of the mean size, on which the arms differ by ``step``."""
+    groups = images if sampling.groups is None else len(np.unique(sampling.groups))
+    return (max(step, TINY) * max(float(sampling.weights(images).max()), 1 / groups)) ** 2
 
 
 def satterthwaite(variance: float, terms: list[float], dfs: Sequence[float]) -> float:

@@ -144,6 +144,7 @@ def _score(metric: Metric, logs: Any, labels: Any) -> float | None:
 def _write(path: Path, test: Images, predictions: Any, logs: Any) -> None:
     """Write the file, whole or not at all."""
     arrays: dict[str, Any] = {"names": np.array(test.names)} if test.names else {}
+    arrays |= {} if test.groups is None else {"groups": test.groups}
     arrays |= {"labels": test.labels, "predictions": predictions}
     with replacing(path) as file:
         np.savez_compressed(file, **arrays, log_probabilities=logs)

@@ -94,9 +94,10 @@ class Metric:
         """Highest score of an image."""
         return 0.0 if self.lower else 1.0
 
-    def sampling(self, labels: Labels) -> Sampling:
-        """How images with these labels count."""
-        return Sampling(labels) if self.by_class else ALIKE
+    def sampling(self, labels: Labels, groups: Labels | None = None) -> Sampling:
+        """How images with these labels count, and come in these groups."""
+        classes = labels if self.by_class else None
+        return ALIKE if classes is None and groups is None else Sampling(classes, groups)
 
     def spread(self, mean: float) -> float:
         """Variance of one image's score about a mean, where no image is known: of right or wrong, or as a loss has it."""

@@ -26,6 +26,7 @@ def section(context: Context) -> Section:
                 f"Fingerprint `{plan.data.fingerprint}`"
             ),
             f"All arms are trained by the recipe {plan.recipe}{f': {plan.recipe_about}' if plan.recipe_about else ''}.",
+            *_groups(plan.data.groups),
             f"Judged by {plan.judged.kind} in every step, with a margin of {plan.margin}.",
             f"Run it again: `{again(plan)}`",
             "Build this page again: `python -m analysis FOLDER`, with the folder that holds this file.",
@@ -43,6 +44,15 @@ def _forecast(context: Context) -> tuple[str, tuple[str, ...]]:
     luck = max(context.found.lucks, key=lambda luck: luck.sd, default=None)
     pairs = len(luck.differences) if luck else None
     return promise(plan, measured=luck, pairs=pairs), price(plan, measured=luck, pairs=pairs)
+
+
+def _groups(count: int) -> list[str]:
+    """That images come in groups, where they do."""
+    told = (
+        f"Images come in groups. Each is on one side of the test and of every fold, and the intervals are computed over the {count} groups of "
+        "the test: they hold for new groups. McNemar's test takes images as alone."
+    )
+    return [told] if count else []
 
 
 PART = Part(order=160, build=section)

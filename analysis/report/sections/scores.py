@@ -91,7 +91,7 @@ def _scores(run: Path, evidence: Evidence, arm: str) -> dict[str, Estimate]:
     found = {
         m.name: mean_score(
             np.stack(tables[m.name]),
-            **Judge(metric=m, sampling=m.sampling(labels)).how,
+            **Judge(metric=m, sampling=m.sampling(labels, evidence.judge.sampling.groups)).how,
             ends=(m.worst, m.best),
         )
         for m in judged
