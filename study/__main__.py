@@ -24,6 +24,8 @@ words:
   python -m study status runs/ID          how far a study has come
   python -m study rerun runs/ID TRIAL     train one trial again: the same numbers, or exit code 1
   python -m study export runs/ID ARM      an arm's best confirmed net: weights, config, how to load it
+  python -m study predict runs/ID ARM IMAGE...
+                                          classify image files, or folders of them, with that net
   python -m study log runs/ID --to NAME   write the run for another tool
   python -m study copy URI                upload to the URI what a failed storage still lacks
 a URI, s3://BUCKET/FOLDER, stands for a run too: it is fetched into runs/ first
@@ -54,12 +56,20 @@ def _parser() -> argparse.ArgumentParser:
     words = parser.add_subparsers(required=True, metavar="WORD", dest="word")
     words.add_parser("list").add_argument("folder", nargs="?", type=Path, default=Path("runs"))
     words.add_parser("copy").add_argument("uri", metavar="URI")
-    of_run = {name: words.add_parser(name) for name in ("status", "rerun", "export", "log")}
+    of_run = {name: words.add_parser(name) for name in ("status", "rerun", "export", "predict", "log")}
     for sub in of_run.values():
         sub.add_argument("run")
     of_run["rerun"].add_argument("trial", help="its id, as in resnet50-search-0003")
     of_run["export"].add_argument("arm")
     of_run["export"].add_argument("--out", type=Path, help="default: RUN/export/ARM")
+    of_run["predict"].add_argument("arm")
+    of_run["predict"].add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="a file, or a folder of files"
+    )
+    of_run["predict"].add_argument("--to", type=Path, metavar="FILE", help="default: the terminal")
+    of_run["predict"].add_argument(
+        "--format", choices=("csv", "json"), help="default: csv, or json for --to FILE.json"
+    )
     log = of_run["log"]
     log.add_argument("--to", required=True, choices=choices())
     log.add_argument("--follow", action="store_true", help="go on while the study runs")

@@ -1,44 +1,48 @@
-"""An arm's best confirmed net as files that outlive this project: weights, config, how to load it, ONNX.
+"""An arm's best confirmed net as files that outlive this project: weights, config, source, how to load it, ONNX.
 
 Safetensors holds tensors and nothing that could run when it is opened, and every framework reads it; a
 ``.pt`` file is a pickle.
 """
 
 import argparse
+import ast
+import importlib.metadata
 import json
-import warnings
+import shutil
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 import search_spaces
+from analysis.results import read
+from analysis.statistics.intervals import Refused
+from analysis.statistics.tunability import binomial
+from study import provenance
+from study.commands.loader import LOAD
+from study.commands.onnx import write_onnx
+from study.data import reading
+from study.data.reading import BACKGROUND, Reading
 from study.protocol import consistency
 from study.protocol.errors import DONE, InputError
 from study.protocol.history import History
 from study.protocol.plan import Plan
+from study.protocol.question import DataCard
 from study.protocol.records import Trial
 from study.protocol.rundir import RunDir
 from study.storage.fetch import local
 from study.training import checkpoint
-from study.training.augment import normalise
 from study.training.loop import build
 from study.training.trial import image_spec
 
-LOAD = '''\
-"""Classify images with this net. Run it where `search_spaces/` of the study can be imported."""
-import json
-import torch
-from safetensors.torch import load_file
-from search_spaces import ImageSpec, load
-card = json.load(open("config.json"))
-net = load(card["arm"]).build(card["config"], ImageSpec(**card["images"]))
-net.load_state_dict(load_file("weights.safetensors"))
-images = torch.randint(256, (1, card["images"]["channels"], card["images"]["size"], card["images"]["size"]))
-print(card["classes"][int(net.eval()(images / 127.5 - 1).argmax(1))])  # pixels 0..255 become -1..1
-'''
+NORMALISATION = "pixels 0..255, then x / 127.5 - 1: mean and standard deviation 0.5 of the range"
 
 
 def command(given: argparse.Namespace, console: Console) -> int:
@@ -55,44 +59,127 @@ def export(run: RunDir, arm: str, out: Path) -> list[str]:
     InputError when the arm has no confirmed net yet, or its weights are gone.
     """
     plan, history = consistency.load(run)
+    trial, net = restored(plan, history, run, arm)
+    images = image_spec(plan.data)
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+    save_file(weights, out / "weights.safetensors", metadata={"trial": trial.id})
+    sources = _sources(plan, arm, out)
+    (out / "load.py").write_text(LOAD)
+    pins = _pins([*sources, out / "load.py"])
+    (out / "requirements.txt").write_text("".join(f"{pin}\n" for pin in pins))
+    card = _card(plan, history, run, trial) | {"requires": pins}
+    said, card["onnx"] = write_onnx(net, images, plan.data.classes, how(plan.data), out / "net.onnx")
+    (out / "config.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return [
+        f"{out}: {trial.id}, weights.safetensors, config.json, load.py with reading.py, search_spaces/ and requirements.txt",
+        f"classify images from any folder: python {out}/load.py IMAGE...",
+        said,
+    ]
+
+
+def restored(plan: Plan, history: History, run: RunDir, arm: str) -> tuple[Trial, nn.Module]:
+    """The arm's net that is exported and predicts, on the CPU, and its trial. Raises InputError when there is none."""
     trial = _best(plan, history, run, arm)
     path = run.checkpoint(trial.id)
     state = checkpoint.load(path, torch.device("cpu"))
     if state is None:
         raise InputError(f"the weights of {trial.id} are gone: there is no whole {path}")
-    images = image_spec(plan.data)
+    layout = plan.audits[arm].layout(trial.config)
     net = build(
-        search_spaces.load(arm, plan.recipe), trial.config, images, seed=0, device=torch.device("cpu")
-    )
+        search_spaces.load(arm, plan.recipe), trial.config, image_spec(plan.data), seed=0, device=torch.device("cpu"), channels_last=layout
+    )  # fmt: skip
     try:
         net.load_state_dict(state["net"])
     except (KeyError, RuntimeError, TypeError) as error:
         raise InputError(f"{path} holds no weights of {trial.id} as {arm} is built now") from error
-    score = history.scores.get(trial.id)
-    card = {
-        "arm": arm,
+    return trial, net
+
+
+def reading_of(card: DataCard) -> Reading:
+    """How the study read its files; to a net of pixels that were no files, files are scaled whole."""
+    return Reading(size=card.size, channels=card.channels, fit=card.fit or "squash", white=card.white)
+
+
+def how(card: DataCard) -> dict[str, Any]:
+    """The way from a file to the net's input, for people and programs."""
+    colour = "grey" if card.channels == 1 else "RGB"
+    return {
+        "reading": asdict(reading_of(card)),
+        "colour": f"{colour}, turned upright by the EXIF orientation; the first frame of several",
+        "background": f"{BACKGROUND}, under transparency and beside padded images",
+        "normalisation": NORMALISATION,
+    }
+
+
+def _card(plan: Plan, history: History, run: RunDir, trial: Trial) -> dict[str, Any]:
+    """What is known of the net, for ``config.json``."""
+    return {
+        "arm": trial.arm,
+        "recipe": plan.recipe,
+        "built_by": [trial.arm, plan.recipe],
         "config": trial.config,
-        "images": {"channels": images.channels, "size": images.size, "classes": images.classes},
+        "images": asdict(image_spec(plan.data)),
         "classes": list(plan.data.classes),
-        "pixels": "uint8 0..255, then x / 127.5 - 1",
+        **how(plan.data),
         "trial": trial.id,
         "epochs": trial.epochs,
         "seed": trial.seed,
         "data": plan.data.spec,
         "data_fingerprint": plan.data.fingerprint,
-        "val_accuracy": history.val_accuracy(trial.id),
-        "test_accuracy": score.test_accuracy if score else None,
         "metric": plan.metric,
+        "val_accuracy": history.val_accuracy(trial.id),
         "val_score": history.val_score(trial.id),
-        "test_score": score.test_score if score else None,
+        **_scores(history, run, trial),
         "versions": plan.versions,
     }
-    out.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
-    save_file(weights, out / "weights.safetensors", metadata={"trial": trial.id})
-    (out / "config.json").write_text(json.dumps(card, indent=1) + "\n")
-    (out / "load.py").write_text(LOAD)
-    return [f"{out}: {trial.id}, weights.safetensors, config.json, load.py", _onnx(net, images, out)]
+
+
+def _scores(history: History, run: RunDir, trial: Trial) -> dict[str, Any]:
+    """Test accuracy of this net, for new images, and the score of its setting, for new runs too, with 95 % intervals."""
+    if (score := history.scores.get(trial.id)) is None:
+        return {"test_accuracy": None, "test_score": None, "test_score_of_setting": None}
+    evidence = read(run.path)
+    images, runs = len(evidence.labels), evidence.tuned[trial.arm]
+    own = binomial(round(score.test_accuracy * images), images)
+    setting: dict[str, Any] = {"mean": runs.mean, "runs": len(runs.correct)}
+    with suppress(Refused):
+        interval = runs.interval()
+        setting |= {"low": interval.low, "high": interval.high}
+    return {
+        "test_accuracy": score.test_accuracy,
+        "test_accuracy_interval": [own.low, own.high],
+        "test_score": score.test_score,
+        "test_score_of_setting": setting,
+    }
+
+
+def _sources(plan: Plan, arm: str, out: Path) -> list[Path]:
+    """Copy what the net is built by and images are read by; the copies."""
+    copies = []
+    for name in provenance.code([arm], plan.recipe):
+        if name.startswith(provenance.ARMS):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            copies.append(Path(shutil.copyfile(provenance.ROOT / name, out / name)))
+    return [*copies, Path(shutil.copyfile(str(reading.__file__), out / "reading.py"))]
+
+
+def _pins(sources: Iterable[Path]) -> list[str]:
+    """``NAME==VERSION`` of every package that the files import, as it is installed here."""
+    known = importlib.metadata.packages_distributions()
+    packages: set[str] = set()
+    for source in sources:
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Import):
+                packages |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                packages.add(node.module.partition(".")[0])
+    foreign = packages - sys.stdlib_module_names - {"search_spaces"}
+    names = {known[package][0] for package in foreign if package in known}
+    return [
+        f"{name}=={importlib.metadata.version(name).partition('+')[0]}"
+        for name in sorted(names, key=str.lower)
+    ]
 
 
 def _best(plan: Plan, history: History, run: RunDir, arm: str) -> Trial:
@@ -106,33 +193,3 @@ def _best(plan: Plan, history: History, run: RunDir, arm: str) -> Trial:
             f"{run} has no confirmed net of {arm} yet: `python -m study status {run}` shows how far it is"
         )
     return max(runs, key=lambda trial: history.epochs[trial.id][-1].val_score)
-
-
-class _FromPixels(nn.Module):
-    """Pixels 0..255 in, class probabilities out: nothing to get wrong around the net."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.net(normalise(pixels.float()))
-        return logits.softmax(1)
-
-
-def _onnx(net: nn.Module, images: search_spaces.ImageSpec, out: Path) -> str:
-    """Write net.onnx (pixels (n, channels, size, size) -> probabilities), or say why not."""
-    pixels = torch.zeros(2, images.channels, images.size, images.size)
-    file = out / "net.onnx"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own, about itself
-            torch.onnx.export(
-                _FromPixels(net).eval(), (pixels,), str(file), input_names=["pixels"], output_names=["probabilities"],
-                dynamic_shapes=({0: torch.export.Dim("images")},), external_data=False, verbose=False,
-            )  # fmt: skip
-    except ImportError as error:
-        return f"no ONNX: {error.name} is not installed (pip install onnx onnxscript)"
-    except Exception as error:  # noqa: BLE001  # an arm may do what ONNX has no word for
-        return f"no ONNX: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
-    return f"{file}: pixels 0..255, float32 (n, {images.channels}, {images.size}, {images.size}) -> probabilities"
