@@ -3,6 +3,7 @@
 The repository is copied, search_spaces/README.md's arm is added as a new file and nothing else is edited.
 """
 
+import csv
 import dataclasses
 import itertools
 import json
@@ -21,7 +22,7 @@ from support.edited import edit
 from support.user import command, user_repo
 
 from study.data.prepare import prepare
-from study.protocol import allocation, validation
+from study.protocol import allocation, examples, validation
 from study.protocol.allocation import CONFIRM_EACH, CONFIRM_FLOOR
 from study.protocol.history import History
 from study.protocol.ledger import read
@@ -170,6 +171,15 @@ def test_every_net_that_met_the_test_left_its_predictions(finished: Finished) ->
         assert accuracy == history.scores[trial].test_accuracy
 
 
+def test_the_report_shows_images_that_were_kept_when_the_test_was_opened(finished: Finished) -> None:
+    with np.load(finished.home / "pictures.npz", allow_pickle=False) as kept:
+        positions = kept["positions"].tolist()
+    page = (finished.home / "report.html").read_text()
+    assert 0 < len(positions) <= 2 * examples.MOST
+    assert page.count('<img alt="') >= len(positions)
+    assert page.count("data:image/png;base64,") == page.count('<img alt="')
+
+
 def test_what_baseline_and_selection_runs_are_right_on_is_kept(finished: Finished) -> None:
     history, plan, kept = finished.history, finished.plan, validation.reader(RunDir(finished.home))
     for arm in plan.arms:
@@ -302,22 +312,22 @@ def test_the_exported_net_says_what_the_study_recorded(finished: Finished, tmp_p
     assert card["val_accuracy"] == max(finished.history.val_accuracy(t.id) or 0 for t in runs)
     assert card["test_accuracy"] == finished.history.scores[card["trial"]].test_accuracy
     stored = np.load(finished.home / "predictions" / f"{card['trial']}.npz")
-    pixels = np.load(finished.home / "sealed_test.npz")["pixels"]
-    program = (tmp_path / "net" / "load.py").read_text().splitlines()
-    assert len(program) <= 11
-    asked = tmp_path / "images.npy"
-    np.save(asked, pixels)
-    lines = [
-        f"import numpy; images = torch.from_numpy(numpy.load({str(asked)!r}))" if line.startswith("images =")
-        else "print(*net.eval()(images / 127.5 - 1).argmax(1).tolist())" if line.startswith("print") else line
-        for line in program
-    ]  # fmt: skip
+    called = [finished.plan.data.classes[p] for p in stored["predictions"]]
+    test = finished.repo / "images" / "test"
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], cwd=tmp_path / "net", env={**os.environ, "PYTHONPATH": str(finished.repo)},
+        [sys.executable, str(tmp_path / "net" / "load.py"), str(test)], cwd="/", env={**os.environ, "PYTHONPATH": ""},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert [int(n) for n in done.stdout.split()] == stored["predictions"].tolist()
+    said = dict(line.split("\t")[:2] for line in done.stdout.splitlines())
+    assert [said[str(test / name)] for name in stored["names"]] == called
+    done = word(finished, "predict", "out", "moody", "images/test", "--to", str(tmp_path / "said.csv"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (tmp_path / "said.csv").open(newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    assert [rows[f"images/test/{name}"]["prediction"] for name in stored["names"]] == called
+    soft = [[float(rows[f"images/test/{n}"][c]) for c in finished.plan.data.classes] for n in stored["names"]]
+    np.testing.assert_allclose(soft, np.exp(stored["log_probabilities"]), atol=2e-6)
 
 
 def test_a_net_that_is_not_there_is_one_sentence(finished: Finished) -> None:

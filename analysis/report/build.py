@@ -1,4 +1,4 @@
-"""The report: a pure function of plan, ledger and predictions; the same inputs give the same bytes.
+"""The report: a pure function of plan, ledger, predictions and kept pictures; the same inputs give the same bytes.
 
 Writes into the run's own folder: ``report.html`` (one self-contained file), ``report.md``,
 ``verdict.json`` and ``figures/*.svg|png``. Its parts are the files of ``sections/``.
