@@ -320,13 +320,13 @@ def test_the_exported_net_says_what_the_study_recorded(finished: Finished, tmp_p
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = dict(line.split("\t")[:2] for line in done.stdout.splitlines())
-    assert [said[str(test / name)] for name in stored["names"]] == called
+    assert [said[str(finished.repo / "images" / name)] for name in stored["names"]] == called
     done = word(finished, "predict", "out", "moody", "images/test", "--to", str(tmp_path / "said.csv"))
     assert done.returncode == 0, done.stdout + done.stderr
     with (tmp_path / "said.csv").open(newline="") as file:
         rows = {row["image"]: row for row in csv.DictReader(file)}
-    assert [rows[f"images/test/{name}"]["prediction"] for name in stored["names"]] == called
-    soft = [[float(rows[f"images/test/{n}"][c]) for c in finished.plan.data.classes] for n in stored["names"]]
+    assert [rows[f"images/{name}"]["prediction"] for name in stored["names"]] == called
+    soft = [[float(rows[f"images/{n}"][c]) for c in finished.plan.data.classes] for n in stored["names"]]
     np.testing.assert_allclose(soft, np.exp(stored["log_probabilities"]), atol=2e-6)
 
 

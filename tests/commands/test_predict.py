@@ -110,12 +110,12 @@ def test_predictions_are_those_of_the_study(
         "prediction",
         *(f"class {c}" if c == "label" else c for c in plan.data.classes),
     ]
-    said = {str(Path(row["image"]).relative_to(test)): list(row.values())[2:] for row in rows}
+    said = {str(Path(row["image"]).relative_to(test.parent)): list(row.values())[2:] for row in rows}
     assert said.keys() == {*wanted["names"].tolist()}
     soft = np.array([said[name] for name in wanted["names"]], dtype=np.float64)
     np.testing.assert_allclose(soft, np.exp(wanted["log_probabilities"]), atol=2e-6)
     assert len(np.unique(wanted["predictions"])) > 1
-    named = {str(Path(row["image"]).relative_to(test)): row["prediction"] for row in rows}
+    named = {str(Path(row["image"]).relative_to(test.parent)): row["prediction"] for row in rows}
     assert [named[n] for n in wanted["names"]] == [plan.data.classes[p] for p in wanted["predictions"]]
     capsys.readouterr()
     assert main(["predict", str(run), ARMS[0], *map(str, sorted(test.rglob("*.*"))), "--format", "json"]) == 0
@@ -159,7 +159,7 @@ def test_the_export_says_the_same_from_any_folder(
     assert done.returncode == 2, done.stderr
     assert done.stderr == f"error: {tmp_path / 'bad.png'}: its content is no image of a known format\n"
     said = {
-        str(Path(name).relative_to(test)): (c, p)
+        str(Path(name).relative_to(test.parent)): (c, p)
         for name, c, p in (r.split("\t") for r in done.stdout.splitlines())
     }
     classes = Plan.load(run.plan).data.classes

@@ -1,6 +1,5 @@
 """A made study with real nets in its folder: untrained, but stored, scored and to be loaded as trained ones are."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,9 +46,9 @@ def with_nets(folder: Path, prepared: Prepared, arms: tuple[str, str]) -> RunDir
         else:
             soft = np.full((len(test), len(card.classes)), 1 / len(card.classes), dtype=np.float32)
         named = soft.argmax(axis=1)
-        arrays: Mapping[str, np.ndarray] = {"labels": test.labels, "predictions": named}
         np.savez(
-            run.prediction(trial.id), **arrays, log_probabilities=metrics.log_probabilities(soft), names=np.array(test.names)
+            run.prediction(trial.id), labels=test.labels, predictions=named, names=np.array(test.names),
+            log_probabilities=metrics.log_probabilities(soft),
         )  # fmt: skip
         scores[trial.id] = float((named == test.labels).mean())
 
@@ -62,7 +61,9 @@ def with_nets(folder: Path, prepared: Prepared, arms: tuple[str, str]) -> RunDir
 
 def _weights(plan: Plan, arm: str, images: Images, *, seed: int) -> bytes:
     """Random, but with statistics and a last layer that fit the images, so that several classes are named."""
-    net = build(search_spaces.load(arm, plan.recipe), {}, image_spec(plan.data), seed=seed, device=torch.device("cpu"))
+    net = build(
+        search_spaces.load(arm, plan.recipe), {}, image_spec(plan.data), seed=seed, device=torch.device("cpu")
+    )
     pixels = normalise(torch.from_numpy(images.pixels).float())
     with torch.no_grad():
         for module in net.modules():
@@ -71,6 +72,6 @@ def _weights(plan: Plan, arm: str, images: Images, *, seed: int) -> bytes:
         net.train()(pixels)
         logits = net.eval()(pixels)
         last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
-        last.weight *= 2 / logits.std(dim=0)[:, None]
-        last.bias -= net(pixels).mean(dim=0)
+        last.weight.mul_(2 / logits.std(dim=0)[:, None])
+        last.bias.sub_(net(pixels).mean(dim=0))
     return checkpoint.pack({"net": net.state_dict()})
