@@ -63,7 +63,9 @@ def draw(matrices: dict[str, NDArray[np.float64]], classes: list[str]) -> Figure
     figure = figures.new(len(matrices) * (side + 0.4))
     axes = figure.subplots(len(matrices), 1, squeeze=False)[:, 0]
     for ax, (arm, matrix) in zip(axes, matrices.items(), strict=True):
-        ax.imshow(matrix, cmap="Blues", vmin=0, vmax=1.25)
+        edges = np.arange(size + 1) - 0.5
+        ax.pcolormesh(edges, edges, matrix, cmap="Blues", vmin=0, vmax=1.25)
+        ax.set(aspect="equal", ylim=(size - 0.5, -0.5))
         for a in range(size):
             for b in range(size):
                 if round(100 * matrix[a, b]):
