@@ -29,7 +29,8 @@ from study import provenance
 from study.commands.loader import LOAD
 from study.commands.onnx import write_onnx
 from study.data import reading
-from study.data.reading import BACKGROUND, Reading
+from study.data.opened import reading_of
+from study.data.reading import BACKGROUND
 from study.protocol import consistency
 from study.protocol.errors import DONE, InputError
 from study.protocol.history import History
@@ -94,11 +95,6 @@ def restored(plan: Plan, history: History, run: RunDir, arm: str) -> tuple[Trial
     except (KeyError, RuntimeError, TypeError) as error:
         raise InputError(f"{path} holds no weights of {trial.id} as {arm} is built now") from error
     return trial, net
-
-
-def reading_of(card: DataCard) -> Reading:
-    """How the study read its files; to a net of pixels that were no files, files are scaled whole."""
-    return Reading(size=card.size, channels=card.channels, fit=card.fit or "squash", white=card.white)
 
 
 def how(card: DataCard) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
-from study.commands.export import reading_of, restored
+from study.commands.export import restored
 from study.data.images import shown
 from study.data.kinds import candidate
+from study.data.opened import reading_of
 from study.data.reading import Reading, UnreadableError, read_each
 from study.protocol import consistency
 from study.protocol.errors import BAD_INPUT, DONE
