@@ -50,8 +50,17 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "--budget 5cpu-minutes --data folder:images --arms tiny_resnet,tiny_resnext --train-fraction 0.999",
             "cannot be split off",
         ),
+        ("--budget 5cpu-minutes --data folder:images --metric top5", "more than 5 classes"),
     ],
-    ids=["data set", "folder", "arm that cannot be imported", "arm that cannot train", "budget", "split"],
+    ids=[
+        "data set",
+        "folder",
+        "arm that cannot be imported",
+        "arm that cannot train",
+        "budget",
+        "split",
+        "metric",
+    ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(repo: Path, flags: str, says: str) -> None:
     (repo / "search_spaces" / "broken.py").write_text("import nothing_of_this_name\n")

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from support.plans import AUDIT
@@ -13,9 +14,11 @@ from study.data.images import Images
 from study.data.sealed import Prepared
 from study.data.split import split_for
 from study.execution import rehearsal
+from study.protocol.metrics import Name, log_probabilities
 from study.protocol.plan import Plan
 from study.training.evaluation import EVAL_PIXELS, predict
 from study.training.loop import DivergedError, build
+from study.training.losses import class_weights
 from study.training.trial import image_spec, start, training
 
 
@@ -67,6 +70,43 @@ def test_correct_predictions_are_known_image_by_image(plan: Plan, digits: Prepar
     correct = run.kept().scores
     assert correct.shape == (plan.val_images,)
     assert correct.mean() == epoch.val_accuracy
+
+
+@pytest.mark.parametrize("metric", ["balanced-accuracy", "log-loss", "top5"])
+def test_an_epochs_score_is_that_of_its_images(plan: Plan, digits: Prepared, metric: Name) -> None:
+    asked = dataclasses.replace(plan, metric=metric, rope=0.01)
+    run = training(asked, a_trial(epochs=1), digits.train, CPU)
+    (epoch,) = run.epochs()
+    kept = run.kept()
+    assert epoch.score == epoch.val_score == pytest.approx(float(kept.sampling.mean(kept.scores)), abs=1e-6)
+    _, val = split_for(plan, digits.train.labels, fold=0)
+    labels = digits.train.labels[val]
+    logs = log_probabilities(predict(run.net, run._data.images, run._data.val).numpy())
+    assert np.asarray(kept.scores) == pytest.approx(asked.judged.scores(logs, labels), abs=1e-5)
+    assert (kept.classes is not None) == (metric == "balanced-accuracy")
+    # only what is measured differs, not the training
+    (usual,) = training(plan, a_trial(epochs=1), digits.train, CPU).epochs()
+    assert measures([usual]) == measures([epoch])
+    assert usual.score is None
+
+
+def test_a_balanced_loss_weighs_every_class_alike(plan: Plan, digits: Prepared) -> None:
+    run = training(plan, a_trial(epochs=1), digits.train, CPU)
+    data, classes = run._data, len(plan.data.classes)
+    labels = data.labels[data.train]
+    assert class_weights({"class_weights": "none"}, data, classes) is None
+    assert class_weights({}, data, classes) is None
+    weights = class_weights({"class_weights": "balanced"}, data, classes)
+    assert weights is not None
+    assert torch.bincount(labels, weights=weights[labels], minlength=classes).tolist() == pytest.approx(
+        [len(labels) / classes] * classes, rel=1e-5
+    )
+    trial = dataclasses.replace(
+        a_trial(epochs=1), config={**a_trial(epochs=1).config, "class_weights": "balanced"}
+    )
+    (weighed,) = training(plan, trial, digits.train, CPU).epochs()
+    (usual,) = run.epochs()
+    assert measures([weighed]) != measures([usual])
 
 
 @pytest.mark.parametrize("lr", [1e6, 1e30])
