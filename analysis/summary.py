@@ -77,15 +77,19 @@ def find(evidence: Evidence) -> Findings:
             said = f"No answer: {refusal}."
     hands = {arm: in_hand(evidence.history, arm, evidence.look) for arm in evidence.plan.arms}
     unchanged = tuple(arm for arm, choice in hands.items() if choice is not None and choice.default)
-    tuned, default = evidence.tuned, evidence.default
+    tuned, default, sign = evidence.tuned, evidence.default, evidence.plan.judged.against
     gains = [
-        _contrast(f"{arm}:\nnet in hand − default", arm, tuned.get(arm), default.get(arm), tuned=True)
+        _contrast(f"{arm}:\nnet in hand {sign} default", arm, tuned.get(arm), default.get(arm), tuned=True)
         for arm in evidence.plan.arms
         if arm not in unchanged
     ]
     defaults = [
         _contrast(
-            f"default: {a.first}\n− {a.second}", "", default.get(a.first), default.get(a.second), tuned=False
+            f"default: {a.first}\n{sign} {a.second}",
+            "",
+            default.get(a.first),
+            default.get(a.second),
+            tuned=False,
         )
         for a in answers
     ]

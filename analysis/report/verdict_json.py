@@ -1,4 +1,7 @@
-"""``verdict.json``: the report for programs. Fractions and seconds, stable keys; unknown values are null."""
+"""``verdict.json``: the report for programs. Fractions and seconds, stable keys; unknown values are null.
+
+Means (``accuracies``) and differences are scores on ``metric``, where more is better: a loss is negative.
+"""
 
 import json
 from collections.abc import Mapping

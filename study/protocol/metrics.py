@@ -144,6 +144,11 @@ class Metric:
         """What a signed difference is: ``A minus B``, or ``the lead of A over B`` where less is better."""
         return f"the lead of {first} over {second}" if self.lower else f"{first} minus {second}"
 
+    @property
+    def against(self) -> str:
+        """Between two names over a signed difference: a minus sign, or ``ahead of`` where less is better."""
+        return "ahead of" if self.lower else "−"
+
     def shown(self, score: float) -> str:
         """A mean without its unit: ``93.12``, ``0.4312``."""
         return points(score) if self.shares else f"{-score + 0.0:.4f}"

@@ -21,7 +21,7 @@ def section(context: Context) -> Section | None:
     metric = context.metric
     rows = tuple(_row(row, metric) for row in figures.records(accuracies))
     head = (f"test {metric.axis}", "runs", "mean", "95 % interval", "median", "sd", "min", "max")
-    apart = differences(context.found)
+    apart = differences(context.found, metric.against)
     return Section(
         title="Default against tuned",
         drawing=None if apart.empty else Drawing("forest", forest(accuracies, apart, context)),
@@ -74,15 +74,16 @@ def _gains(found: Findings, metric: Metric) -> list[str]:
     ]
 
 
-def differences(found: Findings) -> pd.DataFrame:
-    """One row per difference, answers first, as ``draw_differences`` takes it; ``marks``: one per pair."""
+def differences(found: Findings, sign: str) -> pd.DataFrame:
+    """One row per difference, answers first, as ``draw_differences`` takes it; ``marks``: one per pair; ``sign`` stands
+    between the names."""
     rows = [
-        {"label": f"searches: {a.first}\n− {a.second}", "arm": "", "filled": True, "delta": a.delta}
+        {"label": f"searches: {a.first}\n{sign} {a.second}", "arm": "", "filled": True, "delta": a.delta}
         | {"low": a.low, "high": a.high, "marks": list(a.differences)}
         for a in found.answers
         if a.delta is not None
     ] + [
-        {"label": f"nets: {v.first}\n− {v.second}", "arm": "", "filled": True, "delta": v.delta}
+        {"label": f"nets: {v.first}\n{sign} {v.second}", "arm": "", "filled": True, "delta": v.delta}
         | {"low": v.low, "high": v.high, "marks": []}
         for v in found.nets
     ]

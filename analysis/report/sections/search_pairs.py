@@ -13,7 +13,7 @@ def section(context: Context) -> Section:
     arms = [arm for arm in evidence.plan.arms if evidence.finds.get(arm)]
     numbers = sorted({pair for arm in arms for pair in evidence.finds[arm]})
     several = [a for a in found.answers if a.differences]
-    heads = [f"{a.first} {'ahead of' if metric.lower else '−'} {a.second}" for a in several]
+    heads = [f"{a.first} {metric.against} {a.second}" for a in several]
     rows = []
     for pair in numbers:
         cells = [metric.shown(runs.mean) if (runs := evidence.finds[arm].get(pair)) else "–" for arm in arms]
