@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from study.training.mixing import AREA, ASPECT, Mixing, erase
 from study.training.optimizers import learning_rates
 from study.training.parameters import Group, freeze, groups, head_of, layers
 
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 SPEC = ImageSpec(channels=3, size=16, classes=4)
 BATCH, IMAGES, HELD_OUT = 8, 30, 10
@@ -377,3 +380,17 @@ def test_known_settings_lie_in_the_recipe_and_have_sources(recipe: str) -> None:
         ratio = 32 / float(before["batch_size"])
         if config.get("optimizer") == "adamw":
             assert config["adamw_lr"] == pytest.approx(float(before["adamw_lr"]) * ratio**0.5)
+
+
+def test_the_readme_shows_a_recipe_that_trains_and_names_every_parameter() -> None:
+    text = (ROOT / "search_spaces" / "README.md").read_text()
+    (shown,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "RECIPE = " in code]
+    made: dict[str, Any] = {}
+    exec(shown, made)  # noqa: S102 - our own page
+    arm = made["RECIPE"].compose("tiny_resnet", dataclasses.replace(load("tiny_resnet"), space={}))
+    asked = dataclasses.replace(trial("sgd", epochs=1), config={**arm.default(), "batch_size": BATCH})
+    assert len(list(a_run(asked).epochs())) == 1
+    for recipe in RECIPES:
+        assert f"`{recipe}`" in text
+        parts = load_recipe(recipe)
+        assert all(f"`{name}`" in text for name in (*parts.space, *parts.offers))
