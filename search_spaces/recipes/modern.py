@@ -1,9 +1,10 @@
 """Training from scratch as for ConvNeXt, DeiT and Swin: AdamW or SGD, mixed and erased images, clipping, averaged weights.
 
 For comparisons that hold transformers or recent convolutional nets, which SGD alone trains badly. Ranges reach from no
-regularisation, which short runs and small nets need, to the published amounts for 300 epochs of ImageNet. The default is AdamW at
-1e-3 with weight decay 0.05 and clipping at 1 (Steiner et al. 2021, arXiv:2106.10270, section 3.3, and Liu et al. 2022), label
-smoothing 0.1, and nothing mixed: a study's runs are short. Averages begin young, so that early rungs rank (study/training).
+regularisation, which short runs and small nets need, to the published amounts for 300 epochs of ImageNet. The default is AdamW
+with weight decay 0.05 and clipping at 1 (Steiner et al. 2021, arXiv:2106.10270, section 3.3, and Liu et al. 2022), label smoothing
+0.1, and nothing mixed. Its rate, 3e-3 at batches of 32, is above the 1e-3 that they use for long runs: a study's runs are short
+(tiny_resnet on digits, 5 epochs: 50 % at 1e-3, 72 % at 3e-3, 81 % at 5e-3). Averages begin young, so that early rungs rank.
 """
 
 from search_spaces import Choice, Float, Known, Recipe
@@ -15,7 +16,7 @@ RECIPE = Recipe(
     warmup=0.1,
     space={
         "optimizer": Choice(options=("adamw", "sgd"), default="adamw"),
-        "adamw_lr": Float(low=1e-4, high=1e-2, default=1e-3, log=True, when=ADAMW),
+        "adamw_lr": Float(low=1e-4, high=2e-2, default=3e-3, log=True, when=ADAMW),
         "adamw_weight_decay": Float(low=1e-3, high=0.3, default=0.05, log=True, when=ADAMW),
         "lr": Float(low=0.005, high=1.0, default=0.1, log=True, when=SGD),
         "weight_decay": Float(low=1e-5, high=5e-3, default=5e-4, log=True, when=SGD),
