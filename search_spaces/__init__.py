@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Scalar = bool | int | float | str
 Config = dict[str, Scalar]
@@ -111,6 +111,10 @@ class Arm:
     """Whether ``build`` begins from trained weights."""
     warmup: float = 0.1
     """The recipe's, set by ``load``."""
+    published: "Published | None" = None
+    """The weights that its family has under its name."""
+    begin: "Callable[[Config, ImageSpec, Mapping[str, Tensor]], nn.Module] | None" = None
+    """As ``build``, from these weights; without it, every tensor is used whose name and shape fit."""
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -163,6 +167,22 @@ class Recipe:
         return replace(arm, space={**self.space, **taken, **arm.space}, warmup=self.warmup)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """Weights that a family has under a model's name."""
+
+    repository: str
+    """On the Hugging Face hub; empty where they are not there."""
+    file: str
+    images: str
+    """What they were trained on."""
+    size: int
+    """Pixels of a side that they were trained with."""
+    mean: tuple[float, ...]
+    """Of their images' pixels, as fractions of 255, channel by channel."""
+    std: tuple[float, ...]
+
+
 def default(space: Space) -> Config:
     """The Config of this space in which every active axis has its default."""
     config: Config = {}
@@ -187,12 +207,26 @@ def usual_recipe(arms: Iterable[Arm]) -> str:
     return FINE_TUNING if all(arm.weights for arm in arms) else RECIPE
 
 
-def load(name: str, recipe: str = RECIPE) -> Arm:
-    """Import the arm called ``name`` (torch comes with it), to be trained by ``recipe``.
+def family_names() -> list[str]:
+    """All families: the files of ``families/``; ``FAMILY/NAME`` is one of its arms."""
+    return sorted(p.stem for p in (Path(__file__).parent / "families").glob("*.py") if p.stem != "__init__")
 
-    Raises ArmError when there is no such file, when it cannot be imported, or defines no ARM.
+
+def load(name: str, recipe: str = RECIPE, weights: "Mapping[str, Tensor] | None" = None) -> Arm:
+    """Import the arm that is written ``name`` (torch comes with it), to be trained by ``recipe``.
+
+    An arm that begins from weights needs them only for training: without, its nets wait for a checkpoint's. Raises ArmError
+    when there is no such arm, when it cannot be imported, or has no such pins.
     """
-    return load_recipe(recipe).compose(name, _arm(name))
+    from search_spaces import _names, _pins
+
+    spelling = _names.parse(name)
+    arm = _arm(spelling.name, spelling.family)
+    if spelling.weights or (arm.weights and arm.published):
+        from search_spaces import _weights
+
+        arm = _weights.begun(arm, weights)
+    return _pins.pinned(load_recipe(recipe).compose(name, arm), spelling.pins, name)
 
 
 def load_recipe(name: str) -> Recipe:
@@ -208,16 +242,43 @@ def load_recipe(name: str) -> Recipe:
     return recipe
 
 
-def _arm(name: str) -> Arm:
-    if name not in names():
-        raise ArmError(
-            f"no arm {name!r}. There are: {', '.join(names())}. "
-            f"A new file search_spaces/{name}.py would define it."
-        )
-    arm = getattr(_imported(name), "ARM", None)
+def _arm(name: str, family: str) -> Arm:
+    check_name(name, family)
+    arm = _imported(f"families.{family}").arm(name) if family else getattr(_imported(name), "ARM", None)
     if not isinstance(arm, Arm):
         raise ArmError(f"search_spaces/{name}.py defines no ARM = Arm(build, space=...)")
     return arm
+
+
+def spellings() -> list[str]:
+    """What an arm can be written as."""
+    families = [f"{family}/NAME" for family in family_names()]
+    more = (
+        "timm/NAME.TAG from those weights",
+        "ARM@FILE.safetensors from a file's",
+        "ARM:axis=value+axis=value with these fixed",
+    )
+    return [*names(), *families, *more]
+
+
+def check(text: str) -> None:
+    """Raises ArmError if this is no arm, as far as a family's own names, known once it is imported, allow."""
+    from search_spaces._names import parse
+
+    check_name((arm := parse(text)).name, arm.family)
+
+
+def check_name(name: str, family: str) -> None:
+    """Raises ArmError if there is no such file."""
+    if family and family not in family_names():
+        raise ArmError(f"no family {family!r} of arms. There are: {', '.join(family_names())}")
+    if not family and name not in names():
+        from search_spaces._names import nearest
+
+        raise ArmError(
+            f"no arm {name!r}. The nearest are {', '.join(nearest(name, names()))}. A new file search_spaces/{name}.py "
+            f"would define it; {' and '.join(f'{family}/NAME' for family in family_names())} are the models of these libraries"
+        )
 
 
 def _imported(name: str) -> ModuleType:

@@ -74,7 +74,7 @@ class Request:
     arms: tuple[str, ...] = _flag(
         QUESTION, flags.arms, "A,B",
         "architectures, two or more (default: resnet50,resnext50 on GPUs, small_resnet,small_resnext on CPUs). "
-        f"There are: {', '.join(search_spaces.names())}", default=(),
+        f"There are: {', '.join(search_spaces.spellings())}", default=(),
     )  # fmt: skip
     data: str = _flag(
         QUESTION, str, "NAME",

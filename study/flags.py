@@ -44,11 +44,11 @@ def names(word: str) -> tuple[str, ...]:
 
 def arms(word: str) -> tuple[str, ...]:
     asked, known = names(word), search_spaces.names()
-    for name in asked:
-        if name not in known:
-            raise InputError(
-                f"no arm {name!r}. There are: {', '.join(known)}. A new file search_spaces/{name}.py would define it"
-            )
+    try:
+        for arm in asked:
+            search_spaces.check(arm)
+    except search_spaces.ArmError as error:
+        raise InputError(str(error)) from error
     if len(asked) < 2 or len(set(asked)) != len(asked):
         raise InputError(
             f"--arms {word!r}: a comparison needs two or more different arms, as in --arms {known[0]},{known[1]}"

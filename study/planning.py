@@ -15,12 +15,13 @@ from study.protocol.codec import plain
 from study.protocol.errors import InputError
 from study.protocol.metrics import METRICS
 from study.protocol.plan import Plan
-from study.protocol.question import DataCard
+from study.protocol.question import DataCard, Weights
 from study.protocol.records import Extension
 from study.protocol.text import duration
 
 if TYPE_CHECKING:
     from study.data.sealed import Prepared
+    from study.data.weights import Start
     from study.execution.profile import Survey
 
 
@@ -50,7 +51,28 @@ def quick_check(request: Request, arms: Mapping[str, Arm], prepared: "Prepared")
     )
 
 
-def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", place: Path) -> Plan:
+def check_arms(
+    arms: Mapping[str, Arm], starts: Mapping[str, "Start"], recipe: str, prepared: "Prepared"
+) -> dict[str, "Start"]:
+    """The ``starts`` of these arms, each with what it leaves to chance, once every arm is known to take the images and to fit its weights.
+
+    Raises ArmError if one does not, InputError if its weights have seen test images.
+    """
+    from study.data.weights import check_unseen
+    from study.training import beginning
+    from study.training.trial import image_spec
+
+    starts = {name: starts[name] for name in arms if name in starts}
+    check_unseen(starts, prepared)
+    images = image_spec(prepared.card)
+    for name, arm in arms.items():
+        beginning.check(name, arm, images)
+    return {name: beginning.fitted(name, recipe, start, images) for name, start in starts.items()}
+
+
+def make_plan(
+    request: Request, arms: Mapping[str, Arm], prepared: "Prepared", place: Path, weights: dict[str, Weights]
+) -> Plan:
     """Measure the arms and freeze the question of the study that will lie at ``place``.
 
     Raises InputError when the budget is too small for it.
@@ -73,7 +95,7 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
         check=quick_check(request, arms, prepared),
     )
     plan = Plan(
-        arms=request.arms,
+        arms=tuple(arms),
         data=prepared.card,
         budget=request.budget,
         epochs=request.epochs or allocation.EPOCHS[0],
@@ -94,7 +116,7 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
         probe_cost=survey.cost,
         command=request.command,
         versions=provenance.versions(),
-        code=provenance.code_hash(request.arms, request.recipe),
+        code=provenance.code_hash(arms, request.recipe),
         packing=survey.packing,
         packing_notes=survey.notes,
         looks=request.looks,
@@ -104,6 +126,7 @@ def make_plan(request: Request, arms: Mapping[str, Arm], prepared: "Prepared", p
         pictures=not request.no_pictures,
         earlier=looks.earlier_studies(place.parent, place.name, prepared.test_source),
         test_source=prepared.test_source,
+        weights=weights,
     )
     plan = allocation.with_length(plan, request.epochs)
     split_for(
@@ -123,7 +146,11 @@ def _check_train_fraction(fraction: float, card: DataCard) -> None:
 
 
 def added_arm(
-    plan: Plan, asked: tuple[str, ...], added: Mapping[str, Arm], prepared: "Prepared"
+    plan: Plan,
+    asked: tuple[str, ...],
+    added: Mapping[str, Arm],
+    prepared: "Prepared",
+    weights: dict[str, Weights],
 ) -> Extension:
     """Measure one arm more under the study's own protocol. Raises InputError when that does not fit the arm."""
     from study.execution import profile
@@ -154,6 +181,7 @@ def added_arm(
                     for arm, it in added.items()
                 },
                 "probe_cost": survey.cost,
+                "weights": {arm: dataclasses.asdict(own) for arm, own in weights.items() if arm in added},
             }
         ),
     )

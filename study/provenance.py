@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from search_spaces._names import parse
 from study.protocol.consistency import check_question, plan_hash
 from study.protocol.errors import InputError
 from study.protocol.history import History
@@ -15,7 +16,7 @@ from study.protocol.question import DataCard
 from study.protocol.records import Session, asdict
 from study.protocol.rundir import RunDir
 
-PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "scipy")
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "scipy", "timm")
 ROOT = Path(__file__).parent.parent
 ARMS = "search_spaces/"
 
@@ -86,9 +87,12 @@ def _short(value: object) -> str:
 
 def _files(arms: Iterable[str]) -> set[Path]:
     """The arms' files and, since they may import it, every other file of their folder whose name one of them contains."""
-    there = {file.stem: file for file in (ROOT / "search_spaces").glob("*.py")}
-    found: set[Path] = set()
-    named = {"__init__", *arms}
+    home, written = ROOT / ARMS, [parse(arm) for arm in arms]
+    there = {file.stem: file for file in home.glob("*.py")}
+    families = home / "families"
+    there |= {f"{arm.family}/": families / f"{arm.family}.py" for arm in written if arm.family}
+    found: set[Path] = {families / "__init__.py"} if any(arm.family for arm in written) else set()
+    named = {"__init__", *(f"{arm.family}/" if arm.family else arm.name for arm in written)}
     while new := {there[name] for name in named & there.keys()} - found:
         found |= new
         named |= {name for file in new for name in re.findall(r"\w+", file.read_text(errors="replace"))}

@@ -26,7 +26,7 @@ from study.protocol.accounting import search_runs, shrunk, unspent
 from study.protocol.errors import BAD_INPUT, DONE, UNFINISHED, InputError, StudyError
 from study.protocol.metrics import METRICS
 from study.protocol.plan import Plan
-from study.protocol.question import unmatched
+from study.protocol.question import starts, unmatched
 from study.protocol.records import Record, Tuning
 from study.protocol.rundir import RunDir
 from study.protocol.text import duration
@@ -100,7 +100,7 @@ def _study(opened: Opened, console: Console, stop: StopSignal) -> None:
     budget = opened.plan.budget if opened.plan else request.budget
     assert budget is not None
     if not opened.plan:
-        say(f"{' against '.join(request.arms)} on {request.data} for {budget}")
+        say(f"{' against '.join(opened.arms)} on {request.data} for {budget}")
     planning.need_gpu(budget, request)
 
     from study.execution import cluster
@@ -108,6 +108,9 @@ def _study(opened: Opened, console: Console, stop: StopSignal) -> None:
     if request.address:
         cluster.knock(request.address)
     prepared = _read_data(opened, console)
+    if opened.added or not opened.plan:
+        new, recipe = opened.added or opened.arms, opened.plan.recipe if opened.plan else request.recipe
+        opened.starts |= planning.check_arms(new, opened.starts, recipe, prepared)
     if opened.plan:
         opened.take_up(prepared, say)
     elif budget.resource == "cpu" and not request.address:
@@ -182,7 +185,7 @@ def _begin(opened: Opened, prepared: "Prepared", console: Console) -> Plan:
 
     request = opened.request
     console.print("measuring the arms ...")
-    plan = planning.make_plan(request, opened.arms, prepared, opened.place.path)
+    plan = planning.make_plan(request, opened.arms, prepared, opened.place.path, opened.weights)
     console.print(overview(plan, verbose=request.verbose))
     if not request.plan:
         opened.begin(plan, prepared)
@@ -198,12 +201,18 @@ def _resume(opened: Opened, prepared: "Prepared", say: Say) -> Plan:
     extension = opened.extension
     if opened.added:
         say(f"measuring {', '.join(opened.added)} ...")
-        extension = planning.added_arm(opened.plan, opened.request.arms, opened.added, prepared)
+        extension = planning.added_arm(
+            opened.plan, opened.request.arms, opened.added, prepared, opened.weights
+        )
     if extension:
         opened.extend(extension)
         say(planning.extension_sentence(opened.plan, extension))
         if opened.added and (warning := unmatched(opened.plan.audits)):
             say(f"warning: {warning}")
+        for said in (
+            starts(opened.plan.weights, opened.plan.arms, opened.plan.data.size) if opened.added else ()
+        ):
+            say(f"note: {said}")
     return opened.plan
 
 
@@ -224,7 +233,7 @@ def _run_trials(opened: Opened, plan: Plan, prepared: "Prepared", console: Conso
         run_trials(
             schedule, prepared.train, opened.run, view.tick,
             lambda: stop.requested() or bool(mirror and mirror.lost),
-            say=lambda text: console.print(f"note: {text}"), mirror=mirror,
+            say=lambda text: console.print(f"note: {text}"), mirror=mirror, weights=opened.contents,
         )  # fmt: skip
     if mirror:
         mirror.sync()  # what is to be tested lies there before the test is opened
@@ -244,7 +253,9 @@ def _open_test(opened: Opened, plan: Plan, prepared: "Prepared", say: Say) -> No
         if opened.ledger.extension
         else "opening the test set, once, for all arms together ..."
     )
-    open_test(plan, opened.ledger, prepared.train, opened.run, keep_pictures=plan.pictures)
+    open_test(
+        plan, opened.ledger, prepared.train, opened.run, opened.contents, keep_pictures=plan.pictures
+    )
 
 
 def _search_lines(plan: Plan, opened: Opened) -> list[str]:

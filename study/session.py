@@ -7,7 +7,7 @@ refuses before anything takes time: no image is read and neither torch nor Ray i
 import dataclasses
 import datetime
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import search_spaces
 from search_spaces import Arm, Choice
+from search_spaces._names import in_files, parse
 from study import provenance
 from study.cli import Request
 from study.loggers import base
@@ -23,6 +24,7 @@ from study.protocol.budget import Budget
 from study.protocol.errors import FinalError, InputError, LedgerError
 from study.protocol.ledger import Ledger
 from study.protocol.plan import Plan
+from study.protocol.question import Weights
 from study.protocol.records import Cost, Extension, Session
 from study.protocol.rundir import PLAN, RunDir
 from study.protocol.text import duration
@@ -32,6 +34,7 @@ from study.storage.sync import Mirror
 
 if TYPE_CHECKING:
     from study.data.sealed import Prepared
+    from study.data.weights import Chosen, Content, Start
 
 Say = Callable[[str], None]
 
@@ -55,8 +58,20 @@ class Opened:
     """The requested second look."""
     added: Mapping[str, Arm] = field(default_factory=dict)
     """The arm to add to those of the plan."""
+    starts: dict[str, "Start"] = field(default_factory=dict)
+    """Of the arms that begin from weights."""
     session: Session | None = None
     """What the ledger will say of this process, once the images are known to be the same."""
+
+    @property
+    def weights(self) -> dict[str, Weights]:
+        """What the plan says of them."""
+        return {arm: start.record for arm, start in self.starts.items()}
+
+    @property
+    def contents(self) -> "dict[str, Content]":
+        """What the trials get of them."""
+        return {arm: start.content for arm, start in self.starts.items()}
 
     def begin(self, plan: Plan, prepared: "Prepared") -> None:
         """Freeze the plan of a new study."""
@@ -89,6 +104,10 @@ class Opened:
     def _write_head(self, plan: Plan, prepared: "Prepared") -> None:
         """Write the records that every study begins with, unless they are there."""
         prepared.seal(self.run.sealed)  # also once more: the images are known to be the same
+        if not self.run.images.exists():
+            from study.data.weights import write_seen
+
+            write_seen(self.run.images, prepared, self.starts)
         if not self.ledger.sessions:
             self.ledger.add(provenance.session(self.run, plan.arms, plan.recipe))
         self._book_probe(plan)
@@ -179,12 +198,11 @@ def _ledger(run: RunDir) -> Iterator[Ledger]:
 def _check_new(opened: Opened) -> None:
     """Load the arms, and settle the recipe. Raises InputError when ``--widen`` names what none of them has."""
     asked = opened.request
-    arms = {name: search_spaces.load(name, asked.recipe or search_spaces.RECIPE) for name in asked.arms}
-    if not asked.recipe:
-        recipe = search_spaces.usual_recipe(arms.values())
-        opened.request = dataclasses.replace(asked, recipe=recipe)
-        arms = {name: search_spaces.load(name, recipe) for name in asked.arms}
-    opened.arms = arms
+    recipe = asked.recipe or _usual_recipe(asked.arms)
+    chosen = _chosen(asked.arms, recipe)
+    opened.request = dataclasses.replace(asked, recipe=recipe)
+    opened.arms = {it.name: it.arm for it in chosen}
+    opened.starts = {it.name: it.start for it in chosen if it.start}
     spaces = [arm.space for arm in opened.arms.values()]
     numeric = {n for space in spaces for n, axis in space.items() if not isinstance(axis, Choice)}
     if unknown := [name for name in opened.request.widen if name not in numeric]:
@@ -203,13 +221,36 @@ def _check_resumed(opened: Opened, plan: Plan, say: Say) -> None:
         raise FinalError(str(error)) from error
     if request.budget:
         opened.extension = _second_look(plan, ledger, run, request.budget)
-    new = _added_arm(plan, ledger, request.arms) if request.arms else ()
+    asked = _chosen(request.arms, plan.recipe)
+    new = _added_arm(plan, ledger, tuple(it.name for it in asked)) if asked else ()
     if ledger.torn:
         say(f"note: {ledger.torn}")
     opened.session = _session(plan, (*plan.arms, *new), ledger, run, accept=request.accept_changed_code)
     opened.plan = plan
     opened.arms = {name: search_spaces.load(name, plan.recipe) for name in plan.arms}
-    opened.added = {name: search_spaces.load(name, plan.recipe) for name in new}
+    opened.added = {it.name: it.arm for it in asked if it.name in new}
+    opened.starts = {it.name: it.start for it in asked if it.start and it.name in new}
+    if plan.weights and (opened.extension or not looks.finished(ledger)):
+        from study.data import weights
+
+        opened.starts |= {arm: weights.again(arm, record) for arm, record in plan.weights.items()}
+
+
+def _usual_recipe(typed: Sequence[str]) -> str:
+    """That of these arms without their pins, which may be of its axes."""
+    plain = [str(dataclasses.replace(parse(arm), pins=())) for arm in typed]
+    return search_spaces.usual_recipe([search_spaces.load(arm) for arm in plain])
+
+
+def _chosen(typed: Sequence[str], recipe: str) -> "list[Chosen]":
+    """The arms that were typed. Raises InputError if two are one."""
+    from study.data import weights
+
+    found = [weights.chosen(arm, recipe) for arm in typed]
+    names = [in_files(it.name) for it in found]
+    if twice := [arm for arm, name in zip(typed, names, strict=True) if names.count(name) > 1]:
+        raise InputError(f"--arms: {' and '.join(twice)} are the same arm")
+    return found
 
 
 def _second_look(plan: Plan, ledger: Ledger, run: RunDir, budget: Budget) -> Extension | None:

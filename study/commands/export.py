@@ -18,17 +18,17 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
 from torch import nn
 
 import search_spaces
+from search_spaces._names import in_files
 from analysis.results import read
 from analysis.statistics.intervals import Refused
 from analysis.statistics.tunability import binomial
 from study import provenance
 from study.commands.loader import LOAD
 from study.commands.onnx import write_onnx
-from study.data import reading
+from study.data import reading, weights
 from study.data.opened import reading_of
 from study.data.reading import BACKGROUND
 from study.protocol import consistency
@@ -48,7 +48,7 @@ NORMALISATION = "pixels 0..255, then x / 127.5 - 1: mean and standard deviation 
 
 def command(given: argparse.Namespace, console: Console) -> int:
     run = RunDir(local(given.run, nets=True))
-    for line in export(run, given.arm, given.out or run.path / "export" / given.arm):
+    for line in export(run, given.arm, given.out or run.path / "export" / in_files(given.arm)):
         console.print(line)
     return DONE
 
@@ -63,8 +63,9 @@ def export(run: RunDir, arm: str, out: Path) -> list[str]:
     trial, net = restored(plan, history, run, arm)
     images = image_spec(plan.data)
     out.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
-    save_file(weights, out / "weights.safetensors", metadata={"trial": trial.id})
+    weights.write(
+        out, net.state_dict(), trial=trial.id, data=plan.data.spec, size=images.size, seen=run.images
+    )
     sources = _sources(plan, arm, out)
     (out / "load.py").write_text(LOAD)
     pins = _pins([*sources, out / "load.py"])

@@ -1,7 +1,7 @@
 """One trial trained again from its record: the same numbers, to the last digit on the same kind of device."""
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -10,8 +10,10 @@ from rich.table import Table
 
 import search_spaces
 from study import provenance
+from study.data import weights as files
 from study.data.images import Images
 from study.data.prepare import prepare_again
+from study.data.weights import Content
 from study.protocol import consistency
 from study.protocol.errors import DIFFERENT, DONE, InputError
 from study.protocol.plan import Plan
@@ -55,7 +57,9 @@ def rerun(run: RunDir, trial_id: str) -> tuple[Table, bool]:
     provenance.check_data(plan, prepared.card)
     recorded = history.epochs[trial_id]
     search_spaces.load(trial.arm, plan.recipe)  # an arm that is not here is no failure of the trial
-    epochs = _epochs(plan, trial, prepared.train, history.fraction(trial_id, plan))
+    record = plan.weights.get(trial.arm)
+    weights = {trial.arm: files.again(trial.arm, record).content} if record else {}
+    epochs = _epochs(plan, trial, prepared.train, weights, history.fraction(trial_id, plan))
     again, end = _train(epochs, len(recorded))
     outcome = history.outcomes.get(trial_id)
     failed = outcome is not None and outcome.state == "failed"
@@ -74,9 +78,11 @@ def rerun(run: RunDir, trial_id: str) -> tuple[Table, bool]:
     return table, same
 
 
-def _epochs(plan: Plan, trial: Trial, pool: Images, fraction: float) -> Iterator[Epoch]:
+def _epochs(
+    plan: Plan, trial: Trial, pool: Images, weights: Mapping[str, Content], fraction: float
+) -> Iterator[Epoch]:
     """Lazily: building the net, which may be what failed, comes with the first."""
-    _, epochs = start(plan, trial, pool, device_of(plan.machine, fraction))
+    _, epochs = start(plan, trial, pool, device_of(plan.machine, fraction), weights)
     yield from epochs
 
 

@@ -57,12 +57,12 @@ class Prepared:
         """Equal for all studies of the same test files, whatever size they scale the images to."""
         self.kept = kept
         """Where the images are kept, and why; another machine may keep them elsewhere."""
-        fingerprint, (known, tested) = _of_hashes(train, test, hashes, classes)
-        notes, copies = list(notes), int(np.isin(tested, known).sum())
+        fingerprint, (known, self._tested) = _of_hashes(train, test, hashes, classes)
+        notes, copies = list(notes), int(np.isin(self._tested, known).sum())
         if copies and apart:
-            own = np.flatnonzero(~np.isin(known, tested))
+            own = np.flatnonzero(~np.isin(known, self._tested))
             notes.append(f"{len(train) - len(own)} training images left out, as copies of test images")
-            train, copies, known = some(train, own), 0, [known[i] for i in own]
+            train, copies, known = some(train, own), 0, known[own]
         elif copies:
             notes.append(
                 f"WARNING: {copies} of {len(test)} test images are training images too, pixel for pixel"
@@ -72,8 +72,10 @@ class Prepared:
                 f"{spec} has too few different images of class {classes[counts.argmin()]!r}, the rest are copies or the test: at "
                 f"least {SMALLEST_CLASS} of each class are needed. Add some, or remove the class"
             )
-        notes += _group_copies(train, known)
+        notes += _group_copies(train, known.tolist())
         self.train = train
+        self.seen = np.unique(known)
+        """The training images, as ``_read`` hashes them, ascending."""
         self.card = DataCard(
             spec=spec,
             classes=classes,
@@ -86,6 +88,10 @@ class Prepared:
             copies=copies,
             groups=0 if test.groups is None else len(np.unique(test.groups)),
         )
+
+    def tested_among(self, seen: Hashes) -> int:
+        """How many test images are among these."""
+        return int(np.isin(self._tested, seen).sum())
 
     def seal(self, path: Path) -> None:
         """Write the test part to ``path`` (.npz, all or nothing) and forget it.
@@ -155,7 +161,7 @@ def _hash(manifest: Manifest) -> str:
 
 def _of_hashes(
     train: Images, test: Images, hashes: tuple[Hashes, Hashes] | None, classes: tuple[str, ...]
-) -> tuple[str, list[list[int]]]:
+) -> tuple[str, list[Hashes]]:
     """What ``_read`` gives, but from hashes of the images, if there are any, and without decoding them again."""
     if hashes is None:
         return _read(train, test, classes=classes)
@@ -163,17 +169,17 @@ def _of_hashes(
     for part, own in zip((train, test), hashes, strict=True):
         sha.update(own.astype("<u8").tobytes())
         sha.update(part.labels.astype("<i8").tobytes())
-    return sha.hexdigest(), [own.tolist() for own in hashes]
+    return sha.hexdigest(), list(hashes)
 
 
-def _read(*parts: Images, classes: tuple[str, ...] = ()) -> tuple[str, list[list[int]]]:
-    """SHA-256 over all pixels and labels, and each part's images as hashes; each image is decoded once for both."""
+def _read(*parts: Images, classes: tuple[str, ...] = ()) -> tuple[str, list[Hashes]]:
+    """SHA-256 over all pixels and labels, and the first 8 bytes of that of every image; each is decoded once for both."""
     sha = hashlib.sha256(repr((classes, [part.shape for part in parts])).encode())
-    hashes: list[list[int]] = [[] for _ in parts]
+    hashes: list[list[bytes]] = [[] for _ in parts]
     with quiet():
         for part, found in zip(parts, hashes, strict=True):
             for block in blocks(part):
                 sha.update(block.data)
-                found += [hash(image.tobytes()) for image in block]
+                found += [hashlib.sha256(image.tobytes()).digest()[:8] for image in block]
             sha.update(part.labels.astype("<i8").tobytes())
-    return sha.hexdigest(), hashes
+    return sha.hexdigest(), [np.frombuffer(b"".join(found), dtype=">u8").astype(np.uint64) for found in hashes]

@@ -3,7 +3,7 @@
 import io
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import search_spaces
 from study.data import pictures
 from study.data.images import Images
 from study.data.sealed import unseal
+from study.data.weights import Content
 from study.execution.tasks import run_tasks
 from study.protocol import examples
 from study.protocol.ledger import Ledger
@@ -31,7 +32,9 @@ from study.training.loop import build
 from study.training.trial import image_spec, placed, training
 
 
-def open_test(plan: Plan, ledger: Ledger, pool: Images, run: RunDir, *, keep_pictures: bool) -> None:
+def open_test(
+    plan: Plan, ledger: Ledger, pool: Images, run: RunDir, weights: Mapping[str, Content], *, keep_pictures: bool
+) -> None:
     """Score every kept net on the test set and store its predictions, ``predictions/<trial>.npz``.
 
     Each file has ``labels`` and ``predictions`` (images,) int64, ``log_probabilities`` (images, classes) float32, as ``metrics``
@@ -50,7 +53,7 @@ def open_test(plan: Plan, ledger: Ledger, pool: Images, run: RunDir, *, keep_pic
     else:
         trials = [ledger.trials[t] for t in opened.trials]
     left = [t for t in trials if t.id not in ledger.scores]
-    _replace(plan, ledger, pool, run, [t for t in left if not is_whole(run.checkpoint(t.id))])
+    _replace(plan, ledger, pool, run, weights, [t for t in left if not is_whole(run.checkpoint(t.id))])
     test = unseal(run.sealed, manifest)
     if opened is None:
         ledger.add(TestOpened(manifest=manifest.sha256, trials=tuple(t.id for t in trials)))
@@ -83,17 +86,24 @@ def _to_show(plan: Plan, ledger: Ledger, run: RunDir, test: Images) -> tuple[int
     return tuple(sorted({*chosen.differ, *chosen.missed}))
 
 
-def _replace(plan: Plan, ledger: Ledger, pool: Images, run: RunDir, gone: Sequence[Trial]) -> None:
+def _replace(
+    plan: Plan,
+    ledger: Ledger,
+    pool: Images,
+    run: RunDir,
+    weights: Mapping[str, Content],
+    gone: Sequence[Trial],
+) -> None:
     """Train these nets again from their records, to the last digit; the cost is booked as lost."""
     if not gone:
         return
     run.checkpoints.mkdir(exist_ok=True)
-    shared = ray.put(pool)
+    shared, begun = ray.put(pool), ray.put(dict(weights))
     holding: defaultdict[float, list[Trial]] = defaultdict(list)
     for trial in gone:
         holding[ledger.fraction(trial.id, plan)].append(trial)
     for fraction, trials in holding.items():
-        jobs = [(t.id, (plan, t, shared, fraction)) for t in trials]
+        jobs = [(t.id, (plan, t, shared, fraction, begun)) for t in trials]
         slots = plan.machine.slots // plan.machine.slots_of(fraction)
         machine = replace(plan.machine, fraction=fraction, slots=slots)
         for trial_id, net, held in run_tasks(train_again, jobs, machine):
@@ -102,10 +112,12 @@ def _replace(plan: Plan, ledger: Ledger, pool: Images, run: RunDir, gone: Sequen
             ledger.add(Cost(arm=ledger.trials[trial_id].arm, phase="lost", what=what, cost=held))
 
 
-def train_again(plan: Plan, trial: Trial, pool: Images, fraction: float) -> bytes:
+def train_again(
+    plan: Plan, trial: Trial, pool: Images, fraction: float, weights: Mapping[str, Content]
+) -> bytes:
     """The checkpoint of a finished trial, trained on the ``fraction`` that it held at the end."""
     device = device_of(plan.machine, fraction)
-    run = training(plan, trial, pool, device)
+    run = training(plan, trial, pool, device, weights)
     measures = [asdict(epoch) for epoch in run.epochs()]
     packed = pack({"measures": measures, **run.state(final=True)})
     del run

@@ -101,9 +101,12 @@ def survey(
 
 
 def shared_batch_sizes(arms: Mapping[str, Arm], train: int) -> tuple[int, ...]:
-    """The batch sizes that all arms share and that leave enough steps in an epoch; at least the smallest."""
+    """The batch sizes that all arms share, or that one is pinned to, and that leave enough steps in an epoch; at least the smallest."""
     axes = [axis for arm in arms.values() if isinstance(axis := arm.space.get("batch_size"), Choice)]
     if len(axes) != len(arms):
         raise ArmError('a recipe needs the axis "batch_size", a Choice, which all arms share')
-    shared = sorted(set.intersection(*({int(o) for o in axis.options} for axis in axes)))
+    options = [{int(o) for o in axis.options} for axis in axes]
+    pinned = set[int]().union(*(own for own in options if len(own) == 1))
+    free = [own for own in options if len(own) > 1]
+    shared = sorted(pinned | (set.intersection(*free) if free else set()))
     return tuple(b for b in shared if b * STEPS_FLOOR <= train) or tuple(shared[:1])

@@ -19,6 +19,7 @@ import torch
 from ray import tune
 
 from study.data.images import Images
+from study.data.weights import Content
 from study.execution.checkpoints import Checkpoints
 from study.execution.messages import (
     Alive,
@@ -63,10 +64,15 @@ class StudyTrial(tune.Trainable):
     """
 
     def setup(  # type: ignore[override]  # tune.with_parameters passes what every trial shares
-        self, config: dict[str, Any], plan: dict[str, Any], pool: Images, home: str
+        self,
+        config: dict[str, Any],
+        plan: dict[str, Any],
+        pool: Images,
+        home: str,
+        weights: dict[str, Content] | None = None,
     ) -> None:
         self._plan = Plan.from_dict(plan)
-        self._pool = pool
+        self._pool, self._weights = pool, weights or {}
         self._dir = RunDir(Path(home))
         self._at_uri = objects.Storage(home) if objects.is_uri(home) else None  # _storage is Tune's own
         self.reset_config(config)
@@ -133,14 +139,14 @@ class StudyTrial(tune.Trainable):
         """Build the net, and load the newest whole checkpoint."""
         began = time.monotonic()
         self._device = device_of(self._plan.machine, self._given.fraction)
-        self._run = training(self._plan, self._trial, self._pool, self._device)
+        self._run = training(self._plan, self._trial, self._pool, self._device, self._weights)
         state = self._checkpoints.load(self._device) if self._given.again else None
         if state is not None:
             try:
                 self._run.load(state)
                 self._measures = state["measures"]
             except (KeyError, RuntimeError, ValueError):  # of other code, whose change was accepted
-                self._run = training(self._plan, self._trial, self._pool, self._device)
+                self._run = training(self._plan, self._trial, self._pool, self._device, self._weights)
         self._startup = time.monotonic() - began
         if not self._given.again:
             return Alive()

@@ -9,8 +9,9 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 from study.execution import cluster, ray_patches  # first: they set what Ray reads when it is imported
@@ -21,6 +22,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from study.data.images import Images
+from study.data.weights import Content
 from study.execution.callback import Runner
 from study.execution.messages import Assignment
 from study.execution.trainable import StudyTrial
@@ -43,10 +45,11 @@ def run_trials(
     leaving: Callable[[], bool],
     say: Callable[[str], None],
     mirror: Mirror | None = None,
+    weights: Mapping[str, Content] = MappingProxyType({}),
 ) -> None:
     """Run the study's trials to the end in one Tune experiment.
 
-    ``tick`` is called after every event, ``say`` with a sentence for the user. When ``leaving`` turns true, every running trial
+    ``weights`` are the files that arms begin from. ``tick`` is called after every event, ``say`` with a sentence for the user. When ``leaving`` turns true, every running trial
     writes a checkpoint and stops, and the call returns. With a ``mirror`` the workers see its URI instead of the run's
     folder. Raises StudyError when the study cannot finish.
     """
@@ -54,7 +57,9 @@ def run_trials(
     if schedule.done:
         return
     runner = Runner(schedule, run, tick, leaving, say, mirror)
-    tuner = _tuner(schedule, pool, run, runner, home=mirror.uri if mirror else str(run.path.resolve()))
+    tuner = _tuner(
+        schedule, pool, weights, run, runner, home=mirror.uri if mirror else str(run.path.resolve())
+    )
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(schedule.plan.machine.slots)
     ray_patches.survive_memory_kills()
     ray_patches.silence_missing_results()
@@ -76,11 +81,19 @@ def run_trials(
         raise runner.error
 
 
-def _tuner(schedule: Schedule, pool: Images, run: RunDir, runner: Runner, *, home: str) -> tune.Tuner:
+def _tuner(
+    schedule: Schedule,
+    pool: Images,
+    weights: Mapping[str, Content],
+    run: RunDir,
+    runner: Runner,
+    *,
+    home: str,
+) -> tune.Tuner:
     """The experiment; ``home`` is the run's folder or URI as the workers see it."""
     plan = schedule.plan
     trainable = tune.with_resources(
-        tune.with_parameters(StudyTrial, plan=asdict(plan), pool=pool, home=home),
+        tune.with_parameters(StudyTrial, plan=asdict(plan), pool=pool, weights=dict(weights), home=home),
         lambda config: tune.PlacementGroupFactory(
             [cluster.resources(plan.machine, Assignment.of(config).fraction)]
         ),

@@ -13,7 +13,7 @@ from study.protocol.budget import LONGEST, Budget
 from study.protocol.codec import from_plain, parse
 from study.protocol.errors import InputError
 from study.protocol.metrics import METRICS, Metric
-from study.protocol.question import Audit, DataCard, Measured, Question
+from study.protocol.question import Audit, DataCard, Measured, Question, Weights
 from study.protocol.records import Extension, Scalar
 from study.protocol.rundir import write
 
@@ -111,6 +111,7 @@ class Plan(Question, Measured):
             spaces={**self.spaces, **added.spaces},
             audits={**self.audits, **added.audits},
             probe_cost={**self.probe_cost, **added.probe_cost},
+            weights={**self.weights, **added.weights},
         )
         _check(plan)
         if plan.pairs != self.pairs:
@@ -125,6 +126,7 @@ class _Added:
     audits: dict[str, Audit]
     spaces: dict[str, dict[str, dict[str, Any]]]
     probe_cost: dict[str, float]
+    weights: dict[str, Weights] = dataclasses.field(default_factory=dict)
 
 
 def _check(plan: Plan) -> None:
@@ -132,7 +134,7 @@ def _check(plan: Plan) -> None:
     if len(plan.arms) < 2 or len(set(plan.arms)) < len(plan.arms):
         raise InputError(f"arms: {list(plan.arms)} are not two or more different ones")
     for name, known in (("audits", plan.audits), ("probe_cost", plan.probe_cost)):
-        if known.keys() != set(plan.arms):
+        if known.keys() != set(plan.arms) or not plan.weights.keys() <= known.keys():
             raise InputError(f"{name}: not one for each arm")
     if len(plan.data.classes) < 2 or not plan.batch_sizes:
         raise InputError(

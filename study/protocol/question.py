@@ -6,13 +6,14 @@ budget buys.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from study.protocol.budget import Budget
 from study.protocol.metrics import Name
 from study.protocol.records import Config
+from study.protocol.text import listed
 
 LAYOUT_AXIS = "cardinality"
 """The axis that decides which layout is faster: grouped convolutions have kernels of their own."""
@@ -149,6 +150,22 @@ class Earlier:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What an arm begins from instead of random numbers."""
+
+    source: str
+    """Path of the file, or ``hub:REPOSITORY/FILE``."""
+    sha256: str
+    trained_on: str
+    size: int = 0
+    """Pixels of a side that they were trained with; 0 if unknown."""
+    images: int = 0
+    """How many images they are known to have seen."""
+    new: tuple[str, ...] = ()
+    """The parameters that they lack or that do not fit, drawn at random."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Question:
     """What is compared, on which data, for which budget."""
 
@@ -180,6 +197,8 @@ class Question:
     """What the recipe is and what it does not cover, without the last full stop."""
     test: str = ""
     """The part, or the share of all images, that was chosen as the test; empty for the usual one."""
+    weights: dict[str, Weights] = dataclasses.field(default_factory=dict)
+    """Of the arms that begin from any."""
     test_source: str = ""
     """SHA-256 over the source files of the test images, or over their pixels where a data set is one file."""
     pictures: bool = True
@@ -214,3 +233,37 @@ def unmatched(audits: Mapping[str, Audit]) -> str:
         f"The arms are not matched: {large} needs {more} multiply-accumulates per image {'than' if gap < 1 else 'of'} "
         f"{small}. Part of a difference may be size."
     )
+
+
+def starts(weights: Mapping[str, Weights], arms: Sequence[str], size: int) -> list[str]:
+    """Sentences on what the arms begin from, and where that is not the same; none if all begin at random."""
+    if not weights:
+        return []
+    said = [
+        f"{arm} begins from weights trained on {w.trained_on}"
+        + (f" at {w.size} pixels" if w.size else "")
+        + (
+            f"; {len(w.new)} parameters are new: {listed([*w.new[:3], *(['others'] if w.new[3:] else [])])}"
+            if w.new
+            else ""
+        )
+        for arm, w in weights.items()
+    ]
+    if scratch := [arm for arm in arms if arm not in weights]:
+        said.append(
+            f"{listed(scratch)} without weights, {listed(list(weights))} with them: part of a difference is what those weights "
+            "have learnt before"
+        )
+    elif len({w.trained_on for w in weights.values()}) > 1:
+        said.append("The arms' weights were trained on different images: part of a difference may be those")
+    if len({w.size for w in weights.values()} - {0}) > 1:
+        said.append(f"Their weights were trained with different sizes of images; here all see {size} pixels")
+    elif other := {w.size for w in weights.values()} - {0, size}:
+        said.append(
+            f"Their weights were trained at {max(other)} pixels, and see {size} here: --size changes that"
+        )
+    if unknown := [arm for arm, w in weights.items() if not w.images]:
+        said.append(
+            f"Whether the weights of {listed(unknown)} have seen test images of this study is not known"
+        )
+    return [f"{sentence}." for sentence in said]

@@ -12,6 +12,7 @@ from study.protocol.errors import FinalError, InputError
 
 PLAN, LEDGER, CLAIM, LOG, SEALED = "plan.json", "ledger.jsonl", ".claimed", "ray.log", "sealed_test.npz"
 PICTURES = "pictures.npz"
+IMAGES = "images.npy"
 CHECKPOINTS, PREDICTIONS, VALIDATION, FIGURES = "checkpoints", "predictions", "validation", "figures"
 HTML, MARKDOWN, VERDICT = "report.html", "report.md", "verdict.json"
 FOREIGN = "wandb"
@@ -55,6 +56,11 @@ class RunDir:
     def sealed(self) -> Path:
         """The test images, until the manifest opens them."""
         return self.path / SEALED
+
+    @property
+    def images(self) -> Path:
+        """The training images as hashes, those of the arms' weights included: what a net of this run may have seen."""
+        return self.path / IMAGES
 
     @property
     def verdict(self) -> Path:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from search_spaces import Arm, Config, default, load_recipe
+from search_spaces._names import in_files
 from study.protocol import accounting, selection
 from study.protocol.allocation import search_fold
 from study.protocol.errors import StudyError
@@ -138,7 +139,7 @@ class Schedule:
 
     def _start(self, arm: str, due: Due) -> Start:
         index = len(self.ledger.of(arm, due.phase))
-        trial_id = f"{arm}-{due.phase}-{index:04d}"
+        trial_id = f"{in_files(arm)}-{due.phase}-{index:04d}"
         trial = Trial(
             id=trial_id,
             arm=arm,

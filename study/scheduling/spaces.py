@@ -54,10 +54,10 @@ def of_photographs(spaces: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> boo
 def restrict(space: Space, batch_sizes: tuple[int, ...]) -> Space:
     """The space with only the batch sizes that memory and data allow, the same for every arm.
 
-    If the default is not among them, the largest one becomes the default.
+    If the default is not among them, the largest one becomes the default. A pinned one stays.
     """
     axis = space["batch_size"]
-    if not isinstance(axis, Choice):
+    if not isinstance(axis, Choice) or len(axis.options) == 1:
         return space
     options = tuple(option for option in axis.options if option in batch_sizes)
     default = axis.default if axis.default in options else max(options, key=lambda o: float(o))

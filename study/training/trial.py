@@ -1,7 +1,8 @@
 """A trial's run, from its record, the plan and the images: all that a rerun needs."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import search_spaces
 from search_spaces import ImageSpec
 from study.data.images import Images, Streamed
 from study.data.split import split_for
+from study.data.weights import Content, tensors
 from study.protocol.plan import Plan
 from study.protocol.question import DataCard
 from study.protocol.records import Epoch, Trial
@@ -45,9 +47,16 @@ def _tensor(array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array)
 
 
-def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Training:
-    """The trial's run, at its beginning."""
-    arm, audit = search_spaces.load(trial.arm, plan.recipe), plan.audits[trial.arm]
+def training(
+    plan: Plan,
+    trial: Trial,
+    pool: Images,
+    device: torch.device,
+    weights: Mapping[str, Content] = MappingProxyType({}),
+) -> Training:
+    """The trial's run, at its beginning; ``weights`` are the files that the study's arms begin from."""
+    begun = tensors(weights[trial.arm]) if trial.arm in plan.weights else None
+    arm, audit = search_spaces.load(trial.arm, plan.recipe, begun), plan.audits[trial.arm]
     layout = audit.layout(trial.config)
     net = build(
         arm, trial.config, image_spec(plan.data), seed=trial.seed, device=device, channels_last=layout
@@ -70,7 +79,13 @@ def training(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> Tr
     )
 
 
-def start(plan: Plan, trial: Trial, pool: Images, device: torch.device) -> tuple[nn.Module, Iterator[Epoch]]:
+def start(
+    plan: Plan,
+    trial: Trial,
+    pool: Images,
+    device: torch.device,
+    weights: Mapping[str, Content] = MappingProxyType({}),
+) -> tuple[nn.Module, Iterator[Epoch]]:
     """The trial's net and its epochs, trained as they are drawn."""
-    run = training(plan, trial, pool, device)
+    run = training(plan, trial, pool, device, weights)
     return run.net, run.epochs()

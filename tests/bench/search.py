@@ -259,7 +259,7 @@ def main(arguments: list[str] | None = None) -> None:
         cluster.connect(None, home / "ray.log")
         try:
             try:
-                plan = planning.make_plan(asked, arms, prepared, home)
+                plan = planning.make_plan(asked, arms, prepared, home, {})
             except InputError as error:
                 options.error(str(error))
             ours, seconds = study_search(plan, arms, prepared.train, home)

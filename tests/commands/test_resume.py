@@ -63,6 +63,13 @@ def test_an_arm_of_another_study_is_no_change(tmp_path: Path, monkeypatch: pytes
         )
 
 
+def test_the_family_of_an_arm_belongs_to_its_code() -> None:
+    code = provenance.code(("timm/resnet18:lr=0.1", "tiny_resnet"), "sgd")
+    assert {"search_spaces/families/timm.py", "search_spaces/tiny_resnet.py"} <= code.keys()
+    assert "search_spaces/families/torchvision.py" not in code
+    assert "timm" in provenance.versions()
+
+
 def test_another_plan_is_refused(tmp_path: Path) -> None:
     history = a_history(tmp_path)
     dataclasses.replace(ASKED, rope=0.01).save(tmp_path / "plan.json")

@@ -433,3 +433,14 @@ def test_a_folder_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     """The plan and the report contain the name."""
     with pytest.raises(InputError, match=r"x\\xff is no text"):
         prepare("folder:x\udcff", seed=0, root=tmp_path)
+
+
+def test_the_images_that_other_nets_have_seen_are_found_among_the_test_images(tmp_path: Path) -> None:
+    for part, count in (("train", 6), ("test", 3)):
+        fill(tmp_path / part, {"a": count, "b": count})
+    prepared = folder(tmp_path)
+    other = prepared.seen
+    assert len(other) == 12
+    assert prepared.tested_among(other) == 0
+    shutil.copytree(tmp_path / "train" / "b", tmp_path / "test" / "b", dirs_exist_ok=True)
+    assert folder(tmp_path).tested_among(other) == 6

@@ -20,6 +20,7 @@ from study.execution.packing import GAIN, Hardware, Way, fastest, fits, speed, w
 from study.execution.rehearsal import Speed
 from study.protocol.errors import InputError
 from study.protocol.question import Packed
+from study.scheduling.spaces import restrict
 from study.training.device import device_of
 
 TWO_CORES = Hardware(resource="cpu", units=2, cores=(2,), name="CPU x 2")
@@ -258,6 +259,15 @@ def test_a_batch_size_needs_enough_steps_per_epoch() -> None:
     assert profile.shared_batch_sizes(arms, 256 * profile.STEPS_FLOOR) == (32, 64, 128, 256)
     assert profile.shared_batch_sizes(arms, 256 * profile.STEPS_FLOOR - 1) == (32, 64, 128)
     assert profile.shared_batch_sizes(arms, 1) == (32,)
+
+
+def test_pinned_batch_sizes_are_kept_beside_the_shared_ones() -> None:
+    names = ("tiny_resnet:batch_size=256", "tiny_resnet:batch_size=32", "tiny_resnext")
+    arms = {name: load(name) for name in names}
+    assert profile.shared_batch_sizes(arms, 256 * profile.STEPS_FLOOR) == (32, 64, 128, 256)
+    pinned = {name: arms[name] for name in names[:2]}
+    assert profile.shared_batch_sizes(pinned, 256 * profile.STEPS_FLOOR) == (32, 256)
+    assert restrict(arms[names[0]].space, (32,)) == arms[names[0]].space
 
 
 def test_an_arm_with_a_wrong_graph_trains_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.a_ledger import an_epoch
+from support.plans import AUDIT
 from support.schedules import ARMS, a_plan
 from support.training import CPU, a_trial
 
+from search_spaces import ImageSpec, load
+from study.data import weights
 from study.data.sealed import Prepared
 from study.execution.callback import LEAVE_SECONDS, Runner
 from study.execution.messages import Assignment, Blocked, Event, Failed, Message, Restored, Trained
@@ -89,6 +92,35 @@ def test_a_checkpoint_of_other_code_is_ignored_and_the_trial_begins_anew(
     assert event(again) == Restored(epoch=0, seconds=0.0)
     _, whole = start(plan, a_trial(epochs=3), digits.train, CPU)
     assert epochs_of(again, upto=1)[-1].val_loss == next(whole).val_loss
+
+
+def test_a_worker_begins_from_the_weights_that_it_was_sent(
+    plan: Plan, digits: Prepared, tmp_path: Path
+) -> None:
+    """No file is there any more; the head, of other classes, comes from the trial's seed."""
+    images = ImageSpec(channels=1, size=8, classes=3)
+    given = load("tiny_resnet").build(load("tiny_resnet").default(), images)
+    weights.write(tmp_path, given.state_dict(), trial="t", data="x", size=8, seen=tmp_path / "none")
+    it = weights.chosen(f"tiny_resnet@{tmp_path}/{weights.FILE}", "sgd")
+    assert it.start is not None
+    (tmp_path / weights.FILE).unlink()
+    begun = dataclasses.replace(
+        plan, arms=(it.name,), audits={it.name: AUDIT}, weights={it.name: it.start.record}
+    )
+    worker = object.__new__(StudyTrial)
+    trial = dataclasses.replace(a_trial(), arm=it.name)
+    assignment = Assignment(trial=trial, epochs=0, again=False, fraction=1.0)
+    worker.setup(
+        assignment.config(), plan=asdict(begun), pool=digits.train, home=str(tmp_path),
+        weights={it.name: it.start.content},
+    )  # fmt: skip
+    worker._began = True
+    assert not isinstance(event(worker), Failed)
+    assert worker._run is not None
+    found, own = worker._run.net.state_dict(), given.state_dict()
+    fit = [name for name, tensor in own.items() if found[name].shape == tensor.shape]
+    assert [name for name in own if name not in fit] == ["fc.weight", "fc.bias"]
+    assert all(torch.equal(found[name], own[name]) for name in fit)
 
 
 def test_many_trials_report_less_often_but_before_a_stopping_study_leaves() -> None:

@@ -16,7 +16,7 @@ from study.protocol import allocation
 from study.protocol.accounting import search_runs, share, trained
 from study.protocol.allocation import CONFIRM_FLOOR, MARGIN, REDUCTION, TUNING_RUNS_FLOOR
 from study.protocol.history import History
-from study.protocol.question import DataCard, unmatched
+from study.protocol.question import DataCard, starts, unmatched
 from study.protocol.records import PHASES
 from study.protocol.selection import best_first
 from study.protocol.text import counted, duration, listed, percent
@@ -227,6 +227,7 @@ def _undecided(evidence: Evidence, arm: str) -> list[str]:
 def _fairness(evidence: Evidence) -> list[str]:
     plan, history = evidence.plan, evidence.history
     sentences = [warning] if (warning := unmatched(plan.audits)) else []
+    sentences += starts(plan.weights, plan.arms, plan.data.size)
     for arm in plan.arms:
         seconds, last = history.spent(arm), plan.machine.slots * allocation.epoch_cost(plan, arm)
         own = share(plan, history)

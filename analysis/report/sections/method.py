@@ -28,6 +28,10 @@ def section(context: Context) -> Section:
             f"All arms are trained by the recipe {plan.recipe}{f': {plan.recipe_about}' if plan.recipe_about else ''}.",
             *_groups(plan.data.groups),
             f"Judged by {plan.judged.kind} in every step, with a margin of {plan.margin}.",
+            *(
+                f"Weights of {arm}: {w.source}, SHA-256 `{w.sha256}`, trained on {w.trained_on}"
+                for arm, w in plan.weights.items()
+            ),
             f"Run it again: `{again(plan)}`",
             "Build this page again: `python -m analysis FOLDER`, with the folder that holds this file.",
             f"{shown} What a new study that decides would take, by estimate:",

@@ -1,0 +1,78 @@
+"""Whether an arm can be built for the study's images, and what of its weights fits, before anything is measured."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+
+import search_spaces
+from search_spaces import Arm, ArmError, Choice, Config, ImageSpec
+from search_spaces._weights import drawn_anew
+from study.data.weights import Start, tensors
+from study.protocol.text import first_line
+
+SIZES = (16, 24, 32, 48, 64, 96, 128, 160, 192, 224)
+"""Pixels of a side that a refusal tries instead, the nearest first."""
+
+
+def check(name: str, arm: Arm, images: ImageSpec) -> None:
+    """Raises ArmError, naming what would do, if the arm cannot be built for such images. Allocates no weights."""
+    fault = _fault(arm, images)
+    if not fault:
+        return
+    near = sorted(SIZES, key=lambda size: abs(size - images.size))
+    fitting = (size for size in near if not _fault(arm, replace(images, size=size)))
+    sizes = list(itertools.islice(fitting, 2))
+    colour = images.channels != 3 and not _fault(arm, replace(images, channels=3))
+    would = f"It takes images of {' or '.join(map(str, sizes))} pixels: --size {sizes[0]}. " if sizes else ""
+    would += "It takes images in colour only. " if colour else ""
+    raise ArmError(
+        f"arm {name} cannot be built and trained at its default setting on images of {images.size} x {images.size} pixels with "
+        f"{images.channels} channels: {fault}. {would}".rstrip()
+    )
+
+
+def _fault(arm: Arm, images: ImageSpec) -> str:
+    try:
+        with torch.device("meta"):
+            net = arm.build(arm.default(), images).eval()
+            logits = net(torch.empty(2, images.channels, images.size, images.size))
+    except Exception as error:  # noqa: BLE001  # any fault of an arm becomes a sentence with its name
+        return f"{type(error).__name__}: {first_line(error)}"
+    expected = (2, images.classes)
+    found = tuple(getattr(logits, "shape", ()))
+    return "" if found == expected else f"for two images it gives {found} numbers, and not {expected}"
+
+
+def fitted(name: str, recipe: str, start: Start, images: ImageSpec) -> Start:
+    """``start`` with the parameters that its weights leave to chance. Raises ArmError if they are not the arm's."""
+    given = tensors(start.content)
+    arm = search_spaces.load(name, recipe)
+    try:
+        new = drawn_anew(arm, given, images, arm.default())
+    except Exception as error:  # noqa: BLE001  # whatever loading them raises
+        raise ArmError(
+            f"the weights of {name}, {start.record.source}, do not fit: {first_line(error)}. Has the file the arm's own weights, "
+            "of this size of images?"
+        ) from None
+    for axis, setting in _settings(arm, recipe):
+        try:
+            drawn_anew(arm, given, images, setting)
+        except Exception:  # noqa: BLE001
+            raise ArmError(
+                f"the weights of {name} do not fit every {axis} that is searched: pin it to theirs, as in "
+                f"ARM@FILE.safetensors:{axis}={arm.default()[axis]}"
+            ) from None
+    return replace(start, record=replace(start.record, new=new))
+
+
+def _settings(arm: Arm, recipe: str) -> Iterator[tuple[str, Config]]:
+    """The default with one axis of the architecture's own at another option or end."""
+    trained = search_spaces.load_recipe(recipe)
+    usual = arm.default()
+    for name, axis in arm.space.items():
+        if name in trained.space or name in trained.offers or name not in usual:
+            continue
+        ends = axis.options if isinstance(axis, Choice) else (axis.low, axis.high)
+        yield from ((name, {**usual, name: end}) for end in ends if end != usual[name])
