@@ -24,7 +24,7 @@ from study.protocol.records import (
     Tuning,
 )
 
-_A_FILE_NAME = re.compile(r"\w[\w.-]{0,199}")
+_A_FILE_NAME = re.compile(r"\w[\w.=+@-]{0,199}")
 """A trial's name: its checkpoint and its predictions are files of that name."""
 
 
