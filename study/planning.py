@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search_spaces import Arm, load_recipe
 from study import provenance
@@ -79,11 +79,9 @@ def make_plan(
     """
     from study.data.split import split_for
     from study.execution import profile
-    from study.scheduling.spaces import PHOTOGRAPHS, describe, searched
 
     assert request.budget is not None
     _check_train_fraction(request.train_fraction, prepared.card)
-    photographs, metric = prepared.card.size >= PHOTOGRAPHS, METRICS[request.metric]
     survey = profile.survey(
         arms,
         prepared.card,
@@ -104,12 +102,7 @@ def make_plan(
         train_fraction=request.train_fraction,
         widen=request.widen,
         metric=request.metric,
-        spaces={
-            name: describe(
-                searched(arm.space, survey.batch_sizes, request.widen, metric, photographs=photographs)
-            )
-            for name, arm in arms.items()
-        },
+        spaces=_spaces(request, arms, survey.batch_sizes, prepared.card),
         batch_sizes=survey.batch_sizes,
         audits=survey.audits,
         machine=survey.machine,
@@ -133,6 +126,19 @@ def make_plan(
         plan, prepared.train.labels, fold=0, groups=prepared.train.groups
     )  # raises now what would end every trial
     return plan
+
+
+def _spaces(
+    request: Request, arms: Mapping[str, Arm], batch_sizes: tuple[int, ...], card: DataCard
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """What is searched for every arm, as a plan has it."""
+    from study.scheduling.spaces import PHOTOGRAPHS, describe, searched
+
+    photographs, metric = card.size >= PHOTOGRAPHS, METRICS[request.metric]
+    return {
+        name: describe(searched(arm.space, batch_sizes, request.widen, metric, photographs=photographs))
+        for name, arm in arms.items()
+    }
 
 
 def _check_train_fraction(fraction: float, card: DataCard) -> None:

@@ -101,7 +101,7 @@ def known(space: Space, settings: Iterable[Known]) -> list[Config]:
         sizes = space.get("batch_size")
         if isinstance(sizes, Choice) and config["batch_size"] not in sizes.options:
             size = max(int(option) for option in sizes.options)
-            for name in SCALING.keys() & config.keys():
+            for name in (n for n in SCALING.keys() & config.keys() if isinstance(space[n], Float)):
                 config[name] = float(config[name]) * (size / float(config["batch_size"])) ** SCALING[name]
             config["batch_size"] = size
         for name, axis in space.items():

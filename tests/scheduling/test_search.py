@@ -224,3 +224,11 @@ def test_widened_axes_reach_three_times_as_far() -> None:
     described = describe(wide)
     assert described["lr"] == {"low": 1e-3 / 3, "high": 3.0, "default": 0.1, "log": True}
     assert described["policy"] == {"options": ("a", "b"), "default": "a"}
+
+
+@pytest.mark.parametrize("pin", ["lr=0.02", "batch_size=32", "augment=none", "lr=0.02+batch_size=256"])
+def test_the_known_settings_of_a_pinned_arm_keep_its_pins(pin: str) -> None:
+    space = restrict(load(f"tiny_resnet:{pin}").space, (32, 64))
+    for config in known(space, load_recipe("sgd").known):
+        for name, axis in space.items():
+            assert not isinstance(axis, Choice) or config[name] in axis.options
