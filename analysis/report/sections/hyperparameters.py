@@ -144,7 +144,8 @@ def _isolated(
     for arm in evidence.plan.arms:
         own = levels[(levels["arm"] == arm) & levels["own"]]
         axes = dict(zip(own["axis"], own["isolated"], strict=True))
-        if thin := [axis for axis, isolated in axes.items() if not isolated]:
+        several = set(own.loc[own.duplicated("axis"), "axis"])  # a pinned axis has one value
+        if thin := [axis for axis, isolated in axes.items() if not isolated and axis in several]:
             few = f"{counted(len(evidence.slices.get(arm, ())), 'random setting')}, it takes {FLOOR} of each of two values"
             unknown.append((f"how the values of {listed(thin)} differ for", arm, few))
         for shown in (True, False):
