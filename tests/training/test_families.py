@@ -1,14 +1,17 @@
 """Arms of families: each builds for the study's images, learns, stops and resumes to the same bits, and says what it cannot do."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support.plans import AUDIT, PLAN, one_core
 from support.training import CPU, measures
 
 import search_spaces
 from search_spaces import ArmError, ImageSpec
+from study.data import weights
 from study.data.images import Images
 from study.execution.final_test import probabilities_of
 from study.protocol.plan import Plan
@@ -16,6 +19,7 @@ from study.protocol.records import Trial
 from study.training import beginning
 from study.training.checkpoint import pack, unpack
 from study.training.evaluation import predict
+from study.training.loop import build
 from study.training.trial import training
 
 SMALL = (
@@ -87,7 +91,9 @@ def trial_of(arm: str, epochs: int = 1, recipe: str = "sgd", **changes: float | 
 
 @pytest.mark.parametrize("size", [32, 96])
 @pytest.mark.parametrize(("arm", "recipe"), [*SMALL, *LONG])
-def test_it_trains_resumes_to_the_same_bits_and_predicts_the_same(arm: str, recipe: str, size: int) -> None:
+def test_it_trains_resumes_to_the_same_bits_and_predicts_the_same(
+    arm: str, recipe: str, size: int, tmp_path: Path
+) -> None:
     images = shades(size)
     plan, trial = plan_of(arm, images, recipe), trial_of(arm, recipe=recipe)
     beginning.check(arm, search_spaces.load(arm), ImageSpec(channels=3, size=size, classes=2))
@@ -103,6 +109,13 @@ def test_it_trains_resumes_to_the_same_bits_and_predicts_the_same(arm: str, reci
     said = predict(whole.net, torch.from_numpy(images.pixels), torch.arange(len(images)))
     again = probabilities_of(plan, arm, trial.config, pack(whole.state(final=True)), images)
     assert said.numpy().tobytes() == again.tobytes()
+    state = whole.net.state_dict()
+    weights.write(tmp_path, state, trial="t", data="shades", size=size, seen=tmp_path / "none")
+    it = ImageSpec(channels=3, size=size, classes=2)
+    exported = build(search_spaces.load(arm, recipe), trial.config, it, seed=2, device=CPU)
+    exported.load_state_dict(load_file(tmp_path / weights.FILE))
+    there = predict(exported, torch.from_numpy(images.pixels), torch.arange(len(images)))
+    assert said.numpy().tobytes() == there.numpy().tobytes()
 
 
 @pytest.mark.parametrize("arm", ["timm/test_resnet", "timm/test_convnext", "torchvision/resnet18"])
