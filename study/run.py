@@ -253,9 +253,7 @@ def _open_test(opened: Opened, plan: Plan, prepared: "Prepared", say: Say) -> No
         if opened.ledger.extension
         else "opening the test set, once, for all arms together ..."
     )
-    open_test(
-        plan, opened.ledger, prepared.train, opened.run, opened.contents, keep_pictures=plan.pictures
-    )
+    open_test(plan, opened.ledger, prepared.train, opened.run, opened.contents, keep_pictures=plan.pictures)
 
 
 def _search_lines(plan: Plan, opened: Opened) -> list[str]:

@@ -33,7 +33,13 @@ from study.training.trial import image_spec, placed, training
 
 
 def open_test(
-    plan: Plan, ledger: Ledger, pool: Images, run: RunDir, weights: Mapping[str, Content], *, keep_pictures: bool
+    plan: Plan,
+    ledger: Ledger,
+    pool: Images,
+    run: RunDir,
+    weights: Mapping[str, Content],
+    *,
+    keep_pictures: bool,
 ) -> None:
     """Score every kept net on the test set and store its predictions, ``predictions/<trial>.npz``.
 
