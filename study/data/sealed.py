@@ -39,9 +39,8 @@ class Prepared:
         source: str = "",
         hashes: tuple[Hashes, Hashes] | None = None,
     ) -> None:
-        """``source``: SHA-256 over the test's source files, where the images have any. ``apart``: the study chose the
-        test part, so copies of its images leave the training images. ``hashes``: of each image's pixels, if they were
-        decoded before.
+        """``source``: SHA-256 over the test's source files, if there are any. ``apart``: the study chose the test part, so
+        copies of its images leave the training images. ``hashes``: of each image's pixels, if they were decoded before.
 
         Raises InputError when the test part is too small to say anything, or all images of a class are copies.
         """
@@ -74,8 +73,7 @@ class Prepared:
             )
         notes += _group_copies(train, known.tolist())
         self.train = train
-        self.seen = np.unique(known)
-        """The training images, as ``_read`` hashes them, ascending."""
+        self.seen = np.unique(known)  # the training images, as ``_read`` hashes them, ascending
         self.card = DataCard(
             spec=spec,
             classes=classes,
@@ -182,4 +180,6 @@ def _read(*parts: Images, classes: tuple[str, ...] = ()) -> tuple[str, list[Hash
                 sha.update(block.data)
                 found += [hashlib.sha256(image.tobytes()).digest()[:8] for image in block]
             sha.update(part.labels.astype("<i8").tobytes())
-    return sha.hexdigest(), [np.frombuffer(b"".join(found), dtype=">u8").astype(np.uint64) for found in hashes]
+    return sha.hexdigest(), [
+        np.frombuffer(b"".join(found), dtype=">u8").astype(np.uint64) for found in hashes
+    ]
