@@ -21,10 +21,10 @@ from rich.console import Console
 from torch import nn
 
 import search_spaces
-from search_spaces._names import in_files
 from analysis.results import read
 from analysis.statistics.intervals import Refused
 from analysis.statistics.tunability import binomial
+from search_spaces._names import in_files
 from study import provenance
 from study.commands.loader import LOAD
 from study.commands.onnx import write_onnx
