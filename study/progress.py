@@ -58,7 +58,9 @@ class View:
 
 def arm_table(plan: Plan, history: History, spent: Mapping[str, float], *, share: float) -> Table:
     """One row per arm: its phase, its money, its best score, its trials. ``spent`` and ``share`` in resource-seconds."""
-    table = Table(caption=f"best so far: validation {plan.judged.kind}, optimistic until confirmed")
+    table = Table(
+        caption=f"best so far: validation {plan.judged.kind}, optimistic until confirmed; {_guessing(plan)}"
+    )
     counted = tuple(states(history, plan.arms[0]))
     for column in ("arm", "phase", "spent", "share", "best so far", "full runs per search", *counted):
         table.add_column(column, justify="left" if column in ("arm", "phase") else "right")
@@ -74,6 +76,11 @@ def arm_table(plan: Plan, history: History, spent: Mapping[str, float], *, share
             *(str(n) for n in states(history, arm).values()),
         )
     return table
+
+
+def _guessing(plan: Plan) -> str:
+    """What every score is to be held against."""
+    return f"{plan.judged.guess} reaches {plan.judged.value(plan.guess)}"
 
 
 def _money(schedule: "Schedule") -> tuple[dict[str, float], str]:
@@ -106,4 +113,4 @@ def _line(schedule: "Schedule") -> str:
             + (f", best {plan.judged.value(best)}" if best is not None else "")
             + (f", full runs per search {had}" if had else "")
         )
-    return " | ".join([_money(schedule)[1], *arms])
+    return " | ".join([_money(schedule)[1], *arms, _guessing(plan)])

@@ -166,7 +166,7 @@ def test_a_plan_value_of_the_wrong_kind_is_refused_by_name(tmp_path: Path, path:
 )
 def test_unusual_json_is_no_plan(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(InputError, match="no plan of this version"):
+    with pytest.raises(InputError, match="not a plan of this version"):
         Plan.load(tmp_path / "plan.json")
 
 

@@ -125,7 +125,9 @@ def compared(arm: str, batch: int, policy: str) -> dict[str, Any]:
 def check(out: Path, arms: list[str], batches: list[int], seconds: float) -> dict[str, Any]:
     ends, found = time.monotonic() + seconds, dict[str, Any](runs=[])
     cases = list(itertools.product(arms, dict.fromkeys((batches[0], batches[-1])), ("flip+rotate",)))
-    cases += [(arms[0], batches[0], policy) for policy in ("trivial", "flip+crop+cutout")]
+    cases += [
+        (arms[0], batches[0], policy) for policy in ("trivial", "flip+crop+cutout", "flip+resizedcrop.08")
+    ]
     apart = []
     for arm, batch, policy in cases:
         if time.monotonic() > ends:
