@@ -5,7 +5,7 @@ from study.protocol.text import percent
 
 ROWS = 20
 """Classes that a table shows."""
-COLUMNS = ("class", "images", "to train on", "test", "left out")
+COLUMNS = ("class", "images", "train", "test", "left out")
 LINES = 10
 
 

@@ -9,7 +9,8 @@ def section(context: Context) -> Section:
     searches = "One search" if plan.pairs == 1 else f"{plan.pairs} searches, in pairs,"
     opened = len(history.opened)
     manifests = ", ".join(m.sha256 for m in history.manifests)
-    note = f" ({plan.data.note})" if plan.data.note else ""
+    # the section on the images has it
+    note = f" ({plan.data.note})" if plan.data.note and not plan.data.train_counts else ""
     versions = ", ".join(f"{name} {version}" for name, version in sorted(plan.versions.items()))
     shown, takes = _forecast(context)
     return Section(
