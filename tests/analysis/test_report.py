@@ -470,7 +470,7 @@ def test_the_command_refuses_a_folder_without_a_study(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(tmp_path / "nowhere")]) == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         main([])
     assert stopped.value.code == 2
