@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 import torch
 from support.training import CPU
-from torch import nn
 
 import search_spaces
-from search_spaces import Arm, Config, ImageSpec, load_recipe
+from search_spaces import Config, ImageSpec
 from study.protocol.records import Trial
 from study.training.checkpoint import pack, unpack
 from study.training.evaluation import Split
@@ -20,7 +19,6 @@ NETS = (
     *("swin_tiny_patch4_window7_224", "efficientnet_lite0", "mobilenetv3_small_050", "regnetx_002"),
     *("mixer_s32_224", "ghostnet_050", "mobilevit_xxs", "edgenext_xx_small", "densenet121"),
 )
-SIZED = ("vit", "deit", "swin", "mixer")
 RECIPES = search_spaces.recipe_names()
 BUSY: dict[str, dict[str, Any]] = {
     "sgd": {},
@@ -32,22 +30,6 @@ KEPT = {"sgd": 1, "modern": 3, "finetune": 2}
 """Copies of the trained weights that a run keeps beside them: momentum; two moments and an average; two moments."""
 
 
-def arm_of(name: str) -> Arm:
-    import timm
-
-    def make(config: Config, images: ImageSpec) -> nn.Module:
-        sized: dict[str, Any] = {"img_size": images.size} if name.startswith(SIZED) else {}
-        if "drop_path" in config:
-            sized["drop_path_rate"] = float(config["drop_path"])
-        net: nn.Module = timm.create_model(
-            name, in_chans=images.channels, num_classes=images.classes, **sized
-        )
-        return net
-
-    without = name.startswith(("ghostnet", "mobilevit", "densenet", "edgenext"))
-    return Arm(make, takes=() if without else ("drop_path",))
-
-
 def kept(run: Training) -> int:
     """Numbers that the run keeps beside its weights."""
     state = run.state()
@@ -56,7 +38,7 @@ def kept(run: Training) -> int:
 
 
 def two_steps(name: str, recipe: str, size: int) -> None:
-    arm = load_recipe(recipe).compose(name, arm_of(name))
+    arm = search_spaces.load(f"timm/{name}", recipe)
     images = ImageSpec(channels=3, size=size, classes=5)
     known = {key: value for key, value in BUSY[recipe].items() if key in arm.space}
     config: Config = {**arm.default(), "batch_size": BATCH, **known}
@@ -96,7 +78,7 @@ def two_steps(name: str, recipe: str, size: int) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_tiny_nets_train_and_resume_to_the_same_bits(name: str, recipe: str) -> None:
     torch.set_num_threads(1)
-    two_steps(name, recipe, 160 if name == "test_vit" else 32)
+    two_steps(name, recipe, 32)
 
 
 @pytest.mark.long
