@@ -63,23 +63,20 @@ class World:
         self.rng = rng
         self.labels = np.sort(rng.choice(3, images, p=SHARES))
         self.common = rng.standard_normal(images)
+        self.own = {arm: rng.standard_normal(images) for arm in ("first", "second")}
+        """What only one arm finds hard, in all its runs."""
 
-    def runs(self, kind: Kind, k: int, *, shift: float, run_sd: float, luck: float = 0.0) -> Runs:
+    def runs(self, kind: Kind, k: int, arm: str, *, shift: float, run_sd: float, luck: float = 0.0) -> Runs:
         """``k`` runs of an arm; ``luck``: sd of what its search found, in logits."""
         rng, images = self.rng, len(self.labels)
-        hard = SPREAD * (math.sqrt(SHARED) * self.common + math.sqrt(1 - SHARED) * self._own(shift, images))
+        hard = SPREAD * (math.sqrt(SHARED) * self.common + math.sqrt(1 - SHARED) * self.own[arm])
         own = rng.standard_normal((k, 3)) * run_sd + luck * rng.standard_normal()
         noise = NOISE * rng.standard_normal((k, images))
         latent = (CENTRES[self.labels] + shift + hard) + own[:, self.labels] + noise
         table, metric = scores(kind, latent), METRICS[kind]
         right = latent > 0
         judge = Judge(metric=metric, sampling=metric.sampling(self.labels))
-        return Runs(arm="a", correct=right, full_run=None, judge=judge, own=right if metric.shares else table)
-
-    def _own(self, shift: float, images: int) -> NDArray[np.float64]:
-        """What only this arm finds hard: the same for all its runs."""
-        self._kept = getattr(self, "_kept", {})
-        return self._kept.setdefault(shift, self.rng.standard_normal(images))  # type: ignore[no-any-return]
+        return Runs(arm=arm, correct=right, full_run=None, judge=judge, own=right if metric.shares else table)
 
 
 def held(e: Estimate, value: float) -> bool:
@@ -94,8 +91,8 @@ def coverage(
     found = 0
     for draw in range(draws):
         world = World(np.random.default_rng([seed, draw]), images)
-        first = world.runs(kind, k, shift=gap, run_sd=run_sd)
-        second = world.runs(kind, k, shift=0.0 if gap else -1e-9, run_sd=run_sd)
+        first = world.runs(kind, k, "first", shift=gap, run_sd=run_sd)
+        second = world.runs(kind, k, "second", shift=0.0, run_sd=run_sd)
         found += held(apart(first, second), value)
     return found / draws
 
@@ -109,8 +106,8 @@ def pairs_coverage(
     for draw in range(draws):
         world = World(np.random.default_rng([seed, draw]), images)
         sides = [
-            {i: world.runs(kind, 2, shift=shift, run_sd=run_sd, luck=luck) for i in range(pairs)}
-            for shift in (gap, 0.0 if gap else -1e-9)
+            {i: world.runs(kind, 2, arm, shift=shift, run_sd=run_sd, luck=luck) for i in range(pairs)}
+            for arm, shift in (("first", gap), ("second", 0.0))
         ]
         found += held(over_pairs(sides[0], sides[1])[0], value)
     return found / draws
