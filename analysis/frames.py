@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import outputs
+from analysis.statistics.intervals import Refused
 from study.protocol import consistency
+from study.protocol.errors import StudyError
 from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.records import PHASES, Epoch, Outcome, Phase, Trial
@@ -75,7 +77,10 @@ def predictions(run: RunDir, plan: Plan, history: History) -> pd.DataFrame:
             "arm": trial.arm, "phase": trial.phase, "pair": trial.pair, "run": trial_id,
             "prediction": np.array(classes)[net.predictions],
         }  # fmt: skip
-        soft = outputs.probabilities(path, (len(net.labels), len(classes)))
+        try:
+            soft = outputs.probabilities(path, (len(net.labels), len(classes)))
+        except Refused as refusal:
+            raise StudyError(f"{run.predictions}: {refusal}") from refusal
         tables.append(
             pd.concat([pd.DataFrame(about), pd.DataFrame(soft, columns=class_columns(classes))], axis=1)
         )
