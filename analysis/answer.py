@@ -14,16 +14,16 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from analysis.levels import FEWEST_PAIRS, Level
 from analysis.luck import Luck
 from analysis.runs import Runs
 from analysis.statistics.intervals import Estimate, Reals, Refused, one_image, rope_probabilities, t_interval
 from analysis.statistics.superiority import holm
 from analysis.verdict import Verdict, of_nets
 from analysis.words import Doubts
+from study.protocol.levels import FEWEST_PAIRS, Level
 from study.protocol.metrics import Metric
 from study.protocol.sampling import ALIKE, Sampling
-from study.protocol.text import counted, listed
+from study.protocol.text import counted
 
 Word = Literal["better", "better, size unclear", "practical tie", "open", "nothing claimed"]
 SCOPE = (
@@ -31,6 +31,7 @@ SCOPE = (
     "rank otherwise."
 )
 GUARDED = "The search hardly beat the default; nothing is claimed about tuned architectures."
+UNSEARCHED = "No search could be paid for; both nets have the default setting."
 GUARD = 2
 """Full-length settings of each arm that must beat its default on validation before tuned architectures are compared."""
 
@@ -46,6 +47,10 @@ class Finds:
     """Full-length settings that beat the default on validation; None if unknown."""
     defaults: int = 0
     """Searches that found nothing better than the default, which was confirmed instead."""
+    searched: bool = True
+    """Whether the share of a search paid for one trial at least."""
+    tuned: bool = True
+    """Whether the net in hand has another setting than the default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +125,22 @@ def _over(
     delta = float(d.mean())
     interaction = sampling.interaction(table)
     spread = max(float(d.var(ddof=1)), interaction, one_image(sampling, images, step))
-    seen = sampling.variance(table.mean(axis=0)) if images > 1 else 0.0
-    lasting = images * max(0.0, seen - interaction / pairs)
-    luck = Luck(differences=tuple(map(float, d)), sd=math.sqrt(spread), lasting=lasting, images=images)
+    lasting, lasting_se = 0.0, 0.0
+    if images > 1:
+        image = table.mean(axis=0)
+        seen = images * sampling.variance(image)
+        lasting = max(0.0, seen - images * interaction / pairs)
+        apart = (image - image.mean()) ** 2
+        tails = float((apart**2).mean() / max(apart.mean() ** 2, 1e-300)) - 1
+        chance = 2 * (images * interaction / pairs) ** 2 / ((pairs - 1) * (images - 1))
+        lasting_se = math.sqrt(seen**2 * max(0.0, tails) / images + chance)
+    luck = Luck(
+        differences=tuple(map(float, d)),
+        sd=math.sqrt(spread),
+        lasting=lasting,
+        images=images,
+        lasting_se=lasting_se,
+    )
     return t_interval(delta, luck.variance(pairs), float(pairs - 1), confidence), luck
 
 
@@ -152,10 +170,13 @@ def judge(
         pairs=len(common), differences=(), luck_sd=None, p=None, holm_p=None, p_first=None, p_tie=None, p_second=None,
         beat=(first.beat, second.beat), guard="", budget_per_search=budget_per_search, look=look, doubt="",
     )  # fmt: skip
+    told = of_nets(nets, tuned=first.tuned or second.tuned) if nets else ""
+    if not (first.searched or second.searched):
+        return replace(base, guard=UNSEARCHED, sentence=_joined(UNSEARCHED, told))
     if len(common) < FEWEST_PAIRS:
         few = "One search per arm says" if len(common) == 1 else f"{len(common)} searches per arm say"
         guard = f"{few} nothing about which architecture is better when each is tuned: another search may find other settings."
-        return replace(base, guard=guard, sentence=_joined(guard, _nets(nets)))
+        return replace(base, guard=guard, sentence=_joined(guard, told))
     interval, luck = over_pairs(first.runs, second.runs, confidence=level.confidence)
     found = replace(
         base,
@@ -168,25 +189,29 @@ def judge(
         p=float(2 * stats.t.sf(abs(interval.delta) / interval.se, interval.df)),
     )
     if idle := [f for f in (first, second) if f.beat is not None and f.beat < GUARD]:
-        return _guarded(found, idle, nets)
+        return _guarded(found, idle, told)
     unlearnt = [f.arm for f in (first, second) if not _learnt(f, guessing)]
     judge = first.runs[common[0]].judge
     doubts = Doubts(guessing=guessing, copies=copies, images=luck.images, idle=unlearnt, judge=judge)
-    return _claimed(found, (first, second), interval, level, search, doubts, nets)
+    return _claimed(found, (first, second), interval, level, search, doubts, told)
 
 
-def _guarded(found: Answer, idle: Sequence[Finds], nets: Verdict | None) -> Answer:
+def _guarded(found: Answer, idle: Sequence[Finds], told: str) -> Answer:
     """Nothing is claimed: the searches of the ``idle`` arms found too little."""
-    settings = listed([f"{counted(f.beat or 0, 'setting')} of {f.arm}" for f in idle])
-    why = f"At full length and on validation, only {settings} beat the default, where {GUARD} must."
+    said = {f.beat: [g.arm for g in idle if g.beat == f.beat] for f in idle}
+    beat = "; ".join(
+        f"{'only one' if number else 'no'} setting of {' or '.join(arms)} beat its default"
+        for number, arms in said.items()
+    )
+    why = f"At full length and on validation, {beat}; at least two of each must."
     return replace(
         found,
         guard=f"{GUARDED} {why}",
         advice=(
-            "Searches that have more would beat it, or show that nothing does: a new study with a larger --budget or shorter "
-            "--epochs, or with wider ranges (--widen)."
+            "Larger searches would either beat the default or show that nothing does: a new study with a larger --budget or "
+            "shorter --epochs, or with wider ranges (--widen)."
         ),
-        sentence=_joined(GUARDED, why, _nets(nets)),
+        sentence=_joined(GUARDED, why, told),
     )
 
 
@@ -197,7 +222,7 @@ def _claimed(
     level: Level,
     search: str,
     doubts: Doubts,
-    nets: Verdict | None,
+    told: str,
 ) -> Answer:
     """The word for the interval, as far as the doubts let it stand, with its sentence."""
     judged, doubt, remedy = doubts.hold_back(interval.low, interval.high, found.rope)
@@ -210,7 +235,7 @@ def _claimed(
         found,
         word=word,
         ahead=(found.first if interval.delta > 0 else found.second) if word.startswith("better") else None,
-        sentence=_joined(said, doubt, failed, _nets(nets) if word == "open" else ""),
+        sentence=_joined(said, doubt, failed, told if word == "open" else ""),
         advice=remedy or ("" if word in ("better", "practical tie") else found.advice),
         p_first=p_first if known else None,
         p_tie=p_tie if known else None,
@@ -277,8 +302,3 @@ def _sentence(word: Word, found: Answer, e: Estimate, level: Level, search: str,
                 f"Which architecture is better is open: {tuned}, {metric.minus(first, second)} is "
                 f"{metric.gap_of(e.delta, sign=True)} {shown}."
             )
-
-
-def _nets(nets: Verdict | None) -> str:
-    """The sentence on the two nets in hand, for where nothing is claimed about the architectures."""
-    return "" if nets is None else of_nets(nets)

@@ -4,10 +4,11 @@ Forecasts depend on the luck of a search. Before a study they cover an assumed r
 its interval. Gaps and sds are in the metric's unit, shares as fractions. Imports scipy alone.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
-from analysis import levels
+from analysis.luck import MOST_PAIRS as FORECAST
 from analysis.luck import (
     POWER,
     Level,
@@ -18,8 +19,9 @@ from analysis.luck import (
     pairs_needed,
     sd_interval,
 )
-from study.protocol import allocation
+from study.protocol import allocation, levels
 from study.protocol.allocation import PAIRS
+from study.protocol.looks import MOST_PAIRS
 from study.protocol.plan import Plan
 from study.protocol.text import amount, rough
 
@@ -80,8 +82,7 @@ def known(luck: Luck, pairs: int) -> tuple[Luck, Luck, Luck]:
 
 def rate(plan: Plan) -> Level:
     """Error rate of a new study of this plan, whatever its pairs."""
-    earlier = sum(set(plan.arms) <= set(e.arms) for e in plan.earlier)
-    alpha = levels.of(couples=math.comb(len(plan.arms), 2), looks=plan.looks, earlier=earlier).alpha
+    alpha = levels.of_study(plan, first=plan.pairs).alpha
     return lambda _pairs: alpha
 
 
@@ -150,19 +151,31 @@ def takes_pairs(plan: Plan, luck: Luck, gap: float, level: Level, power: float) 
     """The pairs and the budget of a new study, or that no number of pairs would do and how many test images would."""
     needed = pairs_needed(luck, gap, level, power=power)
     if needed is None:
-        images = images_needed(luck, gap, level(max(PAIRS)), power=power)
-        if images is not None and images <= luck.images:
-            return "more pairs of searches than anybody pays for"
-        more = "on no number of them" if images is None else f"endless pairs on about {rough(images)} would"
-        return f"no number of pairs on these {luck.images} test images: {more}"
+        return limit(luck, gap, level(max(PAIRS)), power)
     fits = [pairs for pairs in PAIRS if pairs >= needed]
     if fits and plan.pairs >= min(fits):
         return f"{min(fits)} pairs of searches, which this budget pays for"
     if fits:
         return f"{min(fits)} pairs of searches, --budget {allocation.budget_for_pairs(plan, min(fits))} --epochs {plan.epochs}"
     most = max(PAIRS)
-    seconds = allocation.budget_for_pairs(plan, most).seconds * needed / most
-    return f"{needed} pairs of searches, about {amount(seconds, plan.budget.resource)}: more than the {most} of one plan, so with a second look"
+    first = allocation.budget_for_pairs(plan, most)
+    twice = levels.of_study(dataclasses.replace(plan, looks=2), first=most).alpha
+    in_two = pairs_needed(luck, gap, lambda _: twice, power=power, at_least=most + 1)
+    if in_two is None or in_two > MOST_PAIRS:
+        return f"{needed} pairs of searches, more than the {MOST_PAIRS} that two looks can have"
+    return (
+        f"{in_two} pairs of searches, about {amount(first.seconds * in_two / most, plan.budget.resource)}: {most} by --budget {first} "
+        f"--epochs {plan.epochs} --looks 2, the others by a second look"
+    )
+
+
+def limit(luck: Luck, gap: float, alpha: float, power: float) -> str:
+    """What a gap takes that no number of pairs within reach shows."""
+    images = images_needed(luck, gap, alpha, power=power)
+    if images is not None and images <= luck.images:
+        return f"over {FORECAST} pairs of searches"
+    more = "on no number of them" if images is None else f"endless pairs on about {rough(images)} would"
+    return f"no number of pairs on these {luck.images} test images: {more}"
 
 
 def _range(values: Sequence[str]) -> str:

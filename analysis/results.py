@@ -5,7 +5,7 @@ open does not count yet; the report mentions it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -127,8 +127,8 @@ def in_hand_runs(history: History, arm: str, look: int) -> list[Trial]:
     return [] if choice is None else history.confirmed(arm, choice.pair)
 
 
-def beat_default(history: History, arm: str) -> int:
-    """Settings of the arm that at full length, in a search or at random, beat the default's run on the same fold.
+def beat_default(history: History, arm: str, pairs: Container[int]) -> int:
+    """Settings of the arm that at full length, in these searches or at random, beat the default's run on the same fold.
 
     A fold on which the default failed counts as beaten.
     """
@@ -138,7 +138,8 @@ def beat_default(history: History, arm: str) -> int:
         default[trial.fold] = -math.inf if score is None or not history.finished(trial.id) else score
     usual = [t.config for t in history.of(arm, "baseline")[:1]]
     ahead: list[Config] = []
-    for trial in (*history.full_length(arm, "search"), *history.full_length(arm, "slice")):
+    searched = [t for t in history.full_length(arm, "search") if t.pair in pairs]
+    for trial in (*searched, *history.full_length(arm, "slice")):
         score = history.val_score(trial.id)
         if score is None or trial.config in usual or trial.config in ahead:
             continue

@@ -7,15 +7,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis import answer, further, levels
+from analysis import answer, further, verdict
 from analysis.answer import Answer, Finds
-from analysis.levels import Level
 from analysis.luck import Luck
 from analysis.results import Evidence, beat_default, choices, in_hand
 from analysis.runs import Runs, apart
 from analysis.statistics.intervals import Estimate, Refused
 from analysis.statistics.tunability import Interval, binomial
 from analysis.verdict import Verdict, judge, of_nets
+from study.protocol import accounting, levels, looks
+from study.protocol.accounting import searches, unsearched
+from study.protocol.levels import Level
+from study.protocol.metrics import Metric
 from study.protocol.records import Config
 from study.protocol.text import amount, counted, listed
 
@@ -71,12 +74,12 @@ def find(evidence: Evidence) -> Findings:
                 answers.append(_answer(evidence, first, second, net, lucks))
                 nets += [net] if net else []
             answers = answer.with_holm(answers)
-            said = headline(answers, nets)
+            share = amount(search_share(evidence, *_arms(evidence)), evidence.plan.budget.resource)
+            said = headline(answers, nets, evidence.plan.judged, search=share, look=evidence.look)
         except Refused as refusal:
             answers, nets, lucks = [], [], []
             said = f"No answer: {refusal}."
-    hands = {arm: in_hand(evidence.history, arm, evidence.look) for arm in evidence.plan.arms}
-    unchanged = tuple(arm for arm, choice in hands.items() if choice is not None and choice.default)
+    unchanged = tuple(arm for arm in evidence.plan.arms if _unchanged(evidence, arm))
     tuned, default, sign = evidence.tuned, evidence.default, evidence.plan.judged.against
     gains = [
         _contrast(f"{arm}:\nnet in hand {sign} default", arm, tuned.get(arm), default.get(arm), tuned=True)
@@ -96,7 +99,7 @@ def find(evidence: Evidence) -> Findings:
     return Findings(
         headline=said
         + (f" A further look is under way: {evidence.under_way}." if evidence.under_way else ""),
-        scope=answer.SCOPE,
+        scope=verdict.SCOPE if answers and all(a.guard for a in answers) else answer.SCOPE,
         answers=tuple(answers),
         nets=tuple(nets),
         lucks=tuple(lucks),
@@ -106,8 +109,11 @@ def find(evidence: Evidence) -> Findings:
     )
 
 
-def headline(answers: list[Answer], nets: list[Verdict]) -> str:
-    """The one sentence for the terminal: the answer, or the leader against each other arm."""
+def headline(answers: list[Answer], nets: list[Verdict], metric: Metric, *, search: str, look: int) -> str:
+    """The one sentence for the terminal: the answer, or the leader against each other arm.
+
+    ``search``: a search's share in words; ``look``: the latest one.
+    """
     if len(answers) == 1:
         return answers[0].sentence
     leader = answers[0].first
@@ -115,22 +121,31 @@ def headline(answers: list[Answer], nets: list[Verdict]) -> str:
     if all(a.guard for a in against):
         beat = {arm: n for a in answers for arm, n in zip((a.first, a.second), a.beat, strict=True)}
         why = listed([f"{counted(n, 'setting')} of {arm}" for arm, n in beat.items() if n is not None])
-        few = against[0].guard if against[0].pairs < levels.FEWEST_PAIRS else ""
+        few = "" if against[0].guard.startswith(answer.GUARDED) else against[0].guard
         return " ".join(
             [
                 few or f"{answer.GUARDED} At full length and on validation, {why} beat the default.",
-                *(of_nets(v) for v in nets if v.first == leader),
+                *(v.sentence for v in nets if v.first == leader),
             ]
         )
     groups: dict[str, list[str]] = {}
     for a in against:
-        groups.setdefault(_SHORT[a.word], []).append(a.second)
+        groups.setdefault(_SHORT[a.word], []).append(_beside(a, metric, look))
     said = "; ".join(f"{word} {listed(names)}" for word, names in groups.items())
     doubts = "".join(f" {d}" for d in dict.fromkeys(a.doubt for a in against) if d)
     return (
-        f"Of {len(against) + 1} arms, each tuned with searches of the same share, {leader} has the highest mean: {said} "
+        f"Of {len(against) + 1} arms, each tuned with a search of {search}, {leader} has the highest mean: {said} "
         f"({against[0].held}).{doubts}"
     )
+
+
+def _beside(a: Answer, metric: Metric, look: int) -> str:
+    """The other arm, with the leader's lead over it."""
+    if a.delta is None or a.low is None or a.high is None:
+        return a.second
+    ends = f"{metric.number(a.low, sign=True)} to {metric.number(a.high, sign=True)}"
+    early = ", decided at the first look" if a.look < look else ""
+    return f"{a.second} ({metric.gap(a.delta, sign=True)}, {ends}{early})"
 
 
 _SHORT = {
@@ -142,25 +157,16 @@ _SHORT = {
 }
 
 
-def level_of(evidence: Evidence, first: str, second: str) -> Level:
-    """The level of the answer on two arms, given all arms, looks, an added arm and earlier studies (METHOD.md 6)."""
-    plan, extension = evidence.plan, evidence.history.extension
-    if extension is not None and extension.look > evidence.look:
-        extension = None
-    arms = [arm for arm in plan.arms if arm in evidence.finds or arm in evidence.tuned] or list(plan.arms)
-    earlier = sum(first in e.arms and second in e.arms for e in plan.earlier)
-    couples = math.comb(len(arms), 2)
-    if extension is not None and not extension.pairs:
-        old = math.comb(len(arms) - len(extension.arms), 2)
-        new = first in extension.arms or second in extension.arms
-        return levels.of(couples=old, looks=plan.looks, earlier=earlier, added=couples - old, new=new)
-    return levels.of(
-        couples=couples,
-        looks=plan.looks,
-        look=evidence.look,
-        first=plan.pairs,
-        now=plan.pairs + (extension.pairs if extension else 0),
-        earlier=earlier,
+def level_of(evidence: Evidence, first: str, second: str, *, look: int = 0) -> Level:
+    """The level of the answer on two arms, by default at the latest look that is complete (METHOD.md 6)."""
+    plan, history = evidence.plan, evidence.history
+    return levels.of_pair(
+        plan,
+        first,
+        second,
+        first=searches(plan, history),
+        look=look or evidence.look,
+        extension=history.extension,
     )
 
 
@@ -178,33 +184,57 @@ def _arms(evidence: Evidence) -> list[str]:
     return [arm for arm in evidence.plan.arms if arm in asked]
 
 
-def _finds(evidence: Evidence, arm: str) -> Finds:
-    runs = evidence.finds.get(arm)
+def _finds(evidence: Evidence, arm: str, look: int = 0) -> Finds:
+    """By default those of the latest look that is complete."""
+    found = choices(evidence.history, arm, look or evidence.look)
+    runs = {c.pair: r for c in found if (r := evidence.finds.get(arm, {}).get(c.pair))}
     if not runs:
         raise Refused(f"no confirmation run of {arm} left a score")
     if not any(r.trained for r in runs.values()):
         number = sum(len(r.correct) for r in runs.values())
         said = f"all {number} confirmation runs" if number > 1 else "the only confirmation run"
         raise Refused(f"{said} of {arm} failed, so there is no trained net to compare")
-    found = choices(evidence.history, arm, evidence.look)
     return Finds(
         arm=arm,
         runs=runs,
-        beat=beat_default(evidence.history, arm),
+        beat=beat_default(evidence.history, arm, {c.pair for c in found}),
         defaults=sum(choice.default for choice in found),
+        searched=not (
+            unsearched(evidence.plan, evidence.history, arm) and all(choice.default for choice in found)
+        ),
+        tuned=not _unchanged(evidence, arm),
     )
 
 
 def _answer(
     evidence: Evidence, first: Finds, second: Finds, net: Verdict | None, lucks: list[Luck]
 ) -> Answer:
-    plan, level = evidence.plan, level_of(evidence, first.arm, second.arm)
-    luck = None
+    """The answer on two arms. What the first look decided is final: a second look judges open answers only."""
+    now = level_of(evidence, first.arm, second.arm)
+    extension = evidence.history.extension
+    if evidence.look > 1 and extension is not None and extension.pairs:
+        early = [_finds(evidence, arm, 1) for arm in (first.arm, second.arm)]
+        level = replace(now, alpha=level_of(evidence, first.arm, second.arm, look=1).alpha)
+        found, luck = _judged(evidence, early[0], early[1], net, level)
+        if found.word in looks.FINAL and luck is not None:
+            lucks.append(luck)
+            return replace(
+                found, look=1, sentence=f"{found.sentence} The first look decided this, which is final."
+            )
+    found, luck = _judged(evidence, first, second, net, now)
+    lucks += [luck] if luck else []
+    return found
+
+
+def _judged(
+    evidence: Evidence, first: Finds, second: Finds, net: Verdict | None, level: Level
+) -> tuple[Answer, Luck | None]:
+    """The answer at a level, and the luck of its pairs of searches if there are enough."""
+    plan, luck = evidence.plan, None
     if len(first.runs.keys() & second.runs.keys()) >= levels.FEWEST_PAIRS:
         _, luck = answer.over_pairs(first.runs, second.runs, confidence=level.confidence)
-        lucks.append(luck)
-    share = search_share(evidence)
-    return answer.judge(
+    share = search_share(evidence, first.arm, second.arm)
+    found = answer.judge(
         first,
         second,
         rope=plan.rope,
@@ -215,17 +245,15 @@ def _answer(
         look=evidence.look,
         guessing=evidence.guessing,
         copies=plan.data.copies,
-        more=further.what_would_decide(evidence, luck),
+        more=further.what_would_decide(evidence, luck, first.arm, second.arm),
     )
+    return found, luck
 
 
-def search_share(evidence: Evidence) -> float:
-    """b: resource-seconds that one search of an arm could spend, without random settings."""
-    tuning, plan = evidence.history.tuning, evidence.plan
-    if tuning is None:
-        return 0.0
-    slices = tuning.slice_runs * max(tuning.full_run.values())
-    return max(0.0, tuning.per_arm - slices) / plan.pairs
+def search_share(evidence: Evidence, *arms: str) -> float:
+    """b: resource-seconds that one search of each of these arms could spend, without random settings."""
+    shares = [accounting.search_share(evidence.plan, evidence.history, arm) for arm in arms]
+    return min(shares) if all(map(math.isfinite, shares)) else 0.0
 
 
 def _nets(evidence: Evidence, first: str, second: str) -> Verdict | None:
@@ -233,19 +261,23 @@ def _nets(evidence: Evidence, first: str, second: str) -> Verdict | None:
     a, b = evidence.tuned.get(first), evidence.tuned.get(second)
     if a is None or b is None or not (a.trained and b.trained):
         return None
-    plan, couples = evidence.plan, math.comb(len(_arms(evidence)), 2)
-    earlier = sum(first in e.arms and second in e.arms for e in plan.earlier)
-    level = level_of(evidence, first, second)
-    extension = evidence.history.extension
-    if evidence.look > 1 and extension is not None and extension.pairs:
-        level = levels.of_nets(level, looks=plan.looks, look=evidence.look, couples=couples, earlier=earlier)
+    plan, level, extension = evidence.plan, level_of(evidence, first, second), evidence.history.extension
+    if extension is not None and extension.pairs:
+        level = levels.of_nets(level, plan, first, second, look=evidence.look)
     try:
-        verdict = judge(
-            a, b, rope=plan.rope, level=level, guessing=evidence.guessing, copies=plan.data.copies
-        )
+        found = judge(a, b, rope=plan.rope, level=level, guessing=evidence.guessing, copies=plan.data.copies)
     except Refused:
         return None
-    return replace(verdict, sentence=of_nets(verdict))
+    return replace(
+        found,
+        sentence=of_nets(found, tuned=not (_unchanged(evidence, first) and _unchanged(evidence, second))),
+    )
+
+
+def _unchanged(evidence: Evidence, arm: str) -> bool:
+    """Whether the arm's net in hand has the default setting."""
+    choice = in_hand(evidence.history, arm, evidence.look)
+    return choice is not None and choice.default
 
 
 def default_setting(evidence: Evidence, arm: str) -> Config | None:

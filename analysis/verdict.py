@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis import levels
-from analysis.levels import Level, spanned
 from analysis.luck import POWER
 from analysis.more_runs import takes, what_would_decide
 from analysis.runs import Runs, apart
 from analysis.statistics.intervals import Estimate, crossed, permutation_p, rope_probabilities, welch
 from analysis.words import Doubts, Word
+from study.protocol import levels
+from study.protocol.levels import Level, spanned
 from study.protocol.metrics import METRICS, Metric, Name
 from study.protocol.text import listed
 
@@ -128,8 +128,12 @@ def judge(
     )  # fmt: skip
 
 
-def of_nets(v: Verdict) -> str:
-    """The sentence for the finds of two searches: it is about two nets and names no architecture."""
+def of_nets(v: Verdict, *, tuned: bool = True) -> str:
+    """The sentence for the finds of two searches: it is about two nets and names no architecture.
+
+    ``tuned``: whether either of them has another setting than its default.
+    """
+    two = "two nets tuned here" if tuned else "two nets"
     a, b = (v.first, v.second) if v.delta >= 0 else (v.second, v.first)
     low, high = (v.low, v.high) if v.delta >= 0 else (-v.high, -v.low)
     metric = METRICS[v.metric]
@@ -138,11 +142,11 @@ def of_nets(v: Verdict) -> str:
     if v.word.startswith("better"):
         open_still = f"; whether that is more than the {metric.gap(v.rope)} you said matters is open"
         less = "" if v.word == "better" else open_still
-        said = f"Of the two nets tuned here, {a}'s is better than {b}'s by {shown}{less}."
+        said = f"Of the {two}, {a}'s is better than {b}'s by {shown}{less}."
     elif v.word == "practical tie":
-        said = f"The two nets tuned here are equal within {metric.gap(v.rope)}: {difference} is {shown}."
+        said = f"The {two} are equal within {metric.gap(v.rope)}: {difference} is {shown}."
     else:
-        said = f"Which of the two nets tuned here is better is open: {difference} is {shown}."
+        said = f"Which of the {two} is better is open: {difference} is {shown}."
     return said + (f" {v.doubt}" if v.doubt else "")
 
 

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 from search_spaces import Arm, load_recipe
 from study import provenance
 from study.cli import Request
-from study.protocol import allocation, looks
+from study.protocol import allocation, levels, looks
+from study.protocol.accounting import searches
 from study.protocol.budget import Budget
 from study.protocol.codec import plain
 from study.protocol.errors import InputError
+from study.protocol.history import History
 from study.protocol.metrics import METRICS
 from study.protocol.plan import Plan
 from study.protocol.question import DataCard, Weights
 from study.protocol.records import Extension
-from study.protocol.text import duration
+from study.protocol.text import counted, duration, level
 
 if TYPE_CHECKING:
     from study.data.sealed import Prepared
@@ -168,13 +170,14 @@ def added_arm(
     survey = profile.survey(
         added, prepared.card, share, recipe=plan.recipe, fraction=plan.machine.fraction, pool=prepared.train
     )
-    _check_comparable(plan, name, survey)
+    instead = looks.instead(plan, name, survey.audits[name], survey.cost[name])
+    _check_comparable(plan, name, survey, instead)
     extension = Extension(
         look=2,
         budget_seconds=plan.share * (len(plan.arms) + 1),
         arms=(name,),
         pairs=0,
-        level=looks.ADDED,
+        level=levels.ADDED,
         declared=False,
         reason=f"--arms {','.join(asked)} after {','.join(plan.arms)}",
         plan=plain(
@@ -196,42 +199,38 @@ def added_arm(
     except InputError as error:
         raise InputError(
             f"{name} cannot be added: its full run costs so much more that the others' share of {duration(plan.share)} would be "
-            f"divided differently ({error}). {_instead(plan, name)}"
+            f"divided differently ({error}). {instead}"
         ) from error
     if allocation.tuning_runs(extended) + extended.pairs < allocation.TUNING_RUNS_FLOOR:
         raise InputError(
             f"{name} cannot be added: the share of {duration(plan.share)} that the others had leaves it "
             f"{max(0.0, allocation.tuning_runs(extended)):.1f} full runs of search, and fewer than {allocation.TUNING_RUNS_FLOOR} say little. "
-            f"{_instead(plan, name)}"
+            f"{instead}"
         )
     return extension
 
 
-def _check_comparable(plan: Plan, name: str, survey: "Survey") -> None:
+def _check_comparable(plan: Plan, name: str, survey: "Survey", instead: str) -> None:
     ours, theirs = ((m.resource, m.fraction, m.threads, m.kind) for m in (plan.machine, survey.machine))
     if ours != theirs:
         raise InputError(
             f"{name} would run on {survey.machine.name}, and the others ran on {plan.machine.name}: their costs would not "
-            f"compare. {_instead(plan, name)}"
+            f"compare. {instead}"
         )
     if missing := sorted(set(plan.batch_sizes) - set(survey.batch_sizes)):
         raise InputError(
-            f"{name} cannot train with batches of {missing[-1]}, which the others' searches had. {_instead(plan, name)}"
+            f"{name} cannot train with batches of {missing[-1]}, which the others' searches had. {instead}"
         )
 
 
-def _instead(plan: Plan, name: str) -> str:
-    budget = Budget(seconds=plan.share * (len(plan.arms) + 1), resource=plan.budget.resource)
-    return f"Instead: a new study of all of them, --arms {','.join((*plan.arms, name))} --budget {budget}"
-
-
-def extension_sentence(plan: Plan, extension: Extension) -> str:
+def extension_sentence(plan: Plan, history: History, extension: Extension) -> str:
     """What the second look, or the added arm, will give; ``plan`` has it already."""
+    have = searches(plan, history)
     if extension.pairs:
-        return looks.describe_second_look(plan, extension)
+        return looks.describe_second_look(plan, history, extension)
+    held = levels.of_pair(plan, plan.arms[0], plan.arms[-1], first=have, look=2, extension=extension)
     others = [arm for arm in plan.arms if arm not in extension.arms]
     return (
-        f"{extension.arms[0]} is added: {plan.pairs} searches on the folds and with the share of {duration(plan.share)} that "
-        f"{', '.join(others)} had. Its pairs of arms share an error of {100 * extension.level:g} %; all pairs together have "
-        f"{100 * (looks.LEVEL + extension.level):g} %"
+        f"{extension.arms[0]} is added: {counted(have, 'search', 'searches')} on the folds and with the share of {duration(plan.share)} that "
+        f"{', '.join(others)} had. Each of its pairs of arms has an interval at {level(held.confidence)}, {held.label}"
     )

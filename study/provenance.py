@@ -19,6 +19,8 @@ from study.protocol.rundir import RunDir
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "numpy", "scipy", "timm")
 ROOT = Path(__file__).parent.parent
 ARMS = "search_spaces/"
+ROOMS = ("training", "data", "protocol", "scheduling", "execution")
+"""Of ``study``: what decides what trials run and when. Loggers, commands and the report change no result."""
 
 
 def session(run: RunDir, arms: Iterable[str], recipe: str) -> Session:
@@ -31,10 +33,10 @@ def versions() -> dict[str, str]:
 
 
 def code(arms: Iterable[str], recipe: str) -> dict[str, str]:
-    """Source file -> SHA-256, for all code that trials of these arms run."""
+    """Source file -> SHA-256, for all code that trials of these arms and their schedule run."""
     recipes = ROOT / ARMS / "recipes"
     files = {
-        *(ROOT / "study").rglob("*.py"),
+        *(file for room in ROOMS for file in (ROOT / "study" / room).rglob("*.py")),
         *_files(arms),
         recipes / "__init__.py",
         recipes / f"{recipe}.py",
@@ -55,7 +57,8 @@ def differences(history: History, now: Session) -> str:
     check_question(history, now.plan)
     before = history.sessions[-1]
     # an added arm changes no other
-    there = before.code.keys() | {f for f in now.code if not f.startswith(ARMS)}
+    there = {f for f in before.code if f.startswith((ARMS, *(f"study/{room}/" for room in ROOMS)))}
+    there |= {f for f in now.code if not f.startswith(ARMS)}
     changed = sorted(f for f in there if before.code.get(f) != now.code.get(f))
     others = [
         f"{name} {before.versions.get(name, 'unknown')} -> {version}"

@@ -21,13 +21,13 @@ from study import cli, planning, session
 from study.cli import Request
 from study.commands import series
 from study.loggers import feed
-from study.protocol import allocation, classes, metrics
+from study.protocol import allocation, classes, looks, metrics
 from study.protocol.accounting import search_runs, shrunk, unspent
 from study.protocol.errors import BAD_INPUT, DONE, UNFINISHED, InputError, StudyError
 from study.protocol.metrics import METRICS
 from study.protocol.plan import Plan
 from study.protocol.question import starts, unmatched
-from study.protocol.records import Record, Tuning
+from study.protocol.records import Extension, Record, Tuning
 from study.protocol.rundir import RunDir
 from study.protocol.text import duration
 from study.session import Opened, Say
@@ -97,6 +97,11 @@ def _say_how_to_resume(request: Request, place: RunDir, say: Say) -> None:
 def _study(opened: Opened, console: Console, stop: StopSignal) -> None:
     """From an opened run to its report."""
     request, say = opened.request, console.print
+    if opened.plan and opened.answered:
+        _report(opened, opened.plan, say)
+        return
+    if opened.extension:
+        opened.extension = _still_open(opened.run, opened.extension)
     budget = opened.plan.budget if opened.plan else request.budget
     assert budget is not None
     if not opened.plan:
@@ -139,10 +144,22 @@ def _study(opened: Opened, console: Console, stop: StopSignal) -> None:
             return
         _open_test(opened, plan, prepared, say)
 
+    _report(opened, plan, say)
+
+
+def _report(opened: Opened, plan: Plan, say: Say) -> None:
     from analysis.report import build
 
     written = build.write(opened.run.path)
     say("\n".join(["", *_search_lines(plan, opened), *written.lines, f"report: {written.path}"]))
+
+
+def _still_open(run: RunDir, extension: Extension) -> Extension:
+    """The second look, if the study's own records leave an answer open."""
+    from analysis import results, summary
+
+    found = summary.find(results.read(run.path))
+    return looks.still_open(extension, [(answer.word, answer.sentence) for answer in found.answers])
 
 
 def _read_data(opened: Opened, console: Console) -> "Prepared":
@@ -206,7 +223,7 @@ def _resume(opened: Opened, prepared: "Prepared", say: Say) -> Plan:
         )
     if extension:
         opened.extend(extension)
-        say(planning.extension_sentence(opened.plan, extension))
+        say(planning.extension_sentence(opened.plan, opened.ledger, extension))
         if opened.added and (warning := unmatched(opened.plan.audits)):
             say(f"warning: {warning}")
         for said in (
@@ -248,10 +265,11 @@ def _open_test(opened: Opened, plan: Plan, prepared: "Prepared", say: Say) -> No
             f"note: {duration(seconds)} of {arm}'s share is left over: it made {allocation.CONFIRM_CEILING} confirmation runs, the "
             "most of any study"
         )
+    first = "once" if plan.looks == 1 else "for the first of two looks"
     say(
         "opening the test set for the new nets ..."
         if opened.ledger.extension
-        else "opening the test set, once, for all arms together ..."
+        else f"opening the test set, {first}, for all arms together ..."
     )
     open_test(plan, opened.ledger, prepared.train, opened.run, opened.contents, keep_pictures=plan.pictures)
 

@@ -73,6 +73,11 @@ class Opened:
         """What the trials get of them."""
         return {arm: start.content for arm, start in self.starts.items()}
 
+    @property
+    def answered(self) -> bool:
+        """Whether the study is over and nothing was added: only its report is left to write."""
+        return looks.finished(self.ledger) and not (self.extension or self.added)
+
     def begin(self, plan: Plan, prepared: "Prepared") -> None:
         """Freeze the plan of a new study."""
         self.plan = plan
@@ -84,7 +89,7 @@ class Opened:
         plan, ledger = self.plan, self.ledger
         assert plan is not None and self.session is not None
         provenance.check_data(plan, prepared.card)
-        if ledger.sessions:
+        if ledger.sessions and not self.added:
             ledger.add(self.session)
         self._write_head(plan, prepared)
         done = sum(o.state != "failed" for o in ledger.outcomes.values())
@@ -94,9 +99,11 @@ class Opened:
         )
 
     def extend(self, extension: Extension) -> None:
-        """Enter the second look, or the added arm, in the ledger."""
-        assert self.plan is not None
+        """Enter the second look, or the added arm with the session that knows its files, in the ledger."""
+        assert self.plan is not None and self.session is not None
         self.ledger.add(extension)
+        if self.added:
+            self.ledger.add(self.session)
         self.plan = self.plan.extended(extension)
         self.arms |= self.added
         self._book_probe(self.plan)
@@ -220,13 +227,15 @@ def _check_resumed(opened: Opened, plan: Plan, say: Say) -> None:
     except LedgerError as error:
         raise FinalError(str(error)) from error
     if request.budget:
-        opened.extension = _second_look(plan, ledger, run, request.budget)
+        opened.extension = _second_look(plan, ledger, request.budget)
     asked = _chosen(request.arms, plan.recipe)
     new = _added_arm(plan, ledger, tuple(it.name for it in asked)) if asked else ()
     if ledger.torn:
         say(f"note: {ledger.torn}")
-    opened.session = _session(plan, (*plan.arms, *new), ledger, run, accept=request.accept_changed_code)
     opened.plan = plan
+    if opened.answered and not new:
+        return
+    opened.session = _session(plan, (*plan.arms, *new), ledger, run, accept=request.accept_changed_code)
     opened.arms = {name: search_spaces.load(name, plan.recipe) for name in plan.arms}
     opened.added = {it.name: it.arm for it in asked if it.name in new}
     opened.starts = {it.name: it.start for it in asked if it.start and it.name in new}
@@ -253,12 +262,12 @@ def _chosen(typed: Sequence[str], recipe: str) -> "list[Chosen]":
     return found
 
 
-def _second_look(plan: Plan, ledger: Ledger, run: RunDir, budget: Budget) -> Extension | None:
+def _second_look(plan: Plan, ledger: Ledger, budget: Budget) -> Extension | None:
     """None if this look was requested before and interrupted. Raises InputError."""
     known = ledger.extension
     if known and known.pairs and known.budget_seconds == budget.seconds and not looks.finished(ledger):
         return None
-    return looks.second_look(plan, ledger, run, budget)
+    return looks.second_look(plan, ledger, budget)
 
 
 def _added_arm(plan: Plan, ledger: Ledger, asked: tuple[str, ...]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import pytest
 from bench import aa, worlds
 from bench.aa import Study
 
-from analysis.levels import FEWEST_PAIRS
+from study.protocol.levels import FEWEST_PAIRS
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from analysis.report.sections import health
 from analysis.results import read
 from analysis.summary import Findings
 from analysis.verdict import Verdict
-from study.protocol import plugins
+from study.protocol import plugins, rundir
 from study.protocol.errors import StudyError
 from study.protocol.rundir import FIGURES, HTML, MARKDOWN, VERDICT
 
@@ -72,7 +72,7 @@ def write(run: Path, *, pictures: bool = True) -> Report:
     try:
         (run / FIGURES).mkdir(exist_ok=True)
         for name, content in files.items():
-            (run / name).write_bytes(content)
+            rundir.write(run / name, content)
     except OSError as error:
         raise StudyError(f"the report cannot be written to {run}: {error.strerror}") from error
     return Report(

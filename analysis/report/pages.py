@@ -14,6 +14,7 @@ from analysis.report.section import Context, Section
 from analysis.results import Evidence
 from analysis.verdict import Verdict
 from study.protocol import text
+from study.protocol.accounting import budget
 from study.protocol.metrics import ACCURACY
 
 
@@ -42,6 +43,7 @@ def _answer(context: Context) -> dict[str, Any]:
     alone = len(found.answers) > 1 or evidence.look > 1
     return {
         "plan": evidence.plan,
+        "budget": budget(evidence.plan, evidence.history),
         "palette": context.palette,
         "headline": found.headline,
         "against": [a for a in found.answers if a.first == leader],

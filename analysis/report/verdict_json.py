@@ -12,6 +12,7 @@ from analysis import summary
 from analysis.report.section import Context, plain
 from analysis.report.sections import health
 from analysis.results import in_hand
+from study.protocol.accounting import budget
 from study.protocol.records import PHASES
 
 FORMAT = 3
@@ -54,7 +55,7 @@ def _body(context: Context) -> dict[str, Any]:
             arm: {str(phase): history.spent(arm, phase) for phase in PHASES if history.spent(arm, phase) > 0}
             for arm in plan.arms
         },
-        "budget_seconds": plan.budget.seconds,
+        "budget_seconds": budget(plan, history).seconds,
         "manifests": [m.sha256 for m in history.manifests],
         "test_opened": len(history.opened),
         "warnings": health.warnings(evidence),

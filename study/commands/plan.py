@@ -12,11 +12,11 @@ from rich.text import Text
 
 from analysis import power
 from analysis.luck import POWER, half_width
-from study.protocol import allocation, classes, looks, question
+from study.protocol import allocation, classes, levels, looks, question
 from study.protocol.allocation import PAIRS
 from study.protocol.plan import Plan
 from study.protocol.question import Audit, DataCard, Packed
-from study.protocol.text import counted, duration
+from study.protocol.text import counted, duration, level
 
 
 def overview(plan: Plan, *, verbose: bool = False) -> Group:
@@ -32,6 +32,7 @@ def overview(plan: Plan, *, verbose: bool = False) -> Group:
         ),
         _phases(plan),
         *map(Text, outlook(plan)),
+        *([Text(_two_looks(plan))] if plan.looks == 2 else []),
     ]
     if warning := question.unmatched(plan.audits):
         shown.append(Text(f"warning: {warning}"))
@@ -39,6 +40,11 @@ def overview(plan: Plan, *, verbose: bool = False) -> Group:
     if told := looks.describe_earlier(plan):
         shown.append(Text(f"note: {told}"))
     return Group(*shown, *(_details(plan) if verbose else ()))
+
+
+def _two_looks(plan: Plan) -> str:
+    each = level(levels.of_study(plan, first=plan.pairs).confidence)
+    return f"Two looks: each interval at {each}, so that both together hold at {level(1 - levels.LEVEL)}."
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

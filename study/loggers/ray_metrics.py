@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from study.loggers.base import Tool
+from study.protocol.accounting import share
 from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.records import PHASES, Record
@@ -49,7 +50,7 @@ class RayMetrics:
             tags = {"arm": _ascii(arm)}
             for phase in PHASES:
                 self._spent.set(history.spent(arm, phase), {**tags, "phase": phase})
-            self._left.set(max(0.0, self._plan.share - history.spent(arm)), tags)
+            self._left.set(max(0.0, share(self._plan, history) - history.spent(arm)), tags)
             best = history.best.get(arm)
             if best is not None:
                 self._best.set(best, tags)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from study.protocol import allocation
 from study.protocol.allocation import CONFIRM_CEILING
@@ -10,9 +10,12 @@ from study.protocol.budget import Budget
 from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.records import SCORED_PHASES, Choice, Trial, Tuning
+from study.protocol.text import counted
 
 SHRUNK = 0.5
 """Part of the planned search below which the study says at once that the search has shrunk."""
+SEARCH_FLOOR = 1.0
+"""Full runs that a search has beside the default's; where the planned ones would have less, there are fewer."""
 
 
 def share(plan: Plan, history: History) -> float:
@@ -61,12 +64,24 @@ def search_runs(plan: Plan, history: History) -> dict[str, list[float]]:
     tuning = history.tuning
     if tuning is None:
         return {}
-    pairs = plan.pairs + (history.extension.pairs if history.extension else 0)
     return {
-        arm: [history.spent(arm, "search", pair=pair) / tuning.full_run[arm] for pair in range(pairs)]
+        arm: [
+            history.spent(arm, "search", pair=pair) / tuning.full_run[arm] for pair in numbers(plan, history)
+        ]
         for arm in plan.arms
         if arm in tuning.full_run
     }
+
+
+def searches(plan: Plan, history: History) -> int:
+    """Paired searches per arm of the first look: as planned, until the tuning share is fixed."""
+    return (history.tuning.pairs if history.tuning else 0) or plan.pairs
+
+
+def numbers(plan: Plan, history: History) -> list[int]:
+    """The pairs of searches of all looks."""
+    further = history.extension.pairs if history.extension else 0
+    return [*range(searches(plan, history)), *range(plan.pairs, plan.pairs + further)]
 
 
 def planned_search(plan: Plan, history: History, arm: str) -> float:
@@ -74,7 +89,13 @@ def planned_search(plan: Plan, history: History, arm: str) -> float:
     tuning = history.tuning
     if tuning is None or arm not in tuning.full_run:
         return allocation.tuning_runs(plan) / plan.pairs
-    return max(0.0, tuning.per_arm / tuning.full_run[arm] - tuning.slice_runs) / plan.pairs
+    return search_share(plan, history, arm) / tuning.full_run[arm]
+
+
+def unsearched(plan: Plan, history: History, arm: str) -> bool:
+    """Whether the share of a search does not pay for the first rung of one trial."""
+    first = (plan.rungs or (plan.epochs,))[0]
+    return planned_search(plan, history, arm) < first / plan.epochs
 
 
 def tuning_share(plan: Plan, history: History, arms: Sequence[str]) -> Tuning:
@@ -82,14 +103,28 @@ def tuning_share(plan: Plan, history: History, arms: Sequence[str]) -> Tuning:
     full_run = {arm: measured_run(plan, history, arm) for arm in arms}
     if history.tuning is not None:
         return dataclasses.replace(history.tuning, full_run={**history.tuning.full_run, **full_run})
-    per_arm = max(0.0, min(_left_for_tuning(plan, history, arm, full_run[arm]) for arm in arms))
-    slice_runs = allocation.slice_runs(per_arm / max(full_run.values()))
-    return Tuning(per_arm=per_arm, slice_runs=slice_runs, full_run=full_run)
+    per_arm, pairs, dearest = 0.0, 0, max(full_run.values())
+    for pairs, reserved in _ways(plan):
+        per_arm = max(0.0, min(_left_for_tuning(plan, history, arm, full_run[arm], reserved) for arm in arms))
+        if per_arm >= pairs * SEARCH_FLOOR * dearest:
+            break
+    return Tuning(
+        per_arm=per_arm,
+        slice_runs=allocation.slice_runs(per_arm / dearest),
+        full_run=full_run,
+        pairs=pairs if pairs < plan.pairs else 0,
+    )
 
 
-def _left_for_tuning(plan: Plan, history: History, arm: str, full_run: float) -> float:
+def _ways(plan: Plan) -> Iterator[tuple[int, int]]:
+    """Paired searches per arm and the runs set apart for their finds: as planned first, then ever less."""
+    yield plan.pairs, allocation.select_runs(plan) + allocation.confirm_reserved(plan)
+    for pairs in (plan.pairs, *(p for p in (*allocation.PAIRS, 1) if p < plan.pairs)):
+        yield pairs, allocation.reserve_floor(pairs)
+
+
+def _left_for_tuning(plan: Plan, history: History, arm: str, full_run: float, reserved: int) -> float:
     """What baseline, selection and confirmation leave of the arm's share."""
-    reserved = allocation.select_runs(plan) + allocation.confirm_reserved(plan)
     test = allocation.test_cost(plan, arm)
     return (
         plan.share
@@ -117,7 +152,7 @@ def search_share(plan: Plan, history: History, arm: str) -> float:
     running = history.running(arm, "slice")
     done = history.spent(arm, "slice") - sum(history.booked[t.id] for t in running)
     to_come = tuning.slice_runs - len(history.of(arm, "slice")) + len(running)
-    return max(0.0, tuning.per_arm - done - to_come * tuning.full_run[arm]) / plan.pairs
+    return max(0.0, tuning.per_arm - done - to_come * tuning.full_run[arm]) / searches(plan, history)
 
 
 def shrunk(plan: Plan, history: History) -> str:
@@ -127,16 +162,28 @@ def shrunk(plan: Plan, history: History) -> str:
         return ""
     dearest = max(tuning.full_run.values())
     runs, planned = tuning.per_arm / dearest, allocation.tuning_runs(plan)
-    if runs >= SHRUNK * planned:
+    if runs >= SHRUNK * planned and not tuning.pairs:
         return ""
-    more = (planned * dearest - tuning.per_arm) * len(plan.arms)
-    enough = Budget.whole_minutes(plan.budget.seconds + 1.1 * more, plan.budget.resource)
+    pairs = searches(plan, history)
+    fewer = f" instead of {plan.pairs}" if pairs < plan.pairs else ""
+    enough = searching_budget(plan, history)
     times = max(cost / allocation.full_run(plan, arm) for arm, cost in tuning.full_run.items())
     return (
         f"the search has shrunk: full runs cost {times:.1f} times what was measured, which leaves {runs:.1f} of them per arm "
-        f"for it instead of {planned:.1f}, {runs / plan.pairs:.1f} for each of {plan.pairs} "
-        f"{'searches' if plan.pairs > 1 else 'search'}. A new study with --budget {enough} or shorter --epochs would have "
+        f"for it instead of {planned:.1f}, {runs / pairs:.1f} for each of {counted(pairs, 'search', 'searches')}{fewer}. A new study with --budget {enough} or shorter --epochs would have "
         "what was planned"
+    )
+
+
+def searching_budget(plan: Plan, history: History) -> Budget:
+    """What a new study would take to have the search that was planned, at the costs that were measured since."""
+    assert history.tuning is not None
+    dearest = max(history.tuning.full_run.values())
+    times = max(cost / allocation.full_run(plan, arm) for arm, cost in history.tuning.full_run.items())
+    more = allocation.tuning_runs(plan) * dearest - history.tuning.per_arm
+    return Budget.whole_minutes(
+        max(plan.budget.seconds + 1.1 * more * len(plan.arms), times * plan.budget.seconds),
+        plan.budget.resource,
     )
 
 
@@ -173,3 +220,11 @@ def run_cost(plan: Plan, history: History, arm: str, choice: Choice) -> float:
         usual = sum(history.outcomes[t.id].cost for t in trials) / len(trials)
     latest = [t for t in history.confirmed(arm, choice.pair) if history.finished(t.id)][-1:]
     return max(usual, *(history.outcomes[t.id].cost for t in latest), 0.0) + allocation.test_cost(plan, arm)
+
+
+def confirmation_left(plan: Plan, history: History, arm: str) -> float:
+    """Resource-seconds of the confirmation runs that the arm's finds have yet to start."""
+    return sum(
+        (choice.runs - len(history.confirmed(arm, choice.pair))) * run_cost(plan, history, arm, choice)
+        for choice in history.choices(arm)
+    )

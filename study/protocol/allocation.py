@@ -148,6 +148,12 @@ def confirm_reserved(plan: "Plan") -> int:
     return plan.pairs * confirm_each(plan) + max(0, CONFIRM_FLOOR - confirm_each(plan))
 
 
+def reserve_floor(pairs: int) -> int:
+    """The fewest runs per arm in which the finds of so many searches are selected and confirmed."""
+    each = CONFIRM_EACH if pairs > 1 else CONFIRM_FLOOR
+    return pairs * (SELECT_ROUNDS + each) + max(0, CONFIRM_FLOOR - each)
+
+
 def tuning_runs(plan: "Plan") -> float:
     """Full-run equivalents per arm left for the searches and the random settings."""
     return full_runs(plan) - plan.folds - MARGIN * (select_runs(plan) + confirm_reserved(plan))
@@ -195,6 +201,11 @@ def with_length(plan: "Plan", epochs: int | None) -> "Plan":
 def budget_for_pairs(plan: "Plan", pairs: int) -> Budget:
     """The smallest budget that is divided into this many searches per arm, length kept. Raises KeyError for other numbers."""
     return _budget_for(plan, PAIRS[pairs])
+
+
+def budget_for_searches(plan: "Plan", pairs: int) -> Budget:
+    """A budget that gives each arm so many searches also when the arms are measured again, length kept."""
+    return _budget_for(plan, PAIRS.get(pairs, FEWEST_RUNS), spare=SCATTER)
 
 
 def _budget_for(plan: "Plan", runs: float, *, spare: float = 1.02) -> Budget:

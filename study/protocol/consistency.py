@@ -2,6 +2,7 @@
 
 import hashlib
 
+from study.protocol.accounting import searches
 from study.protocol.errors import InputError, LedgerError
 from study.protocol.history import History
 from study.protocol.ledger import read
@@ -64,13 +65,13 @@ def check(history: History, plan: Plan) -> None:
 
 
 def _check_manifests(history: History, plan: Plan) -> None:
-    pairs = {1: range(plan.pairs)}
+    pairs = {1: range(searches(plan, history))}
     arms = {1: set(plan.arms)}
     if (extension := history.extension) is not None:
         arms[1] -= set(extension.arms) if not extension.pairs else set()
         arms[extension.look] = set(extension.arms)
         further = range(plan.pairs, plan.pairs + extension.pairs)
-        pairs[extension.look] = further if extension.pairs else range(plan.pairs)
+        pairs[extension.look] = further if extension.pairs else pairs[1]
     named: list[str] = []
     for manifest in history.manifests:
         if manifest.choices.keys() != arms[manifest.look] or manifest.in_hand.keys() != arms[manifest.look]:

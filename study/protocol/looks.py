@@ -1,124 +1,35 @@
-"""Looking again: the error level of an interval when the same test images answer twice (METHOD.md 6).
+"""Looking again: what lets the same test images answer twice, and what does not (METHOD.md 6).
 
 A study announced with two looks, an undecided study that gets more budget, an added arm, and a new study that asks the same
-test files the same question: each has its level, and none is free. Needs only numpy and scipy.
+test files the same question: each has its level (``levels``), and none is free.
 """
 
-import functools
+import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-from study.protocol import allocation, selection
+from study.protocol import allocation, levels, selection
+from study.protocol.accounting import search_share, searches, searching_budget, unsearched
 from study.protocol.budget import Budget
 from study.protocol.consistency import load
 from study.protocol.errors import InputError, StudyError
 from study.protocol.history import History
+from study.protocol.levels import Level
 from study.protocol.plan import Plan
-from study.protocol.question import Earlier
+from study.protocol.question import Audit, Earlier
 from study.protocol.records import Extension
 from study.protocol.rundir import PLAN, RunDir
+from study.protocol.text import level
 
-LEVEL = 0.05
-"""Error of an only look."""
-FIRST_DECLARED = 0.027
-"""Error of the first of two declared looks, while the size of the second is unknown."""
-TOTAL_UNDECLARED = 0.06
-"""Error over both looks if the second was not announced and the first took its 0.05."""
-ADDED = 0.025
-"""Error that the pairs of arms of an added arm share."""
-POINTS = 18
-"""2 to this power points sample the joint law of both looks; the level is then right to 0.0002."""
 MOST_PAIRS = 20
 """Pairs of both looks together up to which the levels were checked (METHOD.md 6)."""
 FINAL = ("better", "practical tie")
 """Answers that no second look may take back."""
-
-
-def either(a1: float, a2: float, first: float, second: float) -> float:
-    """P(|Z1| > z1 or |Z2| > z2): the chance that either look errs, with correlation sqrt(k1 / k2).
-
-    Computed by quadrature, since a report must be the same each time: scipy's bivariate normal draws random numbers.
-    """
-    z1, z2 = (float(stats.norm.isf(a / 2)) for a in (a1, a2))
-    correlation = math.sqrt(first / second)
-    if correlation > 1 - 1e-9:
-        return max(a1, a2)
-    x, weight = np.polynomial.legendre.leggauss(200)
-    x, rest = z1 * x, math.sqrt(1 - correlation**2)
-    inside = stats.norm.cdf((z2 - correlation * x) / rest) - stats.norm.cdf((-z2 - correlation * x) / rest)
-    return 1 - float(z1 * (weight * stats.norm.pdf(x) * inside).sum())
-
-
-@functools.cache
-def second_level(first: int, second: int, *, spent: float, total: float) -> float:
-    """Error of the second look such that both together err in ``total``: t intervals over ``first``, then ``second`` pairs.
-
-    ``spent`` is the error of the first look, 0 if it could claim nothing. Each t has its own standard deviation, so over a few
-    pairs the two are less alike than normal theory says, whose levels would err in 5.3 % instead of 5 (4, then 8 pairs): the
-    joint law is summed over quasi-random points. Raises ValueError if nothing is new, or nothing is left.
-    """
-    if not 0 < first < second:
-        raise ValueError(f"a second look at {second} after {first} has nothing new")
-    if not spent:
-        return total
-    if spent >= total:
-        raise ValueError(f"the first look took {spent:g} of {total:g}: nothing is left for a second")
-    if first < 2:
-        raise ValueError("one pair of searches has no interval, and can have taken nothing")
-    t1, t2 = _both(first, second)
-    silent = t2[t1 <= stats.t.isf(spent / 2, first - 1)]
-    wrong = round((total - spent) * len(t1))
-    least = np.partition(silent, len(silent) - wrong)[len(silent) - wrong]
-    return float(2 * stats.t.sf(least, second - 1))
-
-
-@functools.lru_cache(maxsize=4)
-def _both(first: int, second: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """|t| over the first differences and over all of them, at evenly spread points of their common distribution."""
-    more = second - first
-    points = stats.qmc.Sobol(4, scramble=False).random_base2(POINTS) + 0.5 / 2**POINTS
-    mean, further = (stats.norm.ppf(points[:, i]) / math.sqrt(k) for i, k in ((0, first), (1, more)))
-    squares = stats.chi2.ppf(points[:, 2], first - 1)
-    t1 = np.abs(mean) * np.sqrt(first * (first - 1) / squares)
-    if more > 1:
-        squares = squares + stats.chi2.ppf(points[:, 3], more - 1)
-    squares = squares + first * more / second * (mean - further) ** 2
-    all_mean = (first * mean + more * further) / second
-    return t1, np.abs(all_mean) * np.sqrt(second * (second - 1) / squares)
-
-
-def asked_before(plan: Plan, first: str, second: str) -> int:
-    """How many earlier studies asked about this pair of arms on the same test files."""
-    return sum({first, second} <= set(earlier.arms) for earlier in plan.earlier)
-
-
-def first_level(plan: Plan, first: str = "", second: str = "") -> float:
-    """Error of the first look's interval on a pair of arms: halved by every earlier study that asked about it."""
-    level = FIRST_DECLARED if plan.looks == 2 else LEVEL
-    return level / 2.0 ** asked_before(plan, first, second)
-
-
-def last_level(plan: Plan, extension: Extension, first: str = "", second: str = "") -> float:
-    """Error of the second look's interval on a pair of arms."""
-    asked = 2.0 ** asked_before(plan, first, second)
-    spent = first_level(plan, first, second) if plan.pairs > 1 else 0.0
-    total = (LEVEL if extension.declared or not spent else TOTAL_UNDECLARED) / asked
-    return second_level(plan.pairs, plan.pairs + extension.pairs, spent=spent, total=total)
-
-
-def total_level(plan: Plan, history: History) -> float:
-    """Error, over all looks, that the study's sentence on a pair of arms allows itself."""
-    extension = history.extension
-    asked = max((asked_before(plan, a, b) for a in plan.arms for b in plan.arms if a < b), default=0)
-    if extension is None or extension.declared or plan.pairs == 1:
-        return LEVEL / 2.0**asked
-    return (TOTAL_UNDECLARED if extension.pairs else LEVEL + ADDED) / 2.0**asked
 
 
 def earlier_studies(folder: Path, own: str, source: str) -> tuple[Earlier, ...]:
@@ -137,7 +48,17 @@ def earlier_studies(folder: Path, own: str, source: str) -> tuple[Earlier, ...]:
             plan, history = load(run)
         except (StudyError, OSError, ValueError, KeyError, TypeError):
             continue
-        found.append(Earlier(run=run.name, arms=plan.arms, level=total_level(plan, history)))
+        took = max(
+            levels.of_pair(
+                plan,
+                *couple,
+                first=searches(plan, history),
+                look=len(history.manifests),
+                extension=history.extension,
+            ).own
+            for couple in itertools.combinations(plan.arms, 2)
+        )
+        found.append(Earlier(run=run.name, arms=plan.arms, level=took))
     return tuple(found)
 
 
@@ -146,20 +67,16 @@ def describe_earlier(plan: Plan) -> str:
     if not plan.earlier:
         return ""
     runs = ", ".join(f"{e.run} ({', '.join(e.arms)})" for e in plan.earlier)
-    again = {
-        f"{a} and {b}": asked_before(plan, a, b)
-        for i, a in enumerate(plan.arms)
-        for b in plan.arms[i + 1 :]
-        if asked_before(plan, a, b)
-    }
     said = f"the test images were opened before, by {runs}. "
+    again = [c for c in itertools.combinations(plan.arms, 2) if levels.earlier(plan, *c)]
     if not again:
         return f"{said}None of them asked for these arms, but what they showed may still shape your question"
-    widest = max(again.values())
+    widest = max(again, key=lambda couple: len(levels.earlier(plan, *couple)))
+    now = levels.of_pair(plan, *widest, first=plan.pairs)
     return (
-        f"{said}For {', '.join(again)} that makes this the {_ordinal(widest + 1)} study of one question: its interval is at "
-        f"{100 * (1 - first_level(plan, *max(again, key=lambda p: again[p]).split(' and '))):.4g} %, so that all together err "
-        "in 10 % at most. A new question needs fresh test images"
+        f"{said}For {', '.join(map(' and '.join, again))} that makes this the {_ordinal(len(levels.earlier(plan, *widest)) + 1)} "
+        f"study of one question: its interval is at {level(now.confidence)}, so that all together err in "
+        f"{100 * now.total:.4g} % at most. A new question needs fresh test images"
     )
 
 
@@ -176,17 +93,8 @@ def finished(history: History) -> bool:
     return len(history.opened) == looks and set(history.opened[-1].trials) <= history.scores.keys()
 
 
-def answers(run: RunDir) -> list[tuple[str, str]]:
-    """Word and sentence of the study's answer for each pair of arms. Raises InputError if there is none yet."""
-    try:
-        body = json.loads(run.verdict.read_text())
-        return [(str(answer["word"]), str(answer["sentence"])) for answer in body["answer"]]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{run} has no answer yet: python -m analysis {run} writes it") from error
-
-
-def second_look(plan: Plan, history: History, run: RunDir, budget: Budget) -> Extension:
-    """What more budget buys a finished, undecided study: further pairs under the frozen protocol.
+def second_look(plan: Plan, history: History, budget: Budget) -> Extension:
+    """What more budget buys a finished study: further pairs under the frozen protocol.
 
     ``budget`` is the new total. Raises InputError, with the reason and the alternative, if a second look is impossible.
     """
@@ -197,65 +105,106 @@ def second_look(plan: Plan, history: History, run: RunDir, budget: Budget) -> Ex
         )
     if budget.seconds <= plan.budget.seconds:
         raise InputError(f"--budget {budget} is the new total: give more than the study's {plan.budget}")
-    known = answers(run)
-    if known and all(word in FINAL for word, _ in known):
-        raise InputError(f"the study has its answer, and a second look cannot take it back: {known[0][1]}")
-    spare, costs = {}, {}
-    for arm in plan.arms:
-        costs[arm] = pair_cost(plan, history, arm)
-        spare[arm] = budget.seconds / len(plan.arms) - history.spent(arm) - 2 * allocation.startup(plan)
-    further = min(math.floor(spare[arm] / costs[arm]) for arm in plan.arms)
-    least = 2 if plan.pairs == 1 else 1
-    if further < least:
-        dearest = max(least * costs[arm] - spare[arm] for arm in plan.arms)
-        enough = Budget.whole_minutes(budget.seconds + 1.02 * dearest * len(plan.arms), budget.resource)
+    if idle := [arm for arm in plan.arms if unsearched(plan, history, arm)]:
         raise InputError(
-            f"--budget {budget} buys no further pair of searches{' or only one' if least == 2 else ''} of this study's size: "
-            f"--budget {enough} does"
+            f"--budget {budget}: further searches would get what the others got, and those of {' and '.join(idle)} got "
+            f"nothing. A new study could pay for them: --budget {searching_budget(plan, history)}"
         )
-    further = min(further, MOST_PAIRS - plan.pairs)
-    declared = plan.looks == 2
+    have = searches(plan, history)
+    least, most = 2 if have == 1 else 1, MOST_PAIRS - have
+    further = further_pairs(plan, history, budget)
+    if further < least:
+        few = "fewer than the two further pairs needed" if least == 2 else "no further pair of searches"
+        raise InputError(
+            f"--budget {budget} buys {few} of this study's size: --budget {budget_for(plan, history, least)} does"
+        )
+    if further > most:
+        raise InputError(
+            f"--budget {budget} buys {further} further pairs of searches, and both looks together have {MOST_PAIRS} at most: "
+            f"--budget {budget_for(plan, history, most)} pays for the {most} that are left"
+        )
     draft = Extension(
-        look=2, budget_seconds=budget.seconds, arms=plan.arms, pairs=further, level=LEVEL, declared=declared,
-        reason=f"--budget {budget} after {plan.budget}: {'; '.join(sentence for _, sentence in known)}", plan={},
+        look=2, budget_seconds=budget.seconds, arms=plan.arms, pairs=further, level=0.0, declared=plan.looks == 2,
+        reason=f"--budget {budget} after {plan.budget}", plan={},
     )  # fmt: skip
-    return Extension(**{**vars(draft), "level": last_level(plan, draft)})
+    return dataclasses.replace(draft, level=level_of(plan, history, draft).alpha)
+
+
+def level_of(plan: Plan, history: History, extension: Extension) -> Level:
+    """The level of the look that an extension leads to: the strictest of its pairs of arms."""
+    have = searches(plan, history)
+    return levels.of_study(plan, first=have, look=extension.look, extension=extension)
+
+
+def still_open(extension: Extension, answers: Sequence[tuple[str, str]]) -> Extension:
+    """The second look, with the answers it starts from (word and sentence) in its reason.
+
+    Raises InputError if no answer is open, or there is none.
+    """
+    if not answers:
+        raise InputError("the study has no answer that a second look could decide")
+    if all(word in FINAL for word, _ in answers):
+        raise InputError(f"the study has its answer, and a second look cannot take it back: {answers[0][1]}")
+    said = "; ".join(sentence for _, sentence in answers)
+    return dataclasses.replace(extension, reason=f"{extension.reason}: {said}")
+
+
+def further_pairs(plan: Plan, history: History, budget: Budget) -> int:
+    """The pairs of searches that a total of ``budget`` adds to a finished study."""
+    each = budget.seconds / len(plan.arms)
+    return min(
+        math.floor((each - _spent(plan, history, arm)) / pair_cost(plan, history, arm)) for arm in plan.arms
+    )
+
+
+def budget_for(plan: Plan, history: History, further: int) -> Budget:
+    """The total budget that adds so many pairs to a finished study, in whole minutes."""
+    needed = max(
+        _spent(plan, history, arm) + (further + 0.02) * pair_cost(plan, history, arm) for arm in plan.arms
+    )
+    return Budget.whole_minutes(needed * len(plan.arms), plan.budget.resource)
+
+
+def _spent(plan: Plan, history: History, arm: str) -> float:
+    return history.spent(arm) + 2 * allocation.startup(plan)
 
 
 def pair_cost(plan: Plan, history: History, arm: str) -> float:
     """Resource-seconds of one more search of the arm, its selection, and as many confirmation runs as the others had."""
     assert history.tuning is not None
-    run = history.tuning.full_run[arm]
-    share = max(0.0, history.tuning.per_arm - history.spent(arm, "slice")) / plan.pairs
-    confirmed = len(history.of(arm, "confirm")) / plan.pairs
+    run, have = history.tuning.full_run[arm], searches(plan, history)
+    confirmed = len(history.of(arm, "confirm")) / have
     selected = allocation.MARGIN * len(allocation.select_folds(plan, 0)) * run
+    floor = selection.runs_floor(plan, history, hand=False)
     return (
-        share
+        search_share(plan, history, arm)
         + selected
-        + max(confirmed, selection.runs_floor(plan, hand=False)) * (run + allocation.test_cost(plan, arm))
+        + max(confirmed, floor) * (run + allocation.test_cost(plan, arm))
     )
 
 
-def describe_second_look(plan: Plan, extension: Extension) -> str:
+def describe_second_look(plan: Plan, history: History, extension: Extension) -> str:
     """What to expect from the second look, before its budget is spent."""
-    before, after = plan.pairs, plan.pairs + extension.pairs
-    wide = _half_width(after, extension.level)
+    before = searches(plan, history)
+    after, now = before + extension.pairs, level_of(plan, history, extension)
+    first = levels.of_study(plan, first=before)
+    wide = _half_width(after, now.alpha)
     narrower = (
-        f"an interval of about {wide / _half_width(before, first_level(plan)):.0%} of the present width if the searches go on "
+        f"an interval of about {wide / _half_width(before, first.alpha):.0%} of the present width if the searches go on "
         "to differ as they do"
         if before > 1
         else f"the first interval on architectures, {wide:.1f} sd of the differences between pairs either way"
     )
-    total = LEVEL if extension.declared or before == 1 else TOTAL_UNDECLARED
+    held = f", {now.label}" if now.over else ""
     return (
         f"a second look: {extension.pairs} further pairs of searches beside the {before} that there are, and {narrower}, at "
-        f"{100 * (1 - extension.level):.4g} %, both looks together at {100 * (1 - total):.4g} %"
+        f"{level(now.confidence)}{held}"
     )
 
 
-def _half_width(pairs: int, level: float) -> float:
+def _half_width(pairs: int, alpha: float) -> float:
     """Half-width of the interval over pairs, in sds of their differences."""
-    return float(stats.t.isf(level / 2, pairs - 1)) / math.sqrt(pairs)
+    return float(stats.t.isf(alpha / 2, pairs - 1)) / math.sqrt(pairs)
 
 
 def added_arm(plan: Plan, history: History, arms: Sequence[str]) -> str:
@@ -269,6 +218,20 @@ def added_arm(plan: Plan, history: History, arms: Sequence[str]) -> str:
             f"{','.join(plan.arms)},{new[0] if new else 'NEW'}"
         )
     return new[0]
+
+
+def instead(plan: Plan, name: str, audit: Audit, measured: float) -> str:
+    """What to do for an arm that cannot be added: a new study of all arms, with a budget that gives each as many searches."""
+    arms = (*plan.arms, name)
+    whole = dataclasses.replace(
+        plan,
+        arms=arms,
+        budget=Budget(seconds=plan.share * len(arms), resource=plan.budget.resource),
+        audits={**plan.audits, name: audit},
+        probe_cost={**plan.probe_cost, name: measured},
+    )
+    budget = allocation.budget_for_searches(whole, plan.pairs)
+    return f"Instead: a new study of all of them, --arms {','.join(arms)} --budget {budget} --epochs {plan.epochs}"
 
 
 def _can_be_extended(history: History, asked: str) -> None:

@@ -185,7 +185,7 @@ class Question:
     command: str
     versions: dict[str, str]
     code: str
-    """SHA-256 over the source of ``study``, of the arms and of the recipe."""
+    """SHA-256 over the source that trials and their schedule run: rooms of ``study``, the arms and the recipe."""
     metric: Name = "accuracy"
     """What nets are judged by, from the first trial to the verdict (METHOD.md 10)."""
     looks: Literal[1, 2] = 1

@@ -147,6 +147,8 @@ class Tuning:
     """Full-length runs of random settings per arm."""
     full_run: dict[str, float]
     """Measured resource-seconds of one full-length run, per arm."""
+    pairs: int = 0
+    """Paired searches per arm, where each of the planned ones would not have had a full run; 0 for as many as planned."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from search_spaces import Config
-from study.protocol.accounting import left, run_cost
+from study.protocol.accounting import left, run_cost, searches
 from study.protocol.allocation import CONFIRM_CEILING, CONFIRM_EACH, CONFIRM_FLOOR, select_folds
 from study.protocol.errors import FinalError
 from study.protocol.history import History
@@ -242,9 +242,9 @@ def in_hand(choices: Sequence[Choice]) -> int:
     return max(choices, key=lambda choice: (choice.val_score, -choice.pair)).pair
 
 
-def runs_floor(plan: Plan, *, hand: bool) -> int:
+def runs_floor(plan: Plan, history: History, *, hand: bool) -> int:
     """Confirmation runs that a find gets whatever they cost, even on a machine that became slower."""
-    return CONFIRM_FLOOR if hand or plan.pairs == 1 else CONFIRM_EACH
+    return CONFIRM_FLOOR if hand or searches(plan, history) == 1 else CONFIRM_EACH
 
 
 def settle(
@@ -255,7 +255,7 @@ def settle(
     All finds get the same number as far as the money goes, and the net in hand gets the first run beyond that; each run is
     priced as the find's selection runs were.
     """
-    runs = {c.pair: runs_floor(plan, hand=c.pair == hand) for c in choices}
+    runs = {c.pair: runs_floor(plan, history, hand=c.pair == hand) for c in choices}
     cost = {c.pair: run_cost(plan, history, arm, c) for c in choices}
     money = left(plan, history, arm, spent=history.spent(arm)) - sum(runs[p] * cost[p] for p in runs)
     order = sorted(runs, key=lambda pair: (pair != hand, pair))

@@ -61,10 +61,10 @@ class Phases:
     @property
     def pairs(self) -> range:
         """The pairs of searches of the look."""
-        extension, pairs = self._history.extension, self._plan.pairs
+        extension, planned = self._history.extension, self._plan.pairs
         if extension is not None and extension.pairs and self._history.manifests:
-            return range(pairs, pairs + extension.pairs)
-        return range(pairs)
+            return range(planned, planned + extension.pairs)
+        return range(accounting.searches(self._plan, self._history))
 
     @property
     def done(self) -> bool:
@@ -160,9 +160,15 @@ class Phases:
         return pair if self.left_of(arm, pair) >= (1 + open_trials) * rung_cost else None
 
     def left_of(self, arm: str, pair: int) -> float:
-        """What the search may still spend: of its own share, and of the look's, which other pairs may have overdrawn."""
+        """What the search may still spend: of its own share, and of the look's, which other pairs may have overdrawn.
+
+        Nothing for a search that turned out to be one too many.
+        """
+        if pair not in self.pairs:
+            return 0.0
         own = accounting.search_share(self._plan, self._history, arm)
-        spent = {p: self._slots.spent(arm, "search", pair=p) for p in self.pairs}
+        began = range(self.pairs.start, max(self.pairs.stop, self._plan.pairs))
+        spent = {p: self._slots.spent(arm, "search", pair=p) for p in began}
         return min(own - spent[pair], own * len(self.pairs) - sum(spent.values()))
 
     def _searched(self, arm: str) -> bool:
@@ -199,7 +205,7 @@ class Phases:
         for choice in history.choices(arm):
             runs = len(history.confirmed(arm, choice.pair))
             if choice.pair in self.pairs and runs < choice.runs:
-                floor = selection.runs_floor(plan, hand=choice.pair == hand)
+                floor = selection.runs_floor(plan, history, hand=choice.pair == hand)
                 due.append((runs >= floor, runs, choice.pair != hand, choice.pair, choice))
         if not due:
             return None
@@ -223,14 +229,7 @@ class Phases:
             )
             done = sum(t.pair in finds for t in history.of(arm, "select"))
             return (due - done) * history.tuning.full_run[arm]
-        return round(
-            sum(
-                (choice.runs - len(history.confirmed(arm, choice.pair)))
-                * accounting.run_cost(plan, history, arm, choice)
-                for choice in history.choices(arm)
-            ),
-            3,
-        )
+        return round(accounting.confirmation_left(plan, history, arm), 3)
 
 
 def give_up_if_hopeless(history: History, arm: str) -> None:

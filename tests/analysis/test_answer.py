@@ -8,13 +8,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis import answer, levels
+from analysis import answer
 from analysis.answer import Answer, Finds
-from analysis.levels import Level
 from analysis.luck import Luck, pairs_needed, sd_interval
 from analysis.runs import Runs
 from analysis.statistics.intervals import Refused
 from analysis.verdict import judge
+from study.protocol import levels
+from study.protocol.levels import Level
 
 ROPE = 0.005
 ALONE = levels.of()
@@ -168,7 +169,7 @@ def test_the_guard_claims_nothing_about_tuned_architectures() -> None:
     assert found.sentence.startswith(
         "The search hardly beat the default; nothing is claimed about tuned architectures."
     )
-    assert "only 1 setting of alpha beat the default, where 2 must" in found.sentence
+    assert "only one setting of alpha beat its default; at least two of each must." in found.sentence
     assert found.delta == pytest.approx(0.06)
 
 

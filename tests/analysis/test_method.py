@@ -31,7 +31,7 @@ from support.schedules import SECONDS, a_plan, accuracy_of, all_trials, diverges
 from support.simulate import accuracies, arm, made, nets, pair, recorded, run_accuracies, steps, table
 from support.synthetic import SPACES, plan, right_wrong, verdict_json, write_run
 
-from analysis import answer, levels, power
+from analysis import answer, power
 from analysis.__main__ import main as analyse
 from analysis.luck import Luck, half_width, images_needed, pairs_needed
 from analysis.report import build
@@ -53,6 +53,7 @@ from analysis.verdict import Verdict, judge, of_nets
 from study.__main__ import main as status_of
 from study.data.prepare import prepare
 from study.data.sealed import unseal
+from study.protocol import levels
 from study.protocol.errors import InputError
 from study.protocol.ledger import Ledger
 from study.protocol.plan import Plan

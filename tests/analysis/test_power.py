@@ -66,7 +66,7 @@ def test_the_price_names_pairs_and_a_budget_that_has_them() -> None:
     rich = with_pairs(8)
     assert "which this budget pays for" in power.takes_pairs(rich, luck, 0.02, power.rate(rich), POWER)
     dear = power.takes_pairs(question, luck, 0.004, power.rate(question), POWER)
-    assert "more than the 8 of one plan, so with a second look" in dear
+    assert "more than the 20 that two looks can have" in dear
     gap, tie = power.price(question, measured=luck, pairs=3)
     assert gap.startswith("To name an arm that is 2 pt ahead, in 80 % of studies: ")
     assert tie.startswith("To prove equal arms equal within 2 pt, in 80 % of studies: ")

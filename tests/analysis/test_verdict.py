@@ -8,7 +8,6 @@ from scipy import stats
 from support.simulate import arm, pair, table
 from support.synthetic import right_wrong
 
-from analysis import levels
 from analysis.more_runs import takes
 from analysis.statistics.intervals import (
     crossed,
@@ -17,6 +16,7 @@ from analysis.statistics.intervals import (
     rope_probabilities,
 )
 from analysis.verdict import judge, of_nets
+from study.protocol import levels
 from study.protocol.allocation import CONFIRM_CEILING
 
 ROPE = 0.005

@@ -44,7 +44,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from support.synthetic import right_wrong
 
-from analysis import answer, levels
+from analysis import answer
 from analysis.answer import Answer, Finds
 from analysis.results import beat_default
 from analysis.runs import Runs
@@ -52,6 +52,7 @@ from analysis.statistics.intervals import Correct
 from analysis.verdict import Verdict, judge
 from bench.taskset import FOLDER, load
 from bench.worlds import NAMES, RUN_SD, Family, Landscape, Play, World, question, worlds
+from study.protocol import levels
 from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.selection import found_by
@@ -142,7 +143,7 @@ def play(family: Family, *, budget: float, seed: int, run_sd: float = RUN_SD) ->
             for arm, own in zip(NAMES, found, strict=True)
         ),
         defaults=both(tuple(c.default for c in own) for own in found),
-        beat=both(beat_default(history, arm) for arm in NAMES),
+        beat=both(beat_default(history, arm, range(plan.pairs)) for arm in NAMES),
         hand=both(history.in_hand(arm) for arm in NAMES),
         default=both(made[arm].truth(history.of(arm, "baseline")[0]) for arm in NAMES),
         trials=len(history.trials),

@@ -2,15 +2,25 @@
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.plans import PLAN
+from support.schedules import ARMS as PLAYED
+from support.schedules import a_plan, play
+from support.synthetic import write_run
 
 from study import provenance, session
 from study.cli import parse
+from study.data.images import Images
+from study.data.sealed import Prepared
 from study.protocol.errors import InputError
 from study.protocol.history import History
+from study.protocol.ledger import Ledger, read
+from study.protocol.records import SCORED_PHASES, Scored, TestOpened
 from study.protocol.rundir import RunDir
 
 ARMS = ("tiny_resnext", "resnet50")
@@ -70,6 +80,18 @@ def test_the_family_of_an_arm_belongs_to_its_code() -> None:
     assert "timm" in provenance.versions()
 
 
+def test_what_trials_and_their_schedule_run_counts_and_nothing_else(tmp_path: Path) -> None:
+    history = a_history(tmp_path)
+    now = provenance.session(RunDir(tmp_path), ARMS, "sgd")
+    rooms = {file.split("/")[1] for file in now.code if file.startswith("study/")}
+    assert rooms == {"training", "data", "protocol", "scheduling", "execution"}
+    # a study that began when the commands and loggers counted too
+    history.add(dataclasses.replace(now, code={**now.code, "study/loggers/wandb.py": "0" * 64}))
+    assert provenance.differences(history, now) == ""
+    history.add(dataclasses.replace(now, code={**now.code, "study/training/loop.py": "0" * 64}))
+    assert "study/training/loop.py" in provenance.differences(history, now)
+
+
 def test_another_plan_is_refused(tmp_path: Path) -> None:
     history = a_history(tmp_path)
     dataclasses.replace(ASKED, rope=0.01).save(tmp_path / "plan.json")
@@ -113,3 +135,46 @@ def test_a_false_start_leaves_no_trace(tmp_path: Path) -> None:
     ):
         pass
     assert not (tmp_path / "new").exists()
+
+
+def test_an_added_arm_that_is_refused_leaves_the_study_as_it_was(tmp_path: Path) -> None:
+    prepared = _prepared()
+    plan = dataclasses.replace(a_plan(minutes=20), data=prepared.card)
+    plan.save(tmp_path / "plan.json")
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        ledger.add(provenance.session(RunDir(tmp_path), PLAYED, plan.recipe))
+    play(plan, tmp_path / "ledger.jsonl")
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        nets = [t.id for arm in plan.arms for p in SCORED_PHASES for t in ledger.full_length(arm, p)]
+        ledger.add(TestOpened(manifest=ledger.manifests[-1].sha256, trials=tuple(nets)))
+        for net in nets:
+            ledger.add(Scored(trial=net, test_accuracy=0.9))
+    request = parse(["--resume", str(tmp_path), "--arms", ",".join((*PLAYED, "resnet50"))])
+    with session.open_run(request, session.place_of(request), print) as opened:
+        opened.take_up(prepared, print)  # and planning.added_arm refuses
+    assert len(read(tmp_path / "ledger.jsonl").sessions) == 1
+    other = parse(["--resume", str(tmp_path), "--arms", ",".join((*PLAYED, "small_resnet"))])
+    with session.open_run(other, session.place_of(other), print) as opened:
+        assert opened.session is not None
+        assert opened.session.accepted == ""
+
+
+def _prepared() -> Prepared:
+    rng = np.random.default_rng(0)
+
+    def images(number: int) -> Images:
+        return Images(rng.integers(0, 256, (number, 1, 8, 8), dtype=np.uint8), np.arange(number) % 2)
+
+    return Prepared(spec="digits", classes=("x", "y"), train=images(1000), test=images(200))
+
+
+def test_resuming_a_finished_study_answers_at_once_and_without_ray(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    before = (run / "ledger.jsonl").read_bytes()
+    program = "import sys; from study import run; code = run.main(sys.argv[1:]); sys.exit(code or 'ray' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--resume", str(run)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"report: {run / 'report.html'}" in done.stdout
+    assert (run / "ledger.jsonl").read_bytes() == before

@@ -62,7 +62,7 @@ def test_phases_follow_one_another_per_arm(tmp_path: Path) -> None:
         for choice in choices:
             confirmed = ledger.confirmed(arm, choice.pair)
             hand = ledger.in_hand(arm) == choice.pair
-            assert runs_floor(plan, hand=hand) <= len(confirmed) <= choice.runs
+            assert runs_floor(plan, ledger, hand=hand) <= len(confirmed) <= choice.runs
             assert all(t.config == choice.config for t in confirmed)
             assert [t.fold for t in confirmed] == [
                 (choice.pair + run) % plan.folds for run in range(len(confirmed))
@@ -302,7 +302,7 @@ def test_a_search_without_budget_confirms_the_default(tmp_path: Path) -> None:
     assert "the search has shrunk" in shrunk(starved, ledger)
     for arm in starved.arms:
         hand = ledger.in_hand(arm)
-        assert len(ledger.confirmed(arm, hand)) >= runs_floor(starved, hand=True)
+        assert len(ledger.confirmed(arm, hand)) >= runs_floor(starved, ledger, hand=True)
         assert sum(search_runs(starved, ledger)[arm]) < 2  # started before the cost of runs was known
 
 

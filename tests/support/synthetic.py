@@ -379,11 +379,12 @@ def write_run(
     classes: int = 10,
     luck_sd: float = 0.002,
     metric: Name = "accuracy",
+    searched: bool = True,
 ) -> Path:
     """A complete run directory; ``runs`` confirmation runs of every find, whose accuracies differ by ``luck_sd`` from
     search to search. ``failed``: confirmation runs of the last arm that diverged on top;
     without ``confirmed`` the study stands after its search; ``slice_runs`` random settings; ``spaces`` as in the plan;
-    ``share`` of the budget per arm, which decides on the searches."""
+    ``share`` of the budget per arm, which decides on the searches; not ``searched``: no search could be paid for."""
     budget = Budget(seconds=share * len(arms), resource="cpu")
     question = replace(
         plan(arms, images=images, rope=rope, classes=classes, metric=metric),
@@ -398,10 +399,10 @@ def write_run(
         ]
         full_run = dict.fromkeys(arms, 100.0)
         diary.ledger.add(
-            Tuning(per_arm=1000.0 + 100.0 * slice_runs, slice_runs=slice_runs, full_run=full_run)
+            Tuning(per_arm=searched * 1000.0 + 100.0 * slice_runs, slice_runs=slice_runs, full_run=full_run)
         )
         draws = [diary.slice(arm, slice_runs, 0.01 * i) for i, arm in enumerate(arms)]
-        for arm in arms:
+        for arm in arms if searched else ():
             diary.search(arm)
         if not confirmed:
             return folder

@@ -18,8 +18,15 @@ def section(context: Context) -> Section | None:
     accuracies = summary.accuracies(context.evidence)
     if accuracies.empty:
         return None
-    metric = context.metric
+    metric, unchanged = context.metric, context.found.unchanged
+    # verdict.json says "tuned" of both
+    accuracies["shown"] = [
+        "in hand (default)" if kind == "tuned" and arm in unchanged else kind
+        for arm, kind in zip(accuracies["arm"], accuracies["kind"], strict=True)
+    ]
     rows = tuple(_row(row, metric) for row in figures.records(accuracies))
+    several = any(a.differences for a in context.found.answers)
+    searches = 'In the figure the answer is "searches", with one dot per pair. ' if several else ""
     head = (f"test {metric.axis}", "runs", "mean", "95 % interval", "median", "sd", "min", "max")
     apart = differences(context.found, metric.against)
     return Section(
@@ -28,7 +35,7 @@ def section(context: Context) -> Section | None:
         tables=(Table(head=head, rows=rows),),
         items=tuple(_gains(context.found, metric)),
         note="Default: the fixed setting, before any search. Tuned: the net in hand, the best of what the arm's searches "
-        'found by validation, retrained with fresh seeds. In the figure the answer is "searches", with one dot per pair. '
+        f"found by validation, retrained with fresh seeds. {searches}"
         "Intervals are for new runs and new images, each at its stated level alone unless the answer says otherwise.",
     )
 
@@ -43,7 +50,7 @@ def _row(row: dict[str, Any], metric: Metric) -> tuple[str, ...]:
     if metric.lower:
         row |= {"min": row["max"], "max": row["min"]}
     return (
-        f"{row['arm']}, {row['kind']}",
+        f"{row['arm']}, {row['shown']}",
         f"{row['runs']}{failed}",
         shown(row["mean"]),
         interval,
@@ -114,7 +121,7 @@ def forest(accuracies: pd.DataFrame, differences: pd.DataFrame, context: Context
 def draw_forest(table: pd.DataFrame, ax: Axes, palette: figures.Palette, metric: Metric) -> None:
     """Test score of every run, its mean and 95 % interval; one line per arm and setting.
 
-    Columns: arm, kind (``default`` | ``tuned``), accuracies (list), mean, low, high (NaN without interval).
+    Columns: arm, kind (``default`` | ``tuned``), shown (its name), accuracies (list), mean, low, high (NaN without interval).
     """
     for y, row in enumerate(figures.records(table)):
         colour = palette[row["arm"]]
@@ -125,7 +132,7 @@ def draw_forest(table: pd.DataFrame, ax: Axes, palette: figures.Palette, metric:
         dots = [metric.drawn(a) for a in row["accuracies"]]
         heights = [y + 0.27 + 0.07 * (i % 3 - 1) for i in range(len(dots))]
         ax.plot(dots, heights, ls="", marker="o", ms=3.6, color=colour, alpha=0.75, mew=0)
-    figures.rows(ax, [f"{row['arm']}\n{row['kind']}" for row in figures.records(table)])
+    figures.rows(ax, [f"{row['arm']}\n{row['shown']}" for row in figures.records(table)])
     if metric.shares:
         ax.set_xlim(right=min(ax.get_xlim()[1], 100.5))
     ax.set_xlabel(f"test {metric.axis}")

@@ -13,7 +13,7 @@ from analysis.results import Evidence, in_hand
 from analysis.runs import apart
 from analysis.statistics.intervals import Refused
 from study.protocol import allocation
-from study.protocol.accounting import search_runs, share, trained
+from study.protocol.accounting import budget, search_runs, searches, share, trained
 from study.protocol.allocation import CONFIRM_FLOOR, MARGIN, REDUCTION, TUNING_RUNS_FLOOR
 from study.protocol.history import History
 from study.protocol.question import DataCard, starts, unmatched
@@ -166,9 +166,10 @@ def _records(evidence: Evidence) -> list[str]:
             "from before and after may differ for that alone."
         )
     lost = sum(history.spent(arm, "lost") for arm in evidence.plan.arms)
-    if lost > LOST * evidence.plan.budget.seconds:
+    whole = budget(evidence.plan, history).seconds
+    if lost > LOST * whole:
         sentences.append(
-            f"Interruptions cost {duration(lost)}, {percent(lost / evidence.plan.budget.seconds)} of the budget, for what they "
+            f"Interruptions cost {duration(lost)}, {percent(lost / whole)} of the budget, for what they "
             "undid and for starting again: fewer confirmation runs were left for it, for every arm alike."
         )
     manifests = {m.sha256 for m in history.manifests}
@@ -228,6 +229,12 @@ def _fairness(evidence: Evidence) -> list[str]:
     plan, history = evidence.plan, evidence.history
     sentences = [warning] if (warning := unmatched(plan.audits)) else []
     sentences += starts(plan.weights, plan.arms, plan.data.size)
+    extension = history.extension
+    if extension is not None and not extension.pairs and evidence.look >= extension.look:
+        sentences.append(
+            f"{extension.arms[0]} was added later and ran alone, the others side by side: what differed on the machine then is "
+            "part of its costs, and so of what its share bought."
+        )
     for arm in plan.arms:
         seconds, last = history.spent(arm), plan.machine.slots * allocation.epoch_cost(plan, arm)
         own = share(plan, history)
@@ -245,7 +252,11 @@ def _fairness(evidence: Evidence) -> list[str]:
         sentences += _uneven(evidence, arm)
         full = tuning.full_run.get(arm, 0.0) if tuning else 0.0
         # the defaults that the searches begin with are paid by the baseline
-        if tuning and full and (runs := tuning.per_arm / full + plan.pairs) < TUNING_RUNS_FLOOR / MARGIN:
+        if (
+            tuning
+            and full
+            and (runs := tuning.per_arm / full + searches(plan, history)) < TUNING_RUNS_FLOOR / MARGIN
+        ):
             sentences.append(
                 f"{arm}: its searches were worth {runs:.1f} full runs together, the default's included; under {TUNING_RUNS_FLOOR} "
                 "they are too few to call it a search."

@@ -2,11 +2,13 @@
 
 from analysis.power import price, promise
 from analysis.report.section import Context, Part, Section, again
+from analysis.results import choices
 
 
 def section(context: Context) -> Section:
     plan, history = context.evidence.plan, context.evidence.history
-    searches = "One search" if plan.pairs == 1 else f"{plan.pairs} searches, in pairs,"
+    pairs = max(len(choices(history, arm, context.evidence.look)) for arm in plan.arms) or plan.pairs
+    searches = "One search" if pairs == 1 else f"{pairs} searches, in pairs,"
     opened = len(history.opened)
     manifests = ", ".join(m.sha256 for m in history.manifests)
     # the section on the images has it

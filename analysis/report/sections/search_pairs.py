@@ -6,6 +6,15 @@ from analysis.report.section import Context, Part, Section, Table
 from analysis.results import Evidence, choices
 from study.protocol.text import counted, listed
 
+BEGAN = (
+    "The searches of a pair began with the same random settings of the parameters that the arms share, and held out the same "
+    "images. Each find was selected against the default and trained again with fresh seeds."
+)
+OVER = (
+    " The answer's interval is over the pairs' differences plus the part of the differences between images that more pairs "
+    "would not remove, so it holds for new searches of this share."
+)
+
 
 def section(context: Context) -> Section:
     """What every search found, on the test images, and the difference of each pair."""
@@ -36,14 +45,9 @@ def section(context: Context) -> Section:
         title="Search against search",
         text=tuple(text) or ("No search of an arm has a scored run of what it found yet.",),
         tables=(Table(head=(f"mean test {metric.axis}", *arms, *heads), rows=tuple(rows)),) if rows else (),
-        note="The searches of a pair began with the same random settings of the parameters that the arms share, and held out "
-        "the same images. Each find was selected against the default and trained again with fresh seeds. The answer's interval "
-        "is over the pairs' differences plus the part of the differences between images that more pairs would not remove, so it "
-        "holds for new searches of this share."
-        if rows
-        else "",
+        note=f"{BEGAN}{OVER if found.lucks else ''}" if rows else "",
         facts={
-            "pairs": evidence.plan.pairs,
+            "pairs": len(numbers) or evidence.plan.pairs,
             "told": text,
             "means": {arm: {str(p + 1): r.mean for p, r in evidence.finds[arm].items()} for arm in arms},
             "luck": [asdict(luck) for luck in found.lucks],

@@ -9,18 +9,19 @@ from matplotlib.patches import Patch
 from analysis import frames
 from analysis.report import figures
 from analysis.report.section import Context, Drawing, Part, Section, Table
+from study.protocol.accounting import budget
 from study.protocol.text import duration, percent
 
 
 def section(context: Context) -> Section:
     plan, history = context.evidence.plan, context.evidence.history
     spent, activities = frames.spend(history, plan), frames.activities(history, plan)
-    total = sum(history.spent(arm) for arm in plan.arms)
+    total, whole = sum(history.spent(arm) for arm in plan.arms), budget(plan, history).seconds
     return Section(
         title="What it cost",
         text=(
             (
-                f"Spent: {duration(total)} of {duration(plan.budget.seconds)}, {percent(total / plan.budget.seconds, 1)} of "
+                f"Spent: {duration(total)} of {duration(whole)}, {percent(total / whole, 1)} of "
                 f"the budget ({plan.budget.resource} time; fraction held x wall time, start-up included)."
             ),
         ),

@@ -20,6 +20,7 @@ from analysis.results import Evidence, choices
 from analysis.statistics import expected_best
 from analysis.statistics.intervals import Reals, Refused
 from study.protocol import allocation
+from study.protocol.accounting import search_share, searches
 from study.protocol.metrics import Metric
 from study.protocol.text import counted, duration
 
@@ -77,10 +78,10 @@ def steps(evidence: Evidence, arm: str) -> pd.DataFrame:
 
 def per_search(evidence: Evidence, arm: str) -> float:
     """B/R: the resource-seconds that one search of the arm could spend. Raises Refused before they are fixed."""
-    tuning = evidence.history.tuning
-    if tuning is None:
+    share = search_share(evidence.plan, evidence.history, arm)
+    if math.isinf(share):
         raise Refused("what a search may spend has not been fixed yet")
-    return (tuning.per_arm - evidence.history.spent(arm, "slice")) / evidence.plan.pairs
+    return share
 
 
 def curves(evidence: Evidence) -> Curves:
@@ -174,7 +175,9 @@ def _searched(evidence: Evidence, arm: str) -> pd.DataFrame:
     found, budget = steps(evidence, arm), per_search(evidence, arm)
     there = set(found.loc[found["cost"] <= budget, "pair"])
     selected = {choice.pair for choice in choices(evidence.history, arm, evidence.look)}
-    if missing := (selected or set(range(evidence.plan.pairs))) - there:  # before selection, the plan's
+    if (
+        missing := (selected or set(range(searches(evidence.plan, evidence.history)))) - there
+    ):  # before selection, the plan's
         raise Refused(f"search {min(missing) + 1} of {arm} finished no full run within its budget")
     return found
 
