@@ -53,7 +53,12 @@ def main(argv: list[str] | None = None) -> int:
     place = session.place_of(request)
     try:
         with session.open_run(request, place, console.print) as opened:
-            _study(opened, console, stop)
+            if opened.extension:
+                opened.extension = _still_open(opened.run, opened.extension)
+            if opened.plan and opened.answered:
+                _report(opened, opened.plan, console.print)
+            else:
+                _study(opened, console, stop)
     except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray's answer to SIGTERM while it starts
         stop.signal = stop.signal or signal.SIGTERM
         console.print("stopped" if place.plan.exists() else "stopped; nothing had begun")
@@ -97,11 +102,6 @@ def _say_how_to_resume(request: Request, place: RunDir, say: Say) -> None:
 def _study(opened: Opened, console: Console, stop: StopSignal) -> None:
     """From an opened run to its report."""
     request, say = opened.request, console.print
-    if opened.plan and opened.answered:
-        _report(opened, opened.plan, say)
-        return
-    if opened.extension:
-        opened.extension = _still_open(opened.run, opened.extension)
     budget = opened.plan.budget if opened.plan else request.budget
     assert budget is not None
     if not opened.plan:

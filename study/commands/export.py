@@ -56,7 +56,7 @@ def command(given: argparse.Namespace, console: Console) -> int:
 def export(run: RunDir, arm: str, out: Path) -> list[str]:
     """Write the arm's net into ``out``; a line for each thing written.
 
-    The net is the confirmation run with the best validation score of the find in hand: the test set has no say. Raises
+    The net is the first confirmation run of the find in hand: neither the test set nor a fold has a say. Raises
     InputError when the arm has no confirmed net yet, or its weights are gone.
     """
     plan, history = consistency.load(run)
@@ -82,7 +82,7 @@ def export(run: RunDir, arm: str, out: Path) -> list[str]:
 
 def restored(plan: Plan, history: History, run: RunDir, arm: str) -> tuple[Trial, nn.Module]:
     """The arm's net that is exported and predicts, on the CPU, and its trial. Raises InputError when there is none."""
-    trial = _best(plan, history, run, arm)
+    trial = _net(plan, history, run, arm)
     path = run.checkpoint(trial.id)
     state = checkpoint.load(path, torch.device("cpu"))
     if state is None:
@@ -179,7 +179,7 @@ def _pins(sources: Iterable[Path]) -> list[str]:
     ]
 
 
-def _best(plan: Plan, history: History, run: RunDir, arm: str) -> Trial:
+def _net(plan: Plan, history: History, run: RunDir, arm: str) -> Trial:
     if arm not in plan.arms:
         raise InputError(f"{run} has no arm {arm!r}: it compares {', '.join(plan.arms)}")
     chosen = any(arm in manifest.in_hand for manifest in history.manifests)
@@ -189,4 +189,4 @@ def _best(plan: Plan, history: History, run: RunDir, arm: str) -> Trial:
         raise InputError(
             f"{run} has no confirmed net of {arm} yet: `python -m study status {run}` shows how far it is"
         )
-    return max(runs, key=lambda trial: history.epochs[trial.id][-1].val_score)
+    return runs[0]  # each held out another fold: their validation scores do not compare
