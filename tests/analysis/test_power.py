@@ -4,10 +4,11 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from support.synthetic import plan
 
-from analysis import power
+from analysis import answer, power
 from analysis.luck import POWER, Luck, half_width, images_needed, lasting_interval, pairs_needed
 from study.protocol.allocation import PAIRS, budget_for_pairs
 from study.protocol.budget import Budget
@@ -111,3 +112,14 @@ def test_the_planner_is_cheap_to_import() -> None:
     code = "import sys, analysis.power; print(*[m for m in ('torch','ray','matplotlib','pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_the_lasting_part_has_an_interval_that_covers_it() -> None:
+    """METHOD 8: 80 % intervals. Images differ by a lasting amount, pairs on each image by chance."""
+    rng, lasting, covered = np.random.default_rng(3), 0.0016, 0
+    for _ in range(400):
+        table = 0.04 * rng.standard_normal(500) + 0.1 * rng.standard_normal((4, 500))
+        _, luck = answer._over(table, 0.95)
+        low, high = lasting_interval(luck)
+        covered += low <= lasting <= high
+    assert 0.74 <= covered / 400 <= 0.86

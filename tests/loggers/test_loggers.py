@@ -172,6 +172,7 @@ def test_rays_metrics_take_any_name_of_a_run_and_an_arm(run: Path) -> None:
     shown = RayMetrics(dataclasses.replace(plan, arms=(*plan.arms, "ré_中")), odd)
     shown.take(next(iter(history.trials.values())), history)
     shown.close()
+    assert shown._spent._default_tags == {"run": r"run odd \xe9\u4e2d\udce9'<i>"}
 
 
 class _Breaks:

@@ -550,3 +550,23 @@ def test_only_the_arm_with_the_most_runs_has_a_remainder(
     for arm, seconds in over.items():
         assert all(len(ledger.confirmed(arm, c.pair)) == 3 for c in ledger.choices(arm))
         assert 0 < seconds < large.share - ledger.spent(arm)
+
+
+def test_a_slower_machine_makes_fewer_searches_instead_of_empty_ones(tmp_path: Path) -> None:
+    """Full runs cost twice what was measured: one search that has something, where three would have had nothing."""
+    plan = a_plan(minutes=12)
+    fast = {
+        name: dataclasses.replace(a, images_per_second=2 * a.images_per_second)
+        for name, a in plan.audits.items()
+    }
+    quick = dataclasses.replace(plan, audits=fast, budget=Budget(seconds=330.0, resource="cpu"))
+    assert quick.pairs == 3
+    ledger = play(quick, tmp_path / "ledger.jsonl")
+    assert ledger.tuning is not None
+    assert 0 < ledger.tuning.pairs < quick.pairs
+    assert f"for each of {ledger.tuning.pairs} search instead of 3" in shrunk(quick, ledger)
+    check(ledger, quick)
+    for arm in quick.arms:
+        assert [c.pair for c in ledger.choices(arm)] == list(range(ledger.tuning.pairs))
+        assert min(search_runs(quick, ledger)[arm]) >= 0.8
+        assert ledger.spent(arm) <= quick.share + 2 * ledger.tuning.full_run[arm]
