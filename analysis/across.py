@@ -145,6 +145,10 @@ def _check_same_question(run: Path, plan: Plan, other: Path, base: Plan) -> None
         raise InputError(
             f"{run} is judged by {plan.judged.title}, {other} by {base.judged.title}: only studies of the same --metric can be joined"
         )
+    if plan.recipe != base.recipe:
+        raise InputError(
+            f"{run} trains by the recipe {plan.recipe}, {other} by {base.recipe}: only studies of the same --recipe can be joined"
+        )
     for arm in base.arms:
         ours, theirs = plan.spaces.get(arm, {}), base.spaces.get(arm, {})
         odd = sorted(

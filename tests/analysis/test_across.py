@@ -65,6 +65,8 @@ def test_what_does_not_ask_the_same_question_is_refused(five: list[Path], tmp_pa
     axis = {"lr": {"kind": "float", "low": 0.1, "high": 1.0, "log": True, "default": 0.5}}
     with pytest.raises(InputError, match="other ranges of lr"):
         join([five[0], study(tmp_path, 7, spaces={arm: axis for arm in ("resnet8", "resnext8")})])
+    with pytest.raises(InputError, match="same --recipe"):
+        join([five[0], study(tmp_path, 6, recipe="modern")])
     unfinished = write_run(tmp_path / "unfinished", confirmed=False)
     with pytest.raises(InputError, match="no answer yet"):
         join([five[0], unfinished])
