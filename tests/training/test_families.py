@@ -45,11 +45,15 @@ TIMM = (
     "test_mambaout",
     "vit_tiny_patch16_224",
 )
+RECIPES = search_spaces.recipe_names()
 LONG = tuple(
-    pytest.param(f"timm/{name}", recipe, marks=pytest.mark.long)
-    for name in TIMM
-    for recipe in search_spaces.recipe_names()
+    pytest.param(
+        f"timm/{name}", recipe, marks=pytest.mark.long if place % len(RECIPES) == turn else pytest.mark.nets
+    )
+    for place, name in enumerate(TIMM)
+    for turn, recipe in enumerate(RECIPES)
 )
+"""Each net by one recipe in the long tests, by every recipe with ``pytest -m nets``."""
 
 
 def shades(size: int, channels: int = 3, each: int = 24) -> Images:

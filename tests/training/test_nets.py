@@ -81,7 +81,7 @@ def test_tiny_nets_train_and_resume_to_the_same_bits(name: str, recipe: str) -> 
     two_steps(name, recipe, 32)
 
 
-@pytest.mark.long
+@pytest.mark.nets
 @pytest.mark.parametrize("size", [32, 96])
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("recipe", RECIPES)
