@@ -94,7 +94,7 @@ def test_the_guard_claims_nothing_where_nothing_beat_the_default(tmp_path: Path,
     assert body["headline"].startswith(
         "The search hardly beat the default; nothing is claimed about tuned architect"
     )
-    assert "only 0 settings of resnext8 beat the default, where 2 must" in body["headline"]
+    assert "no setting of resnext8 beat its default; at least two of each must." in body["headline"]
     assert main([str(run), "--expect", "resnext8"]) == 4
 
 
@@ -134,7 +134,7 @@ def test_one_search_per_arm_claims_nothing_about_architectures(tmp_path: Path) -
     assert (found["word"], found["pairs"], found["low"]) == ("nothing claimed", 1, None)
     assert report.headline.startswith("One search per arm says nothing about which architecture is better")
     assert "of the two nets tuned here" in report.headline.lower()
-    assert "3 pairs of searches or more" in report.lines[1]
+    assert any("at least 3 pairs of searches" in line for line in report.lines)
     assert len(verdict_json(run)["nets"]) == 1
 
 

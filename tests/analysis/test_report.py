@@ -180,7 +180,7 @@ def test_three_arms_are_compared_pair_by_pair(tmp_path: Path) -> None:
     )
     report = write(run)
     assert report.headline.startswith(
-        "Of 3 arms, each tuned with searches of the same share, b has the highest mean"
+        "Of 3 arms, each tuned with a search of 4.17 cpu-minutes, b has the highest mean"
     )
     body = verdict_json(run)
     assert (len(body["answer"]), body["verdict"]) == (3, None)
@@ -573,7 +573,7 @@ def test_figures_draw_the_table_and_nothing_else(finished: Path) -> None:
     evidence = read(finished)
     palette = figures.colours(evidence.plan.arms)
     ax = Figure().subplots()
-    table = summary.accuracies(evidence)
+    table = summary.accuracies(evidence).assign(shown=lambda t: t["kind"])
     default_tuned.draw_forest(table, ax, palette, ACCURACY)
     dots = [line for line in ax.lines if line.get_marker() == "o"]
     assert [len(np.asarray(line.get_xdata())) for line in dots] == list(table["runs"])
