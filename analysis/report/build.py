@@ -68,7 +68,10 @@ def write(run: Path, *, pictures: bool = True) -> Report:
     files |= {f"{FIGURES}/{name}.png": figures.png(figure) for name, figure in drawings.items()}
     files[HTML] = pages.html(context, shown, svg)
     files[MARKDOWN] = pages.markdown(context, shown)
-    files[VERDICT] = verdict_json.encoded(context, {part.key: s.facts for part, s in built if part.key})
+    unknown = dict.fromkeys(part.key for part in parts() if part.key)
+    files[VERDICT] = verdict_json.encoded(
+        context, unknown | {part.key: s.facts for part, s in built if part.key}
+    )
     try:
         (run / FIGURES).mkdir(exist_ok=True)
         for name, content in files.items():
