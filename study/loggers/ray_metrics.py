@@ -30,8 +30,12 @@ class RayMetrics:
 
         self._spent = gauge("spent_seconds", "Resource-seconds spent", "arm", "phase")
         self._left = gauge("left_seconds", "Resource-seconds of the arm's share that are left", "arm")
-        name = "accuracy" if plan.metric == "accuracy" else "score"
-        self._best = gauge(f"best_val_{name}", "Best full-length search trial so far (optimistic)", "arm")
+        best = "Best full-length search trial so far (optimistic)"
+        self._best = (
+            gauge("best_val_accuracy", best, "arm")
+            if plan.metric == "accuracy"
+            else gauge("best_val_score", best, "arm")
+        )
         self._trials = gauge("trials", "Trials", "arm", "state")
 
     def take(self, record: Record, history: History) -> None:

@@ -28,6 +28,7 @@ from torchvision.transforms import v2
 from bench.timing import in_turns, parser, save, table
 from search_spaces import load
 from study.data.images import Images, Streamed, fetched
+from study.data.opened import Asked
 from study.data.prepare import prepare
 from study.execution import rehearsal
 from study.training.trial import image_spec
@@ -57,7 +58,7 @@ def files(folder: Path) -> Any:
 
 
 def streamed(folder: Path) -> Images:
-    pool = prepare(f"folder:{folder}", seed=0, root=folder, memory=0).train
+    pool = prepare(f"folder:{folder}", seed=0, root=folder, asked=Asked(fit="crop"), memory=0).train
     assert isinstance(pool, Streamed)
     assert pool.shape[1:] == (3, SIDE, SIDE)
     return pool
