@@ -160,7 +160,7 @@ def test_an_arm_with_too_expensive_runs_is_refused() -> None:
 
 
 def test_what_a_refused_arm_is_told_to_do_instead_can_be_done() -> None:
-    for minutes in (5, 20):
+    for minutes in (7, 20):
         plan = a_plan(minutes=minutes)
         slow = dataclasses.replace(plan.audits["tiny_resnet"], images_per_second=200.0)
         said = looks.instead(plan, "third", slow, 1.0)
