@@ -17,14 +17,23 @@ import os
 import sys
 from pathlib import Path
 
-from study.protocol.errors import InputError, StudyError
+from study.protocol.errors import StudyError
 
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     words = {"compare": _compare, "tables": _tables, "across": _across}
-    if arguments and arguments[0] in words:
-        return words[arguments[0]](arguments[1:])
+    try:
+        if arguments and arguments[0] in words:
+            return words[arguments[0]](arguments[1:])
+        return _report(arguments)
+    except StudyError as error:
+        return _refuse(error)
+    except OSError as error:  # a name that no file can have, or a folder that may not be read
+        return _refuse(f"{str(error.filename)[:200]}: {error.strerror}")
+
+
+def _report(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m analysis",
         description="Build the report of a study again from its records. Writes report.html, report.md, "
@@ -49,12 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     from analysis.report.build import gate, write
     from study.storage.fetch import local
 
-    try:
-        report = write(local(given.run), pictures=not given.no_pictures)
-    except StudyError as error:
-        return _refuse(error)
-    except OSError as error:  # a name that no file can have, or a folder that may not be read
-        return _refuse(f"{str(error.filename)[:200]}: {error.strerror}")
+    report = write(local(given.run), pictures=not given.no_pictures)
     codes = []
     for flag, arm, answers in (
         ("--expect", given.expect, report.answers),
@@ -87,12 +91,7 @@ def _tables(arguments: list[str]) -> int:
     from analysis import frames
     from study.storage.fetch import local
 
-    try:
-        written = frames.write(local(given.run), given.to, given.format)
-    except StudyError as error:
-        return _refuse(error)
-    except OSError as error:
-        return _refuse(f"{str(error.filename)[:200]}: {error.strerror}")
+    written = frames.write(local(given.run), given.to, given.format)
     _say(*(str(path) for path in written))
     return 0
 
@@ -127,10 +126,7 @@ def _compare(arguments: list[str]) -> int:
 
     from analysis.compare import compare  # scipy only once the arguments are valid
 
-    try:
-        found = compare(given.first, given.second, rope=given.rope / 100)
-    except InputError as error:
-        return _refuse(error)
+    found = compare(given.first, given.second, rope=given.rope / 100)
     _say(json.dumps(found.facts(), allow_nan=False) if given.json else found.text())
     return 0
 
@@ -158,15 +154,8 @@ def _across(arguments: list[str]) -> int:
     from analysis.report import across_page
     from study.storage.fetch import local
 
-    try:
-        joined = join([local(run) for run in given.runs])
-        page = across_page.write(joined, given.to)
-    except StudyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {str(error.filename)[:200]}: {error.strerror}", file=sys.stderr)
-        return 2
+    joined = join([local(run) for run in given.runs])
+    page = across_page.write(joined, given.to)
     _say(*joined.table(), SCOPE, *joined.notes, joined.headline, str(page))
     return 0
 

@@ -5,6 +5,7 @@ on as it does alone; the series adds the order, the division of the budget, and 
 """
 # ruff: noqa: T201 - a command speaks to its user
 
+import argparse
 import datetime
 import json
 import signal
@@ -17,16 +18,15 @@ from pathlib import Path
 from shlex import quote
 
 from study import cli
+from study.commands.status import look
 from study.protocol import rundir
 from study.protocol.budget import Budget
-from study.protocol.errors import DONE, InputError, StudyError
-from study.protocol.rundir import PLAN, VERDICT, RunDir
+from study.protocol.errors import DONE, UNFINISHED, InputError, StudyError
+from study.protocol.rundir import PLAN, RunDir
 from study.storage.objects import is_uri
 
 SERIES = "series.json"
 FORMAT = 1
-OWN = ("--data", "--budget", "--out")
-"""Flags that differ from study to study."""
 ROOT = Path(__file__).resolve().parent.parent.parent
 STUDY = (sys.executable, str(ROOT / "study" / "run.py"))
 Say = Callable[[str], None]
@@ -53,49 +53,70 @@ class Series:
 
 def main(argv: Sequence[str]) -> int | None:
     """The exit code of the series that the command line starts or resumes; None where it is about a single study."""
-    resumed = _value(argv, "--resume")
     try:
-        if resumed and not is_uri(resumed) and (Path(resumed) / SERIES).is_file():
-            if _value(argv, "--budget") or _value(argv, "--arms"):
-                raise InputError(
-                    f"{resumed} has several studies: give --budget or --arms with the study of one data set"
-                )
-            return run(read(Path(resumed)), Path(resumed), print)
-        if resumed or (asked := of(argv)) is None:
-            return None
-        return run(asked, place_of(argv), print)
+        own, others = _parser().parse_known_args(argv)
+    except argparse.ArgumentError:
+        return None  # the single study's parser says what is wrong
+    try:
+        if own.resume:
+            return _resume(own, others)
+        asked = of(own, others)
+        return None if asked is None else run(asked, place_of(own.out), print)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return UNFINISHED
 
 
-def of(argv: Sequence[str]) -> Series | None:
-    """The series that the command line asks for; None for a single study.
+def _parser() -> argparse.ArgumentParser:
+    """The flags that differ from study to study, and ``--resume``; others are every study's."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in ("--data", "--budget", "--out", "--resume"):
+        parser.add_argument(flag, default="")
+    return parser
+
+
+def _resume(own: argparse.Namespace, others: Sequence[str]) -> int | None:
+    folder = Path(own.resume)
+    if is_uri(own.resume) or not (folder / SERIES).is_file():
+        return None
+    if own.budget or any(word.partition("=")[0] == "--arms" for word in others):
+        raise InputError(
+            f"{folder} has several studies: give --budget or --arms with the study of one data set"
+        )
+    return run(read(folder), folder, print)
+
+
+def of(own: argparse.Namespace, others: Sequence[str]) -> Series | None:
+    """The series that these words ask for; None for a single study.
 
     Raises InputError where the budgets do not fit the data sets.
     """
-    data = _value(argv, "--data")
-    names = [name.strip() for name in (data or "").split(",") if name.strip()]
-    if len(names) < 2 or _is_one_folder(data or ""):
+    names = [name.strip() for name in own.data.split(",") if name.strip()]
+    if len(names) < 2 or _is_one_folder(own.data):
         return None
     if len(set(names)) < len(names):
-        raise InputError(f"--data {data}: a data set counts once")
-    budgets = _budgets(_value(argv, "--budget") or "", len(names))
+        raise InputError(f"--data {own.data}: a data set counts once")
+    budgets = _budgets(own.budget, len(names))
     members = tuple(
         Member(data=name, budget=budget, folder=f"{number}-{_safe(name)}")
         for number, (name, budget) in enumerate(zip(names, budgets, strict=True), start=1)
     )
-    return Series(members=members, flags=tuple(_others(argv)))
+    return Series(members=members, flags=tuple(others))
 
 
-def place_of(argv: Sequence[str]) -> Path:
-    """Where a new series is written. Raises InputError for a URI: every study would need one of its own."""
-    out = _value(argv, "--out")
-    if out and is_uri(out):
+def place_of(out: str) -> Path:
+    """Where a new series is written. Raises InputError for a URI, of which every study needs its own, and for what exists."""
+    if is_uri(out):
         raise InputError(
             f"--out {out}: several data sets are kept in a folder; start one study per data set for URIs"
         )
-    return Path(out) if out else Path("runs") / f"{datetime.datetime.now():%Y-%m-%d-%H%M%S}-series"
+    place = Path(out or f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}-series")
+    if place.exists():
+        raise InputError(f"--out {out} exists: give a new folder, or go on with --resume {out}")
+    return place
 
 
 def read(folder: Path) -> Series:
@@ -112,7 +133,7 @@ def read(folder: Path) -> Series:
 
 
 def run(series: Series, folder: Path, say: Say, *, study: Sequence[str] = STUDY) -> int:
-    """Run what is left of the series, study after study, then join the answers; returns the exit code.
+    """Run the unfinished studies in order, then join the answers. Returns the exit code.
 
     A study that stops or is refused ends the series there. Raises InputError, StudyError and OSError.
     """
@@ -125,7 +146,7 @@ def run(series: Series, folder: Path, say: Say, *, study: Sequence[str] = STUDY)
         rundir.write(folder / SERIES, json.dumps(body, indent=1).encode() + b"\n")
     for number, member in enumerate(series.members, start=1):
         home = RunDir(folder / member.folder)
-        if not planning and (home.path / VERDICT).exists():
+        if not planning and home.ledger.exists() and look(home).state == "finished":
             continue
         say(f"data set {number} of {len(series.members)}: {member.data}, {member.budget}")
         words = ["--data", member.data, "--budget", member.budget, "--out", str(home.path), *series.flags]
@@ -194,23 +215,3 @@ def _safe(name: str) -> str:
     """A folder's name for a data set."""
     short = Path(name.partition(":")[2] or name).name
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in short)[:40] or "data"
-
-
-def _value(argv: Sequence[str], flag: str) -> str | None:
-    """The last value that the command line gives the flag."""
-    found = None
-    for place, word in enumerate(argv):
-        if word.startswith(f"{flag}="):
-            found = word.partition("=")[2]
-        elif word == flag and place + 1 < len(argv):
-            found = argv[place + 1]
-    return found
-
-
-def _others(argv: Sequence[str]) -> Iterator[str]:
-    skip = False
-    for word in argv:
-        own = word.partition("=")[0] in OWN
-        if not (skip or own):
-            yield word
-        skip = own and "=" not in word

@@ -19,8 +19,8 @@ from study.storage.objects import Storage, Stored, at_the_edge
 FETCHED = "fetched"
 AT_ONCE = 16
 """Objects that are fetched side by side."""
-NO_IMAGES = (
-    *(
+NO_IMAGES = frozenset(
+    [
         ".7z",
         ".avi",
         ".ckpt",
@@ -35,8 +35,11 @@ NO_IMAGES = (
         ".pth",
         ".rar",
         ".safetensors",
-    ),
-    *(".tar", ".tgz", ".xz", ".zip"),
+        ".tar",
+        ".tgz",
+        ".xz",
+        ".zip",
+    ]
 )
 """Suffixes of what is large and no image."""
 
