@@ -164,7 +164,7 @@ def _alone(names: tuple[str, str], sides: tuple[Side, Side]) -> str:
 
 def _copied(names: tuple[str, str], sides: tuple[Side, Side]) -> list[str]:
     return [
-        f"Of the {side.stored} runs of {name} only {counted(len(side.correct), 'net')} can be told apart: the others "
+        f"Of the {side.stored} runs of {name} only {counted(len(side.correct), 'net')} can be distinguished: the others "
         "name the same class for every image as one of these, so each net is counted once."
         for name, side in zip(names, sides, strict=True)
         if len(side.correct) < side.stored

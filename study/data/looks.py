@@ -18,7 +18,7 @@ BITS = 8
 ALIKE = 0.12
 """Root mean square difference, in standard deviations, of two thumbnails of one picture."""
 PLAIN = 6.0
-"""Standard deviation of a thumbnail below which it shows too little to be told apart."""
+"""Standard deviation of a thumbnail below which it shows too little to be distinguished."""
 SMALLEST = 24
 """Pixels per side below which different pictures look alike."""
 MANY, PIECE = 2**22, 2**14
@@ -101,7 +101,7 @@ def contradictions(looks: Looks, labels: NDArray[np.int64]) -> list[tuple[int, i
 
 
 def _telling(looks: Looks) -> NDArray[np.int64]:
-    """Positions of the images that show enough to be told apart."""
+    """Positions of the images that show enough to be distinguished."""
     return np.flatnonzero(looks.thumbs.std(axis=(1, 2, 3)) >= PLAIN)
 
 

@@ -36,7 +36,7 @@ class Division:
     test: Part | None
     """None where a share of the pool is to be set apart."""
     share: float | None = None
-    """The share that was asked for; None leaves it to the number of images."""
+    """The requested share; None leaves it to the number of images."""
     notes: tuple[str, ...] = ()
 
 

@@ -23,7 +23,7 @@ MAGIC = {
     b"II*\0": ".tif",
     b"MM\0*": ".tif",
 }
-"""How files begin, and their suffixes: for people, since a format is told by the content."""
+"""Suffixes by leading bytes. Only messages use the suffix; the bytes decide."""
 UNPACKED = "unpacked"
 
 

@@ -1,8 +1,8 @@
 """The study's decisions: what runs next, when a running trial stops, and what becomes of a lost one.
 
-Joins ``phases`` (what comes next), ``slots`` (who holds what), ``retries`` (who resumes) and the arms' searches, and writes each
-decision to the ledger. The next trial goes to the arm that has spent least; after the search, to the arm that has most left to
-do. Knows no Ray: anything that starts trials and reports back can drive it.
+Joins ``phases`` (what comes next), ``slots`` (which trial holds what), ``retries`` (which trials resume) and the arms'
+searches, and writes each decision to the ledger. The next trial goes to the arm that has spent least; after the search, to
+the arm that has most left to do. Knows no Ray: anything that starts trials and reports back can drive it.
 """
 
 import dataclasses

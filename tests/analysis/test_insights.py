@@ -261,15 +261,15 @@ def test_the_posts_reasons_are_for_its_own_arms(tmp_path: Path, sliced: Path) ->
     assert verdict_json(run).keys() == verdict_json(sliced).keys()
 
 
-def test_whys_costs_and_ensembles_give_the_numbers_of_the_records(sliced: Path) -> None:
+def test_reasons_costs_and_ensembles_give_the_numbers_of_the_records(sliced: Path) -> None:
     evidence, body = read(sliced), verdict_json(sliced)
-    time = body["whys"]["pairs"][0]["epoch_time"]
+    time = body["generalisation"]["pairs"][0]["epoch_time"]
     assert body["answer"][0]["delta"] > 0, "every difference is taken from the leader"
     assert (time["slower"], time["ratio"]) == ("resnext8", pytest.approx(1.0))
-    assert {(g["arm"], g["kind"]) for g in body["whys"]["gaps"]} == {
+    assert {(g["arm"], g["kind"]) for g in body["generalisation"]["gaps"]} == {
         (arm, kind) for arm in evidence.plan.arms for kind in ("confirmed", "random slice")
     }
-    assert all(g["gap"] == pytest.approx(0.02, abs=0.0002) for g in body["whys"]["gaps"])
+    assert all(g["gap"] == pytest.approx(0.02, abs=0.0002) for g in body["generalisation"]["gaps"])
     for row in body["accuracy_against_cost"]["rows"]:
         assert row["milliseconds"] == pytest.approx(1 / 3)
         assert (row["kind"] == "tuned") or not row["front"]
@@ -327,9 +327,9 @@ def test_three_arms_show_the_leader_against_each_other_arm_and_say_so(tmp_path: 
         "Shown: b, the arm with the highest mean, against each other arm; a pair's intervals are at 98.33 %, so that "
         "those of all 3 pairs hold together."
     )
-    shown = {"tuning_curves": "crossovers", "whys": "pairs", "ensembles": "pairs"}
+    shown = {"tuning_curves": "crossovers", "generalisation": "pairs", "ensembles": "pairs"}
     for section, key in shown.items():
-        assert body[section]["told"].count(rule) == 1
+        assert body[section]["sentences"].count(rule) == 1
         shown_pairs = dict.fromkeys((p["first"], p["second"]) for p in body[section][key])
         assert list(shown_pairs) == [("b", "a"), ("b", "c")]
     assert all(c["confidence"] == pytest.approx(1 - 0.05 / 3) for c in body["tuning_curves"]["crossovers"])
@@ -345,7 +345,7 @@ def test_three_arms_show_the_leader_against_each_other_arm_and_say_so(tmp_path: 
     open_still = rewritten(write_run(tmp_path / "open", confirmed=False, **three))
     assert (
         "Shown: a, the arm named first, since none leads yet, against each other arm"
-        in open_still["whys"]["told"][0]
+        in open_still["generalisation"]["sentences"][0]
     )
 
 

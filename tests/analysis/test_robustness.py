@@ -160,7 +160,7 @@ def test_the_report_says_which_candidates_stand_and_compares_no_validation(
         page = (run / "report.md").read_text()
         part = page[page.index("## What changes the answer") :].split("\n## ")[0]
         assert "optimistic" not in part
-        assert body["told"][0] in part
+        assert body["sentences"][0] in part
         for equal in body["currencies"]:
             used = [f["used"] for f in equal["found"]]
             step = {"resource-time": 11.5, "epochs": 1, "trials": 0}[equal["currency"]]

@@ -40,7 +40,7 @@ def section(context: Context) -> Section:
         "that nothing shows how runs vary. A failed run cannot be a member."
         if tables
         else "",
-        facts={"pairs": facts, "told": text},
+        facts={"pairs": facts, "sentences": text},
     )
 
 

@@ -1,4 +1,4 @@
-"""The post's three whys, tested: regularisation, time, and the size of the data set.
+"""The post's three explanations, tested: regularisation, time, and the size of the data set.
 
 They are claims about ResNet-50 and ResNeXt-50, so the report shows them only where both take part; verdict.json has the
 numbers of every study.
@@ -65,7 +65,7 @@ def section(context: Context) -> Section:
         "random settings for both."
         if rows
         else "",
-        facts={"gaps": table.to_dict("records"), "pairs": facts, "told": text},
+        facts={"gaps": table.to_dict("records"), "pairs": facts, "sentences": text},
     )
 
 
@@ -168,4 +168,4 @@ def _time(
     return said, {"slower": slow, "faster": fast, "ratio": ratio, "low": low, "high": high}
 
 
-PART = Part(order=120, build=section, key="whys")
+PART = Part(order=120, build=section, key="generalisation")

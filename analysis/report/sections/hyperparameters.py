@@ -61,7 +61,7 @@ def section(context: Context) -> Section:
         "fixed setting; an arm that ties its group width to its cardinality is thus compared at matched complexity."
         if tables
         else "",
-        facts=facts | {"traps": traps, "told": text},
+        facts=facts | {"traps": traps, "sentences": text},
     )
 
 

@@ -62,7 +62,7 @@ def section(context: Context) -> Section:
         said = [
             "The searches cannot be cut to equal amounts yet: no setting has been frozen for confirmation."
         ]
-        return Section(title=TITLE, text=tuple(said), facts={"currencies": [], "told": said})
+        return Section(title=TITLE, text=tuple(said), facts={"currencies": [], "sentences": said})
     said = _standings(replayed)
     rows = tuple(
         (
@@ -84,7 +84,7 @@ def section(context: Context) -> Section:
         "the luckiest and compares no arms. A find would have been trained again in selection and held against the default; with "
         "the same finds the answer would have been the same. Where the setting in hand is not found, the test score is that "
         "of the best by validation, if a net of it was scored.",
-        facts={"currencies": [asdict(equal) for equal in replayed], "told": said},
+        facts={"currencies": [asdict(equal) for equal in replayed], "sentences": said},
     )
 
 

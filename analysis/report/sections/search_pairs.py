@@ -48,7 +48,7 @@ def section(context: Context) -> Section:
         note=f"{BEGAN}{OVER if found.lucks else ''}" if rows else "",
         facts={
             "pairs": len(numbers) or evidence.plan.pairs,
-            "told": text,
+            "sentences": text,
             "means": {arm: {str(p + 1): r.mean for p, r in evidence.finds[arm].items()} for arm in arms},
             "luck": [asdict(luck) for luck in found.lucks],
             "full_runs": {arm: full_runs(evidence, arm) for arm in arms},

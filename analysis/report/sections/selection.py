@@ -28,7 +28,7 @@ def section(context: Context) -> Section:
         return Section(
             title="What selection decided",
             text=("No setting has been selected yet.",),
-            facts={"choices": [], "told": []},
+            facts={"choices": [], "sentences": []},
         )
     name = "validation, %" if metric.name == "accuracy" else f"validation {metric.axis}"
     head = (name, "chosen", "its mean", "lead over the default", "standard error")
@@ -51,7 +51,7 @@ def section(context: Context) -> Section:
         note="Each find was trained again on the two folds that follow its own, where the default had run too; the lead is the "
         "mean difference there. A find with a lead of half a standard error or more is taken, otherwise the default. In hand: "
         "the find with the best mean. The list shows where a chosen setting differs from the default.",
-        facts={"choices": facts, "told": text},
+        facts={"choices": facts, "sentences": text},
     )
 
 

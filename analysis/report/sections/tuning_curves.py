@@ -114,12 +114,14 @@ def section(context: Context) -> Section:
             try:
                 crossing = _crossing(evidence, source, first, second, confidence)
             except Refused as refusal:
-                text.append(f"{name}, {first} against {second}: no crossing can be told. {sentence(refusal)}")
+                text.append(
+                    f"{name}, {first} against {second}: no crossing can be told. {sentence(refusal)}"
+                )
                 continue
             said = crossing.sentence(first, second)
             text.append(f"{name}: {said}")
             crossings.append(
-                {"first": first, "second": second, "source": source, "told": said} | asdict(crossing)
+                {"first": first, "second": second, "source": source, "sentences": said} | asdict(crossing)
             )
     rows = [
         row
@@ -144,7 +146,7 @@ def section(context: Context) -> Section:
             "searches": {arm: curve.to_dict("records") for arm, curve in made.searches.items()},
             "per_search_seconds": _budgets(evidence),
             "crossovers": crossings,
-            "told": text,
+            "sentences": text,
         },
     )
 
