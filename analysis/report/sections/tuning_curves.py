@@ -114,9 +114,7 @@ def section(context: Context) -> Section:
             try:
                 crossing = _crossing(evidence, source, first, second, confidence)
             except Refused as refusal:
-                text.append(
-                    f"{name}, {first} against {second}: no crossing can be told. {sentence(refusal)}"
-                )
+                text.append(f"{name}, {first} against {second}: no crossing can be told. {sentence(refusal)}")
                 continue
             said = crossing.sentence(first, second)
             text.append(f"{name}: {said}")
