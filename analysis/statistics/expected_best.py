@@ -9,19 +9,17 @@ Accuracies are fractions, higher is better; costs are resource-seconds. A diverg
 data: give it the accuracy of guessing before it comes here (non-finite values raise ValueError).
 """
 
-import functools
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from opda.nonparametric import EmpiricalDistribution  # type: ignore[import-untyped]
 from scipy import stats
 
 from analysis.statistics.intervals import Reals, Refused
+from analysis.statistics.median_band import median_band
 from study.protocol.text import counted, duration, level, percent
 
 RESAMPLES = 1000
@@ -55,34 +53,6 @@ def evp_selected(val: Reals, test: Reals, draws: int) -> float:
 def all_weights(trials: int) -> Reals:
     """Every n at once, (N, N): row n - 1 times the sorted values is ``expected_best`` of n draws."""
     return np.stack([_weights(trials, n) for n in range(1, trials + 1)])
-
-
-def median_band(
-    values: Reals, *, confidence: float = 0.95, support: tuple[float, float] = (0.0, 1.0)
-) -> tuple[Reals, Reals, Reals]:
-    """The median of the best of n = 1 .. N trials of the slice, (N,): estimate, lower, upper.
-
-    The band holds for all n together and assumes nothing about the distribution: Lourie 2024
-    (arXiv 2311.09480), opda's equal-tailed Learned-Miller-DeStefano band of the CDF, inverted. Ties make
-    it wider than needed, never too narrow. From a few n on the upper side is the end of ``support``:
-    that is what a slice of this size knows. The same values give the same band (seeded).
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Duplicates detected", category=RuntimeWarning)
-        below, middle, above = EmpiricalDistribution.confidence_bands(
-            _finite(values),
-            confidence,
-            a=support[0],
-            b=support[1],
-            generator=_generator(len(values), confidence),
-            method="ld_equal_tailed",
-            n_jobs=1,
-        )
-    draws = np.arange(1, len(values) + 1)
-    curves = [
-        np.asarray(cdf.quantile_tuning_curve(draws), dtype=np.float64) for cdf in (middle, above, below)
-    ]
-    return curves[0], curves[1], curves[2]
 
 
 def slice_curve(
@@ -320,12 +290,6 @@ def _weights(trials: int, draws: int) -> Reals:
     falling = np.cumprod(np.concatenate([[draws / trials], np.maximum(i - draws, 0) / (i - 1)]))
     weights: Reals = falling[::-1]
     return weights
-
-
-@functools.cache
-def _generator(trials: int, confidence: float) -> np.random.Generator:
-    """One per size and level: opda simulates a band's width once per generator, and so once per key."""
-    return np.random.default_rng([trials, round(confidence * 1e6)])
 
 
 def _finite(values: Reals) -> Reals:

@@ -8,6 +8,7 @@ did, not what matters. The only module of ``analysis`` that knows Optuna, and on
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import optuna
@@ -54,13 +55,14 @@ def importances(
     known = accuracies[np.isfinite(accuracies)]
     scores = np.where(np.isfinite(accuracies), accuracies, min(-1.0, known.min(initial=0.0) - 1.0))
     names, trials = _on_rank_scale(configs)
-    found = _evaluate(names, trials, scores)
+    study = _Slice.empty()
+    found = _evaluate(study, names, trials, scores)
     rng = np.random.default_rng(seed)
     ranks, reached = [], np.ones(len(names))
     for _ in range(resamples):
         drawn = rng.integers(len(trials), size=len(trials))
-        ranks.append(_ranks(_evaluate(names, [trials[i] for i in drawn], scores[drawn])))
-        reached += _evaluate(names, trials, rng.permutation(scores)) >= found
+        ranks.append(_ranks(_evaluate(study, names, [trials[i] for i in drawn], scores[drawn])))
+        reached += _evaluate(study, names, trials, rng.permutation(scores)) >= found
     low, high = np.quantile(np.stack(ranks), [0.025, 0.975], axis=0, method="nearest")
     table = pd.DataFrame(
         {
@@ -74,6 +76,25 @@ def importances(
         }
     )
     return table.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
+
+
+class _Slice(optuna.Study):
+    """A study that has whatever trials it is ``given``: adding them to one copies every distribution of each."""
+
+    given: Sequence[FrozenTrial] = ()
+
+    @classmethod
+    def empty(cls) -> "_Slice":
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = optuna.storages.InMemoryStorage()
+        name = optuna.create_study(storage=storage, direction="maximize").study_name
+        optuna.logging.set_verbosity(verbosity)
+        return cls(name, storage)
+
+    def get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
+        del args, kwargs  # all are complete, and nobody changes them
+        return list(self.given)
 
 
 def _on_rank_scale(configs: Sequence[Mapping[str, Scalar]]) -> tuple[list[str], list[FrozenTrial]]:
@@ -103,16 +124,11 @@ def _on_rank_scale(configs: Sequence[Mapping[str, Scalar]]) -> tuple[list[str], 
     ]
 
 
-def _evaluate(names: list[str], trials: Sequence[FrozenTrial], scores: Reals) -> Reals:
+def _evaluate(study: _Slice, names: list[str], trials: Sequence[FrozenTrial], scores: Reals) -> Reals:
     """PED-ANOVA's importances (P,), not normalised."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize")
-    optuna.logging.set_verbosity(verbosity)
-    given = [copy.copy(trial) for trial in trials]
-    for trial, score in zip(given, scores, strict=True):
-        trial.value = float(score)
-    study.add_trials(given)
+    study.given = given = [copy.copy(trial) for trial in trials]
+    for number, (trial, score) in enumerate(zip(given, scores, strict=True)):
+        trial.value, trial._trial_id = float(score), number  # a trial drawn twice counts twice
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TOP)
     present = [name for name in names if any(name in trial.params for trial in given)]
     with warnings.catch_warnings():

@@ -55,7 +55,7 @@ def decode(line: str, after: str = "") -> Record:
 def parse(text: str) -> Any:
     """The JSON value. Raises ValueError, also for half a surrogate pair: no terminal and no report could show it."""
     value = json.loads(text)
-    if "\\ud" in text.lower():
+    if "\\" in text and "\\ud" in text.lower():
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
@@ -85,9 +85,9 @@ def _reader(hint: Any) -> Callable[[Any], Any]:
     expected = " or ".join(_IN_WORDS[kind] for kind in args or (hint,))
 
     def read(value: Any) -> Any:
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        if type(value) not in kinds and (isinstance(value, bool) or not isinstance(value, kinds)):
             return _wrong(value, expected)
-        if isinstance(value, int | float) and not abs(value) < _HUGE:  # nor is a NaN
+        if isinstance(value, (int, float)) and not abs(value) < _HUGE:  # nor is a NaN
             return _wrong(value, "number of a size that makes sense")
         return value
 
@@ -104,6 +104,13 @@ def _record_reader(kind: Any) -> Callable[[Any], Any]:
 
     def read(value: Any) -> Any:
         given = _a(dict, value)
+        try:
+            return kind(**{name: readers[name](v) for name, v in given.items()})
+        except (KeyError, TypeError):
+            return named(given)
+
+    def named(given: dict[str, Any]) -> Any:
+        """The same, slower: the error names the field."""
         if missing := needed - given.keys():
             raise TypeError(f"{min(missing)} is missing")
         if unknown := given.keys() - readers.keys():

@@ -76,10 +76,17 @@ def either(a1: float, a2: float, first: float, second: float) -> float:
     correlation = math.sqrt(first / second)
     if correlation > 1 - 1e-9:
         return max(a1, a2)
-    x, weight = np.polynomial.legendre.leggauss(200)
+    x, weight = _nodes()
     x, rest = z1 * x, math.sqrt(1 - correlation**2)
     inside = stats.norm.cdf((z2 - correlation * x) / rest) - stats.norm.cdf((-z2 - correlation * x) / rest)
     return 1 - float(z1 * (weight * stats.norm.pdf(x) * inside).sum())
+
+
+@functools.cache
+def _nodes() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Points and weights of the quadrature: a report tries a hundred sizes with them."""
+    x, weight = np.polynomial.legendre.leggauss(200)
+    return x, weight
 
 
 @functools.cache

@@ -3,9 +3,10 @@
 import math
 
 import numpy as np
+import optuna
 import pytest
 
-from analysis.statistics.importance import FLOOR, importances
+from analysis.statistics.importance import FLOOR, TOP, _on_rank_scale, importances
 from analysis.statistics.intervals import Refused
 from study.protocol.records import Config
 
@@ -88,3 +89,19 @@ def test_too_few_trials_give_no_numbers() -> None:
         importances(settings(rng, 29), rng.random(29))
     with pytest.raises(ValueError, match="every accuracy"):
         importances(settings(rng, 30), rng.random(29))
+
+
+def test_the_importances_are_those_of_an_optuna_study_of_these_trials() -> None:
+    rng = np.random.default_rng(5)
+    configs = settings(rng, 40)
+    scores = lr_matters(configs, rng)
+    names, trials = _on_rank_scale(configs)
+    study = optuna.create_study(direction="maximize")
+    for trial, score in zip(trials, scores, strict=True):
+        trial.value = float(score)
+        study.add_trial(trial)
+    shares = optuna.importance.get_param_importances(
+        study, evaluator=optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TOP), params=names
+    )
+    table = importances(configs, scores, resamples=1)
+    assert dict(zip(table["parameter"], table["importance"], strict=True)) == pytest.approx(shares)

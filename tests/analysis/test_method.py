@@ -42,12 +42,12 @@ from analysis.statistics.expected_best import (
     all_weights,
     evp_selected,
     expected_best,
-    median_band,
     search_curve,
     slice_curve,
 )
 from analysis.statistics.intervals import Refused, crossed, mean_score, noise, permutation_p, welch
 from analysis.statistics.mcnemar import mcnemar, paired, tango
+from analysis.statistics.median_band import median_band
 from analysis.statistics.superiority import holm, superiority
 from analysis.verdict import Verdict, judge, of_nets
 from study.__main__ import main as status_of

@@ -10,11 +10,11 @@ from study.protocol.records import Record
 
 def chained(new_records: Iterable[Record], after: str = "") -> str:
     """The records as lines of a ledger; ``after``: checksum of the line before."""
-    text = ""
+    lines = []
     for record in new_records:
-        line = encode(record, after)
-        text, after = f"{text}{line}\n", checksum(line)
-    return text
+        lines.append(encode(record, after))
+        after = checksum(lines[-1])
+    return "".join(f"{line}\n" for line in lines)
 
 
 def append(ledger: Path, *new_records: Record) -> None:
