@@ -193,7 +193,7 @@ def test_the_gpus_campaign_runs_to_its_end_without_a_gpu(tmp_path: Path) -> None
     """Its first half with tiny arms: every part writes its file, which names the machine."""
     command = [sys.executable, "-m", "tests.bench.gpu", "first", "--out", str(tmp_path), "--scale", "0.6"]
     command += ["--arms", "tiny_resnet", "--batches", "8", "--only", "facts,check,train"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = {
         part: json.loads((tmp_path / f"{part}.json").read_text()) for part in ("facts", "check", "train")
