@@ -52,7 +52,7 @@ from analysis.report.section import Context, Drawing, Part, Section
 def section(context: Context) -> Section:
     count = sum(map(len, context.evidence.history.epochs.values()))
     return Section(
-        title="Epochs & all", text=(f"{count} epochs",), drawing=Drawing("epochs", Figure()), facts={"count": count}
+        title="Epochs & all", text=(f"{count} epochs",), drawing=Drawing("epochs", Figure), facts={"count": count}
     )
 
 PART = Part(order=145, build=section, key="epochs_in_all")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +28,7 @@ def write(joined: Joined, folder: Path) -> Path:
     """
     several = len(joined.pairs) > 1
     sections = [_section(pair, number, several) for number, pair in enumerate(joined.pairs)]
-    svg = {s.drawing.name: figures.svg(s.drawing.figure) for s in sections if s.drawing}
+    svg = {s.drawing.name: figures.svg(s.drawing.draw()) for s in sections if s.drawing}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         rundir.write(folder / HTML, pages.across(joined, SCOPE, sections, svg))
@@ -74,7 +75,7 @@ def _section(pair: Across, number: int, several: bool) -> Section:
     )
     return Section(
         title=metric.minus(pair.first, pair.second),
-        drawing=Drawing(f"forest{number}", _forest(pair)) if rows else None,
+        drawing=Drawing(f"forest{number}", partial(_forest, pair)) if rows else None,
         text=tuple(filter(None, (pair.sentence if several else "", spread))),
         tables=(Table(head=head, rows=tuple(_cells(row, pair) for row in pair.rows)),),
         note="Each row is that study's own answer, with its own interval. p by Holm is adjusted over the data sets, for claims about "

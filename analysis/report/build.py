@@ -11,7 +11,7 @@ from pathlib import Path
 from analysis import summary
 from analysis.answer import Answer
 from analysis.report import figures, pages, verdict_json
-from analysis.report.section import Context, Part
+from analysis.report.section import Context, Part, Section
 from analysis.report.sections import health
 from analysis.results import read
 from analysis.summary import Findings
@@ -53,25 +53,39 @@ def parts() -> list[Part]:
     return sorted((module.PART for module in found), key=lambda part: part.order)
 
 
+def compose(run: Path, *, pictures: bool = True) -> tuple[Context, list[Section], dict[str, bytes]]:
+    """What the report says of the study in ``run``: the sections shown, and the files without drawings, report.md and verdict.json.
+
+    Raises StudyError when the folder cannot be read.
+    """
+    evidence = read(run)
+    context = Context(run=run, evidence=evidence, found=summary.find(evidence), pictures=pictures)
+    every = parts()
+    built = [(part, section) for part in every if (section := part.build(context))]
+    shown = [section for _, section in built if section.shown]
+    facts = dict.fromkeys(part.key for part in every if part.key)
+    facts |= {part.key: section.facts for part, section in built if part.key}
+    return (
+        context,
+        shown,
+        {
+            MARKDOWN: pages.markdown(context, shown),
+            VERDICT: verdict_json.encoded(context, facts),
+        },
+    )
+
+
 def write(run: Path, *, pictures: bool = True) -> Report:
     """Build the report of the study in the folder ``run`` and write it there; ``pictures``: with its test images, if any were kept.
 
     Raises StudyError, with the sentence for the user, when the folder cannot be read or written.
     """
-    evidence = read(run)
-    context = Context(run=run, evidence=evidence, found=summary.find(evidence), pictures=pictures)
-    built = [(part, section) for part in parts() if (section := part.build(context))]
-    shown = [section for _, section in built if section.shown]
-    drawings = {section.drawing.name: section.drawing.figure for section in shown if section.drawing}
+    context, shown, files = compose(run, pictures=pictures)
+    drawings = {section.drawing.name: section.drawing.draw() for section in shown if section.drawing}
     svg = {name: figures.svg(figure) for name, figure in drawings.items()}
-    files = {f"{FIGURES}/{name}.svg": content for name, content in svg.items()}
+    files |= {f"{FIGURES}/{name}.svg": content for name, content in svg.items()}
     files |= {f"{FIGURES}/{name}.png": figures.png(figure) for name, figure in drawings.items()}
     files[HTML] = pages.html(context, shown, svg)
-    files[MARKDOWN] = pages.markdown(context, shown)
-    unknown = dict.fromkeys(part.key for part in parts() if part.key)
-    files[VERDICT] = verdict_json.encoded(
-        context, unknown | {part.key: s.facts for part, s in built if part.key}
-    )
     try:
         (run / FIGURES).mkdir(exist_ok=True)
         for name, content in files.items():
@@ -82,11 +96,11 @@ def write(run: Path, *, pictures: bool = True) -> Report:
         path=run / HTML,
         headline=context.found.headline,
         scope=context.found.scope,
-        arms=evidence.plan.arms,
+        arms=context.evidence.plan.arms,
         answers=context.found.answers,
         nets=context.found.nets,
         advice=_advice(context.found),
-        copies=health.copies(evidence.plan.data),
+        copies=health.copies(context.evidence.plan.data),
     )
 
 

@@ -32,10 +32,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure and the name of its files."""
+    """A figure, drawn when it is asked for, and the name of its files."""
 
     name: str
-    figure: Figure
+    draw: Callable[[], Figure]
 
 
 @dataclass(frozen=True, kw_only=True)

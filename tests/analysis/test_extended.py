@@ -4,15 +4,14 @@ import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from support.synthetic import AUGMENTATION, RATE, SPACES, Diary, right_wrong, verdict_json, write_run
+from support.reports import composed
+from support.synthetic import AUGMENTATION, RATE, SPACES, Diary, right_wrong, write_run
 
 from analysis import answer, further, summary
 from analysis.__main__ import main
-from analysis.report.build import write
 from analysis.results import read
 from study.protocol import allocation, levels, looks, validation
 from study.protocol.budget import Budget
@@ -28,11 +27,6 @@ from study.protocol.rundir import RunDir
 from study.protocol.selection import choose, in_hand
 
 RUNS = 3
-
-
-def rewritten(run: Path) -> dict[str, Any]:
-    write(run)
-    return verdict_json(run)
 
 
 def reopened(run: Path, plan: Plan) -> Diary:
@@ -121,13 +115,13 @@ def open_still(tmp_path: Path) -> Path:
 
 
 def test_a_second_look_runs_over_all_pairs_at_its_level(open_still: Path) -> None:
-    before = rewritten(open_still)
+    before = composed(open_still)
     assert (before["verdict"], before["look"], before["answer"][0]["pairs"]) == ("open", 1, 4)
     assert "--resume RUN --budget" in before["answer"][0]["advice"]
     plan, _ = load(RunDir(open_still))
     extension = more_pairs(plan, 4)
     extend(open_still, extension, plan.arms, range(4, 8), 0.92)
-    body = rewritten(open_still)
+    body = composed(open_still)
     (found,) = body["answer"]
     assert (body["look"], found["look"], found["pairs"], len(found["differences"])) == (2, 2, 8, 8)
     assert found["level"] == pytest.approx(1 - extension.level)
@@ -169,7 +163,7 @@ def test_a_second_look_under_another_metric(tmp_path: Path, metric: Name, rope: 
     plan, _ = load(RunDir(run))
     extension = more_pairs(plan, 4)
     extend(run, extension, plan.arms, range(4, 8), 0.92)
-    body = rewritten(run)
+    body = composed(run)
     (found,) = body["answer"]
     assert (body["metric"], body["look"], found["pairs"]) == (metric, 2, 8)
     assert said in body["headline"]
@@ -185,21 +179,21 @@ def test_a_declared_second_look_keeps_95_percent(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", tuned=(0.92, 0.92), luck_sd=0.006, spaces=SPACES, runs=RUNS)
     body = json.loads((run / "plan.json").read_text())
     (run / "plan.json").write_text(json.dumps(body | {"looks": 2}))
-    first = rewritten(run)["answer"][0]
+    first = composed(run)["answer"][0]
     assert (first["level"], first["held"]) == (pytest.approx(0.973), "95 % over both looks")
     plan, _ = load(RunDir(run))
     extend(run, more_pairs(plan, 4, declared=True), plan.arms, range(4, 8), 0.92)
-    second = rewritten(run)["answer"][0]
+    second = composed(run)["answer"][0]
     assert second["held"] == "95 % over both looks"
     assert second["level"] == pytest.approx(1 - levels.of(looks=2, look=2, first=4, now=8).alpha)
 
 
 def test_while_a_second_look_is_under_way_the_first_one_stands(open_still: Path) -> None:
-    before = rewritten(open_still)
+    before = composed(open_still)
     plan, _ = load(RunDir(open_still))
     with Ledger(open_still / "ledger.jsonl") as ledger:
         ledger.add(more_pairs(plan, 4))
-    body = rewritten(open_still)
+    body = composed(open_still)
     assert body["answer"][0]["low"] == before["answer"][0]["low"]
     assert body["look"] == 1
     assert "A further look is under way: no setting of look 2 has been frozen" in body["headline"]
@@ -218,21 +212,21 @@ def third(plan: Plan) -> Extension:
 
 
 def test_while_an_arm_is_being_added_the_old_answer_stands(open_still: Path) -> None:
-    before = rewritten(open_still)
+    before = composed(open_still)
     plan, _ = load(RunDir(open_still))
     with Ledger(open_still / "ledger.jsonl") as ledger:
         ledger.add(third(plan))
-    body = rewritten(open_still)
+    body = composed(open_still)
     (found,) = body["answer"]
     assert (found["low"], found["held"]) == (before["answer"][0]["low"], "95 %")
     assert "A further look is under way" in body["headline"]
 
 
 def test_an_added_arm_leaves_the_old_interval_and_shares_its_own_error(open_still: Path) -> None:
-    before = rewritten(open_still)["answer"][0]
+    before = composed(open_still)["answer"][0]
     plan, _ = load(RunDir(open_still))
     extend(open_still, third(plan), ("third",), range(4), 0.95)
-    body = rewritten(open_still)
+    body = composed(open_still)
     assert body["arms"] == ["resnet8", "resnext8", "third"]
     by_pair = {frozenset((a["first"], a["second"])): a for a in body["answer"]}
     old = by_pair[frozenset(("resnet8", "resnext8"))]
@@ -258,7 +252,7 @@ def test_an_added_arm_under_another_metric(tmp_path: Path) -> None:
     )
     plan, _ = load(RunDir(run))
     extend(run, third(plan), ("third",), range(4), 0.97)
-    body = rewritten(run)
+    body = composed(run)
     assert body["arms"] == ["resnet8", "resnext8", "third"]
     assert body["answer"][0]["first"] == "third"
     assert main([str(run), "--expect", "third"]) == 0
@@ -268,7 +262,7 @@ def test_asking_again_states_its_cost(open_still: Path) -> None:
     plan = Plan.load(open_still / "plan.json")
     earlier = Earlier(run="first-try", arms=("resnet8", "resnext8", "other"), level=0.05)
     replace(plan, earlier=(earlier,)).save(open_still / "plan.json")
-    body = rewritten(open_still)
+    body = composed(open_still)
     (found,) = body["answer"]
     assert found["level"] == pytest.approx(0.975)
     assert "90 % over every study of this question on these test images" in body["headline"]
@@ -282,12 +276,12 @@ def test_what_the_first_look_decided_is_final(tmp_path: Path) -> None:
         tmp_path / "run", arms=arms, default=(0.9,) * 3, tuned=(0.93, 0.90, 0.93), luck_sd=0.003, runs=RUNS,
         spaces=dict.fromkeys(arms, SPACES["resnet8"]),
     )  # fmt: skip
-    first = {frozenset((a["first"], a["second"])): a for a in rewritten(run)["answer"]}
+    first = {frozenset((a["first"], a["second"])): a for a in composed(run)["answer"]}
     decided = {couple for couple, a in first.items() if a["word"] == "better"}
     assert decided == {frozenset("ab"), frozenset("bc")}
     plan, _ = load(RunDir(run))
     extend(run, more_pairs(plan, 4), plan.arms, range(4, 8), 0.92)
-    body = rewritten(run)
+    body = composed(run)
     for a in body["answer"]:
         was = first[frozenset((a["first"], a["second"]))]
         if was["word"] == "better":
@@ -304,7 +298,7 @@ def test_what_the_first_look_decided_is_final(tmp_path: Path) -> None:
 def test_the_report_of_a_second_look_states_its_money_and_pairs(open_still: Path) -> None:
     plan, _ = load(RunDir(open_still))
     extend(open_still, more_pairs(plan, 4), plan.arms, range(4, 8), 0.92)
-    body = rewritten(open_still)
+    body = composed(open_still)
     assert body["budget_seconds"] == 2 * plan.budget.seconds
     assert body["search_against_search"]["pairs"] == 8
     text = (open_still / "report.md").read_text()
@@ -351,7 +345,7 @@ def test_a_forecast_counts_earlier_studies(open_still: Path) -> None:
 
 def test_a_study_without_any_search_speaks_of_none(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", share=5400.0, searched=False)
-    body = rewritten(run)
+    body = composed(run)
     (found,) = body["answer"]
     assert found["guard"] == "No search could be paid for; both nets have the default setting."
     assert body["headline"].startswith(found["guard"])

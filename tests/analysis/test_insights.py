@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.edited import edit
+from support.reports import composed
 from support.simulate import arm as runs_of
 from support.simulate import table
 from support.synthetic import verdict_json, write_run
@@ -84,7 +85,7 @@ def test_the_guard_claims_nothing_where_nothing_beat_the_default(tmp_path: Path,
         return record
 
     edit(run / "ledger.jsonl", never)
-    body = rewritten(run)
+    body = composed(run)
     (found,) = body["answer"]
     assert (body["verdict"], found["ahead"], found["beat"]) == (
         "nothing claimed",
@@ -159,7 +160,7 @@ def test_the_gate_answers_by_its_exit_code(
 
 def test_the_gate_on_ties_several_arms_and_no_verdict(tmp_path: Path, bare: Path) -> None:
     tie = write_run(tmp_path / "tie", tuned=(0.92, 0.92), rope=0.1)
-    assert rewritten(tie)["verdict"] == "practical tie"
+    assert composed(tie)["verdict"] == "practical tie"
     assert main([str(tie), "--expect", "resnext8"]) == main([str(tie), "--expect-net", "resnext8"]) == 1
     assert main([str(bare), "--expect", "resnext8"]) == 4
     three = write_run(tmp_path / "three", arms=("a", "b", "c"), default=(0.9,) * 3, tuned=(0.9, 0.95, 0.9))
@@ -232,7 +233,7 @@ def test_every_section_answers_or_says_why_not(bare: Path, tmp_path: Path) -> No
 
 def test_the_trap_is_paired_and_only_asked_of_a_winner(tmp_path: Path) -> None:
     even = write_run(tmp_path / "even", tuned=(0.92, 0.92), rope=0.1, slice_runs=4)
-    assert rewritten(even)["what_mattered"]["traps"] == []
+    assert composed(even)["what_mattered"]["traps"] == []
     assert "the answer names no better arm" in (even / "report.md").read_text()
     run = write_run(tmp_path / "run", slice_runs=12, tuned=(0.92, 0.95))
     write(run)
@@ -342,7 +343,7 @@ def test_three_arms_show_the_leader_against_each_other_arm_and_say_so(tmp_path: 
     assert [(v["first"], v["second"]) for v in body["nets"]] == every
     assert {(t["first"], t["second"]) for t in body["what_mattered"]["traps"]} <= set(every)
 
-    open_still = rewritten(write_run(tmp_path / "open", confirmed=False, **three))
+    open_still = composed(write_run(tmp_path / "open", confirmed=False, **three))
     assert (
         "Shown: a, the arm named first, since none leads yet, against each other arm"
         in open_still["generalisation"]["sentences"][0]
@@ -361,7 +362,7 @@ def test_runs_without_probabilities_are_no_ensemble(tmp_path: Path, sliced: Path
     with np.load(path) as arrays:
         kept = {name: arrays[name] for name in ("labels", "predictions")}
     np.savez(path, **kept)
-    write(run)
+    composed(run)
     assert f"{name}.npz has no probabilities that can be read" in (run / "report.md").read_text()
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from support.edited import append, edit
+from support.reports import composed
 from support.synthetic import Diary, plan, verdict_json, write_run
 
 from analysis import frames, summary
@@ -281,7 +282,7 @@ def test_an_interruption_is_reported_with_its_cost_and_accepted_changes(tmp_path
             )
         )
         assert not fell_short(ledger, "open")
-    write(tmp_path / "run")
+    composed(tmp_path / "run")
     body = verdict_json(tmp_path / "run")
     assert "torch 2.11 -> 2.15" in " ".join(body["warnings"])
     assert "Interruptions cost 8.3 min" in " ".join(body["warnings"])
@@ -297,7 +298,7 @@ def test_health_warnings_name_each_problem(copied: Path) -> None:
     append(copied / "ledger.jsonl", Cost(arm="resnext8", phase="probe", what="measured", cost=3000.0))
     with (copied / "ledger.jsonl").open("a") as file:
         file.write('{"record":"Outc')
-    write(copied)
+    composed(copied)
     warnings = " ".join(verdict_json(copied)["warnings"])
     for needed in (
         "torn",
@@ -391,7 +392,7 @@ def test_a_missing_file_is_named(copied: Path, missing: str, capsys: pytest.Capt
 def test_damaged_predictions_are_named(copied: Path, content: bytes) -> None:
     (copied / "predictions" / "arm0-confirm-1.npz").write_bytes(content)
     with pytest.raises(StudyError, match=r"arm0-confirm-1\.npz cannot be read"):
-        write(copied)
+        composed(copied)
 
 
 @pytest.mark.parametrize(
@@ -412,7 +413,7 @@ def test_predictions_that_contradict_the_ledger_or_are_pickles_are_refused(
         labels = arrays["labels"]
     np.savez(path, **change(labels))
     with pytest.raises(StudyError, match=why):
-        write(copied)
+        composed(copied)
 
 
 def test_a_damaged_ledger_is_named_by_line(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -453,7 +454,7 @@ def test_scores_of_unknown_trials_are_refused(copied: Path) -> None:
     with Ledger(copied / "ledger.jsonl") as ledger:
         ledger.add(Scored(trial="nobody", test_accuracy=0.9))
     with pytest.raises(StudyError, match="unknown trials nobody"):
-        write(copied)
+        composed(copied)
 
 
 def test_the_command_prints_scope_verdict_and_path(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -484,7 +485,7 @@ def test_an_unwritable_folder_is_reported(copied: Path) -> None:
 
 def test_activities_add_up_to_the_spend_per_arm_and_phase(copied: Path) -> None:
     evidence = read(copied)
-    write(copied)
+    composed(copied)
     history, table = evidence.history, frames.activities(evidence.history, evidence.plan)
     for arm, phase in itertools.product(evidence.plan.arms, PHASES):
         costs = table.loc[(table["arm"] == arm) & (table["phase"] == phase), "cost"]
@@ -610,13 +611,13 @@ def test_a_full_run_costs_its_epochs_and_one_slow_run_does_not_count(copied: Pat
     held = [evidence.history.outcomes[t.id].cost for t in evidence.history.of("resnet8", "baseline")]
     assert min(held) > 9 * 9.5
     assert evidence.default["resnet8"].full_run == evidence.tuned["resnet8"].full_run == 9 * 9.5
-    write(copied)
+    composed(copied)
     assert "rough" not in " ".join(verdict_json(copied)["warnings"])
 
 
 def test_one_setting_at_two_prices_causes_a_warning(copied: Path) -> None:
     slowed(copied, "arm1-confirm", 2)
-    write(copied)
+    composed(copied)
     rough = [w for w in verdict_json(copied)["warnings"] if "rough" in w]
     (warning,) = rough
     assert warning.startswith("resnext8: the epochs of a full run of one setting took 85.5 s in ")

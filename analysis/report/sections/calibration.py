@@ -1,5 +1,6 @@
 """Can a net's confidence be believed: reliability, and the expected calibration error."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ def section(context: Context) -> Section | None:
     head = ("", "ECE", "of the runs", "by chance", "confidence", "accuracy", "on average")
     return Section(
         title="Can the confidence be believed?",
-        drawing=Drawing("reliability", draw(drawn, context.palette)) if drawn else None,
+        drawing=Drawing("reliability", partial(draw, drawn, context.palette)) if drawn else None,
         text=tuple(text),
         tables=(Table(head=head, rows=tuple(rows)),) if rows else (),
         note="Confirmation runs of the nets in hand, test images. Confidence is the probability of the class that a net names. "

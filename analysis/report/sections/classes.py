@@ -1,6 +1,7 @@
 """Class by class: how much of each class a net finds, and how much of what it calls so is."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -47,7 +48,7 @@ def section(context: Context) -> Section | None:
     ]
     return Section(
         title="Class by class",
-        drawing=Drawing("classes", draw(found, names, context.palette)),
+        drawing=Drawing("classes", partial(draw, found, names, context.palette)),
         text=tuple(text),
         tables=tuple(tables),
         note="Recall: of the images of a class, the share that is named so. Precision: of the images that are named so, the share that "

@@ -1,5 +1,7 @@
 """Which classes are taken for which."""
 
+from functools import partial
+
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -40,7 +42,7 @@ def section(context: Context) -> Section | None:
             arm: by_class.confusion(labels, named, len(classes)) / np.maximum(counts, 1)[:, None]
             for arm, named in evidence.named.items()
         }
-        drawing = Drawing("confusions", draw(matrices, list(classes)))
+        drawing = Drawing("confusions", partial(draw, matrices, list(classes)))
     text = [] if rows else ["No run took an image for another class."]
     if len(most) > LISTED:
         text = [f"Shown are the {LISTED} most frequent of {len(most)} confusions."]

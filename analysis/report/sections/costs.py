@@ -1,5 +1,7 @@
 """Accuracy against cost: the time to train a full run, and the time to classify one image (METHOD.md 7)."""
 
+from functools import partial
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -82,7 +84,7 @@ def section(context: Context) -> Section:
     return Section(
         title="Accuracy against cost",
         text=tuple(text),
-        drawing=Drawing("costs", draw(costs, context.palette, metric)),
+        drawing=Drawing("costs", partial(draw, costs, context.palette, metric)),
         tables=(Table(head=head, rows=rows),),
         note="Full run: the resource-time of its epochs, training and validation, without start-up; median over these runs. "
         "Inference time, size and memory were measured before the study at the arm's default setting, on one trial's share of "

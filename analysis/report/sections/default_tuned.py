@@ -1,5 +1,6 @@
 """Default against tuned: the test accuracy of every run, and what tuning gained."""
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -31,7 +32,7 @@ def section(context: Context) -> Section | None:
     apart = differences(context.found, metric.against)
     return Section(
         title="Default against tuned",
-        drawing=None if apart.empty else Drawing("forest", forest(accuracies, apart, context)),
+        drawing=None if apart.empty else Drawing("forest", partial(forest, accuracies, apart, context)),
         tables=(Table(head=head, rows=rows),),
         items=tuple(_gains(context.found, metric)),
         note="Default: the fixed setting, before any search. Tuned: the net in hand, the best of what the arm's searches "

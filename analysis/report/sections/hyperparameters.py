@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -52,7 +53,7 @@ def section(context: Context) -> Section:
     return Section(
         title="What mattered",
         text=tuple(text),
-        drawing=None if shown.empty else Drawing("levels", draw(shown, context.palette, metric)),
+        drawing=None if shown.empty else Drawing("levels", partial(draw, shown, context.palette, metric)),
         tables=tuple(tables),
         note=f"From random settings, each run to full length once, by validation {metric.title}; intervals 95 %. Omega weights early "
         "finds more than late ones; the area weights all alike. Near the best: within {metric.gap(NEAR * metric.of_luck)} of what selection measured for the "

@@ -1,5 +1,6 @@
 """Learning curves: the validation score of every trial by epoch."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ def section(context: Context) -> Section | None:
         return None
     return Section(
         title="Learning curves",
-        drawing=Drawing("curves", curves(epochs, context.palette, context.metric)),
+        drawing=Drawing("curves", partial(curves, epochs, context.palette, context.metric)),
         note="Every trial of every phase. Validation scores are optimistic, since the search chose by them: they "
         "compare no arms.",
     )

@@ -1,5 +1,7 @@
 """What it cost: the resource-seconds of each arm by phase and by activity."""
 
+from functools import partial
+
 import pandas as pd
 from matplotlib import colors
 from matplotlib.axes import Axes
@@ -25,7 +27,7 @@ def section(context: Context) -> Section:
                 f"the budget ({plan.budget.resource} time; fraction held x wall time, start-up included)."
             ),
         ),
-        drawing=Drawing("spend", spend(spent, context.palette)) if spent["cost"].sum() > 0 else None,
+        drawing=Drawing("spend", partial(spend, spent, context.palette)) if spent["cost"].sum() > 0 else None,
         tables=tuple(
             _table(plan.arms, table, *kinds)
             for table, kinds in (

@@ -6,6 +6,7 @@ A failed run has the score of guessing. Costs are resource-seconds.
 import itertools
 import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -134,7 +135,7 @@ def section(context: Context) -> Section:
     return Section(
         title="What more tuning buys",
         text=tuple(dict.fromkeys(text)),
-        drawing=Drawing("tuning", draw(made.slices, made.searches, context.palette, metric))
+        drawing=Drawing("tuning", partial(draw, made.slices, made.searches, context.palette, metric))
         if made.slices or made.searches
         else None,
         tables=(Table(head=columns, rows=tuple(rows)),) if rows else (),
