@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from analysis.luck import MOST_IMAGES, POWER
 from analysis.runs import Runs
-from analysis.statistics.intervals import Estimate, half_width
+from analysis.statistics.intervals import Estimate, forecast
 from study.protocol.allocation import CONFIRM_CEILING
 from study.protocol.text import rough
 
@@ -42,13 +42,10 @@ def takes(
     Where that is more than a study makes, also the test images on which as many as it makes would show it.
     """
     have, size = min(len(first.correct), len(second.correct)), first.correct.shape[1]
+    expected = forecast(first.scores, second.scores, **first.judge.how)
 
     def enough(runs: float, images: int) -> bool:
-        shown = half_width(
-            first.scores, second.scores, **first.judge.how, runs=runs, images=images, confidence=e.confidence,
-            power=power,
-        )  # fmt: skip
-        return shown < target
+        return expected.half_width(runs=runs, images=images, confidence=e.confidence, power=power) < target
 
     more = _fewest(lambda more: enough(have + more, size), at_least=0) if enough(math.inf, size) else None
     if more is not None and have + more <= CONFIRM_CEILING:

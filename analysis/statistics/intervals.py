@@ -159,37 +159,46 @@ def rope_probabilities(estimate: Estimate, rope: float) -> tuple[float, float, f
     return below, 1 - below - above, above
 
 
-def half_width(
-    first: Table,
-    second: Table,
-    *,
-    sampling: Sampling = ALIKE,
-    step: float = 1.0,
-    runs: float,
-    images: int | None = None,
-    confidence: float = 0.95,
-    power: float = 0.5,
-) -> float:
-    """Half-width to expect from ``runs`` runs per arm (``math.inf`` allowed), on the same images or on ``images`` like them.
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What the width of the interval for more runs or more images follows from: two arms, measured once."""
 
-    With ``power`` above one half, the true gap whose interval leaves 0 in that share of studies.
+    kinds: tuple[Noise, Noise]
+    images: int
+    """Those measured."""
+    lasting: float
+    """What the arms really do differently per image, as n times what it gives the variance of their difference."""
+    floor: float
+    """``one_image`` on the images measured."""
 
-    More runs shrink the run terms and the part of Var_i(D_i) that is one run's luck on an image; what
-    the arms really do differently per image stays.
-    """
-    images = images or first.shape[1]
-    kinds = [noise(first, sampling), noise(second, sampling)]
-    sizes, known = [len(first), len(second)], first.shape[1]
-    seen = known * sampling.variance(first.mean(axis=0) - second.mean(axis=0))
-    lasting = seen - sum(z.image / k for z, k in zip(kinds, sizes, strict=True))
-    floor = one_image(sampling, known, step) * (known / images) ** 2
-    image = max((max(0.0, lasting) + sum(z.image for z in kinds) / runs) / images, floor)
-    variance = image + max(0.0, sum(z.run for z in kinds)) / runs
-    df = images - 1.0
-    if not math.isinf(runs):
-        terms = [image, *(z.total(images) / runs for z in kinds)]
-        df = satterthwaite(variance, terms, [images - 1, runs - 1, runs - 1])
-    return float(stats.t.ppf((1 + confidence) / 2, df) + stats.t.ppf(power, df)) * math.sqrt(variance)
+    def half_width(
+        self, *, runs: float, images: int | None = None, confidence: float = 0.95, power: float = 0.5
+    ) -> float:
+        """Half-width to expect from ``runs`` runs per arm (``math.inf`` allowed), on the same images or on ``images`` like them.
+
+        With ``power`` above one half, the true gap whose interval leaves 0 in that share of studies.
+
+        More runs shrink the run terms and the part of Var_i(D_i) that is one run's luck on an image; what
+        the arms really do differently per image stays.
+        """
+        images = images or self.images
+        floor = self.floor * (self.images / images) ** 2
+        image = max((self.lasting + sum(z.image for z in self.kinds) / runs) / images, floor)
+        variance = image + max(0.0, sum(z.run for z in self.kinds)) / runs
+        df = images - 1.0
+        if not math.isinf(runs):
+            terms = [image, *(z.total(images) / runs for z in self.kinds)]
+            df = satterthwaite(variance, terms, [images - 1, runs - 1, runs - 1])
+        return float(stats.t.ppf((1 + confidence) / 2, df) + stats.t.ppf(power, df)) * math.sqrt(variance)
+
+
+def forecast(first: Table, second: Table, *, sampling: Sampling = ALIKE, step: float = 1.0) -> Forecast:
+    """From shapes (k_A, n) and (k_B, n) over the same images. Raises Refused below two runs per arm."""
+    kinds = noise(first, sampling), noise(second, sampling)
+    images = first.shape[1]
+    seen = images * sampling.variance(first.mean(axis=0) - second.mean(axis=0))
+    lasting = max(0.0, seen - sum(z.image / len(t) for z, t in zip(kinds, (first, second), strict=True)))
+    return Forecast(kinds=kinds, images=images, lasting=lasting, floor=one_image(sampling, images, step))
 
 
 def _interval(

@@ -9,7 +9,7 @@ from support.synthetic import write_run
 
 from analysis import results
 from analysis.answer import _over
-from analysis.statistics.intervals import crossed, half_width, mean_score, noise
+from analysis.statistics.intervals import crossed, forecast, mean_score, noise
 from analysis.statistics.ranks import rank_shares
 from study.protocol.errors import StudyError
 from study.protocol.sampling import Sampling
@@ -59,7 +59,9 @@ def test_ref_groups_of_one_image_change_nothing(classes: NDArray[np.int64] | Non
     one, other = (crossed(a, b, sampling=s, step=0.0) for s in (alone, plain))
     assert vars(one) == pytest.approx(vars(other))
     assert vars(noise(a, alone)) == pytest.approx(vars(noise(a, plain)))
-    assert half_width(a, b, sampling=alone, runs=9) == pytest.approx(half_width(a, b, sampling=plain, runs=9))
+    assert forecast(a, b, sampling=alone).half_width(runs=9) == pytest.approx(
+        forecast(a, b, sampling=plain).half_width(runs=9)
+    )
     assert vars(_over(a - b, 0.95, alone)[0]) == pytest.approx(vars(_over(a - b, 0.95, plain)[0]))
     assert vars(mean_score(a, sampling=alone, ends=(-9, 9))) == pytest.approx(
         vars(mean_score(a, sampling=plain, ends=(-9, 9)))

@@ -11,7 +11,7 @@ from support.synthetic import right_wrong
 from analysis.more_runs import takes
 from analysis.statistics.intervals import (
     crossed,
-    half_width,
+    forecast,
     permutation_p,
     rope_probabilities,
 )
@@ -75,7 +75,7 @@ def test_inconclusive_advises_how_to_decide() -> None:
     assert "for a true gap of the margin, 0.50 pt: about" in found.advice
     assert "measured" not in found.advice, "the measured difference is no size to plan for"
     enough, fewer = (
-        half_width(a, b, runs=have + found.more_runs, power=0.8) for have in (len(a), len(a) - 1)
+        forecast(a, b).half_width(runs=have + found.more_runs, power=0.8) for have in (len(a), len(a) - 1)
     )
     assert enough < ROPE <= fewer
 
@@ -83,7 +83,7 @@ def test_inconclusive_advises_how_to_decide() -> None:
 @pytest.mark.slow
 def test_the_stated_runs_decide_four_of_five_studies() -> None:
     a, b = pair(16, runs=40, gap=0.01, run_sd=0.005)
-    enough = next(k for k in range(2, 40) if half_width(a, b, runs=k, power=0.8) < 0.01)
+    enough = next(k for k in range(2, 40) if forecast(a, b).half_width(runs=k, power=0.8) < 0.01)
     seen = 0
     for seed in range(300):
         seen += crossed(*pair(seed, runs=enough, gap=0.01, run_sd=0.005)).low > 0
@@ -135,8 +135,8 @@ def test_the_sentence_of_nets_names_no_architecture() -> None:
 def test_half_width_is_that_of_the_verdicts_interval() -> None:
     a, b = pair(14, run_sd=0.003)
     found = crossed(a, b)
-    assert half_width(a, b, runs=5) == pytest.approx(found.high - found.delta, rel=1e-6)
-    assert half_width(a, b, runs=50) < half_width(a, b, runs=5)
+    assert forecast(a, b).half_width(runs=5) == pytest.approx(found.high - found.delta, rel=1e-6)
+    assert forecast(a, b).half_width(runs=50) < forecast(a, b).half_width(runs=5)
 
 
 def test_permutation_p_is_exact_small_and_sampled_large() -> None:

@@ -7,7 +7,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from analysis.answer import _over
 from analysis.statistics import macro
-from analysis.statistics.intervals import Refused, crossed, half_width, mean_score, noise
+from analysis.statistics.intervals import Refused, crossed, forecast, mean_score, noise
 from study.protocol.sampling import Sampling
 
 LABELS = np.repeat([0, 1, 2], [120, 40, 15])
@@ -41,8 +41,8 @@ def test_ref_one_class_gives_the_plain_interval() -> None:
     a, b = tables()
     one = Sampling(np.zeros(175, dtype=np.int64))
     assert vars(crossed(a, b, sampling=one)) == pytest.approx(vars(crossed(a, b)))
-    assert half_width(a, b, sampling=one, runs=9, images=500) == pytest.approx(
-        half_width(a, b, runs=9, images=500)
+    assert forecast(a, b, sampling=one).half_width(runs=9, images=500) == pytest.approx(
+        forecast(a, b).half_width(runs=9, images=500)
     )
     assert vars(_over(a - b, 0.95, one)[0]) == pytest.approx(vars(_over(a - b, 0.95)[0]))
 
@@ -56,7 +56,7 @@ def test_ref_a_run_varies_on_so_many_images_as_it_was_seen_to() -> None:
 def test_as_many_runs_as_there_are_reach_the_present_width() -> None:
     a, b = tables()
     e = crossed(a, b, sampling=BY_CLASS, step=0.0)
-    assert half_width(a, b, sampling=BY_CLASS, step=0.0, runs=4) == pytest.approx(
+    assert forecast(a, b, sampling=BY_CLASS, step=0.0).half_width(runs=4) == pytest.approx(
         (e.high - e.low) / 2, rel=0.2
     )
 
