@@ -101,14 +101,8 @@ def begun(repo: Path, name: str) -> Path:
     return home
 
 
-@pytest.mark.parametrize(
-    ("what", "code"),
-    [
-        pytest.param("closed", 129, marks=pytest.mark.long),
-        ("Ctrl-C", 130),
-        pytest.param("Ctrl-C twice", 130, marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("what", "code"), [("closed", 129), ("Ctrl-C", 130), ("Ctrl-C twice", 130)])
 def test_a_terminal_that_goes_or_asks_stops_the_study_in_order(repo: Path, what: str, code: int) -> None:
     """Its signals reach Ray's processes too, and what is said afterwards is read by nobody."""
     home = begun(repo, f"terminal-{what.replace(' ', '-')}")
