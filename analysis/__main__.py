@@ -10,7 +10,6 @@ that is open; with ``--expect-net ARM`` the same of the nets in hand.
 """
 # ruff: noqa: T201 - a command speaks to its user
 
-import argparse
 import io
 import json
 import os
@@ -18,6 +17,7 @@ import sys
 from pathlib import Path
 
 from study.protocol.errors import StudyError
+from study.protocol.text import Parser, escaped
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _report(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m analysis",
         description="Build the report of a study again from its records. Writes report.html, report.md, "
         "verdict.json and figures/ into the study's folder.",
@@ -75,7 +75,7 @@ def _report(arguments: list[str]) -> int:
 
 
 def _tables(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m analysis tables",
         description="Write a study's trials, epochs, spend and predictions (one row per net and test image) as files for pandas, R or "
         "a spreadsheet. In Python: analysis.frames.load(RUN).",
@@ -97,12 +97,12 @@ def _tables(arguments: list[str]) -> int:
 
 
 def _refuse(error: object) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {escaped(str(error))}", file=sys.stderr)
     return 2
 
 
 def _compare(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m analysis compare",
         description="Which of two sets of predictions is better, and how sure are we? A side is a file or a folder "
         "of files, each with one or more runs. CSV and parquet: columns image, label, run where there are several, and prediction, "
@@ -132,7 +132,7 @@ def _compare(arguments: list[str]) -> int:
 
 
 def _across(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m analysis across",
         description="Join finished studies of the same arms on different data sets: each study's answer, the mean difference over "
         "data sets with its interval, how much data sets differ, and what to expect on the next one. Writes across.html and across.json.",

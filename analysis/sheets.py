@@ -24,6 +24,8 @@ KNOWN = ("image", "label", "run", "prediction")
 SEPARATORS = ",;\t|"
 BYTES_PER_CELL = 64
 """Of a cell as Python holds it."""
+LONGEST = 1000
+"""Characters of a cell: more than any path or class has."""
 Texts = NDArray[np.str_]
 Columns = dict[str, list[str]]
 
@@ -51,6 +53,13 @@ def read(path: Path) -> Sheet:
         )
     if not (rows := len(columns["image"])):
         raise InputError(f"{path} is about no image: it has a header only")
+    for name, cells in columns.items():
+        if (
+            longest := max(map(len, cells))
+        ) > LONGEST:  # numpy gives every cell of a column the room of its longest
+            raise InputError(
+                f"{path}: {printable(name)} has a cell of {longest} characters, and at most {LONGEST} are read"
+            )
     for name in ("image", "label", "prediction"):
         if "" in columns.get(name, ()):
             raise InputError(f"{path} has no {name} in row {columns[name].index('') + 1}")
@@ -82,13 +91,18 @@ def read(path: Path) -> Sheet:
 
 def _check_complete(path: Path, rank: NDArray[np.int64], images: Sequence[str], runs: Sequence[str]) -> None:
     """Every run names every image once."""
-    counts = np.bincount(rank, minlength=len(images) * len(runs))
-    if (counts == 1).all():
+    found, counts = np.unique(
+        rank, return_counts=True
+    )  # never an array of runs x images, which may be far more than rows
+    if len(found) == len(images) * len(runs) == len(rank):
         return
-    first = int(np.flatnonzero(counts != 1)[0])
+    lacking = np.flatnonzero(found != np.arange(len(found)))
+    places = [int(lacking[0]) if lacking.size else len(found), *found[counts > 1][:1].tolist()]
+    first = min(places)
     run, image = printable(runs[first // len(images)]), printable(images[first % len(images)])
     which = f"run {run}" if len(runs) > 1 else "the file"
-    said = "lacks" if counts[first] == 0 else f"has {counts[first]} rows of"
+    rows = int((rank == first).sum())
+    said = f"has {rows} rows of" if rows else "lacks"
     raise InputError(f"{path}: {which} {said} the image {image}, and every run names every image once")
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from search_spaces import ArmError
 from study.loggers.base import choices
 from study.protocol.errors import BAD_INPUT, StudyError
+from study.protocol.text import Parser, escaped
 
 WORDS = """\
 words:
@@ -44,12 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
         message = str(error)
     except OSError as error:  # a folder that may not be read, or a name that no file can have
         message = f"{str(error.filename)[:200]}: {error.strerror}"
-    Console(stderr=True, soft_wrap=True).print(f"error: {message}", markup=False, highlight=False)
+    Console(stderr=True, soft_wrap=True).print(f"error: {escaped(message)}", markup=False, highlight=False)
     return BAD_INPUT
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m study", description="Commands for an existing run. To start one: python study/run.py --help",
         epilog=WORDS, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip

@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import search_spaces
 from study import flags
@@ -20,10 +20,11 @@ from study.data.reading import Fit
 from study.data.sources import sources
 from study.loggers import base as loggers
 from study.protocol.budget import Budget
-from study.protocol.errors import BAD_INPUT, InputError
+from study.protocol.errors import InputError
 from study.protocol.metrics import METRICS, NAMES, Name
 from study.protocol.plan import EPOCHS_CEILING
 from study.protocol.rundir import PLAN
+from study.protocol.text import Parser
 from study.storage.lease import SYNC_SECONDS
 from study.storage.objects import is_uri
 
@@ -256,17 +257,9 @@ def _check_resume(run: str, given: set[str]) -> None:
         )
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse with an error that is one readable line, whatever it quotes."""
-
-    def error(self, message: str) -> NoReturn:
-        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)  # it quotes what was typed
-        self.exit(BAD_INPUT, f"error: {line}\n(python study/run.py --help shows examples)\n")
-
-
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     """Leaves out of its namespace what was not given."""
-    parser = _Parser(
+    parser = Parser(
         prog="python study/run.py",
         description=DESCRIPTION,
         epilog=EXAMPLES,

@@ -29,7 +29,7 @@ from study.protocol.plan import Plan
 from study.protocol.question import starts, unmatched
 from study.protocol.records import Extension, Record, Tuning
 from study.protocol.rundir import RunDir
-from study.protocol.text import duration
+from study.protocol.text import duration, escaped
 from study.session import Opened, Say
 from study.signals import StopSignal, outlive_terminal
 
@@ -75,7 +75,7 @@ def _failed(error: StudyError | ArmError | OSError, request: Request, place: Run
     message = (
         f"{error.filename or place}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
     )
-    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"error: {message}")
+    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"error: {escaped(message)}")
     if isinstance(error, ArmError):
         return BAD_INPUT
     if isinstance(error, OSError) or error.resumable:

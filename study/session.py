@@ -156,7 +156,7 @@ def open_run(request: Request, place: RunDir, say: Say) -> Iterator[Opened]:
         if request.uri and not request.plan:
             mirror = closing.enter_context(Mirror(request.uri, say, goes_on=request.resume is not None))
         base.check(request.log)
-        run.check_links()
+        run.check_files()
         plan = Plan.load(run.plan) if request.resume is not None else None
         ledger = closing.enter_context(_ledger(run))
         if mirror:

@@ -18,26 +18,40 @@ from reading import Reading, UnreadableError, read_each
 from safetensors.torch import load_file
 from search_spaces import ImageSpec, load
 
-CARD = json.loads((HERE / "config.json").read_text(encoding="utf-8"))
 
 
-def net():
-    """On the CPU, in evaluation mode: it takes pixels / 127.5 - 1, (n, channels, size, size), and gives logits."""
-    made = load(*CARD["built_by"]).build(CARD["config"], ImageSpec(**CARD["images"]))
-    made.load_state_dict(load_file(HERE / "weights.safetensors"))
-    return made.eval()
+def opened():
+    """The net, how it reads images, and its classes; ValueError where these files are not what was exported.
+
+    The net is on the CPU, in evaluation mode: it takes pixels / 127.5 - 1, (n, channels, size, size), and gives logits.
+    """
+    try:
+        if not (HERE / "config.json").is_file():
+            raise ValueError("config.json is not here")
+        card = json.loads((HERE / "config.json").read_text(encoding="utf-8"))
+        reading, images = Reading(**card["reading"]), ImageSpec(**card["images"])
+        sizes = (reading.size, reading.channels, len(card["classes"]))
+        alike = sizes == (images.size, images.channels, images.classes) and {*map(type, sizes)} == {int}
+        if not (alike and reading.fit in ("crop", "pad", "squash") and 0 <= reading.white < 1e12):
+            raise ValueError("its images, reading and classes do not fit together")
+        made = load(*card["built_by"]).build(card["config"], images)
+        made.load_state_dict(load_file(HERE / "weights.safetensors"))
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0][:300] or type(error).__name__
+        raise ValueError(f"{HERE} is no whole export ({said}): export the net again") from error
+    return made.eval(), reading, card["classes"]
 
 
 def classify(files):
     """Yields (file, probability of each class, ""), or (file, None, what is wrong with it)."""
-    made = net()
-    for file, pixels in zip(files, read_each(files, Reading(**CARD["reading"]))):
+    made, reading, classes = opened()
+    for file, pixels in zip(files, read_each(files, reading)):
         if isinstance(pixels, UnreadableError):
             yield file, None, str(pixels)
             continue
         with torch.inference_mode():
             said = made(torch.from_numpy(pixels.copy())[None] / 127.5 - 1).softmax(1)[0]
-        yield file, dict(zip(CARD["classes"], said.tolist())), ""
+        yield file, dict(zip(classes, said.tolist())), ""
 
 
 def files_in(place):
@@ -45,18 +59,27 @@ def files_in(place):
     return inside if place.is_dir() else [place]
 
 
+def complain(text):
+    print("error:", "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), file=sys.stderr)
+
+
 def main(places):
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     if not places:
         print(__doc__)
         return 2
     bad = 0
-    for file, said, wrong in classify([file for place in places for file in files_in(Path(place))]):
-        if said is None:
-            bad += 1
-            print(f"error: {file}: {wrong}", file=sys.stderr)
-        else:
-            best = max(said, key=said.get)
-            print(file, best, f"{said[best]:.4f}", sep="\\t")
+    try:
+        for file, said, wrong in classify([file for place in places for file in files_in(Path(place))]):
+            if said is None:
+                bad += 1
+                complain(f"{file}: {wrong}")
+            else:
+                best = max(said, key=said.get)
+                print(file, best, f"{said[best]:.4f}", sep="\\t")
+    except (ValueError, OSError) as error:
+        bad += 1
+        complain(str(error))
     return 2 if bad else 0
 
 

@@ -23,9 +23,9 @@ from study.data.kinds import candidate
 from study.data.opened import reading_of
 from study.data.reading import Reading, UnreadableError, read_each
 from study.protocol import consistency
-from study.protocol.errors import BAD_INPUT, DONE
+from study.protocol.errors import BAD_INPUT, DONE, InputError
 from study.protocol.rundir import RunDir, replacing
-from study.protocol.text import class_columns, counted
+from study.protocol.text import class_columns, counted, escaped
 from study.storage.fetch import local
 from study.training.evaluation import predict
 
@@ -38,6 +38,8 @@ Row = tuple[str, NDArray[np.float32]]
 def command(given: argparse.Namespace, console: Console) -> int:
     run = RunDir(local(given.run, nets=True))
     plan, history = consistency.load(run)
+    if given.to and given.to.exists() and not given.to.is_file():
+        raise InputError(f"--to {given.to} is not a file: leave --to out to write to the terminal or a pipe")
     bad: list[str] = []
     files = _files(given.images, bad)
     _, net = restored(plan, history, run, given.arm)
@@ -57,7 +59,7 @@ def command(given: argparse.Namespace, console: Console) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     errors = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
     for sentence in bad:
-        errors.print(f"error: {sentence}")
+        errors.print(f"error: {escaped(sentence)}")
     if given.to is not None:
         console.print(f"{given.to}: {counted(count, 'image')}")
     return BAD_INPUT if bad else DONE

@@ -8,6 +8,7 @@ on as it does alone; the series adds the order, the division of the budget, and 
 import argparse
 import datetime
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -21,8 +22,10 @@ from study import cli
 from study.commands.status import look
 from study.protocol import rundir
 from study.protocol.budget import Budget
+from study.protocol.codec import from_plain, parse
 from study.protocol.errors import DONE, UNFINISHED, InputError, StudyError
 from study.protocol.rundir import PLAN, RunDir
+from study.protocol.text import escaped, first_line
 from study.storage.objects import is_uri
 
 SERIES = "series.json"
@@ -63,10 +66,10 @@ def main(argv: Sequence[str]) -> int | None:
         asked = of(own, others)
         return None if asked is None else run(asked, place_of(own.out), print)
     except StudyError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escaped(str(error))}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"error: {escaped(str(error.filename))}: {error.strerror}", file=sys.stderr)
         return UNFINISHED
 
 
@@ -122,14 +125,17 @@ def place_of(out: str) -> Path:
 def read(folder: Path) -> Series:
     """Raises InputError for a file that is no series."""
     try:
-        body = json.loads((folder / SERIES).read_text())
-        if body["format"] != FORMAT:
-            raise InputError(f"{folder / SERIES} has format {body['format']}; this version reads {FORMAT}")
-        return Series(
-            members=tuple(Member(**m) for m in body["members"]), flags=tuple(map(str, body["flags"]))
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / SERIES} cannot be read: {type(error).__name__}") from error
+        body = parse((folder / SERIES).read_text())
+        if (known := body.pop("format")) != FORMAT:
+            raise InputError(f"{folder / SERIES} has format {known!r:.60}; this version reads {FORMAT}")
+        series: Series = from_plain(Series, body)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / SERIES} is no series: {first_line(error)}") from error
+    if outside := [
+        member.folder for member in series.members if not re.fullmatch(r"\w[\w-]*", member.folder)
+    ]:
+        raise InputError(f"{folder / SERIES} is no series: its study {outside[0]!r:.60} is no folder in it")
+    return series
 
 
 def run(series: Series, folder: Path, say: Say, *, study: Sequence[str] = STUDY) -> int:

@@ -5,7 +5,6 @@ Imports neither torch nor Ray nor Optuna, and writes nothing.
 
 import argparse
 import fcntl
-import json
 import shlex
 import socket
 import time
@@ -19,6 +18,7 @@ from rich.text import Text
 from study.progress import arm_table
 from study.protocol import consistency, ledger
 from study.protocol.accounting import budget, shrunk
+from study.protocol.codec import parse
 from study.protocol.errors import DONE, InputError
 from study.protocol.history import History
 from study.protocol.looks import finished
@@ -59,6 +59,7 @@ def look(run: RunDir) -> Run:
     """Raises InputError when there is no study in the folder, LedgerError when its ledger is damaged."""
     if not run.ledger.exists():
         raise InputError(f"{run} holds no study (no {LEDGER})")
+    run.check_files()
     plan, history = consistency.load(run) if run.plan.exists() else (None, ledger.read(run.ledger))
     quiet = max(0.0, time.time() - run.ledger.stat().st_mtime)
     done = finished(history)
@@ -72,7 +73,7 @@ def look(run: RunDir) -> Run:
 def _verdict(path: Path) -> tuple[str, str]:
     """The headline, and the sentences that go with it."""
     try:
-        body = json.loads(path.read_text())
+        body = parse(path.read_text())
         told = [body["scope"], *(net["sentence"] for net in body["nets"])] if body["answer"] else []
         return str(body["headline"]), "\n".join(map(str, told))
     except (OSError, ValueError, TypeError, KeyError):  # not written yet, or not by us

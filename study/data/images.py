@@ -4,6 +4,7 @@ A pool of threads decodes (Pillow releases the interpreter lock meanwhile) and k
 the file that cannot be decoded; none is skipped.
 """
 
+import errno
 import os
 import unicodedata
 import warnings
@@ -233,6 +234,12 @@ def shown(name: Path | str) -> str:
     """A path or file name, of any bytes, as printable text: one line, no control codes for a terminal."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(ascii(c)[1:-1] if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
+
+
+def check_file(path: Path) -> None:
+    """Raises OSError for a pipe or a device: opening the one waits for ever, and the other may have no end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
 
 
 def few(names: Sequence[str]) -> str:

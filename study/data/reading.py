@@ -168,6 +168,8 @@ def _alone(image: Image.Image) -> AbstractContextManager[Any]:
 def _opened(file: Path) -> Iterator[Image.Image]:
     """The image in ``file``; whatever a decoder raises becomes an UnreadableError that does not name the file again."""
     try:
+        if file.exists() and not file.is_file():
+            raise UnreadableError("cannot be opened", "it is not a file")  # opening a pipe waits for ever
         with Image.open(file, formats=formats()) as image:
             if image.format in ("JPEG", "MPO") and not (image.info.get("progressive")):
                 _check(image.width * image.height, LARGEST_JPEG)

@@ -5,6 +5,7 @@ hashes of the images that its net has seen, and a study whose sealed test holds 
 """
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from search_spaces import Arm, Published
 from search_spaces._names import parse
 from search_spaces._pins import spelled
 from search_spaces._weights import SCALE, SHIFT
-from study.data.images import shown
+from study.data.images import check_file, shown
 from study.data.sealed import Hashes, Prepared
 from study.protocol.errors import InputError
 from study.protocol.question import Weights
@@ -67,6 +68,10 @@ def chosen(typed: str, recipe: str) -> Chosen:
     name, arm = parse(typed), search_spaces.load(typed, recipe)
     start = None
     if name.weights and not re.fullmatch(r"[0-9a-f]+", name.weights):
+        if shown(name.weights) != name.weights:
+            raise InputError(
+                f"the name {shown(name.weights)} is no text, or more than a line: rename the file"
+            )
         start = _read(name.weights, Path(name.weights), typed, arm.published)
         name = name.with_hash(start.record.sha256)
     elif arm.weights and arm.published and not name.weights:
@@ -156,6 +161,7 @@ def _download(name: str, repository: str, file: str) -> Path:
 
 def _read(source: str, path: Path, name: str, published: Published | None) -> Start:
     try:
+        check_file(path)
         with path.open("rb") as file:
             content = np.frombuffer(file.read(), dtype=np.uint8)
         with safe_open(path, "pt") as opened:
@@ -171,11 +177,24 @@ def _read(source: str, path: Path, name: str, published: Published | None) -> St
     record = Weights(
         source=source,
         sha256=hashlib.sha256(content.data).hexdigest(),
-        trained_on=about[OURS] if ours else published.images if published else "images unknown to this study",
-        size=int(about[SIZE]) if ours else published.size if published else 0,
+        trained_on=shown(about[OURS])[:300]
+        if ours
+        else published.images
+        if published
+        else "images unknown to this study",
+        size=_size(path, about) if ours else published.size if published else 0,
         images=len(seen),
     )
     return Start(record=record, content=content, seen=seen)
+
+
+def _size(path: Path, about: Mapping[str, str]) -> int:
+    size = about.get(SIZE, "")
+    if not re.fullmatch(r"[1-9][0-9]{0,4}", size):
+        raise InputError(
+            f"{shown(path)} does not say the size of the images that it was trained on: export the net again"
+        )
+    return int(size)
 
 
 def _seen(path: Path, about: Mapping[str, str]) -> Hashes:
@@ -184,13 +203,20 @@ def _seen(path: Path, about: Mapping[str, str]) -> Hashes:
         return NONE
     side = path.with_name(IMAGES)
     try:
+        check_file(side)
         listed = side.read_bytes()
-        seen: Hashes = np.load(side, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        if hashlib.sha256(listed).hexdigest() != about[LISTED]:
+            raise InputError(
+                f"{shown(side)} is not the list of images that {shown(path.name)} was exported with"
+            )
+        seen: Hashes = np.load(io.BytesIO(listed), allow_pickle=False)
+        if seen.dtype != NONE.dtype or seen.ndim != 1:
+            raise ValueError(f"its hashes are {seen.dtype}")
+    except InputError:
+        raise
+    except Exception as error:  # foreign bytes: numpy has a dozen ways to fail
         raise InputError(
             f"{shown(path)} was exported with the list of its training images, {IMAGES}, which cannot be read beside it: copy "
             "the whole folder of the export"
         ) from error
-    if hashlib.sha256(listed).hexdigest() != about[LISTED]:
-        raise InputError(f"{shown(side)} is not the list of images that {shown(path.name)} was exported with")
     return seen

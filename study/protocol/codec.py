@@ -47,16 +47,24 @@ def decode(line: str, after: str = "") -> Record:
     try:
         body = parse(text + "}")
         record: Record = from_plain(_KINDS[body.pop("record")], body)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(f"not a record of ours: {error}") from error
     return record
 
 
 def parse(text: str) -> Any:
-    """The JSON value. Raises ValueError, also for half a surrogate pair: no terminal and no report could show it."""
-    value = json.loads(text)
-    if "\\" in text and "\\ud" in text.lower():
-        json.dumps(value, ensure_ascii=False).encode()
+    """The JSON value. Raises ValueError, also for what no terminal and no report could show: half a surrogate pair, control
+    characters other than a new line or a tab, and JSON that is nested too deeply to be read.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if ("\\" in text or "\x7f" in text or not text.isascii()) and _ODD.search(text):
+        written = json.dumps(value, ensure_ascii=False)  # escapes control characters up to 1f
+        written.encode()
+        if _CONTROL.search(written.replace("\\\\", "")):
+            raise ValueError("it holds control characters")
     return value
 
 
@@ -153,6 +161,9 @@ _IN_WORDS: dict[type, str] = {
 _HUGE = 2**64
 """Above any count, seed or cost; a larger number would only overflow later."""
 _CHECKED = re.compile(r'(.*),"crc":"([0-9a-f]{8})"}', re.DOTALL)
+_ODD = re.compile(r"\\u(00|d)|\\[bfr]|[\x7f-\x9f]", re.IGNORECASE)
+"""What control characters and surrogates in JSON look like, among others."""
+_CONTROL = re.compile(r"\\u00|\\[bfr]|[\x7f-\x9f]")
 _KINDS: dict[str, Any] = {k.__name__: k for k in get_args(Record)}
 
 

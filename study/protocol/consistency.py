@@ -15,7 +15,7 @@ def load(run: RunDir) -> tuple[Plan, History]:
 
     The plan covers all arms, including one added later. Raises InputError or LedgerError.
     """
-    run.check_links()
+    run.check_files()
     plan, history = Plan.load(run.plan), read(run.ledger)
     plan = plan.extended(history.extension)
     try:

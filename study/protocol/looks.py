@@ -6,7 +6,6 @@ test files the same question: each has its level (``levels``), and none is free.
 
 import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from scipy import stats
 from study.protocol import allocation, levels, selection
 from study.protocol.accounting import search_share, searches, searching_budget, unsearched
 from study.protocol.budget import Budget
+from study.protocol.codec import parse
 from study.protocol.consistency import load
 from study.protocol.errors import InputError, StudyError
 from study.protocol.history import History
@@ -41,7 +41,9 @@ def earlier_studies(folder: Path, own: str, source: str) -> tuple[Earlier, ...]:
     for path in sorted(folder.glob(f"*/{PLAN}")):
         run = RunDir(path.parent)
         try:
-            if run.name == own or json.loads(path.read_text())["test_source"] != source:
+            if run.name == own or not (path.is_file() and run.ledger.is_file()):
+                continue
+            if parse(path.read_text())["test_source"] != source:
                 continue
             if b'"record":"TestOpened"' not in run.ledger.read_bytes():
                 continue

@@ -71,8 +71,15 @@ class Plan(Question, Measured):
         return allocation.rungs(self.epochs)
 
     def save(self, path: Path) -> None:
-        """Write it to ``path``, whole or not at all. Raises OSError."""
-        write(path, f"{json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)}\n".encode())
+        """Write it to ``path``, whole or not at all. Raises OSError, and InputError for text that could not be read again."""
+        text = json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+        try:
+            parse(text)
+        except ValueError as error:
+            raise InputError(
+                f"this question cannot be written down: {error}. Rename what has such a name"
+            ) from error
+        write(path, f"{text}\n".encode())
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -82,7 +89,7 @@ class Plan(Question, Measured):
                 raise InputError("it is missing" if not path.exists() else "it is not a file")
             plan = cls.from_dict(parse(path.read_text()))
             _check(plan)
-        except (InputError, OSError, ValueError, TypeError, RecursionError) as error:
+        except (InputError, OSError, ValueError, TypeError) as error:
             raise InputError(f"{path} is not a plan of this version: {error}") from error
         return plan
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -139,17 +140,21 @@ class RunDir:
         with suppress(OSError):
             self.path.rmdir()
 
-    def check_links(self) -> None:
-        """Raises FinalError when any file of the study is a link.
+    def check_files(self) -> None:
+        """Raises FinalError when any file of the study is a link, or none: a pipe, a device.
 
-        A run that came from elsewhere could otherwise direct a report or a ledger over any file of its reader.
+        A run that came from elsewhere could otherwise direct a report or a ledger over any file of its reader, or have it wait
+        for ever.
         """
         for folder, folders, files in os.walk(self.path):
             for name in sorted([*folders, *files]):
-                if (entry := Path(folder, name)).is_symlink():
+                mode = (entry := Path(folder, name)).lstat().st_mode
+                if stat.S_ISLNK(mode):
                     raise FinalError(
                         f"{entry} is a link, and a study holds its own files only: remove it, or copy what it shows"
                     )
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    raise FinalError(f"{entry} is not a file, and a study holds files only: remove it")
             if Path(folder) == self.path and FOREIGN in folders:
                 folders.remove(FOREIGN)
 

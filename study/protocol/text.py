@@ -1,7 +1,9 @@
 """How the project writes numbers, lists and errors: one way everywhere."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 
 def points(fraction: float, *, sign: bool = False) -> str:
@@ -77,8 +79,19 @@ def first_line(error: BaseException) -> str:
     return printable(text.splitlines()[0]) if text else ""
 
 
+def escaped(text: str) -> str:
+    """On one line of at most 4,000 characters that does nothing to a terminal, whatever it quotes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)[:4000]
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with an error that is one readable line, whatever it quotes, and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {escaped(message)}\n({self.prog} --help shows examples)\n")
+
+
 def printable(line: str) -> str:
     """The line as a record or a terminal can hold it: printable, at most 300 characters, without the user's home directory."""
-    home = str(Path.home())
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    home, line = str(Path.home()), escaped(line)
     return (line.replace(home, "~") if len(home) > 1 else line)[:300]

@@ -4,7 +4,6 @@ Selection compares settings image by image (METHOD.md 3): only images on which t
 before the ledger has the end of its trial. Needs only numpy.
 """
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from study.protocol.records import Phase
 from study.protocol.rundir import RunDir, replacing
 from study.protocol.sampling import Sampling
 
+LARGEST = 1e6
+"""No score of any metric comes near it; nor is it a NaN's."""
 PHASES: tuple[Phase, ...] = ("baseline", "select")
 """Phases whose runs are compared image by image."""
 
@@ -55,9 +56,11 @@ def reader(run: RunDir) -> Reader:
             with np.load(run.validation(trial), allow_pickle=False) as file:
                 scores = file["correct"] if "correct" in file else file["scores"]
                 classes = file.get("classes")
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except Exception:  # noqa: BLE001  # foreign bytes: numpy, zipfile and zlib have a dozen ways to fail
             return None
         fits = classes is None or (classes.shape == scores.shape and classes.dtype.kind in "iu")
-        return Kept(scores, classes) if fits and scores.ndim == 1 and scores.dtype.kind in "bf" else None
+        if not (fits and scores.ndim == 1 and scores.dtype.kind in "bf" and (np.abs(scores) < LARGEST).all()):
+            return None
+        return Kept(scores, classes)
 
     return read

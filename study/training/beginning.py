@@ -47,9 +47,9 @@ def _fault(arm: Arm, images: ImageSpec) -> str:
 
 def fitted(name: str, recipe: str, start: Start, images: ImageSpec) -> Start:
     """``start`` with the parameters that its weights leave to chance. Raises ArmError if they are not the arm's."""
-    given = tensors(start.content)
     arm = search_spaces.load(name, recipe)
     try:
+        given = tensors(start.content)
         new = drawn_anew(arm, given, images, arm.default())
     except Exception as error:  # noqa: BLE001  # whatever loading them raises
         raise ArmError(

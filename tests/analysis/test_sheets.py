@@ -175,6 +175,7 @@ def test_bad_files_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixtur
         ("wide.csv", header + b"a,1,1,1\n", "row 1 has 4 cells"),
         ("twice.csv", b"image,label,Label,prediction\na,1,1,1\n", "two columns called label"),
         ("long.csv", header + b"a,1," + b"1" * 200_000 + b"\n", "no CSV file that can be read"),
+        ("tall.csv", header + b"a,1,1\n" * 9 + b"b,1," + b"1" * 5000 + b"\n", "a cell of 5000 characters"),
         ("empty.parquet", b"", "no parquet file that can be read"),
         ("torn.parquet", whole[: len(whole) // 2], "no parquet file that can be read"),
         ("rotten.parquet", whole[:20] + b"\xff" * 64 + whole[84:], ""),
@@ -189,6 +190,14 @@ def test_bad_files_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "share no image" in refusal(capsys, good, tmp_path / "nested.parquet")
     bare = as_arrays(tmp_path / "bare.npz", predicted(0.9, 1))
     assert "bare.npz does not name its images" in refusal(capsys, bare, good)
+
+
+def test_a_table_of_as_many_runs_as_images_takes_no_room_for_all_pairs(tmp_path: Path) -> None:
+    """7 GB for 30,000 of them."""
+    lines = "".join(f"i{k},1,r{k},1\n" for k in range(30_000))
+    (tmp_path / "a.csv").write_text("image,label,run,prediction\n" + lines)
+    with pytest.raises(InputError, match="run r0 lacks the image i1,"):
+        read(tmp_path / "a.csv")
 
 
 @given(content=st.binary(max_size=400), kind=st.sampled_from([".csv", ".parquet", ".tsv"]))

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,10 @@ def test_bad_images_are_a_sentence_each(
     names = ("text.png", "good.png", "empty.jpg", "torn.png", "hollow", "pipe", "nowhere.png")
     assert main(["predict", str(run), ARMS[1], *(str(tmp_path / name) for name in names)]) == 2
     shown = capsys.readouterr()
+    assert (
+        main(["predict", str(run), ARMS[1], str(tmp_path / "good.png"), "--to", str(tmp_path / "pipe")]) == 2
+    )
+    assert (tmp_path / "pipe").is_fifo()
     assert [Path(line.split(",")[0]).name for line in shown.out.splitlines()[1:]] == ["good.png"]
     lines = shown.err.splitlines()
     assert len(lines) == 6
@@ -167,6 +172,38 @@ def test_the_export_says_the_same_from_any_folder(
     assert [said[n][0] for n in wanted["names"]] == [classes[p] for p in wanted["predictions"]]
     sure = np.exp(wanted["log_probabilities"].max(axis=1))
     np.testing.assert_allclose([float(said[n][1]) for n in wanted["names"]], sure, atol=6e-5)
+
+
+CONFIGS: dict[str, object] = {
+    "[": 0, "{}": 0, "[1]": 0, "built_by": ["no arm"], "config": [], "classes": ["x"], "reading": {"size": 10**9, "channels": 3},
+    "images": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", CONFIGS)
+def test_an_export_whose_config_was_damaged_says_so(
+    net: Path,
+    card: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+) -> None:
+    for file in net.iterdir():
+        if file.suffix != ".json":
+            (tmp_path / file.name).symlink_to(file)
+    body = key if key[0] in "[{" else json.dumps(card | {key: CONFIGS[key]})
+    (tmp_path / "config.json").write_text(body)
+    (tmp_path / "load.py").unlink()
+    shutil.copy(net / "load.py", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["load.py", "x.png"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(tmp_path / "load.py"), run_name="__main__")
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert "is no whole export" in error
+    assert error.count("\n") == 1
 
 
 def test_the_export_describes_itself(

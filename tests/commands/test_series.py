@@ -106,8 +106,17 @@ def test_a_series_at_a_uri_and_a_damaged_one_are_refused(tmp_path: Path) -> None
         series.place_of("s3://bucket/x")
     with pytest.raises(InputError, match="exists"):
         series.place_of(str(tmp_path))
-    (tmp_path / series.SERIES).write_text('{"format": 1, "members": 3}')
-    with pytest.raises(InputError, match="cannot be read"):
+    member = '{"data": "digits", "budget": "9cpu-minutes", "folder": "%s"}'
+    for body in (
+        '"members": 3',
+        '"members": [1], "flags": []',
+        f'"members": [{member % "../x"}], "flags": []',
+    ):
+        (tmp_path / series.SERIES).write_text(f'{{"format": 1, {body}}}')
+        with pytest.raises(InputError, match="is no series"):
+            series.read(tmp_path)
+    (tmp_path / series.SERIES).write_text("[" * 100_000)
+    with pytest.raises(InputError, match="nested too deeply"):
         series.read(tmp_path)
     assert series.main(["--resume", str(tmp_path)]) == 2
     assert series.main(["--resume", str(tmp_path), "--budget", "9cpu-minutes"]) == 2

@@ -1,5 +1,6 @@
 """Every source ends in the images and labels of the folder that it was made from, to the fingerprint."""
 
+import os
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -131,6 +132,10 @@ def test_a_table_that_is_not_there(tmp_path: Path) -> None:
     refused(f"csv:{tmp_path / 'no.csv'}", tmp_path, "cannot be read: No such file")
     refused(f"csv:{tmp_path}", tmp_path, "cannot be read: Is a directory")
     refused(tmp_path / "no.csv", tmp_path, "no data set")
+    os.mkfifo(tmp_path / "pipe.csv")
+    for kind in ("csv", "parquet"):
+        refused(f"{kind}:{tmp_path / 'pipe.csv'}", tmp_path, "it is not a file")
+        refused(f"{kind}:~nobody-here/x", tmp_path, "home directory")
 
 
 # -- parquet and Hugging Face
@@ -173,7 +178,7 @@ def test_parquet_in_one_file_and_in_shards(images: Path, tmp_path: Path, how: st
         the_same(data(folder.parent, tmp_path), images)
 
 
-def test_parquet_that_says_too_little(tmp_path: Path) -> None:
+def test_parquet_that_says_too_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "x.parquet"
 
     def bad(words: str, **columns: list[Any]) -> None:
@@ -188,6 +193,8 @@ def test_parquet_that_says_too_little(tmp_path: Path) -> None:
     refused(f"parquet:{tmp_path / 'no.parquet'}", tmp_path, "cannot be read as parquet")
     (tmp_path / "empty").mkdir()
     refused(f"parquet:{tmp_path / 'empty'}", tmp_path, "holds no .parquet files")
+    monkeypatch.setattr("study.data.sources.parquet.free_memory", lambda: 1000)
+    bad("too large for this machine's memory", image=[bytes(2000)] * 2, label=[1, 2])
     file.write_bytes(b"PAR1 and no more")
     refused(f"parquet:{file}", tmp_path, "cannot be read as parquet")
 

@@ -1,5 +1,7 @@
 """Weights that arms begin from: what is read, what of it fits, which input they know, and whose test images they have seen."""
 
+import io
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -159,6 +161,26 @@ def test_a_list_of_images_that_is_missing_or_another_is_refused(tmp_path: Path) 
         chosen(f"tiny_resnet@{path}", "sgd")
     path.with_name("images.npy").unlink()
     with pytest.raises(InputError, match="copy the whole folder"):
+        chosen(f"tiny_resnet@{path}", "sgd")
+
+
+def test_an_exports_file_that_says_odd_things_of_itself_is_refused(tmp_path: Path) -> None:
+    """Each has the hash that its weights name."""
+    path, listed = tmp_path / "weights.safetensors", tmp_path / "images.npy"
+    archive = io.BytesIO()
+    np.savez(archive, seen=np.arange(3))
+    for content in (b"", archive.getvalue(), b"\x93NUMPY\x01\x00", b"x"):
+        listed.write_bytes(content)
+        weights.write(tmp_path, a_net().state_dict(), trial="t", data="cifar10", size=32, seen=listed)
+        with pytest.raises(InputError, match="copy the whole folder"):
+            chosen(f"tiny_resnet@{path}", "sgd")
+    for about in ({"data": "x"}, {"data": "x", "size": "-1"}, {"data": "x", "size": "9" * 9}):
+        save_file(a_net().state_dict(), path, metadata=about)
+        with pytest.raises(InputError, match="does not say the size"):
+            chosen(f"tiny_resnet@{path}", "sgd")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="it is not a file"):
         chosen(f"tiny_resnet@{path}", "sgd")
 
 

@@ -1,6 +1,7 @@
 """A plan on disk is the plan."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,18 @@ def test_what_arms_begin_from_is_said_where_it_differs(weights: dict[str, Weight
     said = starts(weights, ("a", "b"), 8)
     assert len(said) == flagged
     assert all(sentence.endswith(".") for sentence in said)
+
+
+def test_a_plan_that_no_terminal_could_show_is_neither_written_nor_read(tmp_path: Path) -> None:
+    odd = dataclasses.replace(PLAN, command="study \x1b[31m")
+    with pytest.raises(InputError, match="control characters"):
+        odd.save(tmp_path / "plan.json")
+    (tmp_path / "plan.json").write_text(json.dumps(dataclasses.asdict(odd)))
+    with pytest.raises(InputError, match="control characters"):
+        Plan.load(tmp_path / "plan.json")
+    fine = dataclasses.replace(PLAN, command="of C:\\u0007 and é,\n\tin two lines")
+    fine.save(tmp_path / "plan.json")
+    assert Plan.load(tmp_path / "plan.json") == fine
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"arms": 3}', "null"])

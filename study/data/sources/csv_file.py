@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from study.data.images import shown
+from study.data.images import check_file, shown
 from study.data.parts import role
 from study.data.sources import Content, Source
 from study.data.table import COLUMNS, Row, column, content, text_of
@@ -19,30 +19,36 @@ LIKELY = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".j
 SEPARATORS = (",", ";", "\t", "|", " ")
 LOOKED_AT = 50
 """Rows that show which separator and which columns there are."""
+CELLS = 2000
+"""Cells that are looked for among the files, to find the column of images."""
 HEADER = "write a header with path and label, and split and group if there are any (other usual names will do, as filename and class)"
 
 
 def read(argument: str, _downloads: Path) -> Content:
     """Raises InputError when the file is no such table, or names no files that are there."""
-    path = Path(argument).expanduser().absolute()
     try:
+        path = Path(argument).expanduser().absolute()
+        check_file(path)
         return _content(path, _table(path))
-    except OSError as error:
-        raise InputError(f"{shown(argument)} cannot be read: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: no such user's home
+        raise InputError(
+            f"{shown(argument)} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
     except csv.Error as error:
         raise InputError(f"{shown(argument)} is no table of text: {error}") from error
 
 
 def _content(path: Path, table: list[tuple[int, list[str]]]) -> Content:
     root, name = path.parent, shown(path)
-    columns, header = _columns(name, [cells for _, cells in table], lambda cell: _is_file(root, cell))
-    rows: dict[str, tuple[int, Row]] = {}
-    repeated, missing = 0, list[str]()
-    for line, cells in table[1:] if header else table:
+    for line, cells in table[1:]:
         if len(cells) != len(table[0][1]):
             raise InputError(
                 f"{name}: line {line} has {counted(len(cells), 'column')}, and the first has {len(table[0][1])}"
             )
+    columns, header = _columns(name, [cells for _, cells in table], lambda cell: _is_file(root, cell))
+    rows: dict[str, tuple[int, Row]] = {}
+    repeated, missing = 0, list[str]()
+    for line, cells in table[1:] if header else table:
         cell = {what: cells[i].strip() for what, i in columns.items()}
         given = cell["image"]
         if "://" in given:
@@ -114,10 +120,11 @@ def _columns(
     name: str, table: Sequence[Sequence[str]], is_file: Callable[[str], bool]
 ) -> tuple[dict[str, int], bool]:
     """The positions of image, label, split and group, and whether the first row is a header."""
-    top, rows = table[0], [row for row in table[1:LOOKED_AT] if len(row) == len(table[0])]
+    top, rows = table[0], table[1:LOOKED_AT]
     named = {what: i for what in COLUMNS if (i := column(top, what)) is not None}
-    share = [sum(is_file(row[i]) for row in rows or [top]) / max(1, len(rows)) for i in range(len(top))]
     if "image" not in named:
+        seen = rows[: CELLS // len(top) + 1] or [top]
+        share = [sum(is_file(row[i]) for row in seen) / len(seen) for i in range(len(top))]
         likely = max(range(len(top)), key=lambda i: share[i])
         if share[likely] < 0.5 or likely in named.values():
             raise InputError(f"{name} has no column of image files that are there: {HEADER}")

@@ -5,34 +5,54 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from study.data.images import shown
+from study.data.images import check_file, shown
 from study.data.listing import has_image
 from study.data.sources import Content, Source
 from study.data.table import Row, content
 from study.data.unpack import Columns, Unpacked, part_of
+from study.memory import free_memory
 from study.protocol.errors import InputError
 from study.protocol.text import listed
 
 ROWS = 128
 """Rows read at a time."""
+BYTES_PER_ROW = 700
+"""Of a row as Python holds it."""
 
 
 def read(argument: str, downloads: Path) -> Content:
     """Raises InputError when there are no such files, or no images and labels in them."""
     import pyarrow
 
-    path = Path(argument).expanduser().absolute()
     try:
+        path = Path(argument).expanduser().absolute()
         shards = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
         if not shards:
             raise InputError(f"{shown(path)} holds no .parquet files")
+        _check_sizes(shards)
         unpacked = Unpacked(downloads, argument)
         columns = _columns(shards[0], argument)
         rows = list(_rows(shards, columns, unpacked))
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, RuntimeError, pyarrow.ArrowException) as error:  # RuntimeError: no such user's home
         line = str(error).strip().partition("\n")[0]
         raise InputError(f"{shown(argument)} cannot be read as parquet: {line}") from error
     return content(argument, unpacked.root, rows, [f"columns {listed(columns.used)}"])
+
+
+def _check_sizes(shards: list[Path]) -> None:
+    """Raises InputError for more rows, or larger groups of rows, than memory has room for: a bomb unpacks to both."""
+    from pyarrow import parquet
+
+    rows, free = 0, free_memory()
+    for shard in shards:
+        check_file(shard)
+        about = parquet.read_metadata(shard)
+        rows += about.num_rows
+        largest = max((about.row_group(i).total_byte_size for i in range(about.num_row_groups)), default=0)
+        if max(largest, rows * BYTES_PER_ROW) > free:
+            raise InputError(
+                f"{shown(shard)} is too large for this machine's memory: write smaller groups of rows"
+            )
 
 
 def _columns(shard: Path, spec: str) -> Columns:

@@ -1,0 +1,7 @@
+"""See ``campaign``."""
+
+import sys
+
+from hostile.campaign import main
+
+sys.exit(main())
