@@ -31,7 +31,7 @@ def opened():
         card = json.loads((HERE / "config.json").read_text(encoding="utf-8"))
         reading, images = Reading(**card["reading"]), ImageSpec(**card["images"])
         sizes = (reading.size, reading.channels, len(card["classes"]))
-        alike = sizes == (images.size, images.channels, images.classes) and {*map(type, sizes)} == {int}
+        alike = sizes == (images.size, images.channels, images.classes) and {*map(type, sizes)} == {int} and {*map(type, card["classes"])} == {str}
         if not (alike and reading.fit in ("crop", "pad", "squash") and 0 <= reading.white < 1e12):
             raise ValueError("its images, reading and classes do not fit together")
         made = load(*card["built_by"]).build(card["config"], images)

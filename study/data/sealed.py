@@ -122,10 +122,12 @@ def unseal(path: Path, manifest: Manifest) -> Images:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             test = from_arrays(file)
             test.groups = dict(file).get("groups")
-            sealed = str(file["sha256"])
+            sealed, found = str(file["sha256"]), _read(test)[0]
+    except InputError:
+        raise
     except Exception as error:  # a damaged archive fails in many ways, and all mean the same
         raise InputError(f"the sealed test part {path} cannot be read: {error}") from error
-    if sealed != _read(test)[0]:
+    if sealed != found:
         raise InputError(f"the sealed test part {path} is not what was sealed: start a new study")
     return test
 

@@ -59,7 +59,12 @@ def reader(run: RunDir) -> Reader:
         except Exception:  # noqa: BLE001  # foreign bytes: numpy, zipfile and zlib have a dozen ways to fail
             return None
         fits = classes is None or (classes.shape == scores.shape and classes.dtype.kind in "iu")
-        if not (fits and scores.ndim == 1 and scores.dtype.kind in "bf" and (np.abs(scores) < LARGEST).all()):
+        if not (
+            fits
+            and scores.ndim == 1
+            and scores.dtype.kind in "bf"
+            and (np.abs(scores.astype(np.float64)) < LARGEST).all()
+        ):
             return None
         return Kept(scores, classes)
 

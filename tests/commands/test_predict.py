@@ -175,7 +175,7 @@ def test_the_export_says_the_same_from_any_folder(
 
 
 CONFIGS: dict[str, object] = {
-    "[": 0, "{}": 0, "[1]": 0, "built_by": ["no arm"], "config": [], "classes": ["x"], "reading": {"size": 10**9, "channels": 3},
+    "[": 0, "{}": 0, "[1]": 0, "built_by": ["no arm"], "classes": ["x"], "reading": {"size": 10**9, "channels": 3},
     "images": {},
 }  # fmt: skip
 

@@ -266,6 +266,9 @@ def test_damaged_seal_is_noticed(tmp_path: Path) -> None:
         sealed.write_bytes(damaged)
         with pytest.raises(InputError, match="cannot be read"):
             unseal(sealed, MANIFEST)
+    np.savez(sealed, pixels=np.zeros((1, 1, 8, 8), np.uint8), labels=np.zeros(2, np.int64), sha256="x")
+    with pytest.raises(InputError, match="cannot be read"):  # an image without pixels
+        unseal(sealed, MANIFEST)
     np.savez(sealed, pixels=np.zeros((1, 1, 8, 8), np.uint8), labels=np.zeros(1, np.int64), sha256="x")
     with pytest.raises(InputError, match="not what was sealed"):
         unseal(sealed, MANIFEST)

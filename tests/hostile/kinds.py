@@ -112,7 +112,10 @@ def plans(rng: random.Random, home: Path) -> Drawn:
     run = rng.choice(("run", "run", "begun"))
     what, data = damage.of_json(rng, (home / run / "plan.json").read_bytes())
     what = f"{run}: {what} {damage.at(rng, home / run / 'plan.json', data)}"
-    return what, [["word", "status", run], ["word", "list", "."], *_meet(rng, run)]
+    return what, [
+        ["word", rng.choice(("status", "status", "list")), run if rng.random() < 0.9 else "."],
+        *_meet(rng, run),
+    ]
 
 
 def ledgers(rng: random.Random, home: Path) -> Drawn:
@@ -125,6 +128,7 @@ def ledgers(rng: random.Random, home: Path) -> Drawn:
         kinds = sorted({line["record"] for line in lines})
         what = ""
         for _ in range(rng.choice((1, 1, 2, 5))):
+            lines = lines or [{"record": "Trial"}]
             kind = rng.choice(kinds)
             i = rng.choice(
                 [k for k, line in enumerate(lines) if isinstance(line, dict) and line.get("record") == kind]
@@ -168,16 +172,20 @@ def signed(lines: list[Any]) -> bytes:
 
 
 def _meet(rng: random.Random, run: str) -> list[list[str]]:
-    """Commands on a run: the quick ones, and one of those that take seconds where they accept the run."""
-    quick = [["analysis", "tables", run, "--to", "tables"], ["study", "--resume", run]]
+    """Commands on a run: the quick ones, and at times one of those that take seconds."""
+    resumed = ["study", "--resume", run]  # of a finished study that is a report
+    quick = [["analysis", "tables", run, "--to", "tables"], *([resumed] * 3 if run == "begun" else [])]
     slow = [
         ["analysis", run],
+        resumed,
         ["word", "log", run, "--to", "optuna"],
         ["word", "export", run, ARMS[0], "--out", "out"],
+        ["word", "predict", run, ARMS[1], "pictures/deep.png"],
+        ["word", "rerun", run, "arm0-baseline-0"],
+        ["analysis", "across", run, "begun"],
+        ["study", "--resume", run, "--budget", "2cpu-hours"],
     ]
-    slow += [["word", "predict", run, ARMS[1], "pictures/deep.png"], ["analysis", "across", run, "begun"]]
-    slow += [["word", "rerun", run, "arm0-baseline-0"], ["study", "--resume", run, "--budget", "2cpu-hours"]]
-    return [rng.choice(quick), rng.choice(slow)]
+    return [rng.choice(quick), *([rng.choice(slow)] if rng.random() < 0.3 else [])]
 
 
 def npz(rng: random.Random, home: Path) -> Drawn:
@@ -206,7 +214,7 @@ def npz(rng: random.Random, home: Path) -> Drawn:
     words = {
         "validation/*.npz": [["choose", "run"]],
         "sealed_test.npz": [["unseal", "run"]],
-        "pictures.npz": [["analysis", "run"]],
+        "pictures.npz": [["analysis", "run"] if rng.random() < 0.3 else ["word", "status", "run"]],
         names[4]: [["word", "predict", "run", ARMS[0], "pictures/deep.png"]],
     }
     return f"{path.relative_to(home)}: {what}", words.get(name, [*SHOWN[1:]][: 1 + (rng.random() < 0.2)])

@@ -19,7 +19,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,9 +41,9 @@ class Met:
 
     kind: str
     index: int
-    what: str
-    commands: list[list[str]]
-    codes: list[int]
+    what: str = ""
+    commands: list[list[str]] = field(default_factory=list)
+    codes: list[int] = field(default_factory=list)
     fault: str = ""
     """Why it is a finding, empty if it is none."""
     where: str = ""
@@ -221,7 +221,7 @@ def main(arguments: list[str]) -> int:
     wire = os.fdopen(os.dup(1), "w")
     for index in range(start, stop):
         faulthandler.dump_traceback_later(LIMIT, exit=True)
-        met = meet(kind, seed, index, folder / "base", folder / f"home-{kind}")
+        met = meet(kind, seed, index, folder / "base", folder / f"home-{kind}-{start}")
         print(json.dumps(asdict(met)), file=wire, flush=True)
     faulthandler.cancel_dump_traceback_later()
     return 0
