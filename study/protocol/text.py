@@ -80,8 +80,9 @@ def first_line(error: BaseException) -> str:
 
 
 def escaped(text: str) -> str:
-    """On one line of at most 4,000 characters that does nothing to a terminal, whatever it quotes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)[:4000]
+    """On one line that does nothing to a terminal, whatever it quotes; of a very long one its beginning and its end."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return line if len(line) <= 4000 else f"{line[:2000]} ... {line[-2000:]}"
 
 
 class Parser(argparse.ArgumentParser):
