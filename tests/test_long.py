@@ -1,5 +1,8 @@
-"""The bench of long studies, at a small size."""
+"""The benches of long studies and of reports, at a small size."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,3 +20,16 @@ def test_the_bench_plays_a_study_of_any_length_to_its_end(tmp_path: Path) -> Non
     )
     assert all(value > 0 for value in long["median_us"].values())
     assert long["resume_seconds"] > 0
+
+
+@pytest.mark.long
+def test_the_bench_of_a_report_says_where_its_time_goes() -> None:
+    small = ["--arms", "3", "--runs", "4", "--images", "300", "--classes", "4"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.report", *small],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = dict(found) if (found := re.findall(r"^(\w[\w ]*?) +([\d.]+)$", done.stdout, re.MULTILINE)) else {}
+    assert {"png", "svg", "the rest", "all"} <= rows.keys()
+    assert sum(map(float, rows.values())) - float(rows["all"]) == pytest.approx(float(rows["all"]), abs=1)

@@ -30,6 +30,7 @@ class ArmSearch:
     ) -> None:
         """``seed`` belongs to the pair and is the same for every arm. The ``known`` settings are proposed first."""
         self._space = space
+        self._distributions = {name: _distribution(axis) for name, axis in space.items()}
         self._known = known
         self._rungs = Rungs(rungs)
         self._seed = seed
@@ -73,7 +74,7 @@ class ArmSearch:
         state, last = _state(outcome), _last(outcome, scores[max(scores)] if scores else None)
         restored = optuna.trial.create_trial(
             params=trial.config,
-            distributions={name: _distribution(self._space[name]) for name in trial.config},
+            distributions={name: self._distributions[name] for name in trial.config},
             intermediate_values=last,
             state=state,
             value=next(iter(last.values()), None),
