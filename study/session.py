@@ -199,6 +199,7 @@ def _ledger(run: RunDir) -> Iterator[Ledger]:
     except LedgerError as error:
         raise FinalError(str(error)) from error
     with ledger:
+        run.discard_partial()
         yield ledger
 
 

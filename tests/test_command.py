@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from faults.campaign import a_plan
+from faults.ground import a_plan
 from support.user import command, example_arm, user_repo
 
 from study.protocol.ledger import read

@@ -91,6 +91,14 @@ def finished(repo: Path) -> Finished:
     )
 
 
+def test_the_last_score_comes_after_every_file_and_leaves_nothing_behind(finished: Finished) -> None:
+    """A study that is killed after it is over, and only its report is made again."""
+    made = {path.name: path.stat().st_mtime_ns for path in finished.home.rglob("*")}
+    assert made["pictures.npz"] < made["ledger.jsonl"]
+    assert ".tune" not in made
+    assert not [name for name in made if name.endswith((".partial", ".before.pt"))]
+
+
 def test_it_ends_with_the_verdict_and_the_report(finished: Finished) -> None:
     *_, verdict, path = finished.output.strip().splitlines()
     assert "pt" in verdict

@@ -3,7 +3,7 @@
 import io
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from study.protocol.plan import Plan
 from study.protocol.records import Config, Cost, Scored, TestOpened, Trial, asdict
 from study.protocol.rundir import RunDir, replacing
 from study.protocol.selection import to_be_scored
-from study.training.checkpoint import is_whole, pack, remove, save
+from study.training.checkpoint import is_trained, keep_only, pack, remove, save
 from study.training.device import device_of, give_back
 from study.training.evaluation import predict
 from study.training.loop import build
@@ -46,8 +46,9 @@ def open_test(
     Each file has ``labels`` and ``predictions`` (images,) int64, ``log_probabilities`` (images, classes) float32, as ``metrics``
     clips them, and where the images are files their ``names`` (images,). The workers need not see the folder. The cost is booked
     per arm. After an interruption only the rest is scored: the ledger has the set of
-    nets from the moment the test set was opened. A net whose file is gone or torn is trained again first, on ``pool``.
-    ``keep_pictures``: small pictures of the images that the report shows are kept beside the predictions.
+    nets from the moment the test set was opened. A net whose file is gone, torn or older is trained again first, on ``pool``.
+    ``keep_pictures``: small pictures of the images that the report shows are kept beside the predictions. With the last score
+    the study is over, so all files are on disk before it.
     Raises InputError if the sealed file has changed, StudyError if a net cannot be scored.
     """
     manifest = ledger.manifests[-1]
@@ -59,34 +60,44 @@ def open_test(
     else:
         trials = [ledger.trials[t] for t in opened.trials]
     left = [t for t in trials if t.id not in ledger.scores]
-    _replace(plan, ledger, pool, run, weights, [t for t in left if not is_whole(run.checkpoint(t.id))])
+    _tidy(ledger, run, {*ledger.scores, *(t.id for t in trials)})
+    gone = [t for t in left if not is_trained(run.checkpoint(t.id), t.epochs)]
+    _replace(plan, ledger, pool, run, weights, gone)
     test = unseal(run.sealed, manifest)
     if opened is None:
         ledger.add(TestOpened(manifest=manifest.sha256, trials=tuple(t.id for t in trials)))
     run.predictions.mkdir(exist_ok=True)
     images = ray.put(test)
     jobs = ((t.id, (plan, t.arm, t.config, run.checkpoint(t.id).read_bytes(), images)) for t in left)
-    for trial_id, probabilities, held in run_tasks(probabilities_of, jobs, plan.machine):
+    found = run_tasks(probabilities_of, jobs, plan.machine)
+    for count, (trial_id, probabilities, held) in enumerate(found, start=1):
         predictions, logs = probabilities.argmax(1), log_probabilities(probabilities)
         _write(run.prediction(trial_id), test, predictions, logs)
+        if count == len(left) and keep_pictures:
+            scored = {*ledger.scores, trial_id}
+            pictures.save(run.pictures, test, _to_show(plan, ledger, run, test, scored))
+        elif count == len(left):
+            run.pictures.unlink(missing_ok=True)
         ledger.add(Cost(arm=ledger.trials[trial_id].arm, phase="test", what=trial_id, cost=held))
         accuracy = float((predictions == test.labels).mean())
         ledger.add(
             Scored(trial=trial_id, test_accuracy=accuracy, score=_score(plan.judged, logs, test.labels))
         )
-    if keep_pictures:
-        pictures.save(run.pictures, test, _to_show(plan, ledger, run, test))
-    else:
-        run.pictures.unlink(missing_ok=True)
-    for trial_id in ledger.trials.keys() - ledger.scores.keys():  # nothing needs these any more
-        remove(run.checkpoint(trial_id))
 
 
-def _to_show(plan: Plan, ledger: Ledger, run: RunDir, test: Images) -> tuple[int, ...]:
+def _tidy(ledger: Ledger, run: RunDir, scored: Container[str]) -> None:
+    """Leave no checkpoint but the final ones of nets that meet the test set, or met it at an earlier look."""
+    for trial_id in ledger.trials:
+        (keep_only if trial_id in scored else remove)(run.checkpoint(trial_id))
+
+
+def _to_show(
+    plan: Plan, ledger: Ledger, run: RunDir, test: Images, scored: Container[str]
+) -> tuple[int, ...]:
     """Positions of the test images that the report shows."""
     named = {}
     for arm in plan.arms:
-        if nets := examples.nets_to_show(ledger, arm):
+        if nets := examples.nets_to_show(ledger, arm, scored):
             named[arm] = np.stack([np.load(run.prediction(net))["predictions"] for net in nets])
     chosen = examples.choose(test.labels, named)
     return tuple(sorted({*chosen.differ, *chosen.missed}))

@@ -54,6 +54,7 @@ def run_trials(
     folder. Raises StudyError when the study cannot finish.
     """
     run.checkpoints.mkdir(exist_ok=True)
+    shutil.rmtree(run.path / TUNES_OWN, ignore_errors=True)  # of a session that was killed
     if schedule.done:
         return
     runner = Runner(schedule, run, tick, leaving, say, mirror)

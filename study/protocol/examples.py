@@ -1,6 +1,6 @@
 """Test images worth a look: those on which the arms differ most, and those that every net gets wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +23,11 @@ class Examples:
     """How many images every net gets wrong."""
 
 
-def nets_to_show(history: History, arm: str) -> list[str]:
-    """The scored runs of the arm's latest net in hand."""
+def nets_to_show(history: History, arm: str, scored: Container[str]) -> list[str]:
+    """The runs of the arm's latest net in hand that are ``scored``."""
     if not any(arm in manifest.in_hand for manifest in history.manifests):
         return []
-    return [t.id for t in history.confirmed(arm, history.in_hand(arm)) if t.id in history.scores]
+    return [t.id for t in history.confirmed(arm, history.in_hand(arm)) if t.id in scored]
 
 
 def choose(labels: Ints, named: Mapping[str, Ints]) -> Examples:

@@ -131,6 +131,11 @@ class RunDir:
         except OSError:
             return "another process"
 
+    def discard_partial(self) -> None:
+        """Remove what killed processes had begun to write. Only its one writer calls this."""
+        for partial in self.path.rglob(f"*{PARTIAL}"):
+            partial.unlink(missing_ok=True)
+
     def discard_false_start(self) -> None:
         """Remove what a study left that ended before it had a plan or a record, and the folder if that is all."""
         if self.plan.exists() or (self.ledger.exists() and self.ledger.stat().st_size > 0):
@@ -174,8 +179,19 @@ def replacing(path: Path, *, previous: Path | None = None) -> Iterator[BinaryIO]
         if previous is not None and path.exists():
             path.replace(previous)
         partial.replace(path)
+        _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """Put the folder's names on disk: after a power cut a file could be there by its old content or not at all."""
+    with suppress(OSError):  # not every file system has this
+        file = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
 
 
 def write(path: Path, content: bytes) -> None:

@@ -53,9 +53,15 @@ def load(path: Path, device: torch.device) -> dict[str, Any] | None:
     return None
 
 
-def is_whole(path: Path) -> bool:
-    """Whether the newest checkpoint at ``path`` is complete, without reading all of it."""
-    return zipfile.is_zipfile(path)
+def is_trained(path: Path, epochs: int) -> bool:
+    """Whether the file at ``path`` is whole and of a net at the end of its ``epochs``.
+
+    A worker that was frozen, and replaced, can write an older one when it wakes.
+    """
+    with suppress(OSError):
+        state = unpack(path.read_bytes(), torch.device("cpu"))
+        return state is not None and state.get("epoch") == epochs
+    return False
 
 
 def keep_only(path: Path) -> None:

@@ -120,11 +120,14 @@ def test_a_missing_run_is_refused_and_not_created(
 
 def test_the_question_comes_from_the_plan(tmp_path: Path) -> None:
     ASKED.save(tmp_path / "plan.json")
+    (left := tmp_path / "predictions" / "a.npz.1.partial").parent.mkdir()
+    left.touch()  # by a process that was killed
     request = parse(["--resume", str(tmp_path), "--accept-changed-code"])
     with session.open_run(request, session.place_of(request), print) as opened:
         assert (opened.plan, opened.run) == (ASKED, RunDir(tmp_path))
         assert opened.arms.keys() == set(ARMS)
     assert (tmp_path / "plan.json").exists()
+    assert not left.exists()
 
 
 def test_a_false_start_leaves_no_trace(tmp_path: Path) -> None:

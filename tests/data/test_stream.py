@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from faults.campaign import a_plan
+from faults.ground import a_plan
 from PIL import Image
 from support.folders import MANIFEST, folder
 from support.pictures import make_images

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from faults.campaign import prepare_ground, run_out
+from faults.ground import prepare_ground, run_out
 
 from study import memory
 from study.protocol.ledger import read

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from faults.campaign import (
+from faults.ground import (
     LIMIT,
     Ground,
     check_same,

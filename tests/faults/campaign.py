@@ -1,408 +1,240 @@
-"""The fault campaign: break real studies at random moments, resume them, and compare with an undisturbed one.
+"""The fault campaign: break real studies at random moments and within random writes, resume them, compare with undisturbed ones.
 
-    python -m tests.faults --repeats 3 --seed 0
+    python -m tests.faults --seed 0 --minutes 9 --keep /tmp/campaign --to /tmp/faults.jsonl     # as often as wanted
+    python -m tests.faults --table /tmp/faults.jsonl
 
-Every study runs one trial at a time on a clock that counts epochs, so that only the fault
-can make a difference: trials, configs, curves, choices, test scores and verdict
-must equal the undisturbed study's. ``two at a time`` and ``node killed`` run on the wall clock with two
-trials side by side, and only their sums are checked. Ray, Optuna and torch are real.
+Every study runs one trial at a time on a clock that counts epochs, so that only the faults can make a difference: trials,
+configs, curves, choices, test scores and verdict must equal the undisturbed study's. A study is broken several times, at the
+steps that an undisturbed one was seen to take (``drawing``, ``inside/writes.py``) and from outside (``kinds``). Its stages: a new
+study announced with two looks, the second look, an arm added, the report alone, an export. ``two at a time`` and ``node
+killed`` run on the wall clock with two trials side by side, and only their sums are checked. Ray, Optuna and torch are real.
 """
 
-import argparse
-import dataclasses
-import json
-import os
 import random
-import re
 import shutil
-import signal
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import psutil
-from rich.console import Console
-from rich.table import Table
-from support.pictures import make_images
+from faults.drawing import Fault, drawn, ends_of, wishes
+from faults.ground import (
+    ARMS,
+    LIMIT,
+    Ground,
+    Survived,
+    balance,
+    check_left_behind,
+    check_same,
+    check_sums,
+    ended,
+    on_the_clock,
+    run_out,
+    said,
+    small_disk,
+    so_far,
+)
+from faults.kinds import MEMORY_LEFT, OUTSIDE, TRAINING
+from study.protocol.errors import StudyError
+from study.protocol.ledger import records
+from study.protocol.records import Trial
 
-from search_spaces import load
-from study.data.prepare import prepare
-from study.protocol.budget import Budget
-from study.protocol.history import History
-from study.protocol.ledger import read, records
-from study.protocol.plan import Plan
-from study.protocol.question import Audit, Machine
-from study.protocol.records import Resumed
-from study.protocol.settings import VARIABLE
-from study.scheduling.spaces import describe, searched
-
-ROOT = Path(__file__).parents[2]
-ARMS = ("tiny_resnet", "tiny_resnext")
-LIMIT = 300.0
-"""Seconds allowed for a session."""
-HURRY = {
-    "report_seconds": 0.05,
-    "checkpoint_seconds": 0.2,
-    "silence_floor": 12.0,
-    "beat_seconds": 0.5,
-    "confirm_ceiling": 4,
-    "disk_seconds": 0.5,
-    "disk_floor": 8 * 2**20,
-    "nodes_seconds": 0.5,
-}
-"""Shorter intervals, so that a study of seconds meets the events of one of hours. Lost time
-costs confirmation runs; a low ceiling keeps their number, and verdicts stay comparable."""
-DRIVER = """
-import dataclasses, sys
-sys.path.insert(0, "")
-from study.scheduling import schedule
-now = [0.0]
-report = schedule.Schedule.report
-def counted(self, epoch):
-    now[0] += 1.0
-    return report(self, dataclasses.replace(epoch, train_seconds=0.9, eval_seconds=0.1))
-schedule.Schedule.report = counted
-resumed = schedule.Schedule.resumed
-schedule.Schedule.resumed = lambda self, trial_id, epoch, seconds: resumed(self, trial_id, epoch, 0.0)
-schedule.Schedule.__init__.__kwdefaults__["clock"] = lambda: now[0]
-import study.run
-sys.exit(study.run.main(["--resume", sys.argv[1], *sys.argv[2:]]))
-"""
-"""Runs the study in argv[1] on a clock that counts trained epochs."""
-PLAIN = 'import sys; sys.path.insert(0, ""); import study.run; sys.exit(study.run.main(["--resume", *sys.argv[1:]]))'
-
-MEMORY_LEFT = 3 * 2**30
-"""Bytes left before Ray ends workers, in the fault that fills the memory."""
-BALLOON = 'import time; held = [b"1" * 2**28 for _ in range(2 * {} // 2**28)]; time.sleep(60)'
-
-
-class Survived(AssertionError):
-    """A study did not survive a fault as promised."""
+NEW = ("--budget", "3cpu-minutes", "--data", "folder:images", "--epochs", "3", "--rope", "2", "--looks", "2")
 
 
 @dataclass(frozen=True)
-class Ground:
-    """A copy of the repository with images and a plan, for running and breaking studies."""
+class Stage:
+    """A command that is broken, and what it begins from."""
 
-    repo: Path
-
-    budget: float
-    """Core-seconds of a study; on the campaign's clock, epochs."""
-
-    settings: Mapping[str, float] = field(default_factory=lambda: HURRY)
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, VARIABLE: json.dumps(dict(self.settings))}
-
-    def begin(self, name: str, *, slots: int) -> Path:
-        """A run directory that holds only its plan."""
-        home = self.repo / name
-        home.mkdir()
-        a_plan(self.repo, slots=slots, budget=self.budget).save(home / "plan.json")
-        return home
-
-    def session(
-        self, home: Path, *flags: str, clocked: bool = True, memory: float = 0.0
-    ) -> subprocess.Popen[str]:
-        """Start the study in its own process; ``memory``: bytes that its machine has left."""
-        watch = {}
-        if memory:
-            have = psutil.virtual_memory()
-            share = (have.total - have.available + memory) / have.total
-            watch = {"RAY_memory_usage_threshold": f"{share:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
-        return subprocess.Popen(
-            [sys.executable, "-c", DRIVER if clocked else PLAIN, home.name, *flags], env={**self.environment, **watch},
-            cwd=self.repo, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
+    base: str
+    """The stage before it, undisturbed; empty: from nothing."""
+    flags: tuple[str, ...]
+    pure: bool = False
+    """No trial runs: the whole folder must be equal to the last byte."""
 
 
-def prepare_ground(folder: Path, budget: float = 160.0, **settings: float) -> Ground:
-    repo = folder / "repo"
-    for package in ("study", "search_spaces", "analysis"):
-        shutil.copytree(ROOT / package, repo / package, ignore=shutil.ignore_patterns("__pycache__"))
-    make_images(repo / "images", train=200, test=60)
-    return Ground(repo, budget, {**HURRY, **settings})
-
-
-def a_plan(repo: Path, *, slots: int, budget: float) -> Plan:
-    """A small study of ``repo / "images"``; every epoch costs one unit."""
-    prepared = prepare(f"folder:{repo / 'images'}", seed=0, root=repo)
-    card = dataclasses.replace(prepared.card, spec="folder:images")
-    speed = Audit(
-        params=1, macs=1, images_per_second=480 / 0.9, eval_images_per_second=1200.0, peak_bytes=1, startup_seconds=0.1
-    )  # fmt: skip
-    spaces = {arm: searched(load(arm).space, (32, 64), ()) for arm in ARMS}
-    return Plan(
-        arms=ARMS,
-        data=card,
-        budget=Budget(seconds=budget, resource="cpu"),
-        epochs=3,
-        rope=0.02,
-        seed=0,
-        train_fraction=1.0,
-        widen=(),
-        spaces={arm: describe(space) for arm, space in spaces.items()},
-        batch_sizes=(32, 64),
-        audits=dict.fromkeys(ARMS, speed),
-        machine=Machine(resource="cpu", slots=slots, fraction=1.0, threads=1, name=f"CPU x {slots}"),
-        probe_cost=dict.fromkeys(ARMS, 0.1),
-        command="python -m tests.faults",
-        versions={},
-        code="",
-    )
-
-
-# -- the faults: each breaks a running session and describes its action
-
-
-def driver_killed(session: subprocess.Popen[str], *_: object) -> str:
-    session.kill()
-    return "driver killed with -9"
-
-
-def terminated(session: subprocess.Popen[str], *_: object) -> str:
-    asked = time.monotonic()
-    session.send_signal(signal.SIGTERM)
-    session.wait(timeout=60)
-    took = time.monotonic() - asked
-    if session.returncode != 143 or took > 20:
-        raise Survived(f"SIGTERM: exit code {session.returncode} after {took:.1f} s")
-    return f"SIGTERM, stopped in {took:.1f} s"
-
-
-def worker_killed(session: subprocess.Popen[str], *_: object) -> str:
-    _worker_of(session).kill()
-    return "worker killed with -9"
-
-
-def worker_hangs(session: subprocess.Popen[str], *_: object) -> str:
-    _worker_of(session).suspend()
-    return "worker stopped answering"
-
-
-def memory_full(session: subprocess.Popen[str], home: Path, _: random.Random) -> str:
-    """Another process fills the memory until Ray's monitor ends the worker."""
-    worker = _worker_of(session)
-    with subprocess.Popen([sys.executable, "-c", BALLOON.format(MEMORY_LEFT)]) as balloon:
-        try:
-            worker.wait(timeout=60)
-        except psutil.TimeoutExpired:
-            raise Survived("the memory was full, and the worker lives on") from None
-        finally:
-            balloon.kill()
-    until = time.monotonic() + 60
-    while b'"reason":"out of memory: Ray ended' not in (home / "ledger.jsonl").read_bytes():
-        if session.poll() is not None:
-            raise Survived(f"exit code {session.returncode}: {session.communicate()[0][-1500:]}")
-        if time.monotonic() > until:
-            raise Survived("the ledger does not say that memory was the reason")
-        time.sleep(0.1)
-    return "memory full, worker ended by Ray"
-
-
-def ledger_torn(session: subprocess.Popen[str], home: Path, dice: random.Random) -> str:
-    session.kill()
-    session.wait()
-    ledger = home / "ledger.jsonl"
-    content = ledger.read_bytes()
-    last = len(content.rstrip(b"\n")) - content.rstrip(b"\n").rfind(b"\n")
-    cut = dice.randrange(1, last)
-    ledger.write_bytes(content[:-cut])
-    return f"driver killed, the last {cut} bytes of the ledger torn off"
-
-
-def checkpoint_torn(session: subprocess.Popen[str], home: Path, dice: random.Random) -> str:
-    """Tear the checkpoints of a running trial and of a finished net."""
-    ledger, until = home / "ledger.jsonl", time.monotonic() + 30
-
-    def there() -> tuple[list[Path], list[Path]]:
-        history, files = (
-            read(ledger) if ledger.exists() else History(),
-            sorted((home / "checkpoints").glob("*.pt")),
-        )
-        running = {t.id for t in history.open}
-        return [p for p in files if p.stem in running], [p for p in files if history.finished(p.stem)]
-
-    while session.poll() is None and time.monotonic() < until and not there()[0]:
-        time.sleep(0.01)
-    session.kill()
-    session.wait()
-    torn, done = there()
-    for path in [*torn, *([dice.choice(done)] if done else [])]:
-        path.write_bytes(path.read_bytes()[: dice.randrange(path.stat().st_size)])
-    return f"driver killed, {len(torn)} checkpoint torn, and {min(1, len(done))} net that was done"
-
-
-def disk_full(session: subprocess.Popen[str], home: Path, dice: random.Random) -> str:
-    """``home`` is on its own small file system, see ``small_disk``."""
-    filler = home / "filler"
-    free = shutil.disk_usage(home).free
-    room = dice.choice([0, 4 * 2**20])  # no byte left, or less than the study's limit
-    with suppress(OSError), filler.open("wb") as file:
-        while free > room:
-            free -= file.write(b"\0" * min(2**18, free - room))
-            file.flush()
-    output, _ = session.communicate(timeout=90)
-    filler.unlink(missing_ok=True)
-    if session.returncode != 3 or "Traceback" in output or "--resume" not in output:
-        raise Survived(f"disk full: exit code {session.returncode}: {output[-600:]}")
-    read(home / "ledger.jsonl")
-    return "disk full, stopped in order"
-
-
-FAULTS: dict[str, Callable[[subprocess.Popen[str], Path, random.Random], str]] = {
-    "driver killed": driver_killed,
-    "SIGTERM": terminated,
-    "worker killed": worker_killed,
-    "ledger torn": ledger_torn,
-    "checkpoint torn": checkpoint_torn,
-    "worker hangs": worker_hangs,
-    "memory full": memory_full,
-    "disk full": disk_full,
+STAGES = {
+    "study": Stage("", (*NEW, "--arms", ",".join(ARMS))),
+    "second look": Stage("study", ("--budget", "4.5cpu-minutes")),
+    "added arm": Stage("study", ("--arms", ",".join((*ARMS, "tiny_resnext:cardinality=2")))),
+    "report": Stage("study", (), pure=True),
+    "export": Stage("study", ("-m", "study", "export", "RUN", ARMS[0]), pure=True),
 }
 
 
-def _worker_of(session: subprocess.Popen[str]) -> psutil.Process:
-    """The process that is training."""
-    until = time.monotonic() + 30
-    while time.monotonic() < until and session.poll() is None:
-        for process in psutil.Process(session.pid).children(recursive=True):
-            try:
-                if "StudyTrial" in " ".join(process.cmdline()):
-                    return process
-            except psutil.Error:
-                continue
-        time.sleep(0.02)
-    raise Survived("the study has no worker to break")
+# -- undisturbed studies
 
 
-@contextmanager
-def small_disk(home: Path) -> Iterator[None]:
-    """``home`` on a file system of 64 MiB. Raises PermissionError without the right to mount."""
-    kept = (home / "plan.json").read_bytes()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(home)], capture_output=True, text=True, check=False
-    )  # fmt: skip
-    if done.returncode:
-        raise PermissionError(done.stderr.strip())
-    try:
-        (home / "plan.json").write_bytes(kept)
-        yield
-        saved = shutil.copytree(home, home.with_name(f"{home.name}-kept"))
-    finally:
-        subprocess.run(["umount", "-l", str(home)], check=True)
-    shutil.rmtree(home)
-    saved.rename(home)
+def undisturbed(ground: Ground, name: str) -> Path:
+    """The stage's undisturbed run, made on first use, beside the ``trace`` of its steps."""
+    stage, home = STAGES[name], ground.repo / f"undisturbed-{name.replace(' ', '-')}" / "run"
+    if not (trace := home.with_name("trace")).exists():
+        shutil.rmtree(home.parent, ignore_errors=True)
+        begin(ground, stage, home)
+        run_out(ground, home, *words(ground, stage, home), writes=wishes(home, [], trace=home.with_name("t")))
+        home.with_name("t").rename(trace)
+    return home
 
 
-# -- running and comparing
+def begin(ground: Ground, stage: Stage, home: Path) -> None:
+    home.parent.mkdir()
+    if stage.base:
+        shutil.copytree(undisturbed(ground, stage.base), home)
 
 
-def run_out(ground: Ground, home: Path, *flags: str, clocked: bool = True) -> None:
-    """Run the study to its end."""
-    session = ground.session(home, *flags, clocked=clocked)
-    try:
+def words(ground: Ground, stage: Stage, home: Path) -> tuple[str, ...]:
+    """The flags of a session, which goes on with what was asked for if it is in the ledger already."""
+    own, asked = str(home.relative_to(ground.repo)), stage.flags
+    if not stage.base:
+        return () if (home / "plan.json").exists() else (*asked, "--out", own)
+    extended = b'"record":"Extension"' in (home / "ledger.jsonl").read_bytes()
+    return () if extended else tuple(own if word == "RUN" else word for word in asked)
+
+
+class Breaking:
+    """One study and its sessions, of which every fault that ends the driver begins another."""
+
+    def __init__(self, ground: Ground, stage: Stage, home: Path, dice: random.Random) -> None:
+        self._ground, self._stage, self._home, self._dice = ground, stage, home, dice
+        self._session: subprocess.Popen[str] | None = None
+        self._marks: dict[int, Path] = {}
+        """By the steps of the faults that this session brings about itself."""
+        self._since = 0
+        self._written = b""
+        self._base = {training: so_far(home, training=training) for training in (True, False)}
+        """Epochs and records of the stage before."""
+        self._begun = self._base
+
+    def run(self, faults: Sequence[Fault]) -> Iterator[tuple[str, str]]:
+        """Yields the kind and what happened of every fault that came, and then runs the study to its end."""
+        for number, fault in enumerate(faults):
+            session = self._session = self._session or self._start(faults[number:])
+            self._wait(session, fault)
+            if (mark := self._marks.get(id(fault))) and mark.exists():
+                yield fault.kind, mark.read_text()
+            elif mark or session.poll() is not None:
+                break  # it has ended before
+            else:
+                with suppress(LookupError):
+                    yield fault.kind, OUTSIDE[fault.kind](session, self._home, self._dice)
+            if fault.ends_driver:
+                self._end(session)
+                self._since = fault.at
+        if self._session is None:
+            self._session = self._start([])
+        ended(self._session)
+
+    def _start(self, faults: Sequence[Fault]) -> subprocess.Popen[str]:
+        home, ground = self._home, self._ground
+        if not self._stage.base and home.exists() and not (home / "plan.json").exists():
+            shutil.rmtree(home)  # nothing had begun, and no study goes on there
+        ends, self._marks = ends_of(faults, self._since, home.with_name("marks"))
+        self._written = whole(home)
+        self._begun = {training: so_far(home, training=training) for training in (True, False)}
+        return ground.session(
+            home,
+            *words(ground, self._stage, home),
+            memory=MEMORY_LEFT if faults and faults[0].kind == "memory full" else 0.0,
+            writes=wishes(home, ends),
+        )
+
+    def _wait(self, session: subprocess.Popen[str], fault: Fault) -> None:
+        """Until the fault came, or may come from outside, or the session is over."""
+        mark, until = self._marks.get(id(fault)), time.monotonic() + LIMIT
+        while session.poll() is None and not (mark.exists() if mark else self._reached(fault)):
+            if time.monotonic() > until:
+                session.kill()
+                raise Survived(f"{fault.kind}: neither a fault nor an end within {LIMIT:.0f} s")
+            time.sleep(0.01)
+        if mark is None:
+            time.sleep(self._dice.uniform(0, 0.3))
+
+    def _reached(self, fault: Fault) -> bool:
+        """Whether its moment has come, and this session has made some progress."""
+        training = fault.kind in TRAINING
+        moment = max(self._base[training] + fault.moment, self._begun[training] + 1)
+        return so_far(self._home, training=training) >= moment
+
+    def _end(self, session: subprocess.Popen[str]) -> None:
         output, _ = session.communicate(timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        session.kill()
-        raise Survived(f"no end within {LIMIT:.0f} s") from None
-    if session.returncode or "Traceback" in output:
-        raise Survived(f"exit code {session.returncode}: {output[-1500:]}")
+        if "Traceback" in output:
+            raise Survived(output[-1500:])
+        if not whole(self._home).startswith(self._written.rpartition(b"\n")[0]):
+            raise Survived("the ledger lost lines that it had")
+        self._session = None
 
 
-def so_far(home: Path, *, training: bool) -> int:
-    """Progress of a study: epochs, or all records except heartbeats, whose number depends on time."""
+def whole(home: Path) -> bytes:
     ledger = home / "ledger.jsonl"
-    content = ledger.read_bytes() if ledger.exists() else b""
-    if training:
-        return content.count(b'"record":"Epoch"')
-    return content.count(b"\n") - content.count(b'"record":"Beat"')
+    return ledger.read_bytes() if ledger.exists() else b""
 
 
-def broken(
-    ground: Ground, home: Path, fault: str, dice: random.Random, undisturbed: Path, *, clocked: bool = True
-) -> str:
-    """Run the study, break it after a random number of records, and run it to its end. Describes the fault.
-
-    Any moment from the first record to the last one, when the opened test set is scored; faults that need
-    a worker or a watched disk come while trials run.
-    """
-    slow = fault == "memory full"  # filling it takes seconds
-    session = ground.session(home, clocked=clocked, memory=MEMORY_LEFT if slow else 0.0)
-    training = fault in ("worker killed", "worker hangs", "memory full", "checkpoint torn", "disk full")
-    moment = dice.randrange(1, so_far(undisturbed, training=training) // (3 if slow else 1))
-    until = time.monotonic() + LIMIT
-    while session.poll() is None and time.monotonic() < until:
-        if so_far(home, training=training) >= moment:
-            break
-        time.sleep(0.01)
-    time.sleep(dice.uniform(0, 0.3))
-    if session.poll() is not None:
-        raise Survived(f"ended by itself before {moment} records: {session.communicate()[0][-600:]}")
-    done = FAULTS[fault](session, home, dice)
-    if fault in ("worker killed", "worker hangs", "memory full"):  # this session survives
-        output, _ = session.communicate(timeout=LIMIT)
-        if session.returncode:
-            raise Survived(f"exit code {session.returncode}: {output[-1500:]}")
-    else:
-        session.communicate()
-        run_out(ground, home, clocked=clocked)
-    return f"after {moment} {'epochs' if training else 'records'} {done}"
+# -- the campaign
 
 
-def check_sums(home: Path) -> History:
-    """No trial is lost or doubled, every one ended, and the spend is the sum over held slots."""
-    history = read(home / "ledger.jsonl")  # which refuses doubled trials and epochs
-    if history.torn or history.open:
-        raise Survived(f"{history.torn}; {len(history.open)} trials have no end")
-    for arm in ARMS:
-        for phase in ("baseline", "slice", "search", "select", "confirm"):
-            indices = [t.index for t in history.of(arm, phase)]
-            if indices != list(range(len(indices))):
-                raise Survived(f"{arm} {phase}: trials {indices}")
-    lost = sum(r.lost for r in records(home / "ledger.jsonl") if isinstance(r, Resumed))
-    held = sum(o.cost for o in history.outcomes.values()) + sum(c.cost for c in history.costs) + lost
-    spent = sum(history.spent(arm) for arm in ARMS)
-    if abs(held - spent) > 1e-6:
-        raise Survived(f"spent {spent}, held {held}")
-    return history
+def one_study(
+    ground: Ground, name: str, number: str, count: int, kinds: Sequence[str], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Break one study ``count`` times. What came of it, for the table."""
+    dice, stage = random.Random(number), STAGES[name]
+    calm = undisturbed(ground, name)
+    faults = drawn(calm, count, dice, kinds)
+    home = ground.repo / f"{name.replace(' ', '-')}-{number.replace('/', '-')}" / "run"
+    begin(ground, stage, home)
+    home.mkdir(exist_ok=True)
+    came: list[tuple[str, str]] = []
+    error = ""
+    try:
+        with small_disk(home) if any(f.kind == "disk full" for f in faults) else nullcontext():
+            for kind, what in Breaking(ground, stage, home, dice).run(faults):
+                came.append((kind, what))
+                say(f"{name} {number}: {kind}: {what}")
+        if stage.pure:
+            check_bytes(home, calm)
+        else:
+            check_same(home, calm)
+        check_left_behind(home, calm)
+    except (Survived, subprocess.TimeoutExpired) as failure:
+        error = str(failure)
+        say(f"{name} {number}: NOT SURVIVED: {error}")
+    row = {"stage": name, "seed": number, "faults": came, "error": error, **compared(home, calm)}
+    if not error:
+        shutil.rmtree(home.parent)
+    return row
 
 
-def check_same(home: Path, undisturbed: Path) -> None:
-    """Check every decision and measurement against the undisturbed study."""
-    ours, theirs = check_sums(home), check_sums(undisturbed)
-    for run, history in (
-        (home, ours),
-        (undisturbed, theirs),
-    ):  # on this clock every recorded epoch cost one
-        held = sum(history.spent(arm) for arm in ARMS) - sum(cost.cost for cost in history.costs)
-        if abs(held - so_far(run, training=True)) > 1e-6:
-            raise Survived(
-                f"{held} booked for {so_far(run, training=True)} epochs, those that were undone included"
-            )
-    if list(ours.trials.values()) != list(theirs.trials.values()):
-        raise Survived("other trials or configs were proposed")
-    for trial_id, epochs in theirs.epochs.items():
-        curves = [
-            [(e.train_loss, e.train_accuracy, e.val_loss, e.val_accuracy, e.stop) for e in each]
-            for each in (ours.epochs[trial_id], epochs)
-        ]
-        if curves[0] != curves[1]:
-            raise Survived(f"{trial_id} has another curve")
-        ends = [(h.outcomes[trial_id].state, h.outcomes[trial_id].reason) for h in (ours, theirs)]
-        if ends[0] != ends[1]:
-            raise Survived(f"{trial_id} ended {ends[0]}, undisturbed {ends[1]}")
-    if ours.manifests != theirs.manifests or ours.scores != theirs.scores:
-        raise Survived("other settings were chosen, or other test scores came out")
-    said = [json.loads((run / "verdict.json").read_text()) for run in (home, undisturbed)]
-    if any(said[0][what] != said[1][what] for what in ("answer", "nets")):
-        raise Survived("another verdict")
+def compared(home: Path, calm: Path) -> dict[str, Any]:
+    """For the table, also of a study that did not survive."""
+    try:
+        found = compared_trials(home, calm)
+        found["difference"] = max(found["difference"], abs(on_the_clock(home)))
+        return found | {"verdict": said(home) == said(calm)}
+    except (StudyError, OSError, ValueError, KeyError) as error:
+        return {"lost": -1, "doubled": -1, "difference": -1.0, "verdict": False, "unreadable": repr(error)}
+
+
+def compared_trials(home: Path, calm: Path) -> dict[str, Any]:
+    """Trials lost and doubled, and the spend that nobody held."""
+    ours, theirs = (
+        [r.id for r in records(run / "ledger.jsonl") if isinstance(r, Trial)] for run in (home, calm)
+    )
+    doubled = len(ours) - len(set(ours))
+    return {"lost": len(set(theirs) - set(ours)), "doubled": doubled, "difference": abs(balance(home))}
+
+
+def check_bytes(home: Path, calm: Path) -> None:
+    for path in sorted(calm.rglob("*")):
+        there = home / path.relative_to(calm)
+        if (
+            path.is_file()
+            and path.name not in (".claimed", "ray.log")
+            and there.exists()
+            and there.read_bytes() != path.read_bytes()
+        ):
+            raise Survived(f"{path.relative_to(calm)} has other bytes")
 
 
 def node_killed(ground: Ground, home: Path, dice: random.Random) -> str:
@@ -413,19 +245,13 @@ def node_killed(ground: Ground, home: Path, dice: random.Random) -> str:
     try:
         second = cluster.add_node(num_cpus=1)
         session = ground.session(home, "--address", cluster.address, clocked=False)
-        ledger, moment = home / "ledger.jsonl", dice.randrange(2, 30)
-        until = time.monotonic() + LIMIT
-        while session.poll() is None and time.monotonic() < until:
-            if ledger.exists() and ledger.read_bytes().count(b'"record":"Epoch"') >= moment:
-                break
+        moment, until = dice.randrange(2, 30), time.monotonic() + LIMIT
+        while session.poll() is None and time.monotonic() < until and so_far(home, training=True) < moment:
             time.sleep(0.05)
         cluster.remove_node(second, allow_graceful=False)
-        output, _ = session.communicate(timeout=LIMIT)
-        if session.returncode:
-            raise Survived(f"exit code {session.returncode}: {output[-1500:]}")
+        ended(session)
     finally:
         cluster.shutdown()  # type: ignore[no-untyped-call]
-    check_sums(home)
     return f"after {moment} epochs the second node killed"
 
 
@@ -436,83 +262,30 @@ def two_at_a_time(ground: Ground, home: Path, dice: random.Random) -> str:
         session = ground.session(home, clocked=False)
         time.sleep(dice.uniform(12, 25))
         if session.poll() is None:
-            done.append(FAULTS[fault](session, home, dice))
+            done.append(OUTSIDE[fault](session, home, dice))
         session.communicate()
     run_out(ground, home, clocked=False)
-    history = check_sums(home)
-    lost = sum(history.spent(arm, "lost") for arm in ARMS)
-    return f"{', '.join(done)}; {lost:.1f} s booked as lost"
+    return ", ".join(done)
 
 
-def campaign(
-    folder: Path,
-    *,
-    faults: list[str],
-    repeats: int,
-    seed: int,
-    say: Callable[[str], None],
-    budget: float = 160.0,
-) -> list[tuple[str, int, int, str]]:
-    """Break ``repeats`` studies by every fault. Returns tries, survivals and the last event per fault."""
-    ground = prepare_ground(folder, budget)
-    undisturbed = ground.begin("undisturbed", slots=1)
-    run_out(ground, undisturbed)
-    counted = [so_far(undisturbed, training=training) for training in (True, False)]
-    say(f"undisturbed: {counted[0]} epochs, {counted[1]} records")
-    rows = []
-    for fault in faults:
-        survived, last = 0, ""
-        for repeat in range(repeats):
-            dice = random.Random(f"{seed}/{fault}/{repeat}")
-            wall_clock = fault in ("two at a time", "node killed")
-            home = ground.begin(re.sub(r"\W", "-", f"{fault}-{repeat}"), slots=2 if wall_clock else 1)
-            try:
-                if fault == "two at a time":
-                    last = two_at_a_time(ground, home, dice)
-                elif fault == "node killed":
-                    last = node_killed(ground, home, dice)
-                elif fault == "disk full":
-                    with small_disk(home):
-                        last = broken(ground, home, fault, dice, undisturbed)
-                else:
-                    last = broken(ground, home, fault, dice, undisturbed)
-                if not wall_clock:
-                    check_same(home, undisturbed)
-                survived += 1
-            except (Survived, subprocess.TimeoutExpired) as error:
-                last = (
-                    f"NOT SURVIVED: {error}"
-                    if isinstance(error, Survived)
-                    else "NOT SURVIVED: it never ended"
-                )
-                say(f"{fault} {repeat}: {last}")
-                shutil.copytree(home, folder / f"failed-{home.name}", dirs_exist_ok=True)
-            except PermissionError as error:
-                last = f"cannot be tried here: {error}"
-                break
-            say(f"{fault} {repeat}: {last}")
-            shutil.rmtree(home, ignore_errors=True)
-        rows.append((fault, repeats, survived, last))
-    return rows
+SIDE_BY_SIDE = {"two at a time": two_at_a_time, "node killed": node_killed}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    known = [*FAULTS, "two at a time", "node killed"]
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--faults", default=",".join(known), help=f"of {', '.join(known)}")
-    parser.add_argument("--keep", metavar="DIR", help="work here, and keep what failed")
-    given = parser.parse_args()
-    console = Console(highlight=False)
-    with tempfile.TemporaryDirectory() as temporary:
-        rows = campaign(
-            Path(given.keep or temporary),
-            faults=given.faults.split(","), repeats=given.repeats, seed=given.seed,
-            say=lambda text: console.print(text, markup=False),
-        )  # fmt: skip
-    table = Table("fault", "tried", "survived", "the last one")
-    for fault, tried, survived, last in rows:
-        table.add_row(fault, str(tried), str(survived), last)
-    console.print(table)
-    return 0 if all(tried == survived for _, tried, survived, _ in rows) else 1
+def on_the_wall_clock(ground: Ground, kind: str, number: str, say: Callable[[str], None]) -> dict[str, Any]:
+    home = ground.begin(f"{kind}-{number}".replace(" ", "-").replace("/", "-"), slots=2)
+    row: dict[str, Any] = {
+        "stage": kind,
+        "seed": number,
+        "error": "",
+        "lost": 0,
+        "doubled": 0,
+        "verdict": None,
+    }
+    try:
+        row["faults"] = [(kind, SIDE_BY_SIDE[kind](ground, home, random.Random(number)))]
+        check_sums(home)
+    except (Survived, subprocess.TimeoutExpired) as failure:
+        row |= {"error": str(failure), "faults": [(kind, "")]}
+    row["difference"] = abs(balance(home))
+    say(f"{kind} {number}: {row['faults'][0][1]} {row['error']}")
+    return row

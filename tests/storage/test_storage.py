@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from faults.campaign import ARMS, DRIVER, LIMIT, Ground, check_same, prepare_ground, run_out
+from faults.ground import ARMS, CLOCKED, LIMIT, Ground, check_same, prepare_ground, run_out
 from support.a_ledger import a_trial, an_epoch, an_outcome
 from support.edited import chained
 from support.folders import data, refused, the_same
@@ -444,7 +444,7 @@ def session(
     ground: Ground, server: Server, uri: str, *flags: str, hidden: str = ""
 ) -> "subprocess.Popen[str]":
     """Resume the study at ``uri``; ``hidden``: in a folder invisible to other processes of this machine."""
-    study = [sys.executable, "-c", DRIVER, uri, *flags]
+    study = [sys.executable, CLOCKED, "--resume", uri, *flags]
     if hidden:
         script = 'mkdir -p "$0" && mount -t tmpfs none "$0" && exec "$@"'
         study = ["unshare", "--mount", "bash", "-c", script, hidden, *study]

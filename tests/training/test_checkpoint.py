@@ -43,6 +43,18 @@ def test_a_torn_checkpoint_falls_back_to_the_previous_one(tmp_path: Path, left: 
     assert checkpoint.load(path, CPU) is None
 
 
+def test_only_a_whole_file_at_the_last_epoch_is_a_trained_net(tmp_path: Path) -> None:
+    """A frozen worker that wakes writes an older one over the final one."""
+    path = tmp_path / "t.pt"
+    assert not checkpoint.is_trained(path, 2)
+    checkpoint.save(path, pack(STATE))
+    assert checkpoint.is_trained(path, 2)
+    checkpoint.save(path, pack({**STATE, "epoch": 1}))
+    assert not checkpoint.is_trained(path, 2)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not checkpoint.is_trained(path, 1)
+
+
 def test_a_pickle_from_outside_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save({"net": print}, tmp_path / "t.pt")
     assert checkpoint.load(tmp_path / "t.pt", CPU) is None
