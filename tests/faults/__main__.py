@@ -16,13 +16,10 @@ from faults import campaign, played
 from faults.ground import prepare_ground
 from faults.kinds import OUTSIDE
 
-PLAYED = "played"
-"""The stage in simulated time."""
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=campaign.__doc__)
-    stages = [*campaign.STAGES, PLAYED]
+    stages = [*campaign.STAGES, *played.STAGES]
     kinds = ["writes", *OUTSIDE, *campaign.SIDE_BY_SIDE]
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=9.0, help="no study begins that would take longer")
@@ -58,8 +55,8 @@ def run(given: argparse.Namespace, folder: Path, console: Console) -> list[dict[
         if since - began + longest > 60 * given.minutes:
             break
         name = f"{given.seed}/{number}"
-        if turn == PLAYED:
-            row = played.one_study(folder, name, 4 * given.count, console.print)
+        if turn in played.STAGES:
+            row = played.one_study(folder, played.STAGES[turn], name, 2 * given.count, console.print)
         elif turn in beside:
             row = campaign.on_the_wall_clock(ground, turn, name, console.print)
         else:

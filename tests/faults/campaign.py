@@ -38,9 +38,12 @@ from faults.ground import (
     so_far,
 )
 from faults.kinds import MEMORY_LEFT, OUTSIDE, TRAINING
+from study.protocol import looks
+from study.protocol.consistency import load
 from study.protocol.errors import StudyError
 from study.protocol.ledger import records
 from study.protocol.records import Trial
+from study.protocol.rundir import RunDir
 
 NEW = ("--budget", "3cpu-minutes", "--data", "folder:images", "--epochs", "3", "--rope", "2", "--looks", "2")
 
@@ -58,7 +61,7 @@ class Stage:
 
 STAGES = {
     "study": Stage("", (*NEW, "--arms", ",".join(ARMS))),
-    "second look": Stage("study", ("--budget", "4.5cpu-minutes")),
+    "second look": Stage("study", ("--budget", "MORE")),
     "added arm": Stage("study", ("--arms", ",".join((*ARMS, "tiny_resnext:cardinality=2")))),
     "report": Stage("study", (), pure=True),
     "export": Stage("study", ("-m", "study", "export", "RUN", ARMS[0]), pure=True),
@@ -91,7 +94,13 @@ def words(ground: Ground, stage: Stage, home: Path) -> tuple[str, ...]:
     if not stage.base:
         return () if (home / "plan.json").exists() else (*asked, "--out", own)
     extended = b'"record":"Extension"' in (home / "ledger.jsonl").read_bytes()
-    return () if extended else tuple(own if word == "RUN" else word for word in asked)
+    named = {"RUN": lambda: own, "MORE": lambda: enough(undisturbed(ground, stage.base))}
+    return () if extended else tuple(named.get(word, lambda word=word: word)() for word in asked)
+
+
+def enough(run: Path) -> str:
+    """The budget for a second look with two further pairs."""
+    return str(looks.budget_for(*load(RunDir(run)), 2))
 
 
 class Breaking:

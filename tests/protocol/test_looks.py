@@ -6,18 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.schedules import ARMS, a_plan, diverges, drive, play
+from support.schedules import ARMS, a_plan, an_arm, diverges, drive, play
 
 from search_spaces import load
 from study.protocol import allocation, levels, looks
 from study.protocol.budget import Budget
-from study.protocol.codec import plain
 from study.protocol.consistency import check
 from study.protocol.errors import InputError
 from study.protocol.ledger import Ledger, read
 from study.protocol.plan import Plan
 from study.protocol.question import Earlier
-from study.protocol.records import Extension, Phase, Scored, TestOpened
+from study.protocol.records import Phase, Scored, TestOpened
 from study.scheduling.schedule import Schedule
 
 
@@ -206,18 +205,3 @@ def a_finished(plan: Plan, folder: Path) -> Ledger:
     for net in nets:
         ledger.add(Scored(trial=net, test_accuracy=0.9))
     return ledger
-
-
-def an_arm(three: Plan) -> Extension:
-    """The last arm of ``three`` as an extension of the other arms' study."""
-    name = three.arms[-1]
-    return Extension(
-        look=2, budget_seconds=three.budget.seconds, arms=(name,), pairs=0, level=levels.ADDED, declared=False, reason="asked",
-        plan=plain(
-            {
-                "audits": {name: dataclasses.asdict(three.audits[name])},
-                "spaces": {name: {}},
-                "probe_cost": {name: three.probe_cost[name]},
-            }
-        ),
-    )  # fmt: skip

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from search_spaces import Arm, load
+from study.protocol import levels
 from study.protocol.allocation import with_length
 from study.protocol.budget import Budget
+from study.protocol.codec import plain
 from study.protocol.history import History
 from study.protocol.ledger import Ledger
 from study.protocol.plan import Plan
-from study.protocol.records import Epoch, Trial
+from study.protocol.records import Epoch, Extension, Trial
 from study.scheduling.schedule import Schedule
 from support.plans import PLAN
 
@@ -36,6 +38,21 @@ def a_plan(*, minutes: float = 10, slots: int = 2, seed: int = 0) -> Plan:
         seed=seed,
     )
     return with_length(plan, 9)
+
+
+def an_arm(three: Plan) -> Extension:
+    """The last arm of ``three`` as an extension of the other arms' study."""
+    name = three.arms[-1]
+    return Extension(
+        look=2, budget_seconds=three.budget.seconds, arms=(name,), pairs=0, level=levels.ADDED, declared=False, reason="asked",
+        plan=plain(
+            {
+                "audits": {name: dataclasses.asdict(three.audits[name])},
+                "spaces": {name: {}},
+                "probe_cost": {name: three.probe_cost[name]},
+            }
+        ),
+    )  # fmt: skip
 
 
 def rate_of(trial: Trial) -> float:
