@@ -12,12 +12,12 @@ from study.protocol import rundir
 from study.protocol.ledger import Ledger, read
 
 
-@pytest.mark.parametrize("kind", played.STAGES.values())
+@pytest.mark.parametrize("kind", ["second look", pytest.param("added arm", marks=pytest.mark.long)])
 def test_a_study_killed_within_its_writes_decides_as_an_undisturbed_one(tmp_path: Path, kind: str) -> None:
     said: list[str] = []
-    row = played.one_study(tmp_path, kind, "1", 12, said.append)
+    row = played.one_study(tmp_path, kind, "1", 4, said.append)
     assert not row["error"], said
-    assert len(row["faults"]) >= 6
+    assert len(row["faults"]) >= 2
     assert (row["lost"], row["doubled"]) == (0, 0)
 
 

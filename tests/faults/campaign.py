@@ -13,6 +13,7 @@ killed`` run on the wall clock with two trials side by side, and only their sums
 import random
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
@@ -45,7 +46,20 @@ from study.protocol.ledger import records
 from study.protocol.records import Trial
 from study.protocol.rundir import RunDir
 
-NEW = ("--budget", "3cpu-minutes", "--data", "folder:images", "--epochs", "3", "--rope", "2", "--looks", "2")
+NEW = (
+    "--budget",
+    "3cpu-minutes",
+    "--data",
+    "folder:images",
+    "--epochs",
+    "3",
+    "--rope",
+    "0.1",
+    "--looks",
+    "2",
+)
+
+_CALM = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -74,12 +88,17 @@ STAGES = {
 def undisturbed(ground: Ground, name: str) -> Path:
     """The stage's undisturbed run, made on first use, beside the ``trace`` of its steps."""
     stage, home = STAGES[name], ground.repo / f"undisturbed-{name.replace(' ', '-')}" / "run"
+    with _CALM:
+        _undisturbed(ground, stage, home)
+    return home
+
+
+def _undisturbed(ground: Ground, stage: Stage, home: Path) -> None:
     if not (trace := home.with_name("trace")).exists():
         shutil.rmtree(home.parent, ignore_errors=True)
         begin(ground, stage, home)
         run_out(ground, home, *words(ground, stage, home), writes=wishes(home, [], trace=home.with_name("t")))
         home.with_name("t").rename(trace)
-    return home
 
 
 def begin(ground: Ground, stage: Stage, home: Path) -> None:
@@ -119,6 +138,13 @@ class Breaking:
 
     def run(self, faults: Sequence[Fault]) -> Iterator[tuple[str, str]]:
         """Yields the kind and what happened of every fault that came, and then runs the study to its end."""
+        try:
+            yield from self._run(faults)
+        finally:
+            if self._session:
+                self._session.kill()
+
+    def _run(self, faults: Sequence[Fault]) -> Iterator[tuple[str, str]]:
         for number, fault in enumerate(faults):
             session = self._session = self._session or self._start(faults[number:])
             self._wait(session, fault)
@@ -139,7 +165,7 @@ class Breaking:
     def _start(self, faults: Sequence[Fault]) -> subprocess.Popen[str]:
         home, ground = self._home, self._ground
         if not self._stage.base and home.exists() and not (home / "plan.json").exists():
-            shutil.rmtree(home)  # nothing had begun, and no study goes on there
+            shutil.rmtree(home, ignore_errors=True)  # nothing had begun, and no study goes on there
         ends, self._marks = ends_of(faults, self._since, home.with_name("marks"))
         self._written = whole(home)
         self._begun = {training: so_far(home, training=training) for training in (True, False)}

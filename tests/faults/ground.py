@@ -38,7 +38,7 @@ LIMIT = 300.0
 HURRY = {
     "report_seconds": 0.05,
     "checkpoint_seconds": 0.2,
-    "silence_floor": 12.0,
+    "silence_floor": 25.0,
     "beat_seconds": 0.5,
     "confirm_ceiling": 2,
     "disk_seconds": 0.5,
@@ -53,6 +53,9 @@ SPEED = Audit(
 BATCHES = (32, 64)
 PROBE = 0.1
 PLAIN = 'import sys; sys.path.insert(0, ""); import study.run; sys.exit(study.run.main(sys.argv[1:]))'
+
+SESSIONS: list[subprocess.Popen[str]] = []
+"""All that were started, for a campaign that is stopped."""
 
 
 class Survived(AssertionError):
@@ -92,10 +95,12 @@ class Ground:
             share = (have.total - have.available + memory) / have.total
             own |= {"RAY_memory_usage_threshold": f"{share:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
         words = [] if {"--out", "-m"} & set(flags) else ["--resume", str(home.relative_to(self.repo))]
-        return subprocess.Popen(
+        started = subprocess.Popen(
             [sys.executable, *([CLOCKED] if clocked else ["-c", PLAIN]), *flags, *words], env={**self.environment, **own},
             cwd=self.repo, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
+        SESSIONS.append(started)
+        return started
 
 
 def prepare_ground(folder: Path, budget: float = 160.0, **settings: float) -> Ground:
@@ -178,8 +183,9 @@ def ended(session: subprocess.Popen[str]) -> None:
     try:
         output, _ = session.communicate(timeout=LIMIT)
     except subprocess.TimeoutExpired:
-        session.kill()
         raise Survived(f"no end within {LIMIT:.0f} s") from None
+    finally:
+        session.kill()  # changes nothing for one that has ended
     if session.returncode or "Traceback" in output:
         raise Survived(f"exit code {session.returncode}: {output[-1500:]}")
 

@@ -53,7 +53,7 @@ def apart(act: Callable[[], None], wish: str) -> bool:
 def session(home: Path, kind: str) -> None:
     """Play the study on, to the end of its second look or of its added arm."""
     if not (home / "plan.json").exists():
-        a_plan(minutes=8, slots=1).save(home / "plan.json")
+        a_plan(minutes=6, slots=1).save(home / "plan.json")
     plan, now = Plan.load(home / "plan.json"), [0.0]
     with Ledger(home / "ledger.jsonl") as ledger:
         for _ in range(2):
