@@ -69,9 +69,15 @@ def further(kind: str, plan: Plan, ledger: Ledger) -> Extension:
     if kind == "second look":
         return looks.second_look(plan, ledger, looks.budget_for(plan, ledger, 2))
     name = "third"
-    audits, cost = ({**of, name: of["tiny_resnet"]} for of in (plan.audits, plan.probe_cost))
-    budget = Budget(seconds=3 * plan.share, resource="cpu")
-    return an_arm(replace(plan, arms=(*plan.arms, name), audits=audits, probe_cost=cost, budget=budget))
+    return an_arm(
+        replace(
+            plan,
+            arms=(*plan.arms, name),
+            audits={**plan.audits, name: plan.audits["tiny_resnet"]},
+            probe_cost={**plan.probe_cost, name: 10.0},
+            budget=Budget(seconds=3 * plan.share, resource="cpu"),
+        )
+    )
 
 
 def score(plan: Plan, ledger: Ledger) -> None:
