@@ -58,9 +58,9 @@ def is_trained(path: Path, epochs: int) -> bool:
 
     A worker that was frozen, and replaced, can write an older one when it wakes.
     """
-    with suppress(OSError):
-        state = unpack(path.read_bytes(), torch.device("cpu"))
-        return state is not None and state.get("epoch") == epochs
+    with suppress(*DAMAGED):
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)  # without reading the tensors
+        return isinstance(state, dict) and state.get("epoch") == epochs
     return False
 
 
