@@ -66,7 +66,7 @@ class Columns:
 
     @property
     def used(self) -> list[str]:
-        return [name for name in (self.image, self.label, self.split, self.group, self.name) if name]
+        return [n for n in (self.image, self.label, self.split, self.group, self.name) if n is not None]
 
 
 class Unpacked:

@@ -186,6 +186,7 @@ def test_parquet_that_says_too_little(tmp_path: Path, monkeypatch: pytest.Monkey
         refused(f"parquet:{file}", tmp_path, words)
 
     bad("no column that is clearly the image", a=[1, 2], label=[1, 2])
+    bad("has one class, '1'", **{"": [b"x", b"y"]}, label=[1, 1])
     bad("no column that is clearly the label .its columns are image, a and b", image=[b"x"], a=[1], b=[2])
     bad("the label of row 1 is a list", image=[b"x"], label=[[1, 2]])
     bad("row 2 has no image", image=[b"x", None], label=[1, 2])

@@ -38,7 +38,7 @@ GOOD = (
     ["analysis", "tables", "run", "--to", "t", "--format", "parquet"], ["analysis", "across", "run", "begun", "--to", "x"], ["load", "pictures"],
 )  # fmt: skip
 PLACES = (
-    "run", "begun", "images", "net", "run/plan.json", "labels.csv", "a.npz", "a.csv", "zero", "fifo", "gone", ".", "..", "net/net.onnx", "pictures/deep.png",
+    "run", "begun", "images", "net", "run/plan.json", "labels.csv", "a.npz", "a.csv", "zero", "fifo", "gone", ".", "..", "net/net.onnx", "pictures/RGBA.png",
     "csv:zero", "csv:fifo", "csv:run", "csv:~nobody-here/x", "parquet:zero", "parquet:fifo", "parquet:~nobody-here/x", "parquet:images", "folder:zero",
     "folder:~nobody-here/x", "folder:", "csv:", "hf:", "hf:gone", "hf:run", "torchvision:", "torchvision:MNISTS", "s3://", "s3:///x", "gs://", "file://",
     "file:///x/../..", "file:run", "-", "--", "-x", "\udcff", "x\udc80.csv", "timm/", "timm/../x", "timm/resnet", "torchvision/", "torchvision/resnet",
@@ -180,7 +180,7 @@ def _meet(rng: random.Random, run: str) -> list[list[str]]:
         resumed,
         ["word", "log", run, "--to", "optuna"],
         ["word", "export", run, ARMS[0], "--out", "out"],
-        ["word", "predict", run, ARMS[1], "pictures/deep.png"],
+        ["word", "predict", run, ARMS[1], "pictures/RGBA.png"],
         ["word", "rerun", run, "arm0-baseline-0"],
         ["analysis", "across", run, "begun"],
         ["study", "--resume", run, "--budget", "2cpu-hours"],
@@ -215,7 +215,7 @@ def npz(rng: random.Random, home: Path) -> Drawn:
         "validation/*.npz": [["choose", "run"]],
         "sealed_test.npz": [["unseal", "run"]],
         "pictures.npz": [["analysis", "run"] if rng.random() < 0.3 else ["word", "status", "run"]],
-        names[4]: [["word", "predict", "run", ARMS[0], "pictures/deep.png"]],
+        names[4]: [["word", "predict", "run", ARMS[0], "pictures/RGBA.png"]],
     }
     return f"{path.relative_to(home)}: {what}", words.get(name, [*SHOWN[1:]][: 1 + (rng.random() < 0.2)])
 
@@ -392,7 +392,7 @@ def exports(rng: random.Random, home: Path) -> Drawn:
     path = home / "net" / name
     data = path.read_bytes()
     what, data = damage.of_json(rng, data) if name == "config.json" else damage.of_bytes(rng, data)
-    return f"{name}: {what} {damage.at(rng, path, data)}", [["load", "pictures/deep.png", "images/test/flat"]]
+    return f"{name}: {what} {damage.at(rng, path, data)}", [["load", "pictures/RGBA.png", "images/test/flat"]]
 
 
 KINDS: dict[str, Callable[[random.Random, Path], Drawn]] = {
