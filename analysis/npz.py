@@ -22,7 +22,8 @@ PROBABILITIES = ("log_probabilities", "probabilities")
 def probabilities(found: dict[str, Array]) -> Array | None:
     """The class probabilities among arrays that ``read`` gave, whichever way they are stored; None without any."""
     if (logs := found.get("log_probabilities")) is not None:
-        return np.exp(logs) if logs.dtype.kind == "f" else logs
+        with np.errstate(over="ignore"):  # infinite then, which no reader takes
+            return np.exp(logs) if logs.dtype.kind == "f" else logs
     return found.get("probabilities")
 
 

@@ -60,7 +60,7 @@ def files_in(place):
 
 
 def complain(text):
-    print("error:", "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), file=sys.stderr)
+    print("error:", "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)[:4000], file=sys.stderr)
 
 
 def main(places):

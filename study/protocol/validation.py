@@ -53,7 +53,7 @@ def reader(run: RunDir) -> Reader:
 
     def read(trial: str) -> Kept | None:
         try:
-            with np.load(run.validation(trial), allow_pickle=False) as file:
+            with run.validation(trial).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 scores = file["correct"] if "correct" in file else file["scores"]
                 classes = file.get("classes")
         except Exception:  # noqa: BLE001  # foreign bytes: numpy, zipfile and zlib have a dozen ways to fail

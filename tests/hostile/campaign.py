@@ -141,7 +141,8 @@ def _counts(met: Sequence[Met]) -> dict[str, float]:
 def table(results: Path, seed: int) -> Table:
     """All that the file has of this seed, by kind."""
     shown = Table("kind", "inputs", "refused", "findings", "seconds", "slowest, s", "memory grew by, MiB")
-    counted = [line for line in _lines(results) if "inputs" in line and line["seed"] == seed]
+    lines = [line for line in _lines(results) if "inputs" in line and line["seed"] == seed]
+    counted = {(line["kind"], line["start"]): line for line in lines}.values()  # two may have met the same
     for kind in dict.fromkeys(line["kind"] for line in counted):
         own = [line for line in counted if line["kind"] == kind]
         sums = [sum(line[what] for line in own) for what in ("inputs", "refused", "findings", "seconds")]
