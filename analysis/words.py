@@ -62,7 +62,7 @@ class Doubts:
             better = "below" if metric.lower else "above"
             doubt = f"{who} shown to be {better} {metric.guess} ({metric.value(self.guessing)})."
             remedy = (
-                "A net that learnt nothing says nothing of its architecture: train longer (--epochs), or look at the images "
-                "and labels."
+                "Nets that do not clearly beat guessing say nothing about their architectures: train longer (--epochs), or check "
+                "the images and labels."
             )
         return word, doubt, remedy

@@ -36,7 +36,9 @@ a URI, s3://BUCKET/FOLDER, stands for a run too: it is fetched into runs/ first
 def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else 120, soft_wrap=not terminal, highlight=False, markup=False)
+    console = Console(
+        width=None if terminal else 120, soft_wrap=not terminal, highlight=False, markup=False, emoji=False
+    )
     try:
         word = importlib.import_module(f"study.commands.{given.word}")  # only now: some import torch
         code: int = word.command(given, console)
@@ -45,7 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
         message = str(error)
     except OSError as error:  # a folder that may not be read, or a name that no file can have
         message = f"{str(error.filename)[:200]}: {error.strerror}"
-    Console(stderr=True, soft_wrap=True).print(f"error: {escaped(message)}", markup=False, highlight=False)
+    Console(stderr=True, soft_wrap=True, emoji=False).print(
+        f"error: {escaped(message)}", markup=False, highlight=False
+    )
     return BAD_INPUT
 
 

@@ -49,7 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     stop.listen()
     outlive_terminal()
     terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else 120, soft_wrap=not terminal, highlight=False, markup=False)
+    console = Console(
+        width=None if terminal else 120, soft_wrap=not terminal, highlight=False, markup=False, emoji=False
+    )
     place = session.place_of(request)
     try:
         with session.open_run(request, place, console.print) as opened:
@@ -75,7 +77,9 @@ def _failed(error: StudyError | ArmError | OSError, request: Request, place: Run
     message = (
         f"{error.filename or place}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
     )
-    Console(stderr=True, soft_wrap=True, markup=False, highlight=False).print(f"error: {escaped(message)}")
+    Console(stderr=True, soft_wrap=True, markup=False, highlight=False, emoji=False).print(
+        f"error: {escaped(message)}"
+    )
     if isinstance(error, ArmError):
         return BAD_INPUT
     if isinstance(error, OSError) or error.resumable:
@@ -191,8 +195,8 @@ def _read_data(opened: Opened, console: Console) -> "Prepared":
     metric = plan.judged if plan else METRICS[request.metric]
     if not plan and (reason := metrics.unfit(metric, card.classes, card.test_counts)):
         raise InputError(reason)
-    if told := metrics.at_start(metric, card.train_counts):
-        say(told)
+    if note := metrics.at_start(metric, card.train_counts, card.test_counts):
+        say(note)
     return prepared
 
 

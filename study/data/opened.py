@@ -114,7 +114,7 @@ def open_parts(parts: Sequence[Part], asked: Asked, memory: int) -> Opened:
 
 def reading_of(card: DataCard) -> Reading:
     """How a study with this card reads an image file: for nets that are used on new files."""
-    return Reading(size=card.size, channels=card.channels, fit=card.fit or "squash", white=card.white)
+    return Reading(size=card.size, channels=card.channels, fit=card.fit or Asked.fit, white=card.white)
 
 
 def _only(part: Part, files: Files, rows: NDArray[np.int64]) -> Part:

@@ -69,7 +69,7 @@ def prepare(
 def prepare_again(plan: Plan, root: Path) -> Prepared:
     """The data of a plan, read as the plan says."""
     card = plan.data
-    asked = Asked(size=card.size, fit=card.fit or "crop", allow_losses=card.allow_losses)
+    asked = Asked(size=card.size, fit=card.fit or Asked.fit, allow_losses=card.allow_losses)
     return prepare(card.spec, seed=plan.seed, root=root, test=plan.test, asked=asked)
 
 

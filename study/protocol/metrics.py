@@ -231,15 +231,23 @@ def uneven(counts: Sequence[int]) -> bool:
     return most >= 1.5 * least and most - least > 3 * math.sqrt(most + least)
 
 
-def at_start(metric: Metric, counts: Sequence[int]) -> str:
-    """What guessing reaches under another metric than accuracy, and which one would see classes that accuracy hardly does."""
+def at_start(metric: Metric, counts: Sequence[int], tested: Sequence[int]) -> str:
+    """What guessing reaches under another metric than accuracy, and which one would see classes that accuracy hardly does.
+
+    ``counts`` and ``tested`` are the images of each class to train on and to test on.
+    """
     if metric.name != "accuracy":
         shares = [count / sum(counts) for count in counts]
         return f"Judged by {metric.kind}: {metric.guess} reaches {metric.value(metric.guessing(shares))}."
     if not uneven(counts):
         return ""
+    sees = (
+        "--metric balanced-accuracy counts every class alike; log-loss sees more than the class that is named."
+        if min(tested, default=0) >= FEWEST_IMAGES
+        else f"--metric log-loss sees more than the class that is named; balanced-accuracy would take {FEWEST_IMAGES} test "
+        "images of every class."
+    )
     return (
         f"The classes are unequal ({min(counts)} to {max(counts)} images to train on): a net may do badly on the rare ones "
-        "and still reach a high accuracy. --metric balanced-accuracy counts every class alike; log-loss sees more than the class "
-        "that is named."
+        f"and still reach a high accuracy. {sees}"
     )

@@ -113,8 +113,10 @@ def test_what_allows_no_verdict_is_said_with_a_way_on() -> None:
 
 
 def test_unequal_classes_are_told_before_anything_is_spent() -> None:
-    assert "balanced-accuracy" in at_start(METRICS["accuracy"], (720, 280))
+    few = at_start(METRICS["accuracy"], (720, 28), (72, 3))
+    assert "--metric log-loss" in few and "--metric balanced-accuracy" not in few
+    assert "balanced-accuracy" in at_start(METRICS["accuracy"], (720, 280), (72, 28))
     for counts in ((500, 480), (5, 3), (100,) * 10):
-        assert not at_start(METRICS["accuracy"], counts)
-    assert "50.00 %" in at_start(METRICS["balanced-accuracy"], (720, 280))
-    assert "nats" in at_start(METRICS["log-loss"], (720, 280))
+        assert not at_start(METRICS["accuracy"], counts, counts)
+    assert "50.00 %" in at_start(METRICS["balanced-accuracy"], (720, 280), (72, 28))
+    assert "nats" in at_start(METRICS["log-loss"], (720, 280), (72, 28))

@@ -56,8 +56,9 @@ def _forecast(context: Context) -> tuple[str, tuple[str, ...]]:
 def _groups(count: int) -> list[str]:
     """That images come in groups, where they do."""
     told = (
-        f"Images come in groups. Each is on one side of the test and of every fold, and the intervals are computed over the {count} groups of "
-        "the test: they hold for new groups. McNemar's test takes images as alone."
+        f"Images come in groups. Each group is on one side of the test and of every fold. The intervals of the verdicts and of "
+        f"mean scores are computed over the {count} groups of the test: they hold for new groups. Recall, precision, F1, AUC, "
+        "ensembles and McNemar's test treat images as independent: with groups, those intervals are too narrow."
     )
     return [told] if count else []
 
