@@ -9,19 +9,27 @@ from search_spaces._names import nearest
 
 
 def pinned(arm: Arm, pins: Iterable[tuple[str, str]], name: str) -> Arm:
-    """``arm`` with these axes pinned. Raises ArmError, naming what is allowed, for an axis or a value that it has not."""
-    space: dict[str, Any] = dict(arm.space)
+    """``arm`` with these axes pinned. Raises ArmError, naming what is allowed, for an axis or a value that it has not, and for an axis that
+    would act in a part of the trials only.
+    """
+    fixed: dict[str, Choice] = {}
     for axis, text in pins:
         if axis not in arm.space:
             raise ArmError(
                 f"{name}: it has no axis {axis!r}. The nearest are {', '.join(nearest(axis, arm.space))}; all: "
                 f"{', '.join(arm.space)}"
             )
-        if axis not in space:
-            raise ArmError(f"{name}: {axis} takes no part beside the other pins")
         value = _value(arm.space[axis], text, f"{name}: {axis}")
-        space[axis] = Choice(options=(value,), default=value, when=space[axis].when)
-        space = _without_inactive(space, axis, value)
+        fixed[axis] = Choice(options=(value,), default=value, when=arm.space[axis].when)
+    for axis, one in fixed.items():
+        for other, options in one.when.items():
+            if other not in fixed or fixed[other].default not in options:
+                raise ArmError(
+                    f"{name}: {axis} is used only with {other}={' or '.join(map(str, options))}: pin both, or leave {axis} out"
+                )
+    space: dict[str, Any] = {**arm.space, **fixed}
+    for axis, one in fixed.items():
+        space = _without_inactive(space, axis, one.default)
     return dataclasses.replace(arm, space=space)
 
 

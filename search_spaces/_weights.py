@@ -51,8 +51,8 @@ def drawn_anew(arm: Arm, weights: Tensors, images: ImageSpec, config: Config) ->
     new = [
         name for name, now in nets[1].named_parameters() if name in plain and torch.equal(now, plain[name])
     ]
-    heads = _last(nets[1])
-    body = {name: p.numel() for name, p in nets[1].named_parameters() if name.rpartition(".")[0] not in heads}
+    heads = tuple(f"{head}." for head in head_of(nets[1]))
+    body = {name: p.numel() for name, p in nets[1].named_parameters() if not name.startswith(heads)}
     known = sum(count for name, count in body.items() if name not in new)
     if known < FEWEST * sum(body.values()):
         raise ArmError(
@@ -62,10 +62,14 @@ def drawn_anew(arm: Arm, weights: Tensors, images: ImageSpec, config: Config) ->
     return tuple(new)
 
 
-def _last(net: nn.Module) -> set[str]:
-    """The linear layers that end the net, by the order in which it lists its parts."""
-    linear = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
-    return {*linear[-1:]}
+def head_of(net: nn.Module) -> tuple[str, ...]:
+    """The names of the modules that give the logits: those that a timm model names, else the last one that has weights."""
+    model: Any = next((module for module in net.modules() if hasattr(module, "get_classifier")), None)
+    said = model.get_classifier() if model else ()
+    heads = said if isinstance(said, tuple | list) else (said,)
+    named = {name: module for name, module in net.named_modules() if any(True for _ in module.parameters())}
+    found = tuple(name for name, module in named.items() if any(module is head for head in heads))
+    return found or tuple(name for name, module in named.items() if module._parameters)[-1:]
 
 
 def _fitted(net: nn.Module, weights: Tensors) -> nn.Module:

@@ -26,7 +26,7 @@ from study.protocol.accounting import search_runs, shrunk, unspent
 from study.protocol.errors import BAD_INPUT, DONE, UNFINISHED, InputError, StudyError
 from study.protocol.metrics import METRICS
 from study.protocol.plan import Plan
-from study.protocol.question import starts, unmatched
+from study.protocol.question import pinned, starts, unmatched
 from study.protocol.records import Extension, Record, Tuning
 from study.protocol.rundir import RunDir
 from study.protocol.text import duration, escaped
@@ -226,14 +226,14 @@ def _resume(opened: Opened, prepared: "Prepared", say: Say) -> Plan:
             opened.plan, opened.request.arms, opened.added, prepared, opened.weights
         )
     if extension:
-        opened.extend(extension)
+        opened.extend(extension, prepared)
         say(planning.extension_sentence(opened.plan, opened.ledger, extension))
         if opened.added and (warning := unmatched(opened.plan.audits)):
             say(f"warning: {warning}")
-        for said in (
-            starts(opened.plan.weights, opened.plan.arms, opened.plan.data.size) if opened.added else ()
-        ):
-            say(f"note: {said}")
+        if opened.added:
+            now = opened.plan
+            for said in (*starts(now.weights, now.arms, now.data.size), *pinned(now.spaces)):
+                say(f"note: {said}")
     return opened.plan
 
 

@@ -98,7 +98,7 @@ class Opened:
             f"{duration(sum(ledger.spent(arm) for arm in plan.arms))} of {plan.budget} are spent"
         )
 
-    def extend(self, extension: Extension) -> None:
+    def extend(self, extension: Extension, prepared: "Prepared") -> None:
         """Enter the second look, or the added arm with the session that knows its files, in the ledger."""
         assert self.plan is not None and self.session is not None
         self.ledger.add(extension)
@@ -106,18 +106,21 @@ class Opened:
             self.ledger.add(self.session)
         self.plan = self.plan.extended(extension)
         self.arms |= self.added
+        self._list_seen(self.plan, prepared)
         self._book_probe(self.plan)
 
     def _write_head(self, plan: Plan, prepared: "Prepared") -> None:
         """Write the records that every study begins with, unless they are there."""
         prepared.seal(self.run.sealed)  # also once more: the images are known to be the same
-        if not self.run.images.exists():
-            from study.data.weights import write_seen
-
-            write_seen(self.run.images, prepared, self.starts)
+        self._list_seen(plan, prepared)
         if not self.ledger.sessions:
             self.ledger.add(provenance.session(self.run, plan.arms, plan.recipe))
         self._book_probe(plan)
+
+    def _list_seen(self, plan: Plan, prepared: "Prepared") -> None:
+        from study.data.weights import write_seen
+
+        write_seen(self.run.images, prepared, [self.starts[arm] for arm in plan.arms if arm in self.starts])
 
     def _book_probe(self, plan: Plan) -> None:
         for arm, cost in plan.probe_cost.items():
@@ -229,7 +232,7 @@ def _check_resumed(opened: Opened, plan: Plan, say: Say) -> None:
         raise FinalError(str(error)) from error
     if request.budget:
         opened.extension = _second_look(plan, ledger, request.budget)
-    asked = _chosen(request.arms, plan.recipe)
+    asked = _chosen(request.arms, plan.recipe, plan.arms)
     new = _added_arm(plan, ledger, tuple(it.name for it in asked)) if asked else ()
     if ledger.torn:
         say(f"note: {ledger.torn}")
@@ -252,11 +255,17 @@ def _usual_recipe(typed: Sequence[str]) -> str:
     return search_spaces.usual_recipe([search_spaces.load(arm) for arm in plain])
 
 
-def _chosen(typed: Sequence[str], recipe: str) -> "list[Chosen]":
-    """The arms that were typed. Raises InputError if two are one."""
+def _chosen(typed: Sequence[str], recipe: str, known: Sequence[str] = ()) -> "list[Chosen]":
+    """The arms that were typed. Raises InputError if two are one, or one that is not ``known`` gives no file of its weights."""
     from study.data import weights
 
     found = [weights.chosen(arm, recipe) for arm in typed]
+    if bare := [it.name for it in found if it.arm.weights and not it.start and it.name not in known]:
+        arm = parse(bare[0])
+        raise InputError(
+            f"--arms {bare[0]}: {arm.weights} is what a report calls a file of weights; give the file itself: "
+            f"{dataclasses.replace(arm, weights='FILE.safetensors')}"
+        )
     names = [in_files(it.name) for it in found]
     if twice := [arm for arm, name in zip(typed, names, strict=True) if names.count(name) > 1]:
         raise InputError(f"--arms: {' and '.join(twice)} are the same arm")

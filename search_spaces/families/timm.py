@@ -45,11 +45,11 @@ def names() -> list[str]:
 
 
 def arm(name: str) -> Arm:
-    model, _, tag = name.partition(".")
+    model, dot, tag = name.partition(".")
     if model not in names():
         raise ArmError(f"timm has no {model!r}. The nearest are {', '.join(nearest(model, names()))}")
     tags = [full for full in timm.list_models(f"{model}.*", pretrained=True) if "." in full]
-    if tag and name not in tags:
+    if dot and name not in tags:
         there = f"There are {', '.join(nearest(name, tags))}" if tags else "There are none"
         raise ArmError(
             f"timm has no weights {tag!r} of {model}. {there}; without a tag it trains from scratch"

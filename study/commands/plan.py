@@ -36,7 +36,10 @@ def overview(plan: Plan, *, verbose: bool = False) -> Group:
     ]
     if warning := question.unmatched(plan.audits):
         shown.append(Text(f"warning: {warning}"))
-    shown += [Text(f"note: {said}") for said in question.starts(plan.weights, plan.arms, plan.data.size)]
+    shown += [
+        Text(f"note: {said}")
+        for said in [*question.starts(plan.weights, plan.arms, plan.data.size), *question.pinned(plan.spaces)]
+    ]
     if told := looks.describe_earlier(plan):
         shown.append(Text(f"note: {told}"))
     return Group(*shown, *(_details(plan) if verbose else ()))

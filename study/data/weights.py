@@ -9,7 +9,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -72,7 +72,11 @@ def chosen(typed: str, recipe: str) -> Chosen:
             raise InputError(
                 f"the name {shown(name.weights)} is no text, or more than a line: rename the file"
             )
-        start = _read(name.weights, Path(name.weights), typed, arm.published)
+        tagged = search_spaces.load(str(replace(name, weights="", pins=())), recipe).weights
+        said = arm.published if tagged else None
+        if said:
+            said = replace(said, images=f"{said.images} if the file is the tag's")
+        start = _read(name.weights, Path(name.weights), typed, said)
         name = name.with_hash(start.record.sha256)
     elif arm.weights and arm.published and not name.weights:
         source, path = _fetched(typed, arm.published)
@@ -101,9 +105,11 @@ def check_unseen(starts: Mapping[str, Start], prepared: Prepared) -> None:
             )
 
 
-def write_seen(path: Path, prepared: Prepared, starts: Mapping[str, Start]) -> None:
-    """Write the hashes of all images that a net of the study may have seen, itself or through its weights, ascending."""
-    seen = [prepared.seen, *(start.seen for start in starts.values())]
+def write_seen(path: Path, prepared: Prepared, starts: Sequence[Start]) -> None:
+    """Write the hashes of all images that a net of the study may have seen, itself or through its weights, ascending; those
+    listed before stay.
+    """
+    seen = [prepared.seen, *(start.seen for start in starts), *([np.load(path)] if path.exists() else [])]
     with replacing(path) as file:
         np.save(file, np.unique(np.concatenate(seen)))
 

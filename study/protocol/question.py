@@ -235,6 +235,21 @@ def unmatched(audits: Mapping[str, Audit]) -> str:
     )
 
 
+def pinned(spaces: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Sentences on what one arm searches and another has pinned."""
+    said = []
+    for axis in dict.fromkeys(axis for space in spaces.values() for axis in space):
+        have = {arm: space[axis] for arm, space in spaces.items() if axis in space}
+        fixed = [arm for arm, own in have.items() if len(own.get("options", ())) == 1]
+        if fixed and len(fixed) < len(have):
+            values = listed([f"{have[arm]['options'][0]} for {arm}" for arm in fixed])
+            others = listed([arm for arm in have if arm not in fixed])
+            said.append(
+                f"{axis} is {values} and searched for {others}: part of a difference may be this choice."
+            )
+    return said
+
+
 def starts(weights: Mapping[str, Weights], arms: Sequence[str], size: int) -> list[str]:
     """Sentences on what the arms begin from, and where that is not the same; none if all begin at random."""
     if not weights:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from search_spaces._weights import head_of
 from study.protocol.records import Config
 
 
@@ -77,16 +78,6 @@ def layers(net: nn.Module) -> dict[str, int]:
         name: known.get(name.removeprefix(prefix), last) if name.startswith(prefix) else last
         for name, _ in net.named_parameters()
     }
-
-
-def head_of(net: nn.Module) -> tuple[str, ...]:
-    """The names of what gives the logits: what a timm model says, else the last module that has weights."""
-    _, model = _timm(net)
-    said = model.get_classifier() if hasattr(model, "get_classifier") else ()
-    heads = said if isinstance(said, tuple | list) else (said,)
-    named = {name: module for name, module in net.named_modules() if module._parameters}
-    found = tuple(name for name, module in named.items() if any(module is head for head in heads))
-    return found or tuple(named)[-1:]
 
 
 def _timm(net: nn.Module) -> tuple[str, Any]:

@@ -17,9 +17,11 @@ from study import provenance, session
 from study.cli import parse
 from study.data.images import Images
 from study.data.sealed import Prepared
+from study.data.weights import Start
 from study.protocol.errors import InputError
 from study.protocol.history import History
 from study.protocol.ledger import Ledger, read
+from study.protocol.question import Weights
 from study.protocol.records import SCORED_PHASES, Scored, TestOpened
 from study.protocol.rundir import RunDir
 
@@ -160,6 +162,39 @@ def test_an_added_arm_that_is_refused_leaves_the_study_as_it_was(tmp_path: Path)
     with session.open_run(other, session.place_of(other), print) as opened:
         assert opened.session is not None
         assert opened.session.accepted == ""
+
+
+def test_an_added_arms_weights_join_the_images_that_nets_may_have_seen(tmp_path: Path) -> None:
+    prepared, run = _prepared(), RunDir(tmp_path)
+    plan = dataclasses.replace(ASKED, data=prepared.card)
+    record = Weights(source="file", sha256="0" * 64, trained_on="images")
+    start = Start(record=record, content=np.zeros(0, np.uint8), seen=np.array([1, 2], dtype=np.uint64))
+    with Ledger(run.ledger) as ledger:
+        request = parse(["--resume", str(tmp_path)])
+        opened = session.Opened(
+            request=request, place=run, run=run, ledger=ledger, mirror=None, starts={"new": start}
+        )
+        opened._list_seen(plan, prepared)
+        assert set(np.load(run.images)) == set(prepared.seen)
+        opened._list_seen(dataclasses.replace(plan, arms=(*ARMS, "new")), prepared)
+    assert set(np.load(run.images)) == {1, 2, *prepared.seen}
+
+
+def test_an_arm_as_a_report_calls_it_needs_the_file_of_its_weights(tmp_path: Path) -> None:
+    asked = [
+        "--budget",
+        "1cpu-hour",
+        "--arms",
+        "tiny_resnet@208b3e04,tiny_resnet",
+        "--out",
+        str(tmp_path / "a"),
+    ]
+    request = parse(asked)
+    with (
+        pytest.raises(InputError, match=r"the file itself: tiny_resnet@FILE\.safetensors"),
+        session.open_run(request, session.place_of(request), print),
+    ):
+        pass
 
 
 def _prepared() -> Prepared:

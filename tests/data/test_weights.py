@@ -81,16 +81,18 @@ def test_its_name_is_short_and_the_same_wherever_the_file_lies(tmp_path: Path) -
     assert chosen(name, "sgd").start is None  # as a report shows it
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "lcnet_050"])
 @pytest.mark.parametrize("channels", [3, 1])
 def test_published_weights_see_the_input_that_they_know(tmp_path: Path, name: str, channels: int) -> None:
     theirs = timm.create_model(name).eval()
     save_file(theirs.state_dict(), tmp_path / "model.safetensors")
     cfg = get_pretrained_cfg(name) or PretrainedCfg()
-    side = cfg.input_size[-1]
-    _, net = begun(
+    side = 64 if name == "lcnet_050" else cfg.input_size[-1]  # it alone has ImageNet's mean and deviation
+    start, net = begun(
         f"timm/{name}@{tmp_path}/model.safetensors", ImageSpec(channels=channels, size=side, classes=5)
     )
+    assert "unknown" in start.record.trained_on
+    assert start.record.size == 0
     net.get_submodule(str(cfg.classifier)).load_state_dict(
         {n: t[:5] for n, t in theirs.get_submodule(str(cfg.classifier)).state_dict().items()}
     )
@@ -102,6 +104,13 @@ def test_published_weights_see_the_input_that_they_know(tmp_path: Path, name: st
         found = net.eval()(pixels / 127.5 - 1)
     if channels == 3 or len(set(cfg.mean)) == 1:
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_only_a_tag_says_what_a_file_was_trained_on(tmp_path: Path) -> None:
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "model.safetensors")
+    start = chosen(f"timm/test_vit.r160_in1k@{tmp_path}/model.safetensors", "sgd").start
+    assert start is not None
+    assert (start.record.trained_on, start.record.size) == ("ImageNet-1k if the file is the tag's", 160)
 
 
 def test_a_transformers_positions_are_scaled_to_other_images(tmp_path: Path) -> None:
@@ -149,7 +158,8 @@ def test_what_a_study_hands_on_includes_what_its_weights_had_seen(tmp_path: Path
     path = exported(tmp_path / "out", a_net(), np.array([1, 2], dtype=np.uint64))
     start = chosen(f"tiny_resnet@{path}", "sgd").start
     assert start is not None
-    weights.write_seen(tmp_path / "images.npy", prepared, {"a": start})
+    weights.write_seen(tmp_path / "images.npy", prepared, [start])
+    weights.write_seen(tmp_path / "images.npy", prepared, [])
     listed = np.load(tmp_path / "images.npy")
     assert set(listed) == {1, 2, *prepared.seen}
 

@@ -6,6 +6,8 @@ import search_spaces
 from search_spaces import Arm, ArmError, Choice, Float, Int
 from search_spaces._names import LONGEST, in_files, parse
 from search_spaces._pins import pinned, spelled
+from study.protocol import question
+from study.scheduling.spaces import describe
 
 
 @pytest.mark.parametrize(
@@ -102,9 +104,24 @@ def test_a_bad_pin_says_what_is_allowed(axis: str, value: str, says: str) -> Non
         pinned(an_arm(), [(axis, value)], f"arm:{axis}={value}")
 
 
-def test_pins_that_exclude_each_other_are_refused() -> None:
-    with pytest.raises(ArmError, match="takes no part"):
-        pinned(an_arm(), [("block", "basic"), ("squeeze", "0.5")], "arm")
+@pytest.mark.parametrize("others", [[], [("block", "basic")]])
+def test_a_pin_that_some_trials_would_not_use_is_refused_in_any_order(others: list[tuple[str, str]]) -> None:
+    for pins in ([*others, ("squeeze", "0.5")], [("squeeze", "0.5"), *others]):
+        with pytest.raises(ArmError, match=r"squeeze is used only with block=wide\+se"):
+            pinned(an_arm(), pins, "arm")
+
+
+def test_pins_are_the_same_in_any_order() -> None:
+    pins = [("block", "wide+se"), ("squeeze", "0.5")]
+    assert pinned(an_arm(), pins, "arm").space == pinned(an_arm(), pins[::-1], "arm").space
+
+
+def test_an_axis_that_only_one_arm_searches_is_said() -> None:
+    searched, fixed = an_arm(), pinned(an_arm(), [("lr", "0.5")], "arm")
+    spaces = {name: describe(arm.space) for name, arm in (("a", searched), ("a:lr=0.5", fixed))}
+    (said,) = question.pinned(spaces)
+    assert said.startswith("lr is 0.5 for a:lr=0.5 and searched for a")
+    assert question.pinned({"a": spaces["a"], "b": spaces["a"]}) == []
 
 
 @pytest.mark.parametrize(
@@ -121,3 +138,9 @@ def test_pins_that_exclude_each_other_are_refused() -> None:
 def test_what_there_is_not_gets_the_nearest(name: str, says: str) -> None:
     with pytest.raises(ArmError, match=says):
         search_spaces.load(name)
+
+
+@pytest.mark.parametrize("text", ["timm/resnet50.", "timm/resnet5.a1_in1k", "timm/."])
+def test_a_tag_that_is_empty_is_no_tag(text: str) -> None:
+    with pytest.raises(ArmError, match="timm has no"):
+        search_spaces.load(text)

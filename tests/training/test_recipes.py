@@ -17,6 +17,7 @@ from torch.nn import functional
 
 import search_spaces
 from search_spaces import Config, ImageSpec, load, load_recipe
+from search_spaces._weights import head_of
 from study.protocol.records import Epoch, Trial
 from study.scheduling.spaces import known, restrict
 from study.training import evaluation, loop
@@ -26,7 +27,7 @@ from study.training.evaluation import Split
 from study.training.loop import Training, build
 from study.training.mixing import AREA, ASPECT, Mixing, erase
 from study.training.optimizers import learning_rates
-from study.training.parameters import Group, freeze, groups, head_of, layers
+from study.training.parameters import Group, freeze, groups, layers
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -301,6 +302,25 @@ def test_layers_decay_as_timms_own_groups(name: str) -> None:
             assert found[key][1] == decays
         (classifier,) = head_of(net)
         assert classifier.endswith(str(model.pretrained_cfg["classifier"]))
+
+
+@pytest.mark.parametrize("name", ["levit_128s", "repvit_m0_9", "crossvit_9_240", "efficientvim_m1"])
+def test_all_that_depends_on_the_classes_is_the_head(name: str) -> None:
+    import timm
+
+    with torch.device("meta"):
+        few, many = (timm.create_model(name, num_classes=classes) for classes in (4, 5))
+    other = dict(many.named_parameters())
+    (fast,) = {g.scale for g in groups(few, {"head_factor": 10.0}, all_decay=True)} - {1.0}
+    head = {
+        id(p)
+        for g in groups(few, {"head_factor": 10.0}, all_decay=True)
+        if g.scale == fast
+        for p in g.parameters
+    }
+    ends = [n for n, p in few.named_parameters() if p.shape != other[n].shape]
+    assert len(ends) > 2
+    assert {id(few.get_parameter(n)) for n in ends} <= head
 
 
 def test_other_nets_have_layers_too_and_the_head_comes_last() -> None:

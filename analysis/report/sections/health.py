@@ -16,7 +16,7 @@ from study.protocol import allocation
 from study.protocol.accounting import budget, search_runs, searches, share, trained
 from study.protocol.allocation import CONFIRM_FLOOR, MARGIN, REDUCTION, TUNING_RUNS_FLOOR
 from study.protocol.history import History
-from study.protocol.question import DataCard, starts, unmatched
+from study.protocol.question import DataCard, pinned, starts, unmatched
 from study.protocol.records import PHASES
 from study.protocol.selection import best_first
 from study.protocol.text import counted, duration, listed, percent
@@ -228,7 +228,7 @@ def _undecided(evidence: Evidence, arm: str) -> list[str]:
 def _fairness(evidence: Evidence) -> list[str]:
     plan, history = evidence.plan, evidence.history
     sentences = [warning] if (warning := unmatched(plan.audits)) else []
-    sentences += starts(plan.weights, plan.arms, plan.data.size)
+    sentences += [*starts(plan.weights, plan.arms, plan.data.size), *pinned(plan.spaces)]
     extension = history.extension
     if extension is not None and not extension.pairs and evidence.look >= extension.look:
         sentences.append(

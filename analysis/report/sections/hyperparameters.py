@@ -56,7 +56,7 @@ def section(context: Context) -> Section:
         drawing=None if shown.empty else Drawing("levels", partial(draw, shown, context.palette, metric)),
         tables=tuple(tables),
         note=f"From random settings, each run to full length once, by validation {metric.title}; intervals 95 %. Omega weights early "
-        "finds more than late ones; the area weights all alike. Near the best: within {metric.gap(NEAR * metric.of_luck)} of what selection measured for the "
+        f"finds more than late ones; the area weights all alike. Near the best: within {metric.gap(NEAR * metric.of_luck)} of what selection measured for the "
         "chosen setting, or of the best random setting. A failed run counts as guessing. By value: all other parameters vary "
         "at random from run to run, so a value's mean is over those (observational over the other random axes), not at one "
         "fixed setting; an arm that ties its group width to its cardinality is thus compared at matched complexity."
