@@ -47,7 +47,7 @@ def _studies() -> None:
     prepared = prepare("images", seed=0, root=Path("data"))
     card = prepared.card
     run = with_nets(Path("run"), prepared, ARMS)
-    write_seen(run.images, prepared, {})
+    write_seen(run.images, prepared, [])
     kept.save(run.pictures, prepared.train, range(8))
     export(run, ARMS[0], Path("net"))
     audits, cost = dict.fromkeys(ARMS, AUDIT), dict.fromkeys(ARMS, 1.0)
