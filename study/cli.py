@@ -134,7 +134,7 @@ class Request:
     )  # fmt: skip
     out: str | None = _flag(
         RUNNING, flags.place, "DIR",
-        "where the study is written (default: runs/<time>-<data>): a folder, or s3://BUCKET/FOLDER, gs://..., "
+        "where the study is written (default: runs/<time>-<process>-<data>): a folder, or s3://BUCKET/FOLDER, gs://..., "
         f"file://..., brought up to date every {SYNC_SECONDS:g} s",
     )  # fmt: skip
     fraction: float | None = _flag(

@@ -39,21 +39,28 @@ def all_memory() -> int:
     return min([total, *(wall for wall, _ in _walls())])
 
 
-def _walls() -> Iterator[tuple[int, int]]:
-    """Size and free bytes of every container, job or service around this process that has a memory limit."""
+def groups(controller: str) -> Iterator[tuple[str, Path]]:
+    """Every cgroup around this process that ``controller`` may limit, the innermost first; and the controller, empty in version 2."""
     with suppress(OSError, ValueError):
         for line in OWN_CGROUP.read_text().splitlines():
-            _, controller, path = line.split(":", 2)
-            if controller not in WALLS:
+            _, controllers, path = line.split(":", 2)
+            if controllers and controller not in controllers.split(","):
                 continue
-            wall, used, reclaimed = WALLS[controller]
-            top = CGROUPS / controller
+            known = controller if controllers else ""
+            top = CGROUPS / known
             here = top / path.lstrip("/")
             for group in (here, *here.parents[: len(here.relative_to(top).parts)]):
-                with suppress(OSError, ValueError):  # "max" where there is no limit
-                    size = int((group / wall).read_text())
-                    spare = dict(x.split() for x in (group / "memory.stat").read_text().splitlines())
-                    yield size, size - int((group / used).read_text()) + int(spare.get(reclaimed, 0))
+                yield known, group
+
+
+def _walls() -> Iterator[tuple[int, int]]:
+    """Size and free bytes of every container, job or service around this process that has a memory limit."""
+    for known, group in groups("memory"):
+        wall, used, reclaimed = WALLS[known]
+        with suppress(OSError, ValueError):  # "max" where there is no limit
+            size = int((group / wall).read_text())
+            spare = dict(x.split() for x in (group / "memory.stat").read_text().splitlines())
+            yield size, size - int((group / used).read_text()) + int(spare.get(reclaimed, 0))
 
 
 def out_of_memory(error: BaseException) -> bool:

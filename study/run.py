@@ -20,6 +20,7 @@ from search_spaces import ArmError
 from study import cli, planning, session
 from study.cli import Request
 from study.commands import series
+from study.execution import host
 from study.loggers import feed
 from study.protocol import allocation, classes, looks, metrics
 from study.protocol.accounting import search_runs, shrunk, unspent
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     place = session.place_of(request)
     try:
-        with session.open_run(request, place, console.print) as opened:
+        with host.prepared(console.print), session.open_run(request, place, console.print) as opened:
             if opened.extension:
                 opened.extension = _still_open(opened.run, opened.extension)
             if opened.plan and opened.answered:
@@ -111,30 +112,19 @@ def _study(opened: Opened, console: Console, stop: StopSignal) -> None:
     if not opened.plan:
         say(f"{' against '.join(opened.arms)} on {request.data} for {budget}")
     planning.need_gpu(budget, request)
-
-    from study.execution import cluster
-
-    if request.address:
-        cluster.knock(request.address)
-    prepared = _read_data(opened, console)
-    if opened.added or not opened.plan:
-        new, recipe = opened.added or opened.arms, opened.plan.recipe if opened.plan else request.recipe
-        opened.starts |= planning.check_arms(new, opened.starts, recipe, prepared)
-    if opened.plan:
-        opened.take_up(prepared, say)
-    elif budget.resource == "cpu" and not request.address:
-        planning.quick_check(request, opened.arms, prepared)()
+    if not request.address:
+        host.place_for_ray(say)
 
     with ExitStack() as closing:
-        dashboard = cluster.connect(request.address, opened.run.log)
-        closing.callback(cluster.disconnect)
-        stop.listen()  # Ray has taken the handlers
-        say(
-            f"Ray dashboard: {dashboard} (it asks for the token that `ray get-auth-token` prints)"
-            if dashboard
-            else "no Ray dashboard: this Ray has none (pip install 'ray[default]')"
-        )
+        if request.address:  # what is wrong with the cluster is said before images are read
+            _connect(opened, closing, stop, say)
+        prepared = _read_data(opened, console)
+        _check_arms(opened, prepared, say)
+        if not request.address:
+            _connect(opened, closing, stop, say)
         if request.wait_for:
+            from study.execution import cluster
+
             say(f"waiting until the cluster has {request.wait_for} {budget.resource.upper()}s ...")
             cluster.wait_for(request.wait_for, budget.resource)
         plan = _resume(opened, prepared, say) if opened.plan else _begin(opened, prepared, console)
@@ -149,6 +139,32 @@ def _study(opened: Opened, console: Console, stop: StopSignal) -> None:
         _open_test(opened, plan, prepared, say)
 
     _report(opened, plan, say)
+
+
+def _check_arms(opened: Opened, prepared: "Prepared", say: Say) -> None:
+    """Take the images up with the arms, or refuse them, and a hopeless budget."""
+    request, plan = opened.request, opened.plan
+    if opened.added or not plan:
+        new, recipe = opened.added or opened.arms, plan.recipe if plan else request.recipe
+        opened.starts |= planning.check_arms(new, opened.starts, recipe, prepared)
+    if plan:
+        opened.take_up(prepared, say)
+    elif request.budget and request.budget.resource == "cpu" and not request.address:
+        planning.quick_check(request, opened.arms, prepared)()
+
+
+def _connect(opened: Opened, closing: ExitStack, stop: StopSignal, say: Say) -> None:
+    """Start Ray, or join the cluster; ``closing`` leaves it."""
+    from study.execution import cluster
+
+    dashboard = cluster.connect(opened.request.address, opened.run.log)
+    closing.callback(cluster.disconnect)
+    stop.listen()  # Ray has taken the handlers
+    say(
+        f"Ray dashboard: {dashboard} (it asks for the token that `ray get-auth-token` prints)"
+        if dashboard
+        else "no Ray dashboard: this Ray has none (pip install 'ray[default]')"
+    )
 
 
 def _report(opened: Opened, plan: Plan, say: Say) -> None:

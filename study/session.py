@@ -6,6 +6,7 @@ refuses before anything takes time: no image is read and neither torch nor Ray i
 
 import dataclasses
 import datetime
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -136,7 +137,8 @@ def place_of(request: Request) -> RunDir:
         return RunDir(Path(place))
     stem = Path(request.data.rpartition(":")[2]).name or "images"
     safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
-    return RunDir(Path("runs") / f"{datetime.datetime.now().strftime('%Y%m%d-%H%M%S')}-{safe}")
+    # two that start in one second differ by their process
+    return RunDir(Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}-{safe}")
 
 
 @contextmanager

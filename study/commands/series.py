@@ -8,6 +8,7 @@ on as it does alone; the series adds the order, the division of the budget, and 
 import argparse
 import datetime
 import json
+import os
 import re
 import signal
 import subprocess
@@ -116,7 +117,7 @@ def place_of(out: str) -> Path:
         raise InputError(
             f"--out {out}: several data sets are kept in a folder; start one study per data set for URIs"
         )
-    place = Path(out or f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}-series")
+    place = Path(out or f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}-{os.getpid()}-series")
     if place.exists():
         raise InputError(f"--out {out} exists: give a new folder, or go on with --resume {out}")
     return place

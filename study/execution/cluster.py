@@ -16,6 +16,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 import search_spaces
 import study
+from study.execution import host
 from study.execution.packing import Hardware
 from study.protocol.budget import Budget
 from study.protocol.errors import StudyError
@@ -49,7 +50,10 @@ def connect(address: str | None, log: Path) -> str:
     try:
         context = ray.init(
             address=address or "local",
-            runtime_env={"py_modules": modules, "env_vars": passed_on()},  # code only, addressed by content
+            num_cpus=None if address else host.cores(),  # Ray 2.60 sees no affinity, and the quota of no job
+            _plasma_directory=None if address else host.store(),
+            # code only, addressed by content
+            runtime_env={"py_modules": modules, "env_vars": passed_on() | host.UNPINNED},
             log_to_driver=False,
             logging_level=logging.WARNING,
             configure_logging=False,
@@ -61,13 +65,11 @@ def connect(address: str | None, log: Path) -> str:
         said = printable(" ".join(str(error).split())) or type(error).__name__
         if "Version mismatch" in said:
             raise StudyError(f"{said}. Every machine needs the same Ray and the same Python") from error
-        hint = (
-            "is it running, and does this machine have its token (RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)?"
-            if address
-            else f"its messages are in {log}"
-        )
+        hint = "; is it running, and does this machine have its token (RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)?"
+        if not address:  # the run's own log goes with a run that has not begun
+            hint = f"; its logs are in {logs}" if (logs := ray_patches.own_logs()) else ""
         raise StudyError(
-            f"Ray cannot be {'reached at ' + address if address else 'started'}: {said}; {hint}"
+            f"Ray cannot be {'reached at ' + address if address else 'started'}: {said}{hint}"
         ) from error
     finally:
         signal.signal(signal.SIGHUP, hang_up)

@@ -15,7 +15,7 @@ import torch
 import search_spaces
 from search_spaces import RECIPE, Arm, ArmError, Config, ImageSpec
 from study.data.images import Images
-from study.execution import feasibility, packing, rehearsal
+from study.execution import feasibility, host, packing, rehearsal
 from study.execution.packing import Way
 from study.execution.rehearsal import MEASURE_SECONDS, Rehearsal, Speed
 from study.memory import all_memory, free_memory, out_of_memory
@@ -36,6 +36,14 @@ class Meter:
         """Returns when the process is up, torch included. It trains on ``pool`` instead of made-up images if given."""
         self._pool, self._recipe = pool, recipe
         self._rehearsal: Rehearsal | None = None
+
+    def check_cores(self, counted: int) -> None:
+        """Raises InputError if this process may use fewer cores than Ray counts on its node."""
+        if (may := host.cores()) < counted:
+            raise InputError(
+                f"Ray counts {counted} cores on a node where its processes may use {may} (by affinity or quota, as in a batch "
+                f"system's job): start it there with ray start --num-cpus={may}"
+            )
 
     def complexity(self, name: str, config: Config, images: ImageSpec) -> tuple[int, int]:
         return named(lambda arm: rehearsal.complexity(arm, config, images), name, self._recipe)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from search_spaces import RECIPE, Arm, ArmError, Choice
 from study.data.images import Images, Streamed
 from study.execution import choices, cluster, packing, tasks
-from study.execution.measurements import Measurements, Meters
+from study.execution.measurements import Measurements, Meters, call_all
 from study.execution.meter import Meter
 from study.execution.rehearsal import MEASURE_SECONDS
 from study.protocol.budget import Budget
@@ -69,6 +69,8 @@ def survey(
         meters = Meters(crew, streamed, recipe)
         meters.first(1)
         startup = time.monotonic() - began
+        if have.resource == "cpu":
+            call_all(meters.first(1), "check_cores", min(have.cores))
         found = Measurements(
             meters, arms, image_spec(card), shared_batch_sizes(arms, train_images or card.train)
         )

@@ -26,6 +26,7 @@ os.environ.update(
 
 import ray
 import ray.exceptions
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private import ray_constants
 from ray._private.utils import get_dashboard_dependency_error
 from ray._raylet import Config  # type: ignore[attr-defined]
@@ -99,6 +100,12 @@ def log_to(path: Path) -> logging.Handler:
         logger.handlers = [handler]
         logger.propagate = False
     return handler
+
+
+def own_logs() -> str:
+    """Where the Ray that this process started, or tried to, keeps its logs; empty if it did not come so far."""
+    found = Path(get_default_ray_temp_dir()).glob(f"session_*_{os.getpid()}/logs")
+    return str(max(found, default=""))
 
 
 def log_again(handler: logging.Handler) -> None:

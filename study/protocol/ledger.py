@@ -3,6 +3,7 @@
 Spend, rungs, Optuna's studies and the report are all read from here; nothing else is state.
 """
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +17,11 @@ from study.protocol.errors import LedgerError
 from study.protocol.history import History
 from study.protocol.records import Beat, Epoch, Record
 from study.protocol.rundir import RunDir
+
+LOCKLESS = (
+    "; its file system has no locks, and nothing would keep a second driver away. Choose a folder on another one, or have it "
+    "mounted with locks (NFS: with its lock service; Lustre: -o flock)"
+)
 
 
 class Ledger(History):
@@ -44,7 +50,8 @@ class Ledger(History):
             raise LedgerError(f"{path} is being written by {self.run.holder()}") from error
         except OSError as error:
             os.close(self._file)
-            raise LedgerError(f"{path} cannot be written: {error.strerror}") from error
+            hint = LOCKLESS if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP) else ""
+            raise LedgerError(f"{path} cannot be written: {error.strerror}{hint}") from error
         except LedgerError:
             os.close(self._file)
             raise

@@ -109,7 +109,9 @@ class RunDir:
                 f"--out {self} has just been taken by another study: give another directory"
             ) from error
         except OSError as error:
-            raise InputError(f"--out {self} cannot be written: {error.strerror}") from error
+            raise InputError(
+                f"{self} cannot be written: {error.strerror}; --out DIRECTORY chooses another place"
+            ) from error
 
     def _occupied(self) -> str:
         what, hint = "something else", ""

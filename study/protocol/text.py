@@ -1,8 +1,8 @@
 """How the project writes numbers, lists and errors: one way everywhere."""
 
 import argparse
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 
@@ -94,5 +94,6 @@ class Parser(argparse.ArgumentParser):
 
 def printable(line: str) -> str:
     """The line as a record or a terminal can hold it: printable, at most 300 characters, without the user's home directory."""
-    home, line = str(Path.home()), escaped(line)
+    home = os.path.expanduser("~")  # noqa: PTH111  # Path.home() raises where there is none
+    line = escaped(line)
     return (line.replace(home, "~") if len(home) > 1 else line)[:300]

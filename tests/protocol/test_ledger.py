@@ -1,6 +1,8 @@
 """The ledger returns its records unchanged, or says why it cannot be trusted."""
 
 import dataclasses
+import errno
+import fcntl
 import math
 import os
 from pathlib import Path
@@ -205,6 +207,21 @@ def test_a_failed_write_leaves_the_file_whole_even_if_it_cannot_be_cut_at_once(
                 ledger.add(a_trial(3))  # no line is appended to half a line
         ledger.add(a_trial(4))
     assert [t.index for t in read(path).trials.values()] == [0, 4]
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As NFS without its lock service, Lustre without ``-o flock``, and some FUSE file systems answer."""
+
+    def none(file: int, operation: int) -> None:
+        del file, operation
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(LedgerError, match="mounted with locks"):
+        Ledger(tmp_path / "ledger.jsonl")
 
 
 def test_text_that_utf8_cannot_encode_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""What this machine lets a study use: its cores, a home, and a folder for Ray's files. Without Ray and torch, which it prepares."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from study.memory import groups
+from study.protocol.errors import InputError
+
+QUOTAS = {"": ("cpu.max",), "cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us")}
+"""cgroup version, as in ``memory.groups`` -> the files that hold microseconds of computing and the microseconds they are for."""
+UNPINNED = {"OMP_PROC_BIND": "false"}
+"""For the driver and the workers: with OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY every process takes the same core."""
+PATH_BYTES = 107
+"""Of a socket, on Linux; macOS has 103."""
+SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_MetricsHead"
+"""The longest of Ray 2.60, in its temporary folder."""
+LONGEST = PATH_BYTES - len(SOCKET)
+
+SHARED_MEMORY = "/dev/shm"
+ELSEWHERE = ("/tmp", *(f"{top}/study-{os.getuid()}" for top in ("/tmp", "/var/tmp")))
+"""Where Ray's files may go if not where the environment says."""
+
+
+def cores() -> int:
+    """Cores that this process may use, by its affinity and the CPU quotas around it, rounded down; at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *_quotas()]))
+
+
+def _quotas() -> Iterator[int]:
+    for known, group in groups("cpu"):
+        with suppress(OSError, ValueError):  # "max" where there is none
+            texts = [(group / name).read_text() for name in QUOTAS[known]]
+            quota, period = map(int, " ".join(texts).split())
+            if quota > 0:
+                yield quota // period
+
+
+@contextmanager
+def prepared(say: Callable[[str], None]) -> Iterator[None]:
+    """Give this process and its children a home that can be written, for the duration, and no core of their own.
+
+    Call it before torch and Ray are imported.
+    """
+    os.environ.update(UNPINNED)
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111  # Path.home() raises where there is none
+    mine = home.is_absolute() and os.access(home, os.W_OK | os.X_OK)
+    if mine or os.access(home / ".ray" / "auth_token", os.R_OK):
+        yield
+        return
+    with tempfile.TemporaryDirectory() as instead:
+        os.environ["HOME"] = instead
+        say(
+            f"note: there is no home directory that can be written ({home}): {instead} takes its place until the end. "
+            "Set HOME to keep what is fetched"
+        )
+        yield
+
+
+def place_for_ray(say: Callable[[str], None]) -> None:
+    """Set RAY_TMPDIR to a folder that Ray can use. Raises InputError if there is none."""
+    asked = _for_ray()
+    refused: dict[str, str] = {}
+    for place in (asked, *ELSEWHERE):
+        if not (why := refused.get(place) or _unfit(place)):
+            os.environ["RAY_TMPDIR"] = place
+            if refused:
+                say(f"note: Ray's files go to {place}/ray: {refused[asked]}")
+            return
+        refused[place] = why
+    raise InputError(
+        f"Ray finds no folder for its files: {'; '.join(refused.values())}. Set TMPDIR to a folder that you can write, with a path of at most {LONGEST} bytes"
+    )
+
+
+def store() -> str | None:
+    """The folder for Ray's object store where shared memory cannot be written; None leaves the choice to Ray."""
+    return None if os.access(SHARED_MEMORY, os.W_OK | os.X_OK) else f"{_for_ray()}/ray"
+
+
+def _for_ray() -> str:
+    """As Ray looks for it."""
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+
+
+def _unfit(place: str) -> str:
+    """Why Ray cannot use the folder, which is made if need be; empty if it can."""
+    folder = Path(place) / "ray"
+    if len(os.fsencode(place)) > LONGEST:
+        return f"{place} is too long a path for Ray's sockets"
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        return f"{place} cannot be written: {error.strerror}"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is another user's, or cannot be written"

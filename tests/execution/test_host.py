@@ -1,0 +1,113 @@
+"""What a machine lets a study use: cores by affinity and quota, a home, a folder for Ray. Ray is not started."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from study import memory
+from study.execution import host
+from study.protocol.errors import InputError
+
+
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.usefixtures("one_core")
+def test_cores_are_those_that_the_process_may_use() -> None:
+    assert host.cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "controller", "quota"),
+    [
+        ("0::/job/step", "", {"cpu.max": "{} 100000"}),
+        ("4:cpu,cpuacct:/job/step\n0::/", "cpu", {"cpu.cfs_quota_us": "{}", "cpu.cfs_period_us": "100000"}),
+    ],
+    ids=["cgroup 2", "cgroup 1"],
+)
+def test_cores_are_limited_by_the_tightest_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str, controller: str, quota: dict[str, str]
+) -> None:
+    mine, top = tmp_path / "cgroup", tmp_path / "groups"
+    mine.write_text(lines)
+    monkeypatch.setattr(memory, "OWN_CGROUP", mine)
+    monkeypatch.setattr(memory, "CGROUPS", top)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(128))
+    for path, microseconds, left in (
+        ("", "max" if not controller else "-1", 128),
+        ("job", "450000", 4),
+        ("job/step", "800000", 4),
+        ("job/step", "50000", 1),
+    ):
+        group = top / controller / path
+        group.mkdir(parents=True, exist_ok=True)
+        for name, text in quota.items():
+            (group / name).write_text(text.format(microseconds))
+        assert host.cores() == left
+
+
+@pytest.mark.parametrize("pins", ["OMP_PLACES=cores", "OMP_PROC_BIND=true", "GOMP_CPU_AFFINITY=0"])
+def test_trials_are_not_pinned_to_one_core(pins: str) -> None:
+    """torch's OpenMP reads these when it is loaded, and would pin every trial's process to the same core."""
+    if len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("there is only one core")
+    name, _, value = pins.partition("=")
+    library = next((Path(torch.__file__).parent / "lib").glob("libgomp*"))
+    look = f"import ctypes, os; ctypes.CDLL({str(library)!r}); print(len(os.sched_getaffinity(0)))"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OMP_PROC_BIND", raising=False)
+        patch.setenv(name, value)
+        assert _output(look) == "1"
+        with host.prepared(print):
+            assert _output(look) != "1"
+
+
+def _output(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_without_a_home_there_is_one_for_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("OMP_PROC_BIND", "")  # both are put back
+    notes: list[str] = []
+    with host.prepared(notes.append):
+        home = Path.home()
+        (home / ".ray").mkdir()
+    assert not home.exists()
+    assert str(home) in notes[0]
+    assert str(tmp_path / "file") in notes[0]
+
+
+def test_ray_gets_a_folder_with_room_for_its_sockets_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, file, notes = tmp_path / ("long" * 20), tmp_path / "file", list[str]()
+    file.touch()
+    for unfit in (long, file):
+        monkeypatch.setenv("TMPDIR", str(unfit))
+        monkeypatch.delenv("RAY_TMPDIR", raising=False)
+        host.place_for_ray(notes.append)
+        place = os.environ["RAY_TMPDIR"]
+        assert len(place + host.SOCKET) <= 107
+        assert Path(place, "ray").is_dir()
+        assert str(unfit) in notes[-1]
+        assert place in notes[-1]
+    host.place_for_ray(notes.append)  # what was found is fit
+    assert len(notes) == 2
+    monkeypatch.setattr(host, "ELSEWHERE", ())
+    monkeypatch.setenv("RAY_TMPDIR", str(long))
+    with pytest.raises(InputError, match="TMPDIR"):
+        host.place_for_ray(notes.append)
