@@ -104,7 +104,8 @@ def log_to(path: Path) -> logging.Handler:
 
 def own_logs() -> str:
     """Where the Ray that this process started, or tried to, keeps its logs; empty if it did not come so far."""
-    found = Path(get_default_ray_temp_dir()).glob(f"session_*_{os.getpid()}/logs")
+    temporary: str = get_default_ray_temp_dir()  # type: ignore[no-untyped-call]
+    found = Path(temporary).glob(f"session_*_{os.getpid()}/logs")
     return str(max(found, default=""))
 
 

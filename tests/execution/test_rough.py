@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.hosts]
         (
             "mount -t tmpfs -o ro none /dev/shm; mount -t tmpfs none /tmp/ray; taskset -p 1 $$",
             PROXY | {"HOME": "/proc", "TMPDIR": "{long}", "OMP_PLACES": "cores"},
-            ["(/proc)", "too long a path", "1 trial"],
+            ["(/proc)", "too long a path", "1 trials side by side, 1 core each"],
         ),
         (
             "mount -t tmpfs -o size=64m none /dev/shm; mount -t tmpfs -o ro none /tmp/ray",
