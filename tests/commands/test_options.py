@@ -1,5 +1,6 @@
 """A wrong flag ends with code 2 and one sentence that names a working one."""
 
+import os
 import shlex
 from pathlib import Path
 
@@ -106,6 +107,10 @@ def test_one_of_two_studies_gets_a_folder(tmp_path: Path) -> None:
         run.take()
     run.discard_false_start()
     assert not run.path.exists()
+
+
+def test_studies_that_start_in_one_second_get_two_folders() -> None:
+    assert f"-{os.getpid()}-" in place_of(parse(GOOD)).name
 
 
 def test_a_cpu_budget_takes_the_small_arms() -> None:

@@ -1,6 +1,7 @@
 """Error messages when Ray cannot be joined or has no dashboard; Ray is not started."""
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,9 +23,9 @@ def connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     monkeypatch.setattr(ray_patches, "match_token_mode", lambda _: None)
     monkeypatch.setattr(ray_patches, "stay_on_loopback", lambda *, wanted: None)  # noqa: ARG005
 
-    def call(init: Callable[..., Any]) -> str:
+    def call(init: Callable[..., Any], address: str | None = "127.0.0.1:6379") -> str:
         monkeypatch.setattr(ray, "init", init)
-        return cluster.connect("127.0.0.1:6379", tmp_path / "ray.log")
+        return cluster.connect(address, tmp_path / "ray.log")
 
     yield call
     for handler in logging.getLogger("ray.tune").handlers:
@@ -44,6 +45,23 @@ def test_another_version_of_ray_or_python_is_named_with_ours(connect: Callable[.
         assert version in str(refused.value)
     assert "\n" not in str(refused.value)
     assert "token" not in str(refused.value)
+
+
+def test_what_keeps_ray_from_starting_is_in_a_log_that_outlasts_the_run(
+    tmp_path: Path, connect: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's own goes with a study that has not begun."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    logs = tmp_path / "ray" / f"session_2026-01-01_00-00-00_000000_{os.getpid()}" / "logs"
+
+    def begin(**_: object) -> None:
+        logs.mkdir(parents=True)
+        raise RuntimeError("no raylet")
+
+    with pytest.raises(StudyError) as refused:
+        connect(begin, None)
+    assert str(logs) in str(refused.value)
+    assert "ray.log" not in str(refused.value)
 
 
 def test_all_messages_reach_the_log_although_ray_clears_the_handlers(

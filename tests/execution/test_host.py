@@ -11,6 +11,7 @@ import torch
 
 from study import memory
 from study.execution import host
+from study.execution.meter import Meter
 from study.protocol.errors import InputError
 
 
@@ -111,3 +112,19 @@ def test_ray_gets_a_folder_with_room_for_its_sockets_names(
     monkeypatch.setenv("RAY_TMPDIR", str(long))
     with pytest.raises(InputError, match="TMPDIR"):
         host.place_for_ray(notes.append)
+
+
+def test_ray_keeps_objects_elsewhere_where_shared_memory_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert host.store() is None
+    monkeypatch.setattr(host, "SHARED_MEMORY", "/proc/self")  # which not even root can write
+    assert host.store() == f"{tmp_path}/ray"
+
+
+def test_a_node_that_ray_takes_for_larger_is_refused() -> None:
+    """As one that was started in a batch system's job: Ray counts the cores of the machine."""
+    Meter().check_cores(host.cores())
+    with pytest.raises(InputError, match=f"--num-cpus={host.cores()}"):
+        Meter().check_cores(host.cores() + 1)
