@@ -1,6 +1,7 @@
 """What this machine lets a study use: its cores, a home, and a folder for Ray's files. Without Ray and torch, which it prepares."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -82,8 +83,9 @@ def store() -> str | None:
 
 
 def _for_ray() -> str:
-    """As Ray looks for it."""
-    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    """Where Ray 2.60 would put its files."""
+    usual = "TMPDIR" if sys.platform == "linux" else ""
+    return os.environ.get("RAY_TMPDIR") or os.environ.get(usual) or "/tmp"
 
 
 def _unfit(place: str) -> str:
