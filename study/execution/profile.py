@@ -67,10 +67,8 @@ def survey(
 
     with tasks.side_by_side(Meter, max(way.trials for way in ways), have) as crew:
         meters = Meters(crew, streamed, recipe)
-        meters.first(1)
+        call_all(meters.first(1), "check_cores", min(have.cores) if have.resource == "cpu" else 0)
         startup = time.monotonic() - began
-        if have.resource == "cpu":
-            call_all(meters.first(1), "check_cores", min(have.cores))
         found = Measurements(
             meters, arms, image_spec(card), shared_batch_sizes(arms, train_images or card.train)
         )
