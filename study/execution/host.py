@@ -1,6 +1,7 @@
 """What this machine lets a study use: its cores, a home, and a folder for Ray's files. Without Ray and torch, which it prepares."""
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_MetricsHe
 """The longest of Ray 2.60, in its temporary folder."""
 LONGEST = PATH_BYTES - len(SOCKET)
 
+ROOM = 100 * 2**20
+"""Bytes for the logs of Ray's processes and the code that it ships; a study leaves about 2 MB."""
 SHARED_MEMORY = "/dev/shm"
 ELSEWHERE = ("/tmp", *(f"{top}/study-{os.getuid()}" for top in ("/tmp", "/var/tmp")))
 """Where Ray's files may go if not where the environment says."""
@@ -73,7 +76,8 @@ def place_for_ray(say: Callable[[str], None]) -> None:
             return
         refused[place] = why
     raise InputError(
-        f"Ray finds no folder for its files: {'; '.join(refused.values())}. Set TMPDIR to a folder that you can write, with a path of at most {LONGEST} bytes"
+        f"Ray finds no folder for its files: {'; '.join(refused.values())}. Set TMPDIR to a folder that "
+        f"you can write, with {ROOM / 2**20:.0f} MiB free and a path of at most {LONGEST} bytes"
     )
 
 
@@ -96,6 +100,9 @@ def _unfit(place: str) -> str:
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(exist_ok=True)
+        free = shutil.disk_usage(folder).free
     except OSError as error:
         return f"{place} cannot be written: {error.strerror}"
+    if free < ROOM:
+        return f"{place} has {free / 2**20:.0f} MiB free, and Ray may need {ROOM / 2**20:.0f}"
     return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is another user's, or cannot be written"

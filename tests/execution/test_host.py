@@ -108,6 +108,9 @@ def test_ray_gets_a_folder_with_room_for_its_sockets_names(
         assert place in notes[-1]
     host.place_for_ray(notes.append)  # what was found is fit
     assert len(notes) == 2
+    monkeypatch.setattr(host, "ROOM", 2**62)
+    with pytest.raises(InputError, match="MiB free, and Ray"):
+        host.place_for_ray(notes.append)
     monkeypatch.setattr(host, "ELSEWHERE", ())
     monkeypatch.setenv("RAY_TMPDIR", str(long))
     with pytest.raises(InputError, match="TMPDIR"):
