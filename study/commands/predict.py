@@ -20,6 +20,7 @@ from torch import nn
 from study.commands.export import restored
 from study.data.images import shown
 from study.data.kinds import candidate
+from study.data.listing import files
 from study.data.opened import reading_of
 from study.data.reading import Reading, UnreadableError, read_each
 from study.protocol import consistency
@@ -70,7 +71,7 @@ def _files(given: Sequence[Path], bad: list[str]) -> list[Path]:
     found: list[Path] = []
     for path in given:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if candidate(p) and not _hidden(p.relative_to(path)))
+            inside = [p for p in files(path) if candidate(p)]
             found += inside
             bad += [] if inside else [f"{shown(path)}: it holds no images"]
         elif path.is_file():
@@ -78,10 +79,6 @@ def _files(given: Sequence[Path], bad: list[str]) -> list[Path]:
         else:
             bad.append(f"{shown(path)}: {'it is no file' if path.exists() else 'there is no such file'}")
     return found
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _said(net: nn.Module, files: Sequence[Path], reading: Reading, bad: list[str]) -> Iterator[Row]:

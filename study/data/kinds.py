@@ -4,6 +4,8 @@ from pathlib import Path
 
 from study.data.reading import UnreadableError, header
 
+NO_IMAGE = ("no known image", "broken", "cannot be opened")
+"""Kinds of ``UnreadableError`` that leave open whether a file was an image."""
 BESIDE = frozenset(
     [
         ".cfg",
@@ -48,16 +50,20 @@ BESIDE = frozenset(
 
 
 def candidate(path: Path) -> bool:
-    """Whether it is to be read: any file but those of ``BESIDE``. One that then turns out to be no image is a lost image."""
-    return path.suffix.lower() not in BESIDE and (path.is_file() or not path.exists())  # a dangling link
+    """Whether it is to be read: an image, or any other file that is not hidden and has no suffix of ``BESIDE``: a lost image."""
+    if hidden(path) or path.suffix.lower() in BESIDE:
+        return is_image(path)
+    return path.is_file() or not path.exists()  # a dangling link
 
 
 def is_image(path: Path) -> bool:
-    """Whether it can be opened as an image, by its header."""
-    if not candidate(path):
-        return False
+    """Whether its header is that of an image, even of one that is too large or has negative pixels."""
     try:
         header(path)
-    except UnreadableError:
-        return False
+    except UnreadableError as error:
+        return error.kind not in NO_IMAGE
     return True
+
+
+def hidden(path: Path) -> bool:
+    return path.name.startswith(".")

@@ -1,10 +1,10 @@
-"""What lies in a folder of images: its folders and files in a fixed order, at any depth, without names that begin with a dot."""
+"""What lies in a folder of images: its folders and files in a fixed order, at any depth, without folders that begin with a dot."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from study.data.kinds import is_image
+from study.data.kinds import hidden, is_image
 
 
 def folders(path: Path) -> list[Path]:
@@ -12,17 +12,14 @@ def folders(path: Path) -> list[Path]:
     return sorted(p for p in path.iterdir() if p.is_dir() and not hidden(p)) if path.is_dir() else []
 
 
-def files(path: Path, *, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+def files(path: Path, *, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
     """Everything else in ``path`` by name, then that of each folder inside; links that lead back up are not followed."""
-    status = path.stat()
-    own = (status.st_dev, status.st_ino)
-    if own in above:
-        return
-    entries = sorted(p for p in path.iterdir() if not hidden(p))
-    inside = [p for p in entries if p.is_dir()]
-    yield from (p for p in entries if p not in inside)
-    for folder in inside:
-        yield from files(folder, above=above | {own})
+    above |= {path.resolve(), *path.resolve().parents}
+    entries = sorted(path.iterdir())
+    yield from (p for p in entries if not p.is_dir())
+    for folder in folders(path):
+        if folder.resolve() not in above:
+            yield from files(folder, above=above)
 
 
 def dotted(path: Path) -> list[str]:
@@ -32,10 +29,6 @@ def dotted(path: Path) -> list[str]:
         found += [str((Path(at) / name).relative_to(path)) for name in inside if name.startswith(".")]
         inside[:] = [name for name in inside if not name.startswith(".")]
     return sorted(found)
-
-
-def hidden(path: Path) -> bool:
-    return path.name.startswith(".")
 
 
 def has_image(path: Path) -> bool:

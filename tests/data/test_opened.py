@@ -48,10 +48,13 @@ def test_photos_that_differ_in_their_orientation_only_are_told_apart(tmp_path: P
     np.testing.assert_array_equal(pixels[labels == 1], np.rot90(pixels[labels == 0], -1, (2, 3)))
 
 
-def test_suffixes_do_not_matter_and_what_is_no_image_is_told(tmp_path: Path) -> None:
+def test_names_do_not_matter_and_what_is_no_image_is_told(tmp_path: Path) -> None:
     tree(tmp_path, suffix="jpg")
     for i, file in enumerate(sorted((tmp_path / "train" / "dog").iterdir())):
-        file.rename(file.with_suffix((".jfif", ".jpe", "", ".JPEG", ".dat")[i % 5]))
+        file.rename(file.with_suffix((".jfif", ".jpe", "", ".JPEG", ".dat", ".db")[i % 6]))
+    for file in (tmp_path / "train" / "cat").glob("01*"):
+        file.rename(file.with_name(f".{file.name}"))
+    (tmp_path / "train" / "cat" / "._000.jpg").write_bytes(b"\0\x05\x16\x07\0\x02\0\0Mac OS X")
     (tmp_path / "train" / "dog" / "labels.xml").write_text("<x/>")  # no image, and no loss
     prepared = folder(tmp_path)
     assert prepared.card.train_counts == (30, 30)

@@ -90,12 +90,30 @@ def test_folders_inside_a_class_are_read(tmp_path: Path) -> None:
         to = tmp_path / "train" / "cat" / "deep" / f"{i % 3}"
         to.mkdir(parents=True, exist_ok=True)
         file.rename(to / file.name)
-    (tmp_path / "train" / "cat" / "deep" / "up").symlink_to(tmp_path / "train" / "cat")  # without end
+    for link, up in {"up": "cat", "further_up": ".", "ant": "ant/.."}.items():
+        (tmp_path / "train" / "cat" / "deep" / link).symlink_to(tmp_path / "train" / up)  # without end
     nested = folder(tmp_path)
     assert nested.card.classes == whole.card.classes
     assert (nested.card.train, nested.card.test) == (28, 12)
     joined = images(nested) | sealed(nested, tmp_path / "a.npz")
     assert joined == images(whole) | sealed(whole, tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize("part", ["", "train"])
+def test_a_class_without_a_readable_image_is_lost_and_not_left_out(tmp_path: Path, part: str) -> None:
+    fill(tmp_path / part, {"ant": 20, "cat": 20})
+    for suffix in (".heic", ".jpg"):
+        (tmp_path / part / suffix[1:]).mkdir()
+        for i in range(5):
+            (tmp_path / part / suffix[1:] / f"{i}{suffix}").touch()
+    with pytest.raises(InputError, match="5 of 5 files of class 'heic' and more than 1% of 1 other class"):
+        folder(tmp_path)
+
+
+def test_an_empty_folder_beside_flat_classes_is_told(tmp_path: Path) -> None:
+    fill(tmp_path, {"ant": 20, "cat": 20})
+    (tmp_path / "dog").mkdir()
+    assert "dog/ left out, beside the classes" in folder(tmp_path).card.note
 
 
 def test_what_is_left_out_is_told(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from study.data.images import Files, few, shown
-from study.data.kinds import candidate, is_image
-from study.data.listing import dotted, files, folders, has_image, hidden
+from study.data.kinds import candidate, hidden, is_image
+from study.data.listing import dotted, files, folders, has_image
 from study.data.parts import role
 from study.data.sources import Content, Part, Source
 from study.protocol.errors import InputError
@@ -61,8 +61,10 @@ def _check_parts(root: Path, named: Sequence[Path], parts: Mapping[str, Sequence
 
 def _flat(root: Path, named: Sequence[Path]) -> list[Path]:
     """Class folders without a part around them; a class may be called train, unless all are called like parts."""
-    classes = [p for p in folders(root) if has_image(p)]
-    if all(p in named for p in classes):
+    classes = [
+        p for p in folders(root) if any(map(candidate, files(p)))
+    ]  # one without readable images is a lost class
+    if all(p in named or not has_image(p) for p in classes):
         there = root / "train"
         bare = there if there.is_dir() or not named else named[0]
         raise InputError(
@@ -80,7 +82,7 @@ def _part(root: Path, inside: Sequence[Path], classes: Sequence[str], others: Co
     for folder in inside:
         there = list(files(folder))
         images = [p for p in there if candidate(p)]
-        others.update(p.suffix.lower() or "no suffix" for p in there if not candidate(p))
+        others.update(p.suffix.lower() or "no suffix" for p in there if not (candidate(p) or hidden(p)))
         names += [os.fsencode(image.relative_to(root)) for image in images]
         labels += [classes.index(shown(folder.name))] * len(images)
     return Part(images=Files(root, tuple(names)), labels=labels)
@@ -95,10 +97,10 @@ def _notes(root: Path, used: Sequence[Path], others: Counter[str], *, whole: boo
             "1 file that is no image" if others.total() == 1 else f"{others.total()} files that are no images"
         )
         notes.append(f"{are} left out: {kinds}")
-    beside = [f"{shown(p.name)}/" for p in folders(root) if p not in used and has_image(p)]
+    beside = [f"{shown(p.name)}/" for p in folders(root) if p not in used and (whole or has_image(p))]
     notes += [f"{few(beside)} left out, beside the {'classes' if whole else 'parts'}"] if beside else []
     around = [root] if whole else [root, *used]
-    if loose := sum(is_image(p) for folder in around for p in folder.iterdir() if not hidden(p)):
+    if loose := sum(is_image(p) for folder in around for p in folder.iterdir()):
         notes.append(f"{counted(loose, 'image')} left out, outside the class folders")
     if dots := dotted(root):
         notes.append(f"folders that begin with a dot left out: {few([shown(name) for name in dots])}")
