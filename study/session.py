@@ -27,7 +27,7 @@ from study.protocol.ledger import Ledger
 from study.protocol.plan import Plan
 from study.protocol.question import Weights
 from study.protocol.records import Cost, Extension, Session
-from study.protocol.rundir import PLAN, RunDir
+from study.protocol.rundir import PLAN, RunDir, discard_partial
 from study.protocol.text import duration
 from study.storage.fetch import check_new, has_study, home_of
 from study.storage.objects import is_uri
@@ -204,7 +204,7 @@ def _ledger(run: RunDir) -> Iterator[Ledger]:
     except LedgerError as error:
         raise FinalError(str(error)) from error
     with ledger:
-        run.discard_partial()
+        discard_partial(run.path)
         yield ledger
 
 

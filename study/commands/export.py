@@ -37,7 +37,7 @@ from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.question import DataCard
 from study.protocol.records import Trial
-from study.protocol.rundir import RunDir
+from study.protocol.rundir import IMAGES, RunDir, discard_partial
 from study.storage.fetch import local
 from study.training import checkpoint
 from study.training.loop import build
@@ -63,6 +63,8 @@ def export(run: RunDir, arm: str, out: Path) -> list[str]:
     trial, net = restored(plan, history, run, arm)
     images = image_spec(plan.data)
     out.mkdir(parents=True, exist_ok=True)
+    for name in (weights.FILE, IMAGES):
+        discard_partial(out, name)
     weights.write(
         out, net.state_dict(), trial=trial.id, data=plan.data.spec, size=images.size, seen=run.images
     )

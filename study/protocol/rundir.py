@@ -133,11 +133,6 @@ class RunDir:
         except OSError:
             return "another process"
 
-    def discard_partial(self) -> None:
-        """Remove what killed processes had begun to write. Only its one writer calls this."""
-        for partial in self.path.rglob(f"*{PARTIAL}"):
-            partial.unlink(missing_ok=True)
-
     def discard_false_start(self) -> None:
         """Remove what a study left that ended before it had a plan or a record, and the folder if that is all."""
         if self.plan.exists() or (self.ledger.exists() and self.ledger.stat().st_size > 0):
@@ -194,6 +189,12 @@ def _sync(folder: Path) -> None:
             os.fsync(file)
         finally:
             os.close(file)
+
+
+def discard_partial(folder: Path, name: str = "**/*") -> None:
+    """Remove what killed processes had begun to write of the files of this ``name``. Only their one writer calls this."""
+    for partial in folder.glob(f"{name}.[0-9]*{PARTIAL}"):
+        partial.unlink(missing_ok=True)
 
 
 def write(path: Path, content: bytes) -> None:

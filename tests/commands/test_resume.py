@@ -23,7 +23,7 @@ from study.protocol.history import History
 from study.protocol.ledger import Ledger, read
 from study.protocol.question import Weights
 from study.protocol.records import SCORED_PHASES, Scored, TestOpened
-from study.protocol.rundir import RunDir
+from study.protocol.rundir import RunDir, discard_partial
 
 ARMS = ("tiny_resnext", "resnet50")
 ASKED = dataclasses.replace(
@@ -130,6 +130,14 @@ def test_the_question_comes_from_the_plan(tmp_path: Path) -> None:
         assert opened.arms.keys() == set(ARMS)
     assert (tmp_path / "plan.json").exists()
     assert not left.exists()
+
+
+def test_only_half_written_files_of_the_asked_name_are_removed(tmp_path: Path) -> None:
+    ours, others = tmp_path / "net.npz.12.partial", (tmp_path / "net.npz.partial", tmp_path / "x.12.partial")
+    for path in (ours, *others):
+        path.touch()
+    discard_partial(tmp_path, "net.npz")
+    assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
 def test_a_false_start_leaves_no_trace(tmp_path: Path) -> None:
