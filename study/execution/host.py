@@ -72,6 +72,7 @@ def place_for_ray(say: Callable[[str], None]) -> None:
         if not (why := refused.get(place) or _unfit(place)):
             os.environ["RAY_TMPDIR"] = place
             if refused:
+                os.environ["TMPDIR"] = place  # the dashboard's processes have sockets there
                 say(f"note: Ray's files go to {place}/ray: {refused[asked]}")
             return
         refused[place] = why

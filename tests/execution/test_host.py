@@ -104,6 +104,7 @@ def test_ray_gets_a_folder_with_room_for_its_sockets_names(
         place = os.environ["RAY_TMPDIR"]
         assert len(place + host.SOCKET) <= 107
         assert Path(place, "ray").is_dir()
+        assert os.environ["TMPDIR"] == place
         assert str(unfit) in notes[-1]
         assert place in notes[-1]
     host.place_for_ray(notes.append)  # what was found is fit
