@@ -26,8 +26,8 @@ def opened():
     The net is on the CPU, in evaluation mode: it takes pixels / 127.5 - 1, (n, channels, size, size), and gives logits.
     """
     try:
-        if not (HERE / "config.json").is_file():
-            raise ValueError("config.json is not here")
+        if not all((HERE / name).is_file() for name in ("config.json", "weights.safetensors")):
+            raise ValueError("config.json or weights.safetensors is not here")
         card = json.loads((HERE / "config.json").read_text(encoding="utf-8"))
         reading, images = Reading(**card["reading"]), ImageSpec(**card["images"])
         sizes = (reading.size, reading.channels, len(card["classes"]))

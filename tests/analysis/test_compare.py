@@ -240,7 +240,7 @@ def test_a_net_stored_twice_counts_once_with_a_warning(
     a, b = two()
     asked = facts(capsys, *pair(tmp_path / "asked", a, b))
     found = facts(capsys, *pair(tmp_path / "twice", a[[0, 1, 1, 2, 0, 3, 4]], b))
-    assert "Of the 7 runs of alpha only 5 nets can be told apart" in found.pop("warning")
+    assert "Of the 7 runs of alpha only 5 nets can be distinguished" in found.pop("warning")
     assert asked.pop("warning") is None
     assert found == asked
     assert stdout_of(capsys, *pair(tmp_path / "twice", a[[0, 0, 1]], b)).startswith(
@@ -256,7 +256,7 @@ def test_perfect_nets_are_distinguished_by_their_probabilities(
     other = side(tmp_path / "other.npz", labels=LABELS, predictions=two()[1])
     found = facts(capsys, perfect, other)
     assert found["verdict"] == "better"
-    assert "Of the 3 runs of perfect only 2 nets can be told apart" in found["warning"]
+    assert "Of the 3 runs of perfect only 2 nets can be distinguished" in found["warning"]
 
 
 def test_near_copies_of_a_run_cause_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

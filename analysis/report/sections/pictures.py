@@ -73,7 +73,13 @@ def _sources(context: Context) -> Mapping[int, str]:
         starts = [0, *ends[:-1].tolist()]
         each = zip(positions.tolist(), starts, ends.tolist(), strict=True)
         kept = {int(i): content[int(start) : int(end)] for i, start, end in each}
-    except (npz.ArraysError, KeyError, ValueError, TypeError, OverflowError):  # none were kept, or not by us
+    except (
+        npz.ArraysError,
+        LookupError,
+        ValueError,
+        TypeError,
+        OverflowError,
+    ):  # none were kept, or not by us
         return {}
     sources = {}
     for i, file in kept.items():
