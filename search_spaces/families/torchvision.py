@@ -8,10 +8,13 @@ from typing import Any
 
 from torch import nn
 from torchvision import models
+from torchvision.ops import StochasticDepth
 
 from search_spaces import Arm, ArmError, Config, ImageSpec
 from search_spaces._names import nearest
 
+DEEP = ("convnext", "efficientnet", "maxvit", "swin")
+"""Its nets with stochastic depth."""
 SIZED = "image_size"
 """What its transformers call the size that they are built for."""
 
@@ -24,15 +27,27 @@ def arm(name: str) -> Arm:
     if name not in names():
         raise ArmError(f"torchvision has no {name!r}. The nearest are {', '.join(nearest(name, names()))}")
 
-    def build(_config: Config, images: ImageSpec) -> nn.Module:
+    def build(config: Config, images: ImageSpec) -> nn.Module:
         sized = {SIZED: images.size} if name.startswith("vit_") else {}
         extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
         net: nn.Module = models.get_model(name, weights=None, num_classes=images.classes, **sized, **extra)
         if images.channels != 3:
             _of_channels(net, images.channels)
+        _regularise(net, float(config.get("drop_path", 0.0)))
         return net
 
-    return Arm(build, space={})
+    return Arm(build, takes=("drop_path",) if name.startswith(DEEP) else ())
+
+
+def _regularise(net: nn.Module, drop_path: float) -> None:
+    """Stochastic depth as the recipe says, rising to ``drop_path`` as torchvision has it; no dropout, which no recipe searches."""
+    deep = [module for module in net.modules() if isinstance(module, StochasticDepth)]
+    most = max((module.p for module in deep), default=0.0) or 1.0
+    for module in deep:
+        module.p *= drop_path / most
+    for module in net.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
 
 
 def _of_channels(net: nn.Module, channels: int) -> None:

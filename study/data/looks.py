@@ -37,6 +37,8 @@ class Looks:
     """``(n, channels, ROWS, COLUMNS)``."""
     side: int
     """Pixels per side of the images."""
+    source: NDArray[np.uint64]
+    """A hash of the file, or of the pixels before they were scaled."""
 
     @classmethod
     def empty(cls, count: int, channels: int, side: int) -> "Looks":
@@ -45,6 +47,7 @@ class Looks:
             np.zeros(count, dtype=np.uint64),
             np.zeros((count, channels, ROWS, COLUMNS), dtype=np.uint8),
             side,
+            np.zeros(count, dtype=np.uint64),
         )
 
     def see(self, start: int, pixels: NDArray[np.uint8]) -> None:
@@ -55,10 +58,12 @@ class Looks:
         steps = np.diff((tall @ _shares(COLUMNS + 1, side).T).mean(axis=1), axis=2) > STEP
         self.steps[rows] = np.packbits(steps.reshape(len(pixels), -1), axis=1).view(">u8")[:, 0]
         self.thumbs[rows] = (tall @ _shares(COLUMNS, side).T).round().astype(np.uint8)
-        self.exact[rows] = [int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:8]) for image in pixels]
+        self.exact[rows] = [first_bytes(hashlib.sha256(image.tobytes())) for image in pixels]
 
     def take(self, indices: NDArray[np.int64]) -> "Looks":
-        return Looks(self.exact[indices], self.steps[indices], self.thumbs[indices], self.side)
+        return Looks(
+            self.exact[indices], self.steps[indices], self.thumbs[indices], self.side, self.source[indices]
+        )
 
     def and_those(self, other: "Looks") -> "Looks":
         return Looks(
@@ -66,10 +71,16 @@ class Looks:
             np.concatenate([self.steps, other.steps]),
             np.concatenate([self.thumbs, other.thumbs]),
             self.side,
+            np.concatenate([self.source, other.source]),
         )
 
     def __len__(self) -> int:
         return len(self.exact)
+
+
+def first_bytes(sha: "hashlib._Hash") -> int:
+    """Of a SHA-256, as 64 bits."""
+    return int.from_bytes(sha.digest()[:8])
 
 
 def near(pool: Looks, test: Looks) -> list[tuple[int, int]]:

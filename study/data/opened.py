@@ -1,6 +1,7 @@
 """The parts of a data set as images that are read alike, and what they have in common."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from PIL import Image
 
 from study.data import losses
 from study.data.images import BLOCK, Files, Images, shown
-from study.data.looks import Looks, contradictions, near
+from study.data.looks import Looks, contradictions, first_bytes, near
 from study.data.losses import Loss
 from study.data.reading import Fit, Reading
 from study.data.sources import Part
@@ -129,10 +130,12 @@ def _arrays(parts: Sequence[Part], asked: Asked) -> Opened:
     for part in parts:
         assert not isinstance(part.images, Files)
         pixels = part.images
+        source = [first_bytes(hashlib.sha256(image.tobytes())) for image in pixels]
         if asked.size and asked.size != pixels.shape[-1]:
             notes = [f"images scaled from {pixels.shape[-1]} to {asked.size} x {asked.size} pixels"]
             pixels = _scaled(pixels, asked.size)
         look = Looks.empty(len(pixels), *pixels.shape[1:3])
+        look.source[:] = source
         for start in range(0, len(pixels), BLOCK):
             look.see(start, pixels[start : start + BLOCK])
         images.append(Images(pixels, np.asarray(part.labels, dtype=np.int64)))

@@ -51,6 +51,7 @@ def prepare(
         prepared = Prepared(
             spec=spec, classes=classes, train=pool, test=found.images[1], notes=notes, kept=found.kept,
             source=_source(found.parts[1]), hashes=found.hashes(found.seen(0), found.seen(1)),
+            sources=(found.seen(0).looks.source, found.seen(1).looks.source),
         )  # fmt: skip
         prepared.card = found.card(prepared.card, found.seen(0), found.seen(1), asked)
         return prepared
@@ -61,6 +62,7 @@ def prepare(
     prepared = Prepared(
         spec=spec, classes=classes, train=some(pool, train), test=some(pool, apart), notes=notes, kept=found.kept,
         apart=True, source=_source(found.parts[0], apart), hashes=found.hashes(found.seen(0, train), found.seen(0, apart)),
+        sources=(found.seen(0, train).looks.source, found.seen(0, apart).looks.source),
     )  # fmt: skip
     prepared.card = found.card(prepared.card, found.seen(0, train), found.seen(0, apart), asked)
     return prepared

@@ -38,9 +38,11 @@ class Prepared:
         apart: bool = False,
         source: str = "",
         hashes: tuple[Hashes, Hashes] | None = None,
+        sources: tuple[Hashes, Hashes] | None = None,
     ) -> None:
         """``source``: SHA-256 over the test's source files, if there are any. ``apart``: the study chose the test part, so
-        copies of its images leave the training images. ``hashes``: of each image's pixels, if they were decoded before.
+        copies of its images leave the training images. ``hashes``: of each image's pixels, if they were decoded before. ``sources``: the
+        same before any scaling, by which a study at another size knows them.
 
         Raises InputError when the test part is too small to say anything, or all images of a class are copies.
         """
@@ -57,11 +59,15 @@ class Prepared:
         self.kept = kept
         """Where the images are kept, and why; another machine may keep them elsewhere."""
         fingerprint, (known, self._tested) = _of_hashes(train, test, hashes, classes)
+        sources = sources or (known, self._tested)
+        self._tested_sources = sources[1]
+        seen = [known, sources[0]]
         notes, copies = list(notes), int(np.isin(self._tested, known).sum())
         if copies and apart:
             own = np.flatnonzero(~np.isin(known, self._tested))
             notes.append(f"{len(train) - len(own)} training images left out, as copies of test images")
             train, copies, known = some(train, own), 0, known[own]
+            seen = [known, sources[0][own]]
         elif copies:
             notes.append(
                 f"WARNING: {copies} of {len(test)} test images are training images too, pixel for pixel"
@@ -73,7 +79,7 @@ class Prepared:
             )
         notes += _group_copies(train, known.tolist())
         self.train = train
-        self.seen = np.unique(known)  # the training images, as ``_read`` hashes them, ascending
+        self.seen = np.unique(np.concatenate(seen))  # the training images and their sources, ascending
         self.card = DataCard(
             spec=spec,
             classes=classes,
@@ -89,7 +95,7 @@ class Prepared:
 
     def tested_among(self, seen: Hashes) -> int:
         """How many test images are among these."""
-        return int(np.isin(self._tested, seen).sum())
+        return int((np.isin(self._tested, seen) | np.isin(self._tested_sources, seen)).sum())
 
     def seal(self, path: Path) -> None:
         """Write the test part to ``path`` (.npz, all or nothing) and forget it.

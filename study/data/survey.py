@@ -4,6 +4,7 @@ The training pool alone decides size, colour and white. A file that cannot be re
 decides whether the study may go on without it.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.data.images import TASK, Files, Images, Streamed, path_of, quiet, shown, threads_here
-from study.data.looks import Looks
+from study.data.looks import Looks, first_bytes
 from study.data.losses import Loss
 from study.data.reading import (
     BACKGROUND,
@@ -179,7 +180,10 @@ def _decoded(part: _Part, reading: Reading, *, keep: bool) -> _Read:
         block = pixels[start : rows.stop] if keep else np.empty((len(rows), *shape), dtype=np.uint8)
         for place, i in enumerate(rows):
             try:
-                block[place], did = read_with_facts(path_of(part.files.root, part.files.names[i]), reading)
+                path = path_of(part.files.root, part.files.names[i])
+                block[place], did = read_with_facts(path, reading)
+                with path.open("rb") as file:
+                    looks.source[i] = first_bytes(hashlib.file_digest(file, "sha256"))
                 facts[i] = [getattr(did, name) for name in FACTS]
             except UnreadableError as error:
                 failed[i], block[place] = error, 0

@@ -160,7 +160,7 @@ class Weights:
     size: int = 0
     """Pixels of a side that they were trained with; 0 if unknown."""
     images: int = 0
-    """How many images they are known to have seen."""
+    """How many hashes are known of images that they have seen: of pixels, and of files."""
     new: tuple[str, ...] = ()
     """The parameters that they lack or that do not fit, drawn at random."""
 

@@ -1,10 +1,12 @@
 """Whether an arm can be built for the study's images, and what of its weights fits, before anything is measured."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
+from torch import Tensor, nn
 
 import search_spaces
 from search_spaces import Arm, ArmError, Choice, Config, ImageSpec
@@ -37,12 +39,25 @@ def _fault(arm: Arm, images: ImageSpec) -> str:
     try:
         with torch.device("meta"):
             net = arm.build(arm.default(), images).eval()
+            patches = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == m.stride]
+            for patch in patches:
+                patch.register_forward_pre_hook(functools.partial(_see_all, images.size))
             logits = net(torch.empty(2, images.channels, images.size, images.size))
     except Exception as error:  # noqa: BLE001  # any fault of an arm becomes a sentence with its name
         return f"{type(error).__name__}: {first_line(error)}"
     expected = (2, images.classes)
     found = tuple(getattr(logits, "shape", ()))
     return "" if found == expected else f"for two images it gives {found} numbers, and not {expected}"
+
+
+def _see_all(side: int, patch: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Raises ArmError if patches of an image ``side`` pixels wide leave some of them out."""
+    assert isinstance(patch, nn.Conv2d)
+    width = patch.kernel_size[0]
+    if inputs[0].shape[-1] == side and patch.padding == (0, 0) and (rest := side % width):
+        raise ArmError(
+            f"its patches of {width} pixels would leave out {rest} of {side} rows and columns of every image"
+        )
 
 
 def fitted(name: str, recipe: str, start: Start, images: ImageSpec) -> Start:

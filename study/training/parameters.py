@@ -12,6 +12,9 @@ from torch import nn
 from search_spaces._weights import head_of
 from study.protocol.records import Config
 
+UNDECAYED = ("class_token", "pos_embedding", "relative_position_bias_table", "layer_scale")
+"""What torchvision calls the parameters that timm's models name themselves."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
@@ -37,7 +40,9 @@ def groups(net: nn.Module, config: Config, *, all_decay: bool) -> list[Group]:
     found: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
-            decays = all_decay or not (parameter.ndim <= 1 or name.endswith(".bias") or name in named)
+            own = name.rpartition(".")[2]
+            flat = parameter.ndim <= 1 or own == "bias" or own in UNDECAYED
+            decays = all_decay or not (flat or name in named)
             scale = slower ** (last - layer_of.get(name, last))
             scale *= faster if heads and name.startswith(heads) else 1.0
             found.setdefault((scale, decays), []).append(parameter)

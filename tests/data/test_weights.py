@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from support.folders import folder
+from support.folders import folder, read_as
 from support.pictures import make_images
 from timm.models import PretrainedCfg, get_pretrained_cfg
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import search_spaces
 from search_spaces import ArmError, ImageSpec
 from study.data import weights
+from study.data.opened import Asked
 from study.data.weights import Start, chosen, tensors
 from study.protocol.errors import InputError
 from study.training.beginning import fitted
@@ -150,6 +151,17 @@ def test_weights_that_have_seen_test_images_are_refused(tmp_path: Path) -> None:
     assert leaked.start is not None
     with pytest.raises(InputError, match=r"3 of the \d+ sealed test images .* tiny_resnet@"):
         weights.check_unseen({leaked.name: leaked.start}, prepared)
+
+
+@pytest.mark.parametrize("asked", [Asked(size=12), Asked(size=12, fit="crop"), Asked(size=12, fit="pad")])
+def test_seen_images_are_known_at_any_size(tmp_path: Path, asked: Asked) -> None:
+    make_images(tmp_path / "a", train=12, test=6)
+    (tmp_path / "b").mkdir()
+    for part, other in (("train", "test"), ("test", "train")):
+        shutil.copytree(tmp_path / "a" / part, tmp_path / "b" / other)
+    prepared = folder(tmp_path / "a")
+    assert read_as(tmp_path / "b", asked).tested_among(prepared.seen) == prepared.card.train
+    assert read_as(tmp_path / "a", asked).tested_among(prepared.seen) == 0
 
 
 def test_what_a_study_hands_on_includes_what_its_weights_had_seen(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from search_spaces import Config, ImageSpec, load, load_recipe
 from search_spaces._weights import head_of
 from study.protocol.records import Epoch, Trial
 from study.scheduling.spaces import known, restrict
-from study.training import evaluation, loop
+from study.training import beginning, evaluation, loop
 from study.training.averaging import Average
 from study.training.checkpoint import pack, unpack
 from study.training.evaluation import Split
@@ -414,3 +414,37 @@ def test_the_readme_shows_a_recipe_that_trains_and_names_every_parameter() -> No
         assert f"`{recipe}`" in text
         parts = load_recipe(recipe)
         assert all(f"`{name}`" in text for name in (*parts.space, *parts.offers))
+
+
+@pytest.mark.parametrize(
+    ("arm", "size", "fits"),
+    [("timm/vit_tiny_patch16_224", 28, 32), ("timm/swin_tiny_patch4_window7_224", 30, 32)],
+)
+def test_an_arm_that_would_see_a_part_of_each_image_is_refused(arm: str, size: int, fits: int) -> None:
+    with pytest.raises(search_spaces.ArmError, match=f"leave out .*--size {fits}"):
+        beginning.check(arm, load(arm), ImageSpec(channels=3, size=size, classes=3))
+    beginning.check(arm, load(arm), ImageSpec(channels=3, size=fits, classes=3))
+
+
+@pytest.mark.parametrize(("rate", "most"), [(None, 0.0), (0.3, 0.3)])
+def test_torchvisions_nets_regularise_as_the_recipe_says(rate: float | None, most: float) -> None:
+    from torchvision.ops import StochasticDepth
+
+    it = load("torchvision/efficientnet_b0", "modern")
+    assert "drop_path" in it.space
+    config = {**load("torchvision/efficientnet_b0").default(), **({"drop_path": rate} if rate else {})}
+    with torch.device("meta"):
+        net = it.build(config, SPEC)
+    assert max(m.p for m in net.modules() if isinstance(m, StochasticDepth)) == pytest.approx(most)
+    assert not any(m.p for m in net.modules() if isinstance(m, nn.Dropout))
+
+
+def test_torchvisions_tokens_and_positions_do_not_decay() -> None:
+    with torch.device("meta"):
+        vit = load("torchvision/vit_b_16").build(
+            load("torchvision/vit_b_16").default(), ImageSpec(channels=3, size=32, classes=3)
+        )
+    decaying = {id(p) for g in groups(vit, {}, all_decay=False) if g.decays for p in g.parameters}
+    names = {name for name, p in vit.named_parameters() if id(p) in decaying}
+    assert names
+    assert not {"class_token", "encoder.pos_embedding"} & names
