@@ -59,24 +59,20 @@ class Prepared:
         self.kept = kept
         """Where the images are kept, and why; another machine may keep them elsewhere."""
         fingerprint, (known, self._tested) = _of_hashes(train, test, hashes, classes)
-        sources = sources or (known, self._tested)
-        self._tested_sources = sources[1]
-        seen = [known, sources[0]]
+        ours, self._tested_sources = sources or (known, self._tested)
+        seen = [known, ours]
         notes, copies = list(notes), int(np.isin(self._tested, known).sum())
         if copies and apart:
             own = np.flatnonzero(~np.isin(known, self._tested))
             notes.append(f"{len(train) - len(own)} training images left out, as copies of test images")
             train, copies, known = some(train, own), 0, known[own]
-            seen = [known, sources[0][own]]
+            seen = [known, ours[own]]
         elif copies:
             notes.append(
                 f"WARNING: {copies} of {len(test)} test images are training images too, pixel for pixel"
             )
-        if apart and (counts := np.bincount(train.labels, minlength=len(classes))).min() < SMALLEST_CLASS - 1:
-            raise InputError(
-                f"{spec} has too few different images of class {classes[counts.argmin()]!r}, the rest are copies or the test: at "
-                f"least {SMALLEST_CLASS} of each class are needed. Add some, or remove the class"
-            )
+        if apart:
+            _check_classes(spec, classes, train)
         notes += _group_copies(train, known.tolist())
         self.train = train
         self.seen = np.unique(np.concatenate(seen))  # the training images and their sources, ascending
@@ -143,6 +139,14 @@ def some(images: Images, own: NDArray[np.int64]) -> Images:
     taken = images.take(own)
     taken.groups = None if images.groups is None else images.groups[own]
     return taken
+
+
+def _check_classes(spec: str, classes: tuple[str, ...], train: Images) -> None:
+    if (counts := np.bincount(train.labels, minlength=len(classes))).min() < SMALLEST_CLASS - 1:
+        raise InputError(
+            f"{spec} has too few different images of class {classes[counts.argmin()]!r}, the rest are copies or the test: at "
+            f"least {SMALLEST_CLASS} of each class are needed. Add some, or remove the class"
+        )
 
 
 def _group_copies(images: Images, hashes: Sequence[int]) -> list[str]:
