@@ -46,11 +46,7 @@ class Prepared:
 
         Raises InputError when the test part is too small to say anything, or all images of a class are copies.
         """
-        if len(test) < SMALLEST_TEST:
-            raise InputError(
-                f"{spec} has {len(test)} test images, and fewer than {SMALLEST_TEST} say nothing: add some, or leave "
-                "test/ out, and 10 to 30 % of the training images are set apart"
-            )
+        _check_test(spec, test)
         self._test: Images | None = test
         self.test_source = source or source_of(
             hashlib.sha256(image.tobytes()).hexdigest() for block in blocks(test) for image in block
@@ -139,6 +135,14 @@ def some(images: Images, own: NDArray[np.int64]) -> Images:
     taken = images.take(own)
     taken.groups = None if images.groups is None else images.groups[own]
     return taken
+
+
+def _check_test(spec: str, test: Images) -> None:
+    if len(test) < SMALLEST_TEST:
+        raise InputError(
+            f"{spec} has {len(test)} test images, and fewer than {SMALLEST_TEST} say nothing: add some, or leave "
+            "test/ out, and 10 to 30 % of the training images are set apart"
+        )
 
 
 def _check_classes(spec: str, classes: tuple[str, ...], train: Images) -> None:
