@@ -6,6 +6,7 @@ of animations and stacks the first frame counts. A large JPEG is decoded at an e
 """
 
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,7 @@ class Facts:
     turned: bool = False
     transparent: bool = False
     deep: bool = False
+    colours16: bool = False
     frames: bool = False
     reduced: bool = False
     scaled: bool = False
@@ -111,6 +113,9 @@ def read_with_facts(file: Path, reading: Reading) -> tuple[NDArray[np.uint8], Fa
     size = reading.size
     with _opened(file) as image:
         was, frames = image.size, _has_frames(image)
+        colours16 = (
+            not _is_deep(image) and re.search(r";16[BLN]", str(getattr(image, "tile", ""))) is not None
+        )
         by_pillow = getattr(image, "tag_v2", {}).get(ORIENTATION, 1) != 1  # it turns TIFFs as it loads them
         _draft(image, reading)
         reduced = image.size != was
@@ -124,7 +129,13 @@ def read_with_facts(file: Path, reading: Reading) -> tuple[NDArray[np.uint8], Fa
             scaled = flat.size != (size, size)
             square = _fitted(flat, size, reading.fit) if scaled else flat
     facts = Facts(
-        turned=turned, transparent=transparent, deep=deep, frames=frames, reduced=reduced, scaled=scaled
+        turned=turned,
+        transparent=transparent,
+        deep=deep,
+        colours16=colours16,
+        frames=frames,
+        reduced=reduced,
+        scaled=scaled,
     )
     pixels = np.asarray(square, dtype=np.uint8).reshape(size, size, -1).transpose(2, 0, 1)
     return pixels, facts

@@ -234,6 +234,10 @@ def _notes(parts: Sequence[_Read], reading: Reading, cut: float) -> list[str]:
         (done["turned"], "turned upright by their EXIF orientation"),
         (done["transparent"], f"with transparency laid over grey ({BACKGROUND})"),
         (done["deep"], f"of more than 8 bits divided by {reading.white:g} to the range of 8"),
+        (
+            done["colours16"],
+            "of 16 bits per colour, of which the upper 8 are read: smaller values than 65535 for white come out dark",
+        ),
         (done["frames"], "animations or stacks, of which the first frame is read"),
         (done["reduced"], "decoded at a reduced size, as large JPEGs"),
     ]

@@ -1,6 +1,8 @@
 """Folders as people bring them: what is read of each class, what is lost, and pictures that are where they should not be."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,21 @@ def test_deep_and_huge_images_are_read(tmp_path: Path) -> None:
     assert card.train_counts == (32, 30)
     assert card.white == 65535
     assert "1 of 82 images of more than 8 bits divided by 65535" in card.note
+
+
+def test_colours_of_16_bits_are_told(tmp_path: Path) -> None:
+    tree(tmp_path)
+
+    def chunk(kind: bytes, held: bytes) -> bytes:
+        return struct.pack(">I", len(held)) + kind + held + struct.pack(">I", zlib.crc32(kind + held))
+
+    row = b"\0" + struct.pack(">3H", 40000, 4095, 255) * 16
+    file = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", 16, 16, 16, 2, 0, 0, 0))
+    file += chunk(b"IDAT", zlib.compress(row * 16)) + chunk(b"IEND", b"")
+    (tmp_path / "train" / "cat" / "deep.png").write_bytes(file)
+    prepared = folder(tmp_path)
+    assert "1 of 81 images of 16 bits per colour, of which the upper 8 are read" in prepared.card.note
+    assert [156, 15, 0] in prepared.train.pixels[:, :, 0, 0].tolist()
 
 
 def test_guessing_is_told_before_anything_is_measured(tmp_path: Path) -> None:

@@ -110,6 +110,12 @@ def test_a_class_without_a_readable_image_is_lost_and_not_left_out(tmp_path: Pat
         folder(tmp_path)
 
 
+def test_the_accents_of_a_class_may_be_composed_or_not(tmp_path: Path) -> None:
+    fill(tmp_path / "train", {"K\u00e4fer": 20, "cat": 20})
+    fill(tmp_path / "test", {"Ka\u0308fer": 5, "cat": 5})
+    assert folder(tmp_path).card.test_counts == (5, 5)
+
+
 def test_an_empty_folder_beside_flat_classes_is_told(tmp_path: Path) -> None:
     fill(tmp_path, {"ant": 20, "cat": 20})
     (tmp_path / "dog").mkdir()

@@ -80,6 +80,24 @@ def test_a_table_names_files_in_many_ways(images: Path, tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("on_disk", ["Ka\u0308fer", "K\u00e4fer", "K\udce4fer"])
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_accents_are_matched_however_they_are_written(
+    images: Path, tmp_path: Path, encoding: str, on_disk: str
+) -> None:
+    expected, rows = data(images, tmp_path), rows_of(images)
+    (images / "train").rename(images / on_disk)
+    lines = ["path;label;split"]
+    for i, (path, label, part) in enumerate(rows):
+        accent = "\u00e4" if encoding == "cp1252" or i % 2 else "a\u0308"
+        lines.append(f"{path.replace('train', f'K{accent}fer')};{accent}{label};{part}")
+    (images / "labels.csv").write_text("\n".join(lines), encoding=encoding)
+    found = data(images / "labels.csv", tmp_path)
+    assert found.card.classes == tuple(f"\u00e4{name}" for name in expected.card.classes)
+    assert found.card.train_counts == expected.card.train_counts
+    assert ("read as cp1252" in found.card.note) == (encoding == "cp1252")
+
+
 def test_a_table_without_a_split_sets_a_share_apart(images: Path, tmp_path: Path) -> None:
     lines = ["path,label", *(f"{path},{label}" for path, label, _ in rows_of(images))]
     (images / "labels.csv").write_text("\n".join(lines))

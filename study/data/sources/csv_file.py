@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def read(argument: str, _downloads: Path) -> Content:
     try:
         path = Path(argument).expanduser().absolute()
         check_file(path)
-        return _content(path, _table(path))
+        return _content(path, *_table(path))
     except (OSError, RuntimeError) as error:  # RuntimeError: no such user's home
         raise InputError(
             f"{shown(argument)} cannot be read: {getattr(error, 'strerror', None) or error}"
@@ -38,7 +39,7 @@ def read(argument: str, _downloads: Path) -> Content:
         raise InputError(f"{shown(argument)} is no table of text: {error}") from error
 
 
-def _content(path: Path, table: list[tuple[int, list[str]]]) -> Content:
+def _content(path: Path, table: list[tuple[int, list[str]]], notes: list[str]) -> Content:
     root, name = path.parent, shown(path)
     for line, cells in table[1:]:
         if len(cells) != len(table[0][1]):
@@ -77,19 +78,22 @@ def _content(path: Path, table: list[tuple[int, list[str]]]) -> Content:
             f"{shown(root)}"
         )
     named = [f"{what} {shown(table[0][1][i]) if header else i + 1}" for what, i in columns.items()]
-    notes = [f"columns of {shown(path.name)}: {listed(named)}"]
+    notes += [f"columns of {shown(path.name)}: {listed(named)}"]
     notes += [f"{counted(repeated, 'line')} repeated others"] if repeated else []
     return content(name, root, (row for _, row in rows.values()), notes)
 
 
-def _table(path: Path) -> list[tuple[int, list[str]]]:
-    """Its rows, each with the number of its line. Raises OSError, csv.Error or InputError."""
-    raw = path.read_bytes()
+def _table(path: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
+    """Its rows, each with the number of its line, and what to say of its encoding. Raises OSError, csv.Error or InputError."""
+    raw, notes = path.read_bytes(), list[str]()
+    wide = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
-        wide = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
-        text = raw.decode("utf-16" if wide else "utf-8-sig", "strict" if wide else "surrogateescape")
+        text = raw.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{shown(path)} is no text: {error}. Save it as UTF-8") from error
+        if wide:
+            raise InputError(f"{shown(path)} is no text: {error}. Save it as UTF-8") from error
+        text = raw.decode("cp1252", "surrogateescape")
+        notes = [f"{shown(path.name)} is not UTF-8: read as cp1252, as Windows writes it"]
     if "\0" in text:
         raise InputError(f"{shown(path)} is no text: it holds bytes of 0")
     if text[:4].lower() == "sep=":  # as Excel writes it
@@ -98,7 +102,7 @@ def _table(path: Path) -> list[tuple[int, list[str]]]:
     if not first:
         raise InputError(f"{shown(path)} is empty: {HEADER}")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(first), skipinitialspace=True)
-    return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)], notes
 
 
 def _separator(lines: Sequence[str]) -> str:
@@ -150,8 +154,13 @@ def _columns(
 
 
 def _resolved(root: Path, given: str) -> str:
-    """The file that a cell means: as it is, with another system's slashes, or without its suffix."""
-    for file in dict.fromkeys((given, given.replace("\\", "/"))):
+    """The file that a cell means: as it is, with another system's slashes or accents, or without its suffix."""
+    forms = [given, given.replace("\\", "/")]
+    forms += [unicodedata.normalize(form, forms[1]) for form in ("NFC", "NFD")]
+    forms.append(
+        forms[2].encode("cp1252", "replace").decode("utf-8", "surrogateescape")
+    )  # names of such bytes
+    for file in dict.fromkeys(forms):
         if os.path.lexists(root / file):
             return file
         if not Path(file).suffix:

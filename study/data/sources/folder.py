@@ -1,6 +1,7 @@
 """``folder:PATH``, or just the path: class folders, alone or in ``train/``, ``test/``, ``val/`` or ``valid/``."""
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ def content(root: Path) -> Content:
     whole = not parts and _flat(root, named)
     if whole:
         parts = {"train": whole}
-    classes = sorted({shown(folder.name) for inside in parts.values() for folder in inside})
+    classes = sorted({_class(folder) for inside in parts.values() for folder in inside})
     others = Counter[str]()
     found = {name: _part(root, inside, classes, others) for name, inside in parts.items()}
     if empty := [name for name, part in found.items() if not len(part.labels)]:
@@ -84,8 +85,13 @@ def _part(root: Path, inside: Sequence[Path], classes: Sequence[str], others: Co
         images = [p for p in there if candidate(p)]
         others.update(p.suffix.lower() or "no suffix" for p in there if not (candidate(p) or hidden(p)))
         names += [os.fsencode(image.relative_to(root)) for image in images]
-        labels += [classes.index(shown(folder.name))] * len(images)
+        labels += [classes.index(_class(folder))] * len(images)
     return Part(images=Files(root, tuple(names)), labels=labels)
+
+
+def _class(folder: Path) -> str:
+    """Its name with its accents composed: another system may have split them."""
+    return unicodedata.normalize("NFC", shown(folder.name))
 
 
 def _notes(root: Path, used: Sequence[Path], others: Counter[str], *, whole: bool) -> tuple[str, ...]:
