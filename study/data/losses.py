@@ -41,6 +41,13 @@ def summary(losses: Sequence[Loss], root: Path) -> tuple[LeftOut, ...]:
     )
 
 
+def named(losses: Sequence[Loss]) -> list[str]:
+    """A note of the first of them, and why each is lost."""
+    first = "; ".join(f"{shown(loss.file)}: {loss.reason}" for loss in losses[:NAMED])
+    more = f"; and {len(losses) - NAMED} more" if len(losses) > NAMED else ""
+    return [f"left out: {first}{more}"] if losses else []
+
+
 def check(losses: Sequence[Loss], read: NDArray[np.int64], classes: Sequence[str], *, allowed: bool) -> None:
     """Raises InputError when more than ``BEARABLE`` of a class is lost; ``read`` counts what was read of each."""
     lost = np.bincount([loss.label for loss in losses], minlength=len(classes))
@@ -55,10 +62,8 @@ def check(losses: Sequence[Loss], read: NDArray[np.int64], classes: Sequence[str
         else ""
     )
     ordered = sorted(losses, key=lambda loss: (loss.label not in heavy, loss.file))
-    named = "; ".join(f"{shown(loss.file)}: {loss.reason}" for loss in ordered[:NAMED])
-    rest = f"; and {len(losses) - NAMED} more" if len(losses) > NAMED else ""
     raise InputError(
-        f"{of}{others} cannot be used, {counted(len(losses), 'file')} in all: {named}{rest}. Repair or remove "
+        f"{of}{others} cannot be used, {counted(len(losses), 'file')} in all: {named(ordered)[0].removeprefix('left out: ')}. Repair or remove "
         f"{'it' if len(losses) == 1 else 'them'}, or go on without {'it' if len(losses) == 1 else 'them'} by --allow-losses"
     )
 

@@ -108,7 +108,7 @@ def open_parts(parts: Sequence[Part], asked: Asked, memory: int) -> Opened:
     found = survey(files, memory, size=asked.size, fit=asked.fit)
     return Opened(
         parts=[_only(*each) for each in zip(parts, found.files, found.rows, strict=True)],
-        images=found.images, looks=found.looks, reading=found.reading, cut=found.cut, lost=found.losses, notes=found.notes,
+        images=found.images, looks=found.looks, reading=found.reading, cut=found.cut, lost=found.losses, notes=[*found.notes, *losses.named(found.losses)],
         kept=found.kept,
     )  # fmt: skip
 

@@ -49,7 +49,8 @@ def chosen_test(word: str) -> str:
     """What was given to ``--test``, as it is. Raises InputError for what can be neither a part nor a share."""
     if not word.strip():
         raise InputError("--test is empty: name a part, as in --test val, or a share, as in --test 20%")
-    share_of(word)
+    if word.endswith("%"):
+        share_of(word)
     return word
 
 
@@ -69,7 +70,8 @@ def share_of(test: str) -> float | None:
 
 def divide(spec: str, content: Content, test: str = "") -> Division:
     """The division that ``test``, what was given to ``--test``, asks for; empty: the usual one. Raises InputError."""
-    parts, share = content.parts, share_of(test)
+    parts = content.parts
+    share = None if test in parts else share_of(test)  # a part may be called by a number
     if share is not None:
         found = _division(parts, parts, (), share=share, notes=_unlabelled(content))
     elif test:
@@ -109,10 +111,11 @@ def _chosen(spec: str, content: Content, test: str) -> Division:
     there = f"{spec} has {listed(list(parts))}"
     if not chosen:
         raise InputError(
-            f"--test {test}: {there if len(parts) > 1 else f'{spec} has no parts'}. A share of all images would do: --test 20%"
+            f"--test {test}: {there if len(parts) > 1 else f'{spec} has no parts'} (a folder is one if it is called {', '.join(NAMES)}). A share of all images would do: --test 20%"
         )
-    pool = [n for n in parts if n not in chosen and role(n) in ("train", "val")]
-    if not _of({name: parts[name] for name in pool}, "train"):
+    named = bool(_of(parts, "train"))  # where no part is, as with folds, all others are the training images
+    pool = [n for n in parts if n not in chosen and (role(n) in ("train", "val") or not (named or role(n)))]
+    if not pool or (named and not _of({name: parts[name] for name in pool}, "train")):
         raise InputError(
             f"--test {test} leaves nothing to train on: {there}. --test 20% takes a share of all"
         )
@@ -183,7 +186,9 @@ def check(spec: str, classes: Sequence[str], pool: Part, test: Part | None = Non
         else np.bincount(np.asarray(test.labels, dtype=np.int64), minlength=len(classes))
     )
     if extra := [classes[int(i)] for i in np.flatnonzero((counts == 0) & (tested > 0))]:
-        raise InputError(f"{spec}: the test has classes that train lacks: {few(extra)}. Remove them")
+        raise InputError(
+            f"{spec}: the test has classes that train lacks: {few(extra)}. Name them as in train (capitals count, and a folder that begins with a dot is left out), or remove them"
+        )
     if counts.min() < SMALLEST_CLASS:
         raise InputError(
             f"{spec} has {counts.min()} training images of class {classes[int(counts.argmin())]!r}: at least "

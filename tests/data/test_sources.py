@@ -12,6 +12,8 @@ from pyarrow import parquet
 from support.folders import data, refused, the_same
 from support.pictures import fill
 
+from study.data.parts import chosen_test
+
 Rows = list[tuple[str, str, str]]
 
 
@@ -96,6 +98,14 @@ def test_accents_are_matched_however_they_are_written(
     assert found.card.classes == tuple(f"\u00e4{name}" for name in expected.card.classes)
     assert found.card.train_counts == expected.card.train_counts
     assert ("read as cp1252" in found.card.note) == (encoding == "cp1252")
+
+
+@pytest.mark.parametrize("folds", [("fold0", "fold1", "fold2"), ("0", "1", "2")])
+def test_any_part_of_a_table_can_be_the_test(images: Path, tmp_path: Path, folds: tuple[str, ...]) -> None:
+    rows = [f"{path},{label},{folds[i % 3]}" for i, (path, label, _) in enumerate(sorted(rows_of(images)))]
+    (images / "labels.csv").write_text("\n".join(["path,label,split", *rows]))
+    card = data(images / "labels.csv", tmp_path, test=chosen_test(folds[1])).card
+    assert (card.train, card.test) == (20, 10)
 
 
 def test_a_table_without_a_split_sets_a_share_apart(images: Path, tmp_path: Path) -> None:
