@@ -239,6 +239,9 @@ def load_recipe(name: str) -> Recipe:
     recipe = getattr(_imported(f"recipes.{name}"), "RECIPE", None)
     if not isinstance(recipe, Recipe):
         raise ArmError(f"search_spaces/recipes/{name}.py defines no RECIPE = Recipe(...)")
+    from search_spaces import _recipes
+
+    _recipes.check(name, recipe)
     return recipe
 
 
@@ -246,7 +249,10 @@ def _arm(name: str, family: str) -> Arm:
     check_name(name, family)
     arm = _imported(f"families.{family}").arm(name) if family else getattr(_imported(name), "ARM", None)
     if not isinstance(arm, Arm):
-        raise ArmError(f"search_spaces/{name}.py defines no ARM = Arm(build, space=...)")
+        place = f"families/{family}" if family else name
+        raise ArmError(
+            f"search_spaces/{place}.py defines no {'arm(name)' if family else 'ARM'} that is an Arm(build, space=...)"
+        )
     return arm
 
 
