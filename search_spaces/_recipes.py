@@ -20,7 +20,7 @@ def check(name: str, recipe: Recipe) -> None:
 
 
 def _wrong(recipe: Recipe) -> str:
-    axes = recipe.space | recipe.offers
+    axes = {**recipe.space, **recipe.offers}
     if strange := [axis for axis in axes if axis not in KNOWN]:
         return f"the training loop reads no axis {strange[0]!r}; it reads {', '.join(sorted(KNOWN))}"
     for axis, allowed in OPTIONS.items():
