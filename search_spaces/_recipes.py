@@ -1,6 +1,6 @@
 """What the training loop can do with a recipe, checked when the recipe is loaded and not in its first trial."""
 
-from search_spaces import ArmError, Choice, Recipe
+from search_spaces import ArmError, Choice, Recipe, Scalar, Space
 
 OPTIONS: dict[str, tuple[str, ...]] = {"optimizer": ("sgd", "adamw"), "schedule": ("cosine", "linear")}
 RATES = {"sgd": ("lr", "weight_decay"), "adamw": ("adamw_lr", "adamw_weight_decay")}
@@ -19,19 +19,19 @@ def check(name: str, recipe: Recipe) -> None:
         raise ArmError(f"search_spaces/recipes/{name}.py: {wrong}")
 
 
+def _options(axes: Space, name: str) -> tuple[Scalar, ...]:
+    axis = axes.get(name)
+    return axis.options if isinstance(axis, Choice) else ()
+
+
 def _wrong(recipe: Recipe) -> str:
     axes = {**recipe.space, **recipe.offers}
     if strange := [axis for axis in axes if axis not in KNOWN]:
         return f"the training loop reads no axis {strange[0]!r}; it reads {', '.join(sorted(KNOWN))}"
     for axis, allowed in OPTIONS.items():
-        options = axes[axis].options if axis in axes and isinstance(axes[axis], Choice) else ()
-        if unknown := [option for option in options if option not in allowed]:
+        if unknown := [option for option in _options(axes, axis) if option not in allowed]:
             return f"{axis} has no option {unknown[0]!r}; there are {' and '.join(allowed)}"
-    optimizers = (
-        axes["optimizer"].options
-        if "optimizer" in axes and isinstance(axes["optimizer"], Choice)
-        else ("sgd",)
-    )
+    optimizers = _options(axes, "optimizer") or ("sgd",)
     needed = (*NEEDED, *(axis for kind in optimizers for axis in RATES[str(kind)]))
     if lacking := [axis for axis in needed if axis not in recipe.space]:
         return f"it has no axis {lacking[0]!r}, which {' and '.join(map(str, optimizers))} training reads"
