@@ -7,6 +7,7 @@ hashes of the images that its net has seen, and a study whose sealed test holds 
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -156,12 +157,14 @@ def _download(name: str, repository: str, file: str) -> Path:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from huggingface_hub import hf_hub_download
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries, a line each
+    folder = repository.rpartition("/")[2]  # the files of all models have one name
     try:
         return Path(hf_hub_download(repository, file))
     except Exception as error:  # the hub, the network and the disk raise what they like
         raise InputError(
             f"the weights of {name} cannot be fetched ({type(error).__name__}: {first_line(error)}). Where there is a network: "
-            f"hf download {repository} {file} --local-dir . ; bring {file} here and write --arms {name}@{file}"
+            f"hf download {repository} {file} --local-dir {folder}; bring {folder}/{file} here and write --arms {name}@{folder}/{file}"
         ) from error
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from study.protocol.budget import Budget
 from study.protocol.metrics import Name
 from study.protocol.records import Config
-from study.protocol.text import listed
+from study.protocol.text import counted, listed
 
 LAYOUT_AXIS = "cardinality"
 """The axis that decides which layout is faster: grouped convolutions have kernels of their own."""
@@ -258,7 +258,7 @@ def starts(weights: Mapping[str, Weights], arms: Sequence[str], size: int) -> li
         f"{arm} begins from weights trained on {w.trained_on}"
         + (f" at {w.size} pixels" if w.size else "")
         + (
-            f"; {len(w.new)} parameters are new: {listed([*w.new[:3], *(['others'] if w.new[3:] else [])])}"
+            f"; {counted(len(w.new), 'parameter')} start{'s' if len(w.new) == 1 else ''} anew: {listed([*w.new[:3], *(['others'] if w.new[3:] else [])])}"
             if w.new
             else ""
         )
@@ -266,11 +266,13 @@ def starts(weights: Mapping[str, Weights], arms: Sequence[str], size: int) -> li
     ]
     if scratch := [arm for arm in arms if arm not in weights]:
         said.append(
-            f"{listed(scratch)} without weights, {listed(list(weights))} with them: part of a difference is what those weights "
-            "have learnt before"
+            f"{listed(scratch)} without weights, {listed(list(weights))} with them: some of any difference comes from what "
+            "those weights had learnt before"
         )
     elif len({w.trained_on for w in weights.values()}) > 1:
-        said.append("The arms' weights were trained on different images: part of a difference may be those")
+        said.append(
+            "The arms' weights were trained on different images, which may cause some of any difference"
+        )
     if len({w.size for w in weights.values()} - {0}) > 1:
         said.append(f"Their weights were trained with different sizes of images; here all see {size} pixels")
     elif other := {w.size for w in weights.values()} - {0, size}:

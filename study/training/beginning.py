@@ -31,7 +31,7 @@ def check(name: str, arm: Arm, images: ImageSpec) -> None:
     would += "It takes images in colour only. " if colour else ""
     raise ArmError(
         f"arm {name} cannot be built and trained at its default setting on images of {images.size} x {images.size} pixels with "
-        f"{images.channels} channels: {fault}. {would}".rstrip()
+        f"{images.channels} channels: {fault.rstrip('.')}. {would}".rstrip()
     )
 
 
@@ -68,8 +68,8 @@ def fitted(name: str, recipe: str, start: Start, images: ImageSpec) -> Start:
         new = drawn_anew(arm, given, images, arm.default())
     except Exception as error:  # noqa: BLE001  # whatever loading them raises
         raise ArmError(
-            f"the weights of {name}, {start.record.source}, do not fit: {first_line(error)}. Has the file the arm's own weights, "
-            "of this size of images?"
+            f"the weights of {name}, {start.record.source}, do not fit: {first_line(error).rstrip('.')}. They must be of "
+            "this arm, at this size of images"
         ) from None
     for axis, setting in _settings(arm, recipe):
         try:
