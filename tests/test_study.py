@@ -94,7 +94,7 @@ def finished(repo: Path) -> Finished:
 def test_the_last_score_comes_after_every_file_and_leaves_nothing_behind(finished: Finished) -> None:
     """A study that is killed after it is over, and only its report is made again."""
     made = {path.name: path.stat().st_mtime_ns for path in finished.home.rglob("*")}
-    assert made["pictures.npz"] < made["ledger.jsonl"]
+    assert made["pictures.npz"] <= made["ledger.jsonl"]  # a file system's clock ticks every few milliseconds
     assert ".tune" not in made
     assert not [name for name in made if name.endswith((".partial", ".before.pt"))]
 
@@ -259,7 +259,7 @@ def test_a_net_that_is_gone_or_torn_is_trained_again_to_the_last_digit(finished:
     gone.unlink()
     torn.write_bytes(torn.read_bytes()[:-100])
     whole = other.read_bytes()
-    torch.save({"net": {}}, other)
+    torch.save({"net": {}, "epoch": history.trials[other.stem].epochs}, other)
     done = command(finished.repo, "--resume again")
     assert done.returncode == 3, (
         done.stdout + done.stderr

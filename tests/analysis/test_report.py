@@ -358,7 +358,7 @@ def test_untrained_nets_get_no_verdict_and_no_recommendation(tmp_path: Path) -> 
     body = verdict_json(run)
     assert body["verdict"] == "open"
     assert "Neither of them is shown to be above guessing the most frequent class" in report.headline
-    assert "says nothing of its architecture" in report.answers[0].advice
+    assert "say nothing about their architectures" in report.answers[0].advice
     first, second, third, fourth = body["warnings"][:4]
     assert "resnet8: its confirmation runs" in first
     assert "it learnt nothing" in first
