@@ -260,7 +260,8 @@ def array(rng: random.Random, old: Array) -> Array:
         case "shape":
             return rng.choice((flat, old[None], old[..., None], old.T, flat[:0], np.stack([old] * 3)))
         case "part":
-            return rng.choice((old[:-1], old[1:], old[:1], np.concatenate([old, old])))
+            old = np.atleast_1d(old)
+    return rng.choice((old[:-1], old[1:], old[:1], np.concatenate([old, old])))
         case "swap":
             return np.flip(old)
         case "scalar":
