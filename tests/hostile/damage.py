@@ -260,8 +260,8 @@ def array(rng: random.Random, old: Array) -> Array:
         case "shape":
             return rng.choice((flat, old[None], old[..., None], old.T, flat[:0], np.stack([old] * 3)))
         case "part":
-            old = np.atleast_1d(old)
-    return rng.choice((old[:-1], old[1:], old[:1], np.concatenate([old, old])))
+            row = np.atleast_1d(old)
+            return rng.choice((row[:-1], row[1:], row[:1], np.concatenate([row, row])))
         case "swap":
             return np.flip(old)
         case "scalar":
