@@ -461,9 +461,9 @@ def ends(study: "subprocess.Popen[str]") -> str:
     return output
 
 
-def words(repo: Path, server: Server, *arguments: str) -> str:
+def words(ground: Ground, repo: Path, server: Server, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=repo, env={**os.environ, "AWS_ENDPOINT_URL": server.url},
+        [sys.executable, "-m", *arguments], cwd=repo, env={**ground.environment, "AWS_ENDPOINT_URL": server.url},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -515,10 +515,10 @@ def test_a_study_resumes_from_its_bucket_on_another_machine(
         assert SECRET.encode() not in each.read_bytes(), each
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(ground.repo, elsewhere, ignore=shutil.ignore_patterns("runs", "undisturbed"))
-    assert f"{home_of(uri)}/report.html" in words(elsewhere, server, "analysis", uri)
+    assert f"{home_of(uri)}/report.html" in words(ground, elsewhere, server, "analysis", uri)
     assert (elsewhere / home_of(uri) / "report.html").read_bytes() == at.get("report.html")
-    assert f"{uri}: finished" in words(elsewhere, server, "study", "status", uri)
-    assert "weights.safetensors" in words(elsewhere, server, "study", "export", uri, ARMS[0])
+    assert f"{uri}: finished" in words(ground, elsewhere, server, "study", "status", uri)
+    assert "weights.safetensors" in words(ground, elsewhere, server, "study", "export", uri, ARMS[0])
 
 
 @pytest.mark.slow
@@ -572,12 +572,12 @@ def test_a_study_ends_although_its_bucket_is_gone(ground: Ground, server: Server
     assert f"python -m study copy {uri}" in output
     share.unlink()
     (tmp_path / "unplugged").rename(share)
-    assert f"all of it is at {uri}" in words(ground.repo, server, "study", "copy", uri)
+    assert f"all of it is at {uri}" in words(ground, ground.repo, server, "study", "copy", uri)
     home = ground.repo / home_of(uri)
     assert (share / "new" / "report.html").read_bytes() == (home / "report.html").read_bytes()
     assert not list((share / "new").glob("unfinished/*"))
     assert Plan.load(share / "new" / "plan.json") == Plan.load(home / "plan.json")
-    assert "finished" in words(ground.repo, server, "study", "status", uri)
+    assert "finished" in words(ground, ground.repo, server, "study", "status", uri)
 
 
 @pytest.mark.parametrize("uri", ["s3", "gs"], indirect=True)
