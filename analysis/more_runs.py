@@ -14,10 +14,9 @@ from study.protocol.allocation import CONFIRM_CEILING
 from study.protocol.text import rough
 
 
-def what_would_decide(first: Runs, second: Runs, e: Estimate, rope: float) -> str:
-    """One sentence, for a true gap of the margin."""
+def what_would_decide(first: Runs, second: Runs, rope: float, more: int | None, images: int | None) -> str:
+    """One sentence, for a true gap of the margin that ``takes`` so many more runs, or images."""
     have = min(len(first.correct), len(second.correct))
-    more, images = takes(first, second, e, rope, POWER)
     if more == 0:
         said = "these runs would do"
     elif more is None:

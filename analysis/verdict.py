@@ -110,7 +110,7 @@ def judge(
         sentence=" ".join(filter(None, (sentence, doubt, _failures(first, second, interval)))),
         advice=remedy
         or (
-            what_would_decide(first, second, interval, rope)
+            what_would_decide(first, second, rope, more_runs, images)
             if is_open
             else _advice(word, first, second, cheaper)
         ),

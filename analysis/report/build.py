@@ -65,14 +65,8 @@ def compose(run: Path, *, pictures: bool = True) -> tuple[Context, list[Section]
     shown = [section for _, section in built if section.shown]
     facts = dict.fromkeys(part.key for part in every if part.key)
     facts |= {part.key: section.facts for part, section in built if part.key}
-    return (
-        context,
-        shown,
-        {
-            MARKDOWN: pages.markdown(context, shown),
-            VERDICT: verdict_json.encoded(context, facts),
-        },
-    )
+    files = {MARKDOWN: pages.markdown(context, shown), VERDICT: verdict_json.encoded(context, facts)}
+    return context, shown, files
 
 
 def write(run: Path, *, pictures: bool = True) -> Report:

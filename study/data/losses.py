@@ -41,11 +41,10 @@ def summary(losses: Sequence[Loss], root: Path) -> tuple[LeftOut, ...]:
     )
 
 
-def named(losses: Sequence[Loss]) -> list[str]:
-    """A note of the first of them, and why each is lost."""
+def named(losses: Sequence[Loss]) -> str:
+    """The first of them, and why each is lost."""
     first = "; ".join(f"{shown(loss.file)}: {loss.reason}" for loss in losses[:NAMED])
-    more = f"; and {len(losses) - NAMED} more" if len(losses) > NAMED else ""
-    return [f"left out: {first}{more}"] if losses else []
+    return first + (f"; and {len(losses) - NAMED} more" if len(losses) > NAMED else "")
 
 
 def check(losses: Sequence[Loss], read: NDArray[np.int64], classes: Sequence[str], *, allowed: bool) -> None:
@@ -63,7 +62,7 @@ def check(losses: Sequence[Loss], read: NDArray[np.int64], classes: Sequence[str
     )
     ordered = sorted(losses, key=lambda loss: (loss.label not in heavy, loss.file))
     raise InputError(
-        f"{of}{others} cannot be used, {counted(len(losses), 'file')} in all: {named(ordered)[0].removeprefix('left out: ')}. Repair or remove "
+        f"{of}{others} cannot be used, {counted(len(losses), 'file')} in all: {named(ordered)}. Repair or remove "
         f"{'it' if len(losses) == 1 else 'them'}, or go on without {'it' if len(losses) == 1 else 'them'} by --allow-losses"
     )
 

@@ -106,9 +106,10 @@ def open_parts(parts: Sequence[Part], asked: Asked, memory: int) -> Opened:
     if not files:
         return _arrays(parts, asked)
     found = survey(files, memory, size=asked.size, fit=asked.fit)
+    lost = [f"left out: {losses.named(found.losses)}"] if found.losses else []
     return Opened(
         parts=[_only(*each) for each in zip(parts, found.files, found.rows, strict=True)],
-        images=found.images, looks=found.looks, reading=found.reading, cut=found.cut, lost=found.losses, notes=[*found.notes, *losses.named(found.losses)],
+        images=found.images, looks=found.looks, reading=found.reading, cut=found.cut, lost=found.losses, notes=found.notes + lost,
         kept=found.kept,
     )  # fmt: skip
 
