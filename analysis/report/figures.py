@@ -5,6 +5,7 @@ text stays readable on a phone. The same table gives the same SVG bytes.
 """
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from matplotlib.figure import Figure, FigureBase
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 WIDTH = 5.2
 """Inches. At 370 CSS pixels, a phone's column, 10 pt text is still 10 pixels high."""
+TITLE = 56
+"""Characters of a bold title on one line of the common width."""
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -50,7 +53,8 @@ def new(height: float) -> Figure:
 
 
 def title(figure: FigureBase, text: str) -> None:
-    figure.suptitle(text, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+    """``text`` over the figure, in as many lines as the common width makes of it."""
+    figure.suptitle(textwrap.fill(text, TITLE), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
 
 
 def rows(ax: Axes, labels: list[str]) -> None:
@@ -64,7 +68,7 @@ def rows(ax: Axes, labels: list[str]) -> None:
 def laid_out(figure: Figure) -> Figure:
     """Compute the layout once: it is slow, and SVG and PNG must be the same picture."""
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)  # "none" leaves a placeholder, for which every save draws twice
     return figure
 
 

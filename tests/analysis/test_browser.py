@@ -10,7 +10,7 @@ from support.synthetic import write_run
 
 from analysis.report.build import write
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.drawn]
 
 
 @pytest.fixture(scope="module")

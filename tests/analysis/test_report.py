@@ -70,6 +70,7 @@ def digests(run: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.drawn
 def test_the_report_is_complete_and_starts_with_the_verdict(copied: Path) -> None:
     report = write(copied)
     assert {p.name for p in copied.iterdir()} >= {"report.html", "report.md", "verdict.json", "figures"}
@@ -112,6 +113,7 @@ def test_the_report_explains_the_packing(copied: Path) -> None:
         assert text.count("channels_last") == 2  # one row for each arm
 
 
+@pytest.mark.drawn
 def test_the_same_inputs_give_the_same_bytes(copied: Path, tmp_path: Path) -> None:
     write(copied)
     first = digests(copied)
@@ -124,6 +126,7 @@ def test_the_same_inputs_give_the_same_bytes(copied: Path, tmp_path: Path) -> No
     assert done.stdout.splitlines()[-1] == str(other / "report.html")
 
 
+@pytest.mark.drawn
 def test_the_page_loads_nothing_and_closes_its_tags(copied: Path) -> None:
     write(copied)
     text = (copied / "report.html").read_text()
@@ -165,6 +168,7 @@ def test_ten_thousand_classes_are_counted_not_listed(tmp_path: Path) -> None:
     assert peak < 1.7 * nets.nbytes, "all nets are held twice"
 
 
+@pytest.mark.drawn
 def test_names_are_escaped(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", arms=("resnet8", NASTY))
     report = write(run)
@@ -225,6 +229,7 @@ def test_one_confirmation_run_per_find_answers_but_not_for_the_nets(tmp_path: Pa
     assert "nan" not in (run / "report.html").read_text().lower().replace("finance", "")
 
 
+@pytest.mark.drawn
 def test_all_outside_text_is_escaped(copied: Path) -> None:
     body = json.loads((copied / "plan.json").read_text())
     for name in ("command", "code"):
