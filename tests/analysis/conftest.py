@@ -11,4 +11,4 @@ UNSAVED = {"svg": b"<svg/>", "png": b""}
 def unsaved(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saving the figures is two thirds of a report's time; a state that cannot be drawn fails before it."""
     if request.node.get_closest_marker("drawn") is None:
-        monkeypatch.setattr(figures, "_bytes", lambda figure, kind: UNSAVED[kind])
+        monkeypatch.setattr(figures, "_bytes", lambda _, kind: UNSAVED[kind])
