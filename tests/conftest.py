@@ -47,6 +47,16 @@ def sims(request: pytest.FixtureRequest) -> int:
     return count
 
 
+@pytest.fixture(autouse=True)
+def unsaved(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In tests/analysis every figure is drawn, and saved as SVG and PNG by tests marked ``drawn`` only.
+
+    Saving is two thirds of a report's time; a state that cannot be drawn fails before it.
+    """
+    if request.node.path.parent.name == "analysis" and not request.node.get_closest_marker("drawn"):
+        monkeypatch.setattr("analysis.report.figures._bytes", lambda *_: b"<svg/>")
+
+
 @pytest.fixture
 def rays_leftovers() -> Iterator[None]:
     """For tests with Ray nodes in their own process: collect Ray's open sockets before the next test."""
