@@ -16,7 +16,7 @@ from analysis.statistics.intervals import Refused
 from analysis.statistics.mcnemar import Paired, paired
 from analysis.statistics.superiority import Superiority, superiority
 from analysis.verdict import Verdict, judge
-from study.protocol.text import chance, counted, percent, points
+from study.protocol.text import chance, counted, escaped, percent, points
 
 NEAR = 0.1
 """Runs that disagree on less than this share of the usual (``power.disagreement``) are too much alike."""
@@ -205,10 +205,5 @@ def _names(first: Path, second: Path) -> tuple[str, str]:
         (str(first), str(second)),
     ):
         if a and b and a != b:
-            return _printable(a), _printable(b)
+            return escaped(a), escaped(b)
     return "A", "B"
-
-
-def _printable(name: str) -> str:
-    shown = "".join(c if c.isprintable() else "?" for c in name)
-    return shown.encode(errors="replace").decode()

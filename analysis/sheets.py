@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.protocol.errors import InputError
-from study.protocol.text import listed, printable
+from study.protocol.text import few, listed, printable, separator
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 KNOWN = ("image", "label", "run", "prediction")
-SEPARATORS = ",;\t|"
 BYTES_PER_CELL = 64
 """Of a cell as Python holds it."""
 LONGEST = 1000
@@ -49,7 +48,7 @@ def read(path: Path) -> Sheet:
     if not {"image", "label"} <= columns.keys() or ("prediction" not in columns and len(classes) < 2):
         raise InputError(
             f"{path} must have the columns image, label and prediction, or one column per class for the latter, and run where "
-            f"there are several: it has {_few(list(columns)) or 'none'}"
+            f"there are several: it has {few([printable(name) for name in columns]) or 'none'}"
         )
     if not (rows := len(columns["image"])):
         raise InputError(f"{path} is about no image: it has a header only")
@@ -126,8 +125,7 @@ def _csv(path: Path) -> Columns:
     try:
         _fits(path, path.stat().st_size * 8)
         text = path.read_bytes().decode("utf-8-sig")
-        separator = max(SEPARATORS, key=text.partition("\n")[0].count)
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator(text), strict=True))
     except OSError as error:
         raise InputError(f"{path} cannot be opened: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -177,12 +175,6 @@ def _names(path: Path, header: Sequence[str]) -> list[str]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{path} has two columns called {printable(twice[0])}")
     return names
-
-
-def _few(names: Sequence[str]) -> str:
-    """The first of them."""
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(printable(name) for name in names[:8]) + more
 
 
 def _fits(path: Path, needed: int) -> None:

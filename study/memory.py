@@ -1,6 +1,7 @@
-"""Memory: how much a machine has free, how much a training process keeps, and which errors mean that there is too little."""
+"""Cores and memory: how many a process may use, how much a machine has free, how much a training process keeps, and which errors mean that there is too little."""
 
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ FULL = (
 """Texts of errors that mean it but have no type of their own: a library whose handle finds no room is not initialised."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of mallopt(3)."""
+QUOTAS = {"": ("cpu.max",), "cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us")}
+"""cgroup version, as in ``groups`` -> the files that hold microseconds of computing and the microseconds they are for."""
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 WALLS = {
@@ -37,6 +40,21 @@ def all_memory() -> int:
     """Bytes of the machine, or within the limits on this process."""
     total: int = psutil.virtual_memory().total
     return min([total, *(wall for wall, _ in _walls())])
+
+
+def cores() -> int:
+    """Cores that this process may use, by its affinity and the CPU quotas around it, rounded down; at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *_quotas()]))
+
+
+def _quotas() -> Iterator[int]:
+    for known, group in groups("cpu"):
+        with suppress(OSError, ValueError):  # "max" where there is none
+            texts = [(group / name).read_text() for name in QUOTAS[known]]
+            quota, period = map(int, " ".join(texts).split())
+            if quota > 0:
+                yield quota // period
 
 
 def groups(controller: str) -> Iterator[tuple[str, Path]]:

@@ -202,7 +202,7 @@ def _read_data(opened: Opened, console: Console) -> "Prepared":
         f"data: {card.spec}, {card.train} images to train and validate on, {card.test} sealed for the test, "
         f"{len(card.classes)} classes, {card.size} x {card.size} pixels"
     )
-    say("\n".join(f"  {note}" for note in card.note.split("; ") if note))
+    say("\n".join(f"  {note}" for note in card.note.splitlines()))
     if not plan:
         say(class_table(card))
         say("\n".join(classes.sentences(card)))

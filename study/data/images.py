@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.data.reading import Reading, UnreadableError, formats, read
-from study.memory import free_memory
+from study.memory import cores, free_memory
 from study.protocol.errors import InputError
 from study.protocol.settings import SETTINGS
 
@@ -29,8 +29,6 @@ AHEAD = 2
 BLOCK = 32
 TASK = 4
 """Images per decoding task of a thread."""
-FEW = 10
-"""Most names in a message."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +220,7 @@ def path_of(root: Path, name: bytes) -> Path:
 
 
 def threads_here() -> int:
-    return min(8, os.cpu_count() or 1)
+    return min(8, cores())
 
 
 def memory_for_images() -> int:
@@ -240,9 +238,3 @@ def check_file(path: Path) -> None:
     """Raises OSError for a pipe or a device: opening the one waits for ever, and the other may have no end."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "it is not a file", str(path))
-
-
-def few(names: Sequence[str]) -> str:
-    """The names, or the first ``FEW`` and the number of the rest."""
-    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
-    return ", ".join(names[:FEW]) + more

@@ -19,7 +19,7 @@ from study.data.reading import Fit, Reading
 from study.data.sources import Part
 from study.data.survey import survey
 from study.protocol.question import DataCard
-from study.protocol.text import counted
+from study.protocol.text import counted, few
 
 NAMED = 3
 """Pairs of pictures that a warning names."""
@@ -74,7 +74,7 @@ class Opened:
             left_out=losses.summary(self.lost, Path(os.path.commonpath(roots or ["."]))),
             allow_losses=asked.allow_losses,
             near=alike,
-            note="; ".join(filter(None, [card.note, *warnings])),
+            note="\n".join(filter(None, [card.note, *warnings])),
         )
 
     def seen(self, part: int, rows: NDArray[np.int64] | None = None) -> "Seen":
@@ -163,18 +163,14 @@ def resemblance(train: Seen, test: Seen) -> tuple[list[str], int]:
 
     warnings = []
     if double := contradictions(looks, labels):
-        pairs = _some([f"{name(i)} = {name(j)}" for i, j in double])
+        pairs = few([f"{name(i)} = {name(j)}" for i, j in double], NAMED)
         warnings.append(
             f"WARNING: {counted(len(double), 'picture is', 'pictures are')} under two labels: {pairs}"
         )
     if alike := near(train.looks, test.looks):
-        pairs = _some([f"{test.name(i)} and {train.name(j)}" for i, j in alike])
+        pairs = few([f"{test.name(i)} and {train.name(j)}" for i, j in alike], NAMED)
         warnings.append(
             f"WARNING: {len(alike)} of {len(test.labels)} test images look like a training image saved again in another "
             f"size, format or quality: {pairs}"
         )
     return warnings, len(alike)
-
-
-def _some(pairs: Sequence[str]) -> str:
-    return ", ".join(pairs[:NAMED]) + (f" and {len(pairs) - NAMED} more" if len(pairs) > NAMED else "")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from study.data.groups import numbered
-from study.data.images import Files, few
+from study.data.images import Files
 from study.data.sources import Content, Part
 from study.protocol.errors import InputError
-from study.protocol.text import counted, listed
+from study.protocol.text import counted, few, listed
 
 NAMES = {
     "train": "train", "training": "train", "trainval": "train",

@@ -5,7 +5,6 @@ suffix. EXIF orientation is applied; transparency is laid over mid-grey; pixels 
 of animations and stacks the first frame counts. A large JPEG is decoded at an eighth to a half of its size.
 """
 
-import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -91,9 +90,9 @@ def read(file: Path, reading: Reading) -> NDArray[np.uint8]:
 
 
 def read_each(
-    files: Sequence[Path], reading: Reading, *, threads: int = 0
+    files: Sequence[Path], reading: Reading, *, threads: int = 8
 ) -> Iterator[NDArray[np.uint8] | UnreadableError]:
-    """The pixels of every file in turn, or why there are none; ``threads`` decode, by default one per core."""
+    """The pixels of every file in turn, or why there are none; ``threads`` decode."""
 
     def attempt(file: Path) -> NDArray[np.uint8] | UnreadableError:
         try:
@@ -103,7 +102,7 @@ def read_each(
 
     formats()
     block = 256
-    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(files), block):
             yield from pool.map(attempt, files[start : start + block])
 

@@ -80,7 +80,7 @@ class Prepared:
             size=train.shape[-1],
             channels=train.shape[1],
             fingerprint=fingerprint,
-            note="; ".join(notes),
+            note="\n".join(notes),
             copies=copies,
             groups=0 if test.groups is None else len(np.unique(test.groups)),
         )

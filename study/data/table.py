@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from study.data.images import Files, few, shown
+from study.data.images import Files, shown
 from study.data.sources import Content, Part
 from study.protocol.errors import InputError
-from study.protocol.text import counted
+from study.protocol.text import counted, few
 
 COLUMNS = {
     "image": (

@@ -18,6 +18,7 @@ import search_spaces
 import study
 from study.execution import host
 from study.execution.packing import Hardware
+from study.memory import cores
 from study.protocol.budget import Budget
 from study.protocol.errors import StudyError
 from study.protocol.question import Machine
@@ -50,7 +51,7 @@ def connect(address: str | None, log: Path) -> str:
     try:
         context = ray.init(
             address=address or "local",
-            num_cpus=None if address else host.cores(),  # Ray 2.60 sees no affinity, and the quota of no job
+            num_cpus=None if address else cores(),  # Ray 2.60 sees no affinity, and the quota of no job
             _plasma_directory=None if address else host.store(),
             # code only, addressed by content
             runtime_env={"py_modules": modules, "env_vars": passed_on() | host.UNPINNED},

@@ -1,18 +1,15 @@
-"""What this machine lets a study use: its cores, a home, and a folder for Ray's files. Without Ray and torch, which it prepares."""
+"""What this machine lets a study use: a home, and a folder for Ray's files. Without Ray and torch, which it prepares."""
 
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from study.memory import groups
 from study.protocol.errors import InputError
 
-QUOTAS = {"": ("cpu.max",), "cpu": ("cpu.cfs_quota_us", "cpu.cfs_period_us")}
-"""cgroup version, as in ``memory.groups`` -> the files that hold microseconds of computing and the microseconds they are for."""
 UNPINNED = {"OMP_PROC_BIND": "false"}
 """For the driver and the workers: with OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY every process takes the same core."""
 PATH_BYTES = 107
@@ -26,21 +23,6 @@ ROOM = 100 * 2**20
 SHARED_MEMORY = "/dev/shm"
 ELSEWHERE = ("/tmp", *(f"{top}/study-{os.getuid()}" for top in ("/tmp", "/var/tmp")))
 """Where Ray's files may go if not where the environment says."""
-
-
-def cores() -> int:
-    """Cores that this process may use, by its affinity and the CPU quotas around it, rounded down; at least 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([allowed, *_quotas()]))
-
-
-def _quotas() -> Iterator[int]:
-    for known, group in groups("cpu"):
-        with suppress(OSError, ValueError):  # "max" where there is none
-            texts = [(group / name).read_text() for name in QUOTAS[known]]
-            quota, period = map(int, " ".join(texts).split())
-            if quota > 0:
-                yield quota // period
 
 
 @contextmanager

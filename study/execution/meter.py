@@ -15,10 +15,10 @@ import torch
 import search_spaces
 from search_spaces import RECIPE, Arm, ArmError, Config, ImageSpec
 from study.data.images import Images
-from study.execution import feasibility, host, packing, rehearsal
+from study.execution import feasibility, packing, rehearsal
 from study.execution.packing import Way
 from study.execution.rehearsal import MEASURE_SECONDS, Rehearsal, Speed
-from study.memory import all_memory, free_memory, out_of_memory
+from study.memory import all_memory, cores, free_memory, out_of_memory
 from study.protocol.errors import InputError
 from study.protocol.question import Machine
 from study.protocol.text import first_line
@@ -39,7 +39,7 @@ class Meter:
 
     def check_cores(self, counted: int) -> None:
         """Raises InputError if this process may use fewer cores than Ray counts on its node."""
-        if (may := host.cores()) < counted:
+        if (may := cores()) < counted:
             raise InputError(
                 f"Ray counts {counted} cores on a node where its processes may use {may} (by affinity or quota, as in a batch "
                 f"system's job): start it there with ray start --num-cpus={may}"

@@ -1,9 +1,16 @@
 """How the project writes numbers, lists and errors: one way everywhere."""
 
 import argparse
+import csv
+import io
 import os
 from collections.abc import Sequence
+from itertools import islice
 from typing import NoReturn
+
+SEPARATORS = (",", ";", "\t", "|", " ")
+LOOKED_AT = 50
+"""Lines that show which separator there is."""
 
 
 def points(fraction: float, *, sign: bool = False) -> str:
@@ -58,6 +65,27 @@ def amount(seconds: float, resource: str) -> str:
 def listed(names: list[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def few(names: Sequence[str], most: int = 10) -> str:
+    """The names, or the first ``most`` and the number of the rest."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def separator(text: str) -> str:
+    """Of CSV: what cuts its first lines into equally many columns, the most; a comma where nothing does."""
+    lines = list(islice((line for line in io.StringIO(text, newline=None) if line.strip()), LOOKED_AT))
+    found = {}
+    for each in SEPARATORS:
+        widths = {len(cells) for cells in csv.reader(lines, delimiter=each, skipinitialspace=True)}
+        found[each] = widths.pop() if len(widths) == 1 else 0
+    best = max(SEPARATORS[:-1], key=lambda each: found[each])
+    if found[best] > 1:
+        return best
+    in_header = max(SEPARATORS[:-1], key=lambda each: lines[0].count(each) if lines else 0)
+    if lines and in_header in lines[0]:
+        return in_header  # a line of another width is then named
+    return " " if found[" "] > 1 else ","
 
 
 def counted(number: int, noun: str, several: str = "") -> str:

@@ -90,7 +90,7 @@ def test_val_is_the_test_part_where_test_has_no_classes(tmp_path: Path) -> None:
     Image.new("RGB", (12, 12)).save(tmp_path / "test" / "x.png")
     card = folder(tmp_path).card
     assert card.test == 4
-    assert "test left unused, without labels; val is the test part" in card.note
+    assert "test left unused, without labels\nval is the test part" in card.note
 
 
 def test_odd_things_in_a_folder(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_odd_things_in_a_folder(tmp_path: Path) -> None:
     assert card.train == 10
     assert card.classes == ("a", "b c ü")
     assert card.note == (
-        "2 files that are no images left out: 1 .jpg and 1 .txt; folders that begin with a dot left out: train/.cache; "
+        "2 files that are no images left out: 1 .jpg and 1 .txt\nfolders that begin with a dot left out: train/.cache\n"
         "training images that are copies of others: 1, pixel for pixel; they stay on one side of every split"
     )
 
@@ -382,7 +382,7 @@ def test_test_images_among_the_training_images_are_counted(tmp_path: Path) -> No
     card = folder(tmp_path).card
     assert card.copies == 9
     assert card.note == (
-        "1 file that is no image left out: 1 .txt; WARNING: 9 of 9 test images are training images too, pixel for pixel"
+        "1 file that is no image left out: 1 .txt\nWARNING: 9 of 9 test images are training images too, pixel for pixel"
     )
 
 
@@ -401,7 +401,7 @@ def test_a_test_part_split_off_has_no_copy_among_the_training_images(tmp_path: P
     left_out = 90 - card.train - card.test
     assert (card.test, card.copies) == (27, 0)
     assert 0 < left_out <= 18
-    assert f"; {left_out} training images left out, as copies of test images" in card.note
+    assert f"\n{left_out} training images left out, as copies of test images" in card.note
 
 
 def test_a_class_of_one_image_cannot_be_split(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def one_core() -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_core")
 def test_cores_are_those_that_the_process_may_use() -> None:
-    assert host.cores() == 1
+    assert memory.cores() == 1
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_cores_are_limited_by_the_tightest_quota(
         group.mkdir(parents=True, exist_ok=True)
         for name, text in quota.items():
             (group / name).write_text(text.format(microseconds))
-        assert host.cores() == left
+        assert memory.cores() == left
 
 
 @pytest.mark.parametrize("pins", ["OMP_PLACES=cores", "OMP_PROC_BIND=true", "GOMP_CPU_AFFINITY=0"])
@@ -129,6 +129,6 @@ def test_ray_keeps_objects_elsewhere_where_shared_memory_cannot_be_written(
 
 def test_a_node_that_ray_takes_for_larger_is_refused() -> None:
     """As one that was started in a batch system's job: Ray counts the cores of the machine."""
-    Meter().check_cores(host.cores())
-    with pytest.raises(InputError, match=f"--num-cpus={host.cores()}"):
-        Meter().check_cores(host.cores() + 1)
+    Meter().check_cores(memory.cores())
+    with pytest.raises(InputError, match=f"--num-cpus={memory.cores()}"):
+        Meter().check_cores(memory.cores() + 1)

@@ -12,14 +12,13 @@ from study.data.parts import role
 from study.data.sources import Content, Source
 from study.data.table import COLUMNS, Row, column, content, text_of
 from study.protocol.errors import InputError
-from study.protocol.text import counted, listed
+from study.protocol.text import counted, listed, separator
 
 SUFFIX = (".csv", ".tsv", ".txt")
 LIKELY = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jfif", ".ppm", ".pgm", ".avif")
 """Suffixes that make a cell a file's name, and that are tried where a name has none."""
-SEPARATORS = (",", ";", "\t", "|", " ")
 LOOKED_AT = 50
-"""Rows that show which separator and which columns there are."""
+"""Rows that show which columns there are."""
 CELLS = 2000
 """Cells that are looked for among the files, to find the column of images."""
 HEADER = "write a header with path and label, and split and group if there are any (other usual names will do, as filename and class)"
@@ -98,26 +97,10 @@ def _table(path: Path) -> tuple[list[tuple[int, list[str]]], list[str]]:
         raise InputError(f"{shown(path)} is no text: it holds bytes of 0")
     if text[:4].lower() == "sep=":  # as Excel writes it
         text = text.partition("\n")[2]
-    first = [line for line in text.splitlines() if line.strip()][:LOOKED_AT]
-    if not first:
+    if not text.strip():
         raise InputError(f"{shown(path)} is empty: {HEADER}")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(first), skipinitialspace=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator(text), skipinitialspace=True)
     return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)], notes
-
-
-def _separator(lines: Sequence[str]) -> str:
-    """The one that cuts all lines into equally many columns, the most; a comma where none does."""
-    found = {}
-    for each in SEPARATORS:
-        widths = {len(cells) for cells in csv.reader(lines, delimiter=each, skipinitialspace=True)}
-        found[each] = widths.pop() if len(widths) == 1 else 0
-    best = max(SEPARATORS[:-1], key=lambda each: found[each])
-    if found[best] > 1:
-        return best
-    in_header = max(SEPARATORS[:-1], key=lambda each: len(lines[0].split(each)))
-    if lines[0].count(in_header):
-        return in_header  # a line of another width is then named
-    return " " if found[" "] > 1 else ","
 
 
 def _columns(

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from study.data.images import Files, few, shown
+from study.data.images import Files, shown
 from study.data.kinds import candidate, hidden, is_image
 from study.data.listing import dotted, files, folders, has_image
 from study.data.parts import role
 from study.data.sources import Content, Part, Source
 from study.protocol.errors import InputError
-from study.protocol.text import counted, listed
+from study.protocol.text import counted, few, listed
 
 LAYOUT = "the images are looked for in <class>/, or in train/<class>/ and test/<class>/, under the path that is given"
 
