@@ -212,11 +212,13 @@ def family_names() -> list[str]:
     return sorted(p.stem for p in (Path(__file__).parent / "families").glob("*.py") if p.stem != "__init__")
 
 
-def load(name: str, recipe: str = RECIPE, weights: "Mapping[str, Tensor] | None" = None) -> Arm:
+def load(
+    name: str, recipe: str = RECIPE, weights: "Mapping[str, Tensor] | None" = None, *, new_head: bool = False
+) -> Arm:
     """Import the arm that is written ``name`` (torch comes with it), to be trained by ``recipe``.
 
-    An arm that begins from weights needs them only for training: without, its nets wait for a checkpoint's. Raises ArmError
-    when there is no such arm, when it cannot be imported, or has no such pins.
+    An arm that begins from weights needs them only for training: without, its nets wait for a checkpoint's; with a ``new_head``,
+    all of them but the head's. Raises ArmError when there is no such arm, when it cannot be imported, or has no such pins.
     """
     from search_spaces import _names, _pins
 
@@ -225,7 +227,7 @@ def load(name: str, recipe: str = RECIPE, weights: "Mapping[str, Tensor] | None"
     if spelling.weights or (arm.weights and arm.published):
         from search_spaces import _weights
 
-        arm = _weights.begun(arm, weights)
+        arm = _weights.begun(arm, weights, new_head=new_head)
     return _pins.pinned(load_recipe(recipe).compose(name, arm), spelling.pins, name)
 
 

@@ -6,6 +6,7 @@ its own forward pass, with factors that are buffers of the net, so that they tra
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,15 +20,35 @@ FEWEST = 0.5
 """Part of a net's numbers that must come from its weights, its head aside."""
 
 
-def begun(arm: Arm, weights: Tensors | None) -> Arm:
-    """The arm of nets that begin from ``weights``; without them, nets of the same shape that wait for a checkpoint's."""
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What became of a net's parameters."""
+
+    new: tuple[str, ...]
+    """Drawn at random."""
+    adapted: tuple[str, ...]
+    """From the weights, in another shape: positions scaled, colour channels summed or repeated."""
+    head: bool
+    """Whether any of the head is from the weights."""
+
+
+def begun(arm: Arm, weights: Tensors | None, *, new_head: bool = False) -> Arm:
+    """The arm of nets that begin from ``weights``, their head aside if it is to be new; without them, nets of the same
+    shape that wait for a checkpoint's.
+    """
 
     def build(config: Config, images: ImageSpec) -> nn.Module:
         if weights is None:
             net = arm.build(config, images)
         else:
             own = {name: tensor for name, tensor in weights.items() if name not in (SCALE, SHIFT)}
-            net = arm.begin(config, images, own) if arm.begin else _fitted(arm.build(config, images), own)
+            net = (
+                arm.begin(config, images, own)
+                if arm.begin
+                else _fitted(arm.build(config, images), own, images)
+            )
+            if new_head:
+                _renew_head(net, arm.build(config, images))
         _standardise(net, images.channels, arm.published)
         if weights is not None and SCALE in weights:
             _take_over(net, weights)
@@ -36,10 +57,10 @@ def begun(arm: Arm, weights: Tensors | None) -> Arm:
     return dataclasses.replace(arm, build=build, weights=True)
 
 
-def drawn_anew(arm: Arm, weights: Tensors, images: ImageSpec, config: Config) -> tuple[str, ...]:
-    """The parameters of the arm's net that are not from ``weights``, of which only names and shapes count here.
+def fit(arm: Arm, weights: Tensors, images: ImageSpec, config: Config, *, new_head: bool = False) -> Fit:
+    """What of the arm's net is from ``weights``, of which only names and shapes count here.
 
-    They are those that stay what a net without weights has, whatever numbers the weights hold. Raises ArmError when most do.
+    New are those that stay what a net without weights has, whatever numbers the weights hold. Raises ArmError when most do.
     """
     nets = []
     with torch.random.fork_rng(devices=[]):
@@ -47,10 +68,15 @@ def drawn_anew(arm: Arm, weights: Tensors, images: ImageSpec, config: Config) ->
         for it in (arm, begun(arm, noise)):
             torch.manual_seed(0)
             nets.append(it.build(config, images))
+    if new_head:
+        _renew_head(nets[1], nets[0])
     plain = dict(nets[0].named_parameters())
-    new = [
+    new = tuple(
         name for name, now in nets[1].named_parameters() if name in plain and torch.equal(now, plain[name])
-    ]
+    )
+    adapted = tuple(
+        name for name, now in plain.items() if name not in new and now.shape != weights.get(name, now).shape
+    )
     heads = tuple(f"{head}." for head in head_of(nets[1]))
     body = {name: p.numel() for name, p in nets[1].named_parameters() if not name.startswith(heads)}
     known = sum(count for name, count in body.items() if name not in new)
@@ -59,7 +85,7 @@ def drawn_anew(arm: Arm, weights: Tensors, images: ImageSpec, config: Config) ->
             f"its weights have {100 * known / sum(body.values()):.0f} % of the net as it is built here; {len(new)} of "
             f"{len(plain)} parameters are not among them, as {', '.join(new[:3])}"
         )
-    return tuple(new)
+    return Fit(new=new, adapted=adapted, head=any(n.startswith(heads) and n not in new for n in plain))
 
 
 def head_of(net: nn.Module) -> tuple[str, ...]:
@@ -72,11 +98,24 @@ def head_of(net: nn.Module) -> tuple[str, ...]:
     return found or tuple(name for name, module in named.items() if module._parameters)[-1:]
 
 
-def _fitted(net: nn.Module, weights: Tensors) -> nn.Module:
-    """The net with every tensor of ``weights`` that has the name and the shape of one of its own."""
+def _renew_head(net: nn.Module, plain: nn.Module) -> None:
+    """Have ``net`` take the head of ``plain``."""
+    heads = tuple(f"{head}." for head in head_of(net))
+    net.load_state_dict({n: t for n, t in plain.state_dict().items() if n.startswith(heads)}, strict=False)
+
+
+def _fitted(net: nn.Module, weights: Tensors, images: ImageSpec) -> nn.Module:
+    """The net with every tensor of ``weights`` that has the name and the shape of one of its own, the first convolution's
+    once it is of the images' channels.
+    """
+    from search_spaces.families.timm import of_channels
+
     own = net.state_dict()
-    fit = {n: t for n, t in weights.items() if n in own and own[n].shape == t.shape}
-    net.load_state_dict(fit, strict=False)
+    first = next((name for name, tensor in own.items() if tensor.ndim == 4), "")
+    if first in weights and weights[first].ndim == 4:
+        weights = {**weights, first: of_channels(images.channels, weights[first])}
+    fitting = {n: t for n, t in weights.items() if n in own and own[n].shape == t.shape}
+    net.load_state_dict(fitting, strict=False)
     return net
 
 

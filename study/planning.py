@@ -69,7 +69,10 @@ def check_arms(
     images = image_spec(prepared.card)
     for name, arm in arms.items():
         beginning.check(name, arm, images)
-    return {name: beginning.fitted(name, recipe, start, images) for name, start in starts.items()}
+    return {
+        name: beginning.fitted(name, recipe, start, images, prepared.card.classes)
+        for name, start in starts.items()
+    }
 
 
 def make_plan(

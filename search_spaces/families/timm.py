@@ -11,7 +11,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import PretrainedCfg, get_pretrained_cfg, resolve_model_input_args
+from timm.models import PretrainedCfg, adapt_input_conv, get_pretrained_cfg, resolve_model_input_args
 from torch import Tensor, nn
 
 from search_spaces import Arm, ArmError, Config, ImageSpec, Published
@@ -78,6 +78,12 @@ def _build(
         own = {name: value for name, value in how["pretrained_cfg"].items() if name != "state_dict"}
         vars(net).update(pretrained_cfg=own, default_cfg=own)  # else the net keeps the weights twice
     return net
+
+
+def of_channels(channels: int, weight: Tensor) -> Tensor:
+    """A first convolution's weights, ``(out, in, height, width)``, for this many channels: summed for one, else repeated."""
+    adapted: Tensor = adapt_input_conv(channels, weight, weight.shape[1])
+    return adapted
 
 
 def _as_they_are(name: str, weights: Mapping[str, Tensor]) -> dict[str, Any]:

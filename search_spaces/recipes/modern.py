@@ -49,7 +49,7 @@ RECIPE = Recipe(
         ),
         Known(
             config={
-                "adamw_lr": 1e-3,
+                "adamw_lr": 7e-4,
                 "adamw_weight_decay": 0.05,
                 "batch_size": 128,
                 "clip": 0.0,
@@ -60,7 +60,7 @@ RECIPE = Recipe(
                 "drop_path": 0.1,
             },
             source="Liu et al. 2022, arXiv:2201.03545, table 5: ConvNeXt-T, AdamW at 4e-3 per 4096 images, stochastic depth 0.1, "
-            "erasing and averaged weights; the rate scaled by the root to batches of 128 would be 7e-4. Ours mixes less",
+            "erasing and averaged weights; the rate is scaled by the root to batches of 128. Ours mixes less",
         ),
         Known(
             config={

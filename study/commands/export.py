@@ -66,7 +66,13 @@ def export(run: RunDir, arm: str, out: Path) -> list[str]:
     for name in (weights.FILE, IMAGES):
         discard_partial(out, name)
     weights.write(
-        out, net.state_dict(), trial=trial.id, data=plan.data.spec, size=images.size, seen=run.images
+        out,
+        net.state_dict(),
+        trial=trial.id,
+        data=plan.data.spec,
+        size=images.size,
+        seen=run.images,
+        classes=plan.data.classes,
     )
     sources = _sources(plan, arm, out)
     (out / "load.py").write_text(LOAD)

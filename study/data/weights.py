@@ -37,8 +37,10 @@ from study.protocol.text import first_line
 HUB = "hub:"
 """Before a repository and a file, in place of a path."""
 FILE = "weights.safetensors"
-OURS, SIZE, LISTED = "data", "size", "images"
-"""What an export's file says of itself: its data set, its pixels per side and the SHA-256 of the list of its images."""
+OURS, SIZE, LISTED, CLASSES = "data", "size", "images", "classes"
+"""What an export's file says of itself: its data set, its pixels per side, the SHA-256 of the list of its images, its classes."""
+PATIENCE = 4.0
+"""Seconds that the hub has for a first answer."""
 NONE: Hashes = np.zeros(0, dtype=np.uint64)
 Content = NDArray[np.uint8]
 """A file of weights, byte for byte: as Ray ships it without copies on a node."""
@@ -52,6 +54,8 @@ class Start:
     content: Content
     seen: Hashes = field(default_factory=lambda: NONE)
     """The images that the weights were trained on, where they are known."""
+    classes: tuple[str, ...] | None = None
+    """Of those images, in the head's order, where they are known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +119,23 @@ def write_seen(path: Path, prepared: Prepared, starts: Sequence[Start]) -> None:
         np.save(file, np.unique(np.concatenate(seen)))
 
 
-def write(folder: Path, state: Mapping[str, Tensor], *, trial: str, data: str, size: int, seen: Path) -> None:
+def write(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    *,
+    trial: str,
+    data: str,
+    size: int,
+    seen: Path,
+    classes: Sequence[str] = (),
+) -> None:
     """Write a net's weights into ``folder``, with the list ``seen`` of the images that it may have seen, if there is one."""
-    about = {"trial": trial, OURS: data, SIZE: str(size)}
+    about = {
+        "trial": trial,
+        OURS: data,
+        SIZE: str(size),
+        **({CLASSES: json.dumps(list(classes))} if classes else {}),
+    }
     if seen.exists():
         listed = seen.read_bytes()
         write_file(folder / IMAGES, listed)
@@ -155,11 +173,16 @@ def _fetched(name: str, published: Published) -> tuple[str, Path]:
 def _download(name: str, repository: str, file: str) -> Path:
     """The file in the hub's cache on this machine, fetched unless it is there."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
+    if isinstance(cached := try_to_load_from_cache(repository, file), str):
+        return Path(cached)
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries, a line each
     folder = repository.rpartition("/")[2]  # the files of all models have one name
     try:
+        get_hf_file_metadata(
+            hf_hub_url(repository, file), timeout=PATIENCE
+        )  # once; the download tries for half a minute
         return Path(hf_hub_download(repository, file))
     except Exception as error:  # the hub, the network and the disk raise what they like
         raise InputError(
@@ -194,7 +217,15 @@ def _read(source: str, path: Path, name: str, published: Published | None) -> St
         size=_size(path, about) if ours else published.size if published else 0,
         images=len(seen),
     )
-    return Start(record=record, content=content, seen=seen)
+    return Start(record=record, content=content, seen=seen, classes=_classes(about) if ours else None)
+
+
+def _classes(about: Mapping[str, str]) -> tuple[str, ...] | None:
+    try:
+        found = json.loads(about.get(CLASSES, ""))
+    except (ValueError, RecursionError):  # an export of an earlier version, or a foreign file
+        return None
+    return tuple(map(str, found)) if isinstance(found, list) else None
 
 
 def _size(path: Path, about: Mapping[str, str]) -> int:

@@ -163,6 +163,10 @@ class Weights:
     """How many hashes are known of images that they have seen: of pixels, and of files."""
     new: tuple[str, ...] = ()
     """The parameters that they lack or that do not fit, drawn at random."""
+    adapted: tuple[str, ...] = ()
+    """The parameters that take them in another shape: positions scaled, colour channels summed or repeated."""
+    head: Literal["", "kept", "new"] = ""
+    """``new``: drawn at random, as their classes are others; ``kept``: taken, though their classes are unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +254,10 @@ def pinned(spaces: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     return said
 
 
+def _few(names: Sequence[str]) -> str:
+    return listed([*names[:3], *(["others"] if names[3:] else [])])
+
+
 def starts(weights: Mapping[str, Weights], arms: Sequence[str], size: int) -> list[str]:
     """Sentences on what the arms begin from, and where that is not the same; none if all begin at random."""
     if not weights:
@@ -258,10 +266,13 @@ def starts(weights: Mapping[str, Weights], arms: Sequence[str], size: int) -> li
         f"{arm} begins from weights trained on {w.trained_on}"
         + (f" at {w.size} pixels" if w.size else "")
         + (
-            f"; {counted(len(w.new), 'parameter')} start{'s' if len(w.new) == 1 else ''} anew: {listed([*w.new[:3], *(['others'] if w.new[3:] else [])])}"
+            f"; {counted(len(w.new), 'parameter')} start{'s' if len(w.new) == 1 else ''} anew{', the head as its classes are others' if w.head == 'new' else ''}: "
+            f"{_few(w.new)}"
             if w.new
             else ""
         )
+        + (f"; adapted to the size or channels of these images: {_few(w.adapted)}" if w.adapted else "")
+        + ("; the head is kept, though nothing says what its classes were" if w.head == "kept" else "")
         for arm, w in weights.items()
     ]
     if scratch := [arm for arm in arms if arm not in weights]:

@@ -55,8 +55,10 @@ def training(
     weights: Mapping[str, Content] = MappingProxyType({}),
 ) -> Training:
     """The trial's run, at its beginning; ``weights`` are the files that the study's arms begin from."""
-    begun = tensors(weights[trial.arm]) if trial.arm in plan.weights else None
-    arm, audit = search_spaces.load(trial.arm, plan.recipe, begun), plan.audits[trial.arm]
+    record, audit = plan.weights.get(trial.arm), plan.audits[trial.arm]
+    begun = tensors(weights[trial.arm]) if record else None
+    new_head = bool(record and record.head == "new")
+    arm = search_spaces.load(trial.arm, plan.recipe, begun, new_head=new_head)
     layout = audit.layout(trial.config)
     net = build(
         arm, trial.config, image_spec(plan.data), seed=trial.seed, device=device, channels_last=layout

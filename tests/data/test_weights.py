@@ -5,7 +5,9 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import huggingface_hub.constants
 import numpy as np
@@ -35,21 +37,27 @@ def a_net(arm: str = "tiny_resnet", images: ImageSpec = SMALL, seed: int = 7, **
     return it.build({**it.default(), **config}, images)
 
 
-def exported(home: Path, net: nn.Module, seen: np.ndarray | None = None) -> Path:
+def exported(
+    home: Path, net: nn.Module, seen: np.ndarray | None = None, classes: tuple[str, ...] = ()
+) -> Path:
     home.mkdir(exist_ok=True)
     listed = home / "list.npy"
     if seen is not None:
         np.save(listed, seen)
-    weights.write(home, net.state_dict(), trial="t", data="cifar10", size=32, seen=listed)
+    about = {"trial": "t", "data": "cifar10"}
+    weights.write(home, net.state_dict(), **about, size=32, seen=listed, classes=classes)
     return home / "weights.safetensors"
 
 
-def begun(arm: str, images: ImageSpec = SMALL) -> tuple[Start, nn.Module]:
+def begun(
+    arm: str, images: ImageSpec = SMALL, classes: tuple[str, ...] | None = None
+) -> tuple[Start, nn.Module]:
     """The arm's start, checked, and its net with another seed than its weights had."""
     it = chosen(arm, "sgd")
     assert it.start is not None
-    start = fitted(it.name, "sgd", it.start, images)
-    arm_of_it = search_spaces.load(it.name, "sgd", tensors(start.content))
+    start = fitted(it.name, "sgd", it.start, images, classes)
+    given, new_head = tensors(start.content), start.record.head == "new"
+    arm_of_it = search_spaces.load(it.name, "sgd", given, new_head=new_head)
     torch.manual_seed(1)
     return start, arm_of_it.build(arm_of_it.default(), images)
 
@@ -70,6 +78,34 @@ def test_an_export_of_this_project_begins_an_arm_and_only_the_head_is_new(tmp_pa
     assert start.record.new == ("fc.weight", "fc.bias")
     own = {name: tensor for name, tensor in load_file(path).items() if not name.startswith("fc.")}
     same(net, own)
+
+
+@pytest.mark.parametrize("arm", ["tiny_resnet", "timm/test_vit"])
+def test_the_head_of_other_classes_is_new_also_where_they_are_as_many(tmp_path: Path, arm: str) -> None:
+    net, classes = a_net(arm), tuple("abcde")
+    path = exported(tmp_path / "out", net, classes=classes)
+    body = {name: tensor for name, tensor in net.state_dict().items() if not name.startswith(("fc.", "head"))}
+    start, again = begun(f"{arm}@{path}", classes=classes[::-1])
+    assert start.record.head == "new"
+    drawn = [name for name in start.record.new if net.get_parameter(name).ndim > 1]
+    assert drawn
+    assert not any(torch.equal(again.get_parameter(name), net.get_parameter(name)) for name in drawn)
+    assert not {*start.record.new} & {*body}
+    same(again, body)
+    start, again = begun(f"{arm}@{path}", classes=classes)
+    assert (start.record.head, start.record.new) == ("", ())
+    same(again, net.state_dict())
+    start, _ = begun(f"{arm}@{exported(tmp_path / 'unknown', net)}", classes=classes)
+    assert (start.record.head, start.record.new) == ("kept", ())
+
+
+@pytest.mark.parametrize("arm", ["tiny_resnet", "timm/test_resnet"])
+def test_colours_are_summed_for_grey_images(tmp_path: Path, arm: str) -> None:
+    path, grey = exported(tmp_path / "out", a_net(arm)), ImageSpec(channels=1, size=32, classes=5)
+    start, net = begun(f"{arm}@{path}", grey)
+    (first,) = start.record.adapted
+    assert start.record.new == ()
+    torch.testing.assert_close(net.get_parameter(first), load_file(path)[first].sum(1, keepdim=True))
 
 
 def test_its_name_is_short_and_the_same_wherever_the_file_lies(tmp_path: Path) -> None:
@@ -137,6 +173,26 @@ def test_a_tag_is_fetched_from_the_hub_once(tmp_path: Path, monkeypatch: pytest.
     assert weights.again(it.name, it.start.record).record == it.start.record
     with pytest.raises(InputError, match=r"hf download timm/test_resnet.r160_in1k model.safetensors"):
         chosen("timm/test_resnet.r160_in1k", "sgd")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            self.send_error(503)
+
+    with HTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        template = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/{{revision}}/{{filename}}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        with pytest.raises(InputError, match=r"hf download timm/test_vit.r160_in1k"):
+            chosen("timm/test_vit.r160_in1k", "sgd")
+        server.shutdown()
+    assert len(asked) == 1
 
 
 def test_weights_that_have_seen_test_images_are_refused(tmp_path: Path) -> None:

@@ -144,6 +144,7 @@ def test_it_is_built_for_the_studys_images(arm: str, size: int, channels: int) -
         ("torchvision/inception_v3", 32, 3, r"images of 32 x 32 pixels .*--size \d+"),
         ("torchvision/vit_b_16", 24, 3, "It takes images of 16 or 32 pixels: --size 16"),
         ("timm/inception_v3", 32, 1, "with 1 channels: .*: --size"),
+        ("timm/crossvit_9_240", 224, 3, "It takes images of 240 or 120 pixels"),
     ],
 )
 def test_sizes_and_channels_that_it_cannot_take_are_refused(
