@@ -38,6 +38,23 @@ class Files:
     root: Path
     names: Sequence[bytes]
     """Relative to ``root``."""
+    titles: Sequence[str] = ()
+    """What predictions and pictures call them; empty: ``names``."""
+    places: Sequence[str] = ()
+    """Where their owner finds them, for messages; empty: at ``names``."""
+
+    def take(self, rows: Iterable[int]) -> "Files":
+        rows, own = list(rows), (self.titles, self.places)
+        titles, places = ([of[i] for i in rows] if of else () for of in own)
+        return Files(self.root, [self.names[i] for i in rows], titles, places)
+
+    @property
+    def called(self) -> NDArray[np.bytes_]:
+        return np.array([os.fsencode(title) for title in self.titles] or self.names)
+
+    def title(self, i: int) -> str:
+        """Of one, as printable text."""
+        return shown(self.titles[i] if self.titles else os.fsdecode(self.names[i]))
 
 
 class Images:
@@ -49,7 +66,7 @@ class Images:
     def __init__(
         self, pixels: NDArray[np.uint8], labels: NDArray[np.int64], names: NDArray[np.bytes_] | None = None
     ) -> None:
-        """``names``: the files that they were read from, where they come from files."""
+        """``names``: what the files are called that they were read from, where they come from files."""
         self._pixels = pixels
         self.labels = labels
         """``(n,)``, positions in ``DataCard.classes``."""
@@ -57,7 +74,7 @@ class Images:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Their files' names as printable text; empty where they come from no files."""
+        """What their files are called, as printable text; empty where they come from no files."""
         return () if self._names is None else tuple(shown(os.fsdecode(name)) for name in self._names)
 
     @property
@@ -104,9 +121,11 @@ class Streamed(Images):
         lengths: NDArray[np.int64],
         labels: NDArray[np.int64],
         reading: Reading,
+        titles: NDArray[np.bytes_] | None = None,
     ) -> None:
-        """``names`` are relative to ``root``, ``lengths`` the files' in bytes."""
-        self.labels, self._names, self._files = labels, names, names
+        """``names`` are relative to ``root``, ``lengths`` the files' in bytes; ``titles``: what they are called, if not so."""
+        self.labels, self._files, self._titles = labels, names, titles
+        self._names = names if titles is None else titles
         self._root, self._lengths, self._reading = root, lengths, reading
 
     @property
@@ -127,6 +146,7 @@ class Streamed(Images):
             self._lengths[indices],
             self.labels[indices],
             self._reading,
+            None if self._titles is None else self._titles[indices],
         )
 
     def fill(self, out: NDArray[np.uint8], indices: NDArray[np.int64]) -> None:
@@ -149,6 +169,7 @@ class Streamed(Images):
             "names": self._files,
             "lengths": self._lengths,
             "labels": self.labels,
+            **({} if self._titles is None else {"titles": self._titles}),
             **{name: np.array(value) for name, value in vars(self._reading).items()},
         }
 
@@ -163,6 +184,7 @@ def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Images:
         arrays["lengths"],
         arrays["labels"],
         Reading(**{field.name: arrays[field.name].item() for field in fields(Reading)}),
+        arrays.get("titles", None),
     )
 
 

@@ -26,15 +26,24 @@ class Loss:
     file: Path
     kind: str
     reason: str
+    place: str = ""
+    """Where its owner finds it, if not in ``file``."""
 
     @classmethod
-    def of(cls, files: Files, name: bytes, label: int, error: UnreadableError) -> "Loss":
-        return cls(label=label, file=path_of(files.root, name), kind=error.kind, reason=str(error))
+    def of(cls, files: Files, i: int, label: int, error: UnreadableError) -> "Loss":
+        place = files.places[i] if files.places else ""
+        return cls(
+            label=label,
+            file=path_of(files.root, files.names[i]),
+            kind=error.kind,
+            reason=str(error),
+            place=place,
+        )
 
 
 def summary(losses: Sequence[Loss], root: Path) -> tuple[LeftOut, ...]:
     """How many were left out, by class, folder and kind; folders are relative to ``root``."""
-    counts = Counter((loss.label, _folder(loss.file, root), _kind(loss)) for loss in losses)
+    counts = Counter((loss.label, _folder(loss, root), _kind(loss)) for loss in losses)
     return tuple(
         LeftOut(label=label, folder=folder, kind=kind, count=count)
         for (label, folder, kind), count in sorted(counts.items())
@@ -43,7 +52,7 @@ def summary(losses: Sequence[Loss], root: Path) -> tuple[LeftOut, ...]:
 
 def named(losses: Sequence[Loss]) -> str:
     """The first of them, and why each is lost."""
-    first = "; ".join(f"{shown(loss.file)}: {loss.reason}" for loss in losses[:NAMED])
+    first = "; ".join(f"{shown(loss.place or loss.file)}: {loss.reason}" for loss in losses[:NAMED])
     return first + (f"; and {len(losses) - NAMED} more" if len(losses) > NAMED else "")
 
 
@@ -67,7 +76,11 @@ def check(losses: Sequence[Loss], read: NDArray[np.int64], classes: Sequence[str
     )
 
 
-def _folder(file: Path, root: Path) -> str:
+def _folder(loss: Loss, root: Path) -> str:
+    """For a row of a table, the table."""
+    if loss.place:
+        return root.name
+    file = loss.file
     return shown(file.parent.relative_to(root)) if file.is_relative_to(root) else shown(file.parent)
 
 

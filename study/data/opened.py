@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from study.data import losses
-from study.data.images import BLOCK, Files, Images, shown
+from study.data.images import BLOCK, Files, Images
 from study.data.looks import Looks, contradictions, first_bytes, near
 from study.data.losses import Loss
 from study.data.reading import Fit, Reading
@@ -97,7 +97,7 @@ class Seen:
         files, row = self.part.images, int(self.rows[i])
         if not isinstance(files, Files):
             return f"image {row}"
-        return shown(os.fsdecode(files.names[row]))
+        return files.title(row)
 
 
 def open_parts(parts: Sequence[Part], asked: Asked, memory: int) -> Opened:

@@ -168,7 +168,12 @@ def _joined(parts: Sequence[Part]) -> Part:
     files = [part.images for part in parts if isinstance(part.images, Files)]
     arrays = [part.images for part in parts if not isinstance(part.images, Files)]
     images = (
-        Files(files[0].root, [name for each in files for name in each.names])
+        Files(
+            files[0].root,
+            [name for f in files for name in f.names],
+            [title for f in files for title in f.titles],
+            [place for f in files for place in f.places],
+        )
         if files
         else np.concatenate(arrays)
     )

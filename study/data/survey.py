@@ -150,13 +150,13 @@ def _headers(files: Files, labels: Sequence[int] | NDArray[np.int64]) -> _Part:
 
     _run(look, range(0, len(found), MANY))
     losses = [
-        Loss.of(files, name, int(label), got)
-        for name, label, got in zip(files.names, labels, found, strict=True)
+        Loss.of(files, i, int(label), got)
+        for i, (label, got) in enumerate(zip(labels, found, strict=True))
         if isinstance(got, UnreadableError)
     ]
     good = [i for i, got in enumerate(found) if isinstance(got, Header)]
     return _Part(
-        files=Files(files.root, [files.names[i] for i in good]),
+        files=files.take(good),
         rows=np.array(good, dtype=np.int64),
         labels=np.asarray(labels, dtype=np.int64)[good],
         headers=[got for got in found if isinstance(got, Header)],
@@ -190,16 +190,23 @@ def _decoded(part: _Part, reading: Reading, *, keep: bool) -> _Read:
         looks.see(start, block)
 
     _run(decode, range(0, count, TASK))
-    lost = [Loss.of(part.files, part.files.names[i], int(part.labels[i]), failed[i]) for i in sorted(failed)]
+    lost = [Loss.of(part.files, i, int(part.labels[i]), failed[i]) for i in sorted(failed)]
     good = np.array([i for i in range(count) if i not in failed], dtype=np.int64)
     if failed:
         pixels, looks, facts = pixels[good] if keep else pixels, looks.take(good), facts[good]
-    files, labels = Files(part.files.root, [part.files.names[i] for i in good]), part.labels[good]
+    files, labels = part.files.take(good), part.labels[good]
     sizes = np.array([(h.width, h.height) for h in part.headers], dtype=np.int64).reshape(-1, 2)
     return _Read(
-        images=Images(pixels, labels, np.array(files.names))
+        images=Images(pixels, labels, files.called)
         if keep
-        else Streamed(files.root, np.array(files.names), part.lengths[good], labels, reading),
+        else Streamed(
+            files.root,
+            np.array(files.names),
+            part.lengths[good],
+            labels,
+            reading,
+            files.called if files.titles else None,
+        ),
         files=files,
         rows=part.rows[good],
         looks=looks,

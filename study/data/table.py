@@ -6,6 +6,7 @@ within a part they are ordered by class and by name, as in a folder.
 
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,10 @@ class Row:
     """Relative to the root of all."""
     name: str
     """What orders it within its class."""
+    title: str = ""
+    """What the table calls it, if not by its file."""
+    place: str = ""
+    """Where it is in the table, if it is no file of the user's."""
     label: str | None
     """None without one."""
     part: str = "train"
@@ -65,7 +70,7 @@ def content(spec: str, root: Path, rows: Iterable[Row], notes: Sequence[str] = (
     for name in unlabelled:
         del of_part[name]
     every = [row for own in of_part.values() for row in own]
-    if missing := [shown(row.name) for row in every if row.label is None]:
+    if missing := [shown(row.place or row.name) for row in every if row.label is None]:
         raise InputError(
             f"{spec}: {counted(len(missing), 'image')} of {len(every)} without a label, as {few(missing[:3])}: add the labels, or "
             "remove these rows"
@@ -73,11 +78,17 @@ def content(spec: str, root: Path, rows: Iterable[Row], notes: Sequence[str] = (
     classes = sorted({str(row.label) for row in every})
     numbers = {label: i for i, label in enumerate(classes)}
     grouped = any(row.group for row in every)
+    often = Counter(row.title for row in every)
     parts = {}
     for name, own in of_part.items():
         own.sort(key=lambda row: (str(row.label), row.name.split("/")))  # stable
         parts[name] = Part(
-            images=Files(root, [row.file.encode("utf-8", "surrogateescape") for row in own]),
+            images=Files(
+                root,
+                [row.file.encode("utf-8", "surrogateescape") for row in own],
+                [row.title if often[row.title] == 1 else row.place for row in own if row.place],
+                [row.place for row in own if row.place],
+            ),
             labels=np.array([numbers[str(row.label)] for row in own], dtype=np.int64),
             groups=[row.group for row in own] if grouped else None,
         )

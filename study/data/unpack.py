@@ -42,14 +42,29 @@ class Columns:
 
     @classmethod
     def of(
-        cls, spec: str, names: Sequence[str], images: Collection[str], classes: Mapping[str, Sequence[str]]
+        cls,
+        spec: str,
+        kinds: Mapping[str, str],
+        images: Collection[str],
+        paths: Collection[str],
+        classes: Mapping[str, Sequence[str]],
     ) -> "Columns":
-        """``images``: columns that can hold images. ``classes``: names of the labels, by column. Raises InputError."""
-        candidates = [name for name in names if name in images]
-        there = f"its columns are {listed([shown(name) for name in names])}"
+        """``kinds``: what each column holds. ``images``, ``paths``: those that can hold images, or paths of images; ``classes``: names
+        of the labels, by column. Raises InputError.
+        """  # fmt: skip
+        names = list(kinds)
+        others = [
+            names[at] for what in ("label", "split", "group") if (at := column(names, what)) is not None
+        ]
+        candidates = [n for n in names if n in images] or [n for n in names if n in paths and n not in others]
+        there = f"its columns are {listed([shown(f'{name} ({kind[:40]})') for name, kind in kinds.items()])}"
         by_name = column(candidates, "image")
-        if by_name is None and len(candidates) != 1:
-            raise InputError(f"{spec} has no column that is clearly the image ({there}): call it image")
+        alone = len(candidates) == 1 and (candidates[0] in images or column(names, "image") is None)
+        if by_name is None and not alone:
+            raise InputError(
+                f"{spec} has no column that is clearly the image ({there}): call it image, and let it hold the bytes of image files"
+                f"{' or their paths' if paths else ''}"
+            )
         image = candidates[by_name or 0]
         others = [name for name in names if name != image]
         found = {
@@ -76,8 +91,13 @@ class Unpacked:
         self.spec = spec
         self.root = (downloads / UNPACKED / _plain(Path(spec.rstrip("/")).name)).absolute()
 
-    def row(self, cells: Mapping[str, Any], columns: Columns, part: str, number: int, beside: Path) -> Row:
-        """One row; paths in it are relative to ``beside``. Raises InputError for an image or a label that is none."""
+    def row(
+        self, cells: Mapping[str, Any], columns: Columns, part: str, number: int, place: str, beside: Path
+    ) -> Row:
+        """One row; paths in it are relative to ``beside``. Raises InputError for an image or a label that is none.
+
+        ``number`` orders it, ``place`` is where its owner finds it, as ``row 3 of x.parquet``.
+        """
         picture = cells[columns.image]
         held = (
             picture
@@ -85,31 +105,39 @@ class Unpacked:
             else {"bytes" if isinstance(picture, bytes) else "path": picture}
         )
         content, path = held.get("bytes"), held.get("path")
-        if content is None and not isinstance(path, str):
-            raise InputError(f"{self.spec}: row {number} has no image")
+        if not isinstance(content, bytes | None) or (content is None and not isinstance(path, str)):
+            what = "no image" if content is None and path is None else "no image that can be read"
+            raise InputError(
+                f"{self.spec}: {place} has {what} in column {shown(columns.image)}: write the bytes of an image file there, or remove "
+                "the row"
+            )
         split = text_of(cells[columns.split]) if columns.split else None
         part = split or part
-        label = self._label(cells[columns.label], columns, number)
+        label = self._label(cells[columns.label], columns, place)
         own = path if isinstance(path, str) else ""
-        name = str(cells[columns.name]) if columns.name else own
+        said = cells[columns.name] if columns.name else None
+        name = str(said) if isinstance(said, str | int) else own
         if content is None:
             file = str(beside / own)
         else:
             file = self._put(f"{_plain(part)}/{_plain(label or '')}", name or f"{number:07d}", content)
         return Row(
-            file=file, name=name or f"{number:09d}", label=label, part=part,
+            file=file, name=name or f"{number:09d}", label=label, part=part, title=name or place,
+            place=f"{name or own if content is not None else file} ({place})" if name else place,
             group=(text_of(cells[columns.group]) or "") if columns.group else "",
         )  # fmt: skip
 
-    def _label(self, value: Any, columns: Columns, number: int) -> str | None:
+    def _label(self, value: Any, columns: Columns, place: str) -> str | None:
         if isinstance(value, list | tuple | dict | bytes):
             raise InputError(
-                f"{self.spec}: the label of row {number} is a {type(value).__name__}: an image has one label, a number or a name"
+                f"{self.spec}: the label of {place} is a {type(value).__name__}: an image has one label, a number or a name, in column "
+                f"{shown(columns.label)}"
             )
         if columns.classes and isinstance(value, int):
             if value >= len(columns.classes):
                 raise InputError(
-                    f"{self.spec}: row {number} has label {value}, and there are {len(columns.classes)} names"
+                    f"{self.spec}: {place} has label {value}, and there are {len(columns.classes)} names, from 0 on: mend the label, or write "
+                    "-1 where there is none"
                 )
             return columns.classes[value] if value >= 0 else None
         return text_of(value)

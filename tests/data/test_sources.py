@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from support.folders import data, refused, the_same
 from support.pictures import fill
 
 from study.data.parts import chosen_test
+from study.data.prepare import prepare
 
 Rows = list[tuple[str, str, str]]
 
@@ -169,6 +171,49 @@ def test_a_table_that_is_not_there(tmp_path: Path) -> None:
 # -- parquet and Hugging Face
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_images_in_a_table_go_by_their_own_names(images: Path, tmp_path: Path, streamed: bool) -> None:
+    rows = [row for row in rows_of(images) if row[2] == "train"]
+    file, memory = tmp_path / "x.parquet", 0 if streamed else 2**30
+
+    def names() -> set[str]:
+        prepared = prepare(f"parquet:{file}", seed=0, root=tmp_path / "downloads", test="20%", memory=memory)
+        assert len(set(prepared.train.names)) == len(prepared.train)
+        return set(prepared.train.names)
+
+    whole = table_of(images, rows, "bytes")
+    parquet.write_table(whole.drop(["filename"]), file)
+    assert names() < {f"row {i} of x.parquet" for i in range(1, len(rows) + 1)}
+    parquet.write_table(whole.set_column(2, "filename", [[row[0] for row in rows]]), file)
+    assert names() < {row[0] for row in rows}
+    parquet.write_table(whole.set_column(2, "filename", [["same.png"] * len(rows)]), file)
+    assert names() < {f"same.png (row {i} of x.parquet)" for i in range(1, len(rows) + 1)}
+    paths = pa.array([str(images / row[0]) for row in rows]).dictionary_encode()
+    parquet.write_table(
+        pa.table({"path": paths, "label": whole["label"].combine_chunks().dictionary_encode()}), file
+    )
+    assert names() < {str(images / row[0]) for row in rows}
+
+
+def test_a_row_without_an_image_is_named(images: Path, tmp_path: Path) -> None:
+    rows = rows_of(images)
+    whole = table_of(images, rows, "bytes")
+    junk = pa.array([b"junk", *whole["image"].to_pylist()[1:]])
+    for table, name in (
+        (whole, f"{Path(rows[0][0]).name} (row 1 of x.parquet)"),
+        (whole.drop(["filename"]), "row 1 of x.parquet"),
+    ):
+        parquet.write_table(table.set_column(0, "image", junk), tmp_path / "x.parquet")
+        refused(tmp_path / "x.parquet", tmp_path, f": {re.escape(name)}: its content is no")
+    parquet.write_table(table_of(images, rows, "paths"), images / "x.parquet")
+    (images / rows[0][0]).unlink()
+    refused(
+        images / "x.parquet",
+        tmp_path,
+        re.escape(f": {images / rows[0][0]} (row 1 of x.parquet): No such file"),
+    )
+
+
 def table_of(images: Path, rows: Rows, how: str) -> pa.Table:
     contents = [(images / path).read_bytes() for path, _, _ in rows]
     names = [Path(path).name for path, _, _ in rows]
@@ -215,9 +260,20 @@ def test_parquet_that_says_too_little(tmp_path: Path, monkeypatch: pytest.Monkey
 
     bad("no column that is clearly the image", a=[1, 2], label=[1, 2])
     bad("has one class, '1'", **{"": [b"x", b"y"]}, label=[1, 1])
-    bad("no column that is clearly the label .its columns are image, a and b", image=[b"x"], a=[1], b=[2])
-    bad("the label of row 1 is a list", image=[b"x"], label=[[1, 2]])
-    bad("row 2 has no image", image=[b"x", None], label=[1, 2])
+    bad(
+        r"its columns are image .list<element: double>. and label .string..: call it image",
+        image=[[0.5]],
+        label=["x"],
+    )
+    bad("row 1 of x.parquet has no image that can be read in column img", img=[{"bytes": [1, 2]}], label=[1])
+    bad(
+        r"clearly the label .its columns are image .binary., a .int64. and b .int64..",
+        image=[b"x"],
+        a=[1],
+        b=[2],
+    )
+    bad("the label of row 1 of x.parquet is a list", image=[b"x"], label=[[1, 2]])
+    bad("row 2 of x.parquet has no image", image=[b"x", None], label=[1, 2])
     bad("2 images of 3 without a label", image=[b"x"] * 3, label=[1, None, None])
     refused(f"parquet:{tmp_path / 'no.parquet'}", tmp_path, "cannot be read as parquet")
     (tmp_path / "empty").mkdir()

@@ -68,7 +68,9 @@ def _columns(spec: str, datasets: Any, part: Any) -> Columns:
     images = [name for name, kind in kinds.items() if isinstance(kind, datasets.Image)]
     raw = [name for name, kind in kinds.items() if getattr(kind, "dtype", "") in ("binary", "large_binary")]
     classes = {name: kind.names for name, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)}
-    return Columns.of(f"hf:{spec}", list(kinds), images or raw, classes)
+    return Columns.of(
+        f"hf:{spec}", {n: getattr(k, "dtype", str(k)) for n, k in kinds.items()}, images or raw, (), classes
+    )
 
 
 def _rows(part: str, own: Any, columns: Columns, unpacked: Unpacked, datasets: Any) -> Iterator[Row]:
@@ -78,7 +80,7 @@ def _rows(part: str, own: Any, columns: Columns, unpacked: Unpacked, datasets: A
     if isinstance(own.features[columns.image], datasets.Image):
         own = own.cast_column(columns.image, datasets.Image(decode=False))
     for number, cells in enumerate(own, 1):
-        yield unpacked.row(cells, columns, part, number, Path())
+        yield unpacked.row(cells, columns, part, number, f"row {number} of {part}", Path())
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def read(argument: str, downloads: Path) -> Content:
         _check_sizes(shards)
         unpacked = Unpacked(downloads, argument)
         columns = _columns(shards[0], argument)
-        rows = list(_rows(shards, columns, unpacked))
+        rows = list(_rows(path, shards, columns, unpacked))
     except (OSError, RuntimeError, pyarrow.ArrowException) as error:  # RuntimeError: no such user's home
         line = str(error).strip().partition("\n")[0]
         raise InputError(f"{shown(argument)} cannot be read as parquet: {line}") from error
@@ -59,15 +59,19 @@ def _columns(shard: Path, spec: str) -> Columns:
     from pyarrow import parquet, types
 
     schema = parquet.read_schema(shard)
+    kinds = {f.name: f.type.value_type if types.is_dictionary(f.type) else f.type for f in schema}
     images = [
-        field.name
-        for field in schema
-        if types.is_binary(field.type)
-        or types.is_large_binary(field.type)
-        or (types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0)
+        name
+        for name, kind in kinds.items()
+        if types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_binary_view(kind)
+        or (types.is_struct(kind) and max(map(kind.get_field_index, ("bytes", "path"))) >= 0)
     ]
-    texts = [f.name for f in schema if types.is_string(f.type) or types.is_large_string(f.type)]
-    return Columns.of(spec, schema.names, images or texts, _class_names(schema.metadata or {}))
+    text = (types.is_string, types.is_large_string, types.is_string_view)
+    paths = [name for name, kind in kinds.items() if any(is_it(kind) for is_it in text)]
+    said = {name: str(kind) for name, kind in kinds.items()}
+    return Columns.of(spec, said, images, paths, _class_names(schema.metadata or {}))
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
@@ -79,7 +83,7 @@ def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
         return {}
 
 
-def _rows(shards: list[Path], columns: Columns, unpacked: Unpacked) -> Iterator[Row]:
+def _rows(root: Path, shards: list[Path], columns: Columns, unpacked: Unpacked) -> Iterator[Row]:
     from pyarrow import parquet
 
     parts = {shard: part_of(shard) for shard in shards}
@@ -87,13 +91,15 @@ def _rows(shards: list[Path], columns: Columns, unpacked: Unpacked) -> Iterator[
     number = 0
     for shard in shards:
         part = parts[shard] or (shard.stem if named else "train")
+        before, name = number, shown(shard.name if shard == root else shard.relative_to(root))
         with parquet.ParquetFile(shard) as file:
             if lacking := [name for name in columns.used if name not in file.schema_arrow.names]:
                 raise InputError(f"{shown(shard)} lacks {listed(lacking)}, which the first shard has")
             for batch in file.iter_batches(ROWS, columns=columns.used):
                 for cells in _dicts(batch):
                     number += 1
-                    yield unpacked.row(cells, columns, part, number, shard.parent)
+                    place = f"row {number - before} of {name}"
+                    yield unpacked.row(cells, columns, part, number, place, shard.parent)
 
 
 def _dicts(batch: Any) -> list[dict[str, Any]]:
