@@ -332,6 +332,27 @@ def test_ties_that_disable_early_stopping_are_reported(copied: Path) -> None:
     assert "on 1000 validation images all trials scored the same at its" in warning
 
 
+@pytest.mark.parametrize("ranks", [True, False])
+def test_a_first_rung_that_is_not_shown_to_rank_is_warned_of(tmp_path: Path, ranks: bool) -> None:
+    run = write_run(tmp_path / "run", slice_runs=12)
+
+    def ordered(record: Record) -> Record:
+        """Random settings score by their number, at the first epoch in reverse unless it ``ranks``."""
+        if isinstance(record, Epoch) and "slice" in record.trial:
+            place = int(record.trial.rpartition("-")[2]) / 100
+            return dataclasses.replace(
+                record, val_accuracy=0.5 + (place if ranks or record.epoch > 1 else -place)
+            )
+        return record
+
+    edit(run / "ledger.jsonl", ordered)
+    evidence = read(run)
+    assert [shown for _, _, shown in health.first_rung(evidence)] == [ranks, ranks]
+    assert len([line for line in health.warnings(evidence) if "ASHA stops most trials" in line]) == (
+        not ranks
+    )
+
+
 def test_copies_of_training_images_weaken_the_verdict_by_their_share(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

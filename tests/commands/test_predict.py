@@ -16,11 +16,18 @@ from PIL import Image
 from support.nets import with_nets
 
 from study.__main__ import main
+from study.data.opened import Asked
 from study.data.prepare import prepare
 from study.protocol.plan import Plan
 from study.protocol.rundir import RunDir
 
 ARMS = ("tiny_resnet", "small_resnet")
+FAMILIES = (
+    ("timm/resnet10t", "timm/vit_tiny_patch16_224"),
+    ("timm/convnext_atto", "timm/swin_tiny_patch4_window7_224"),
+    ("timm/efficientnet_lite0", "timm/mixer_s32_224"),
+    ("torchvision/mobilenet_v3_small", "torchvision/swin_t"),
+)
 CLASSES = ("dull", "Label, “quoted” & <b>", "label")
 ONLY = """
 import runpy, sys
@@ -154,6 +161,26 @@ def test_bad_images_are_a_sentence_each(
 def test_the_export_says_the_same_from_any_folder(
     run: RunDir, net: Path, wanted: dict[str, Any], tmp_path: Path
 ) -> None:
+    says_the_same(run, net, wanted, tmp_path)
+
+
+@pytest.mark.nets
+@pytest.mark.parametrize("arms", FAMILIES, ids="-".join)
+def test_the_exports_of_families_say_the_same(tmp_path: Path, arms: tuple[str, str]) -> None:
+    odd_images(tmp_path / "images")
+    prepared = prepare(f"folder:{tmp_path / 'images'}", seed=0, root=tmp_path, asked=Asked(size=64))
+    run = with_nets(tmp_path / "run", prepared, arms)
+    for place, arm in enumerate(arms):
+        net = tmp_path / f"net{place}"
+        assert main(["export", str(run), arm, "--out", str(net)]) == 0
+        card = json.loads((net / "config.json").read_text(encoding="utf-8"))
+        assert card["onnx"]["differs_from_torch_by"] < 1e-4
+        with np.load(run.prediction(card["trial"])) as wanted:
+            says_the_same(run, net, dict(wanted), tmp_path / f"of{place}")
+
+
+def says_the_same(run: RunDir, net: Path, wanted: dict[str, Any], tmp_path: Path) -> None:
+    """Moved, without this project, and beside a file that is no image."""
     moved = Path(shutil.copytree(net, tmp_path / "else where"))
     test = run.path.parent / "images" / "test"
     (tmp_path / "bad.png").write_text("no image")

@@ -7,11 +7,14 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from analysis.frames import how_it_ended
 from analysis.report.section import Context, Part, Section, again
 from analysis.results import Evidence, in_hand
 from analysis.runs import apart
 from analysis.statistics.intervals import Refused
+from analysis.statistics.ranks import rank_correlation
 from study.protocol import allocation
 from study.protocol.accounting import budget, search_runs, searches, share, trained
 from study.protocol.allocation import CONFIRM_FLOOR, MARGIN, REDUCTION, TUNING_RUNS_FLOOR
@@ -31,6 +34,8 @@ OVERSHOOT = 0.02
 LOST = 0.02
 TRIALS_FLOOR = 9
 """Search trials below which it means nothing that none was stopped."""
+FEWEST = 5
+"""Random settings that a rank correlation takes."""
 UNEVEN = 1.5
 """Ratio of the costs of one setting in two phases from which on the machine, not the setting, explains it."""
 
@@ -44,7 +49,7 @@ def section(context: Context) -> Section | None:
 def warnings(evidence: Evidence) -> list[str]:
     """One sentence per problem, the gravest first."""
     known = [sentence for said in (copies, near_copies) if (sentence := said(evidence.plan.data))]
-    checks = (_unlearnt, _records, _runs, _fairness, _edges)
+    checks = (_unlearnt, _records, _runs, _unranked, _fairness, _edges)
     return [*known, *(sentence for check in checks for sentence in check(evidence))]
 
 
@@ -221,6 +226,39 @@ def _undecided(evidence: Evidence, arm: str) -> list[str]:
         f"{arm}: ASHA, which means to stop two thirds at each rung, stopped {stopped} of {len(met)} search trials: on "
         f"{evidence.plan.val_images} validation images {'all trials scored the same' if different == 1 else f'the trials had only {different} different scores'} at its "
         "first rung, and trials that tie in score and loss are all promoted."
+    )
+    return [sentence]
+
+
+def first_rung(evidence: Evidence) -> list[tuple[str, str, bool]]:
+    """How well the first rung, which stops most trials, ranks settings: over the random ones, which nothing stopped.
+
+    Per arm its rank correlation with the end in words, and whether that is shown to be above 0; empty without rungs.
+    """
+    found = []
+    for arm in evidence.plan.arms if evidence.plan.rungs else ():
+        finished = evidence.history.full_length(arm, "slice")
+        curves = [[e.val_score for e in evidence.history.epochs[t.id]] for t in finished]
+        if len(curves) < FEWEST:
+            found.append((arm, f"has {counted(len(curves), 'finished setting')}, too few", False))
+            continue
+        first, last = (np.array([curve[at] for curve in curves]) for at in (evidence.plan.rungs[0] - 1, -1))
+        rho, low, high = rank_correlation(first, last)
+        said = f"{rho:.2f} (95 % {low:.2f} to {high:.2f}, {len(curves)} settings)"
+        if math.isnan(rho):
+            said = "none: all settings are alike at one of the two"
+        found.append((arm, said, low > 0))
+    return found
+
+
+def _unranked(evidence: Evidence) -> list[str]:
+    unsure = [f"{arm} {words}" for arm, words, shown in first_rung(evidence) if not shown]
+    if evidence.open or not unsure:
+        return []
+    sentence = (
+        f"ASHA stops most trials after epoch {evidence.plan.rungs[0]}, and it is not shown that this epoch ranks settings as the end "
+        f"does: over the random settings the rank correlation is not above 0 beyond doubt ({'; '.join(unsure)}). The searches may "
+        "have stopped good settings."
     )
     return [sentence]
 

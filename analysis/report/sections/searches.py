@@ -1,17 +1,12 @@
 """What the searches did: how their trials ended, and the settings in hand."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from analysis import frames
 from analysis.report.section import Context, Part, Section, Table
-from analysis.report.sections.health import position
+from analysis.report.sections.health import first_rung, position
 from analysis.results import Evidence, in_hand
-from analysis.statistics.ranks import rank_correlation
-from study.protocol.text import counted
 
 
 def section(context: Context) -> Section:
@@ -32,32 +27,17 @@ def section(context: Context) -> Section:
     )
 
 
-FEWEST = 5
-"""Random settings that a rank correlation takes."""
 ENDS = frames.ENDS[:-1]
 """Without those that have not ended."""
 
 
 def _first_rung(evidence: Evidence) -> tuple[str, ...]:
-    """How well the first rung, which stops most trials, ranks settings: over the random ones, which nothing stopped."""
-    if not evidence.plan.rungs:
+    if not (found := first_rung(evidence)):
         return ()
-    rung, said = evidence.plan.rungs[0], list[str]()
-    for arm in evidence.plan.arms:
-        finished = evidence.history.full_length(arm, "slice")
-        curves = [[e.val_score for e in evidence.history.epochs[t.id]] for t in finished]
-        if len(curves) < FEWEST:
-            said.append(f"{arm} has {counted(len(curves), 'finished setting')}, too few")
-            continue
-        first, last = (np.array([curve[at] for curve in curves]) for at in (rung - 1, -1))
-        rho, low, high = rank_correlation(first, last)
-        said.append(
-            f"{arm} {rho:.2f} (95 % {low:.2f} to {high:.2f}, {len(curves)} settings)"
-            if math.isfinite(rho)
-            else f"{arm} none: all settings are alike at one of the two"
-        )
+    said = "; ".join(f"{arm} {words}" for arm, words, _ in found)
+    rung = evidence.plan.rungs[0]
     return (
-        f"Rank correlation of epoch {rung}, the first rung, with the end, over the random settings: {'; '.join(said)}.",
+        f"Rank correlation of epoch {rung}, the first rung, with the end, over the random settings: {said}.",
     )
 
 
