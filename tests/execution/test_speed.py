@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bench import again, packing, quality, search, stream, timing, train
+from bench import again, core, packing, quality, search, stream, timing, train
 from bench.gpu import __main__ as campaign
 from ray.tune.search import sample
 from support.plans import PLAN
@@ -53,6 +53,12 @@ def test_images_per_second_are_those_of_the_steps_alone(monkeypatch: pytest.Monk
     assert train.core_speed("tiny_resnet", 32, 0.0) > 0
     monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
     assert train.post_speed("tiny_resnet", "cpu", 4.0, 1) == 3 * train.POST_BATCH / 4
+
+
+def test_both_cores_are_measured_with_the_same_net() -> None:
+    found = core.side_by_side("tiny_resnet", 8, 0.0, 1)
+    assert set(found) == {"old", "today"}
+    assert min(found.values()) > 0
 
 
 @LOOPS
