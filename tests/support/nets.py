@@ -69,9 +69,10 @@ def _weights(plan: Plan, arm: str, images: Images, *, seed: int) -> bytes:
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 1.0
+        last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
+        last.weight.normal_(generator=torch.Generator().manual_seed(seed))  # some begin at zero
         net.train()(pixels)
         logits = net.eval()(pixels)
-        last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
         last.weight.mul_(2 / logits.std(dim=0)[:, None])
         last.bias.sub_(net(pixels).mean(dim=0))
     return checkpoint.pack({"net": net.state_dict()})
