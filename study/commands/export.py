@@ -28,7 +28,7 @@ from search_spaces._names import in_files
 from study import provenance
 from study.commands.loader import LOAD
 from study.commands.onnx import write_onnx
-from study.data import reading, weights
+from study.data import listing, reading, weights
 from study.data.opened import reading_of
 from study.data.reading import BACKGROUND
 from study.protocol import consistency
@@ -44,6 +44,17 @@ from study.training.loop import build
 from study.training.trial import image_spec
 
 NORMALISATION = "pixels 0..255, then x / 127.5 - 1: mean and standard deviation 0.5 of the range"
+
+ABOUT = """# {arm}
+
+`python load.py IMAGE_OR_FOLDER...` says the class of images; it needs what `requirements.txt` lists. `config.json` has the classes in the
+order of the output, the scores and their intervals. `net.onnx`, if it is here, takes `pixels` and gives `probabilities`.
+
+## From a file to the net's input, without load.py
+
+{steps}
+The output for `weights.safetensors` is one logit per class; softmax makes probabilities of them.
+"""
 
 
 def command(given: argparse.Namespace, console: Console) -> int:
@@ -81,8 +92,10 @@ def export(run: RunDir, arm: str, out: Path) -> list[str]:
     card = _card(plan, history, run, trial) | {"requires": pins}
     said, card["onnx"] = write_onnx(net, images, plan.data.classes, how(plan.data), out / "net.onnx")
     (out / "config.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    steps = "".join(f"{i}. {step}\n" for i, step in enumerate(card["preprocessing"], 1))
+    (out / "README.md").write_text(ABOUT.format(arm=arm, steps=steps), encoding="utf-8")
     return [
-        f"{out}: {trial.id}, weights.safetensors, config.json, load.py with reading.py, search_spaces/ and requirements.txt",
+        f"{out}: {trial.id}, README.md, weights.safetensors, config.json, load.py with listing.py, reading.py, search_spaces/ and requirements.txt",
         f"classify images from any folder: python {out}/load.py IMAGE...",
         said,
     ]
@@ -108,13 +121,41 @@ def restored(plan: Plan, history: History, run: RunDir, arm: str) -> tuple[Trial
 
 def how(card: DataCard) -> dict[str, Any]:
     """The way from a file to the net's input, for people and programs."""
-    colour = "grey" if card.channels == 1 else "RGB"
-    return {
-        "reading": asdict(reading_of(card)),
-        "colour": f"{colour}, turned upright by the EXIF orientation; the first frame of several",
-        "background": f"{BACKGROUND}, under transparency and beside padded images",
-        "normalisation": NORMALISATION,
+    own, size = reading_of(card), card.size
+    need = {"pad": f"(max(1, {2 * size} * width // longer), max(1, {2 * size} * height // longer))"}
+    deep = (
+        f"value * 255 / {own.white:g}, rounded, clipped to 0..255"
+        if own.white
+        else "refused: no training image had them"
+    )
+    fits = {
+        "squash": f"scale its width and its height to {size} each",
+        "crop": f"scale its middle to {size} x {size}: the box of the shorter side, whose edges may lie at half a pixel (resize's box)",
+        "pad": f"scale its longer side to {size} and its shorter side in proportion (round, at least 1); paste it on grey ({BACKGROUND}) at "
+        f"(({size} - its width) // 2, ({size} - its height) // 2)",
     }
+    return {
+        "reading": asdict(own),
+        "preprocessing": [
+            (f"Decode the first frame with Pillow; of a JPEG after image.draft(None, {need.get(own.fit, (2 * size, 2 * size))}), which decodes a "
+            "large one at 1/2, 1/4 or 1/8. Decoded whole, it differs slightly."),
+            "Turn it upright by its EXIF orientation (ImageOps.exif_transpose).",
+            f"Pixels of more than 8 bits (Pillow's modes I and F): {deep}. Colours of 16 bits each: their upper 8 bits, as Pillow reads them.",
+            f"Lay transparency over grey: convert to RGBA and composite over ({BACKGROUND}, {BACKGROUND}, {BACKGROUND}).",
+            "Convert to RGB." if card.channels == 3 else "Convert to grey (Pillow's L: 0.299 R + 0.587 G + 0.114 B; LAB by way of RGB).",
+            (f"If it is not {size} x {size}, {fits[own.fit]}; bilinear with antialiasing (Image.Resampling.BILINEAR, not the 2 x 2 bilinear of "
+            "OpenCV or of torch without antialias)."),
+            (f"As float32 (n, {card.channels}, {size}, {size}): images, channels, rows from the top, columns; "
+            f"{'channels in the order R, G, B' if card.channels == 3 else 'one channel'}, values 0..255. This is what net.onnx takes."),
+            "For weights.safetensors, x / 127.5 - 1, which net.onnx does itself: of x / 255, mean 0.5 and standard deviation 0.5 per channel.",
+        ],
+        "channel_order": "RGB" if card.channels == 3 else "L",
+        "layout": "NCHW",
+        "interpolation": "bilinear, antialiased",
+        "mean": [0.5] * card.channels,
+        "std": [0.5] * card.channels,
+        "normalisation": NORMALISATION,
+    }  # fmt: skip
 
 
 def _card(plan: Plan, history: History, run: RunDir, trial: Trial) -> dict[str, Any]:
@@ -166,7 +207,11 @@ def _sources(plan: Plan, arm: str, out: Path) -> list[Path]:
         if name.startswith(provenance.ARMS):
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             copies.append(Path(shutil.copyfile(provenance.ROOT / name, out / name)))
-    return [*copies, Path(shutil.copyfile(str(reading.__file__), out / "reading.py"))]
+    for module in (listing, reading):  # they lie beside load.py, without a package
+        source = Path(str(module.__file__))
+        copies.append(out / source.name)
+        copies[-1].write_text(source.read_text().replace("from study.data.", "from "))
+    return copies
 
 
 def _pins(sources: Iterable[Path]) -> list[str]:
@@ -179,7 +224,7 @@ def _pins(sources: Iterable[Path]) -> list[str]:
                 packages |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 packages.add(node.module.partition(".")[0])
-    foreign = packages - sys.stdlib_module_names - {"search_spaces"}
+    foreign = packages - sys.stdlib_module_names - {"search_spaces", "listing", "reading"}
     names = {known[package][0] for package in foreign if package in known}
     return [
         f"{name}=={importlib.metadata.version(name).partition('+')[0]}"

@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))  # reading.py and search_spaces/ lie here
+sys.path.insert(0, str(HERE))  # listing.py, reading.py and search_spaces/ lie here
 
 import torch
+from listing import candidate, files
 from reading import Reading, UnreadableError, read_each
 from safetensors.torch import load_file
 from search_spaces import ImageSpec, load
-
 
 
 def opened():
@@ -55,8 +55,7 @@ def classify(files):
 
 
 def files_in(place):
-    inside = sorted(p for p in place.rglob("*") if p.is_file() and not p.name.startswith("."))
-    return inside if place.is_dir() else [place]
+    return [file for file in files(place) if candidate(file)] if place.is_dir() else [place]
 
 
 def complain(text):
@@ -70,7 +69,11 @@ def main(places):
         return 2
     bad = 0
     try:
-        for file, said, wrong in classify([file for place in places for file in files_in(Path(place))]):
+        found = {place: files_in(Path(place)) for place in places}
+        for place in (place for place, inside in found.items() if not inside):
+            bad += 1
+            complain(f"{place}: it holds no images")
+        for file, said, wrong in classify([file for inside in found.values() for file in inside]):
             if said is None:
                 bad += 1
                 complain(f"{file}: {wrong}")

@@ -35,7 +35,7 @@ def write_onnx(
     shape = f"float32 (n, {images.channels}, {images.size}, {images.size}), 0..255"
     about = {
         "file": file.name,
-        "input": f"pixels: {shape}, read as `reading` and `colour` say; the net normalises them itself",
+        "input": f"pixels: {shape}, prepared as `preprocessing` says; the net normalises them itself",
         "output": "probabilities: float32 (n, classes), in the order of `classes`",
     }
     try:

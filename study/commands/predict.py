@@ -19,8 +19,7 @@ from torch import nn
 
 from study.commands.export import restored
 from study.data.images import shown
-from study.data.kinds import candidate
-from study.data.listing import files
+from study.data.listing import candidate, files
 from study.data.opened import reading_of
 from study.data.reading import Reading, UnreadableError, read_each
 from study.protocol import consistency

@@ -1,10 +1,43 @@
-"""What lies in a folder of images: its folders and files in a fixed order, at any depth, without folders that begin with a dot."""
+"""What lies in a folder of images: its folders and files in a fixed order, at any depth, and which of them are read.
+
+Folders that begin with a dot are left out. Files are judged by content, since a suffix may be wrong, missing or new. An export carries
+this file along, as it does ``reading.py``.
+"""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from study.data.kinds import hidden, is_image
+from study.data.reading import UnreadableError, header
+
+NO_IMAGE = ("no known image", "broken", "cannot be opened")
+"""Kinds of ``UnreadableError`` that leave open whether a file was an image."""
+BESIDE = {
+    ".cfg", ".conf", ".css", ".csv", ".db", ".doc", ".docx", ".geojson", ".gitignore", ".html", ".ini", ".ipynb", ".js", ".json",
+    ".jsonl", ".license", ".lnk", ".lock", ".log", ".md", ".pbtxt", ".pdf", ".py", ".pyc", ".rtf", ".sh", ".sqlite", ".tsv", ".txt",
+    ".url", ".xls", ".xlsx", ".xml", ".xmp", ".yaml", ".yml",
+}  # fmt: skip
+"""Suffixes of what lies beside images: labels, notes, thumbnails' caches."""
+
+
+def candidate(path: Path) -> bool:
+    """Whether it is to be read: an image, or any other file that is not hidden and has no suffix of ``BESIDE``: a lost image."""
+    if hidden(path) or path.suffix.lower() in BESIDE:
+        return is_image(path)
+    return path.is_file() or not path.exists()  # a dangling link
+
+
+def is_image(path: Path) -> bool:
+    """Whether its header is that of an image, even of one that is too large or has negative pixels."""
+    try:
+        header(path)
+    except UnreadableError as error:
+        return error.kind not in NO_IMAGE
+    return True
+
+
+def hidden(path: Path) -> bool:
+    return path.name.startswith(".")
 
 
 def folders(path: Path) -> list[Path]:

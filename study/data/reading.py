@@ -68,6 +68,8 @@ class Facts:
     transparent: bool = False
     deep: bool = False
     colours16: bool = False
+    dark: bool = False
+    """No value of 16-bit colours reaches half of the range."""
     frames: bool = False
     reduced: bool = False
     scaled: bool = False
@@ -122,6 +124,7 @@ def read_with_facts(file: Path, reading: Reading) -> tuple[NDArray[np.uint8], Fa
         with _alone(image):
             image.load()
             turned = _turn(image) or by_pillow
+            dark = colours16 and _is_dark(image)
             deep, transparent = _is_deep(image), image.has_transparency_data and not _is_deep(image)
             flat, mode = _flat(image, reading.white), "L" if reading.channels == 1 else "RGB"
             flat = flat if flat.mode == mode else flat.convert(mode)
@@ -132,6 +135,7 @@ def read_with_facts(file: Path, reading: Reading) -> tuple[NDArray[np.uint8], Fa
         transparent=transparent,
         deep=deep,
         colours16=colours16,
+        dark=dark,
         frames=frames,
         reduced=reduced,
         scaled=scaled,
@@ -239,6 +243,12 @@ def _turn(image: Image.Image) -> bool:
 
 def _is_deep(image: Image.Image) -> bool:
     return image.mode.startswith(("I", "F"))
+
+
+def _is_dark(image: Image.Image) -> bool:
+    """Whether no colour reaches half of its range; transparency is none."""
+    highest = np.reshape(image.getextrema(), (-1, 2))[:, 1]
+    return bool(max(high for band, high in zip(image.getbands(), highest, strict=True) if band != "A") < 128)
 
 
 def _flat(image: Image.Image, white: float) -> Image.Image:

@@ -243,12 +243,19 @@ def _notes(parts: Sequence[_Read], reading: Reading, cut: float) -> list[str]:
         (done["deep"], f"of more than 8 bits divided by {reading.white:g} to the range of 8"),
         (
             done["colours16"],
-            "of 16 bits per colour, of which the upper 8 are read: smaller values than 65535 for white come out dark",
+            "of 16 bits per colour divided by 256 to the range of 8",
         ),
         (done["frames"], "animations or stacks, of which the first frame is read"),
         (done["reduced"], "decoded at a reduced size, as large JPEGs"),
     ]
     notes = [f"{count} of {len(sizes)} images {what}" for count, what in told if count]
+    if done["dark"] and done["dark"] == done["colours16"]:
+        dark = [(part.files, part.facts[:, FACTS.index("dark")]) for part in parts]
+        first = next(files.title(int(of.argmax())) for files, of in dark if of.any())
+        notes.append(
+            f"WARNING: no value of these reaches 32768, as in {first}: where a smaller value than 65535 is white, as 4095 of 12 "
+            "bits, nets see them nearly black; multiply the values, or save them with 8 bits"
+        )
     if not done["scaled"]:
         return notes
     ratio = sizes.max(axis=1) / sizes.min(axis=1).clip(min=1)

@@ -1,6 +1,7 @@
 """``predict`` and an export's ``load.py`` say of image files what the study stored for the same images."""
 
 import csv
+import dataclasses
 import json
 import os
 import runpy
@@ -12,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from support.nets import with_nets
 
 from study.__main__ import main
+from study.commands.export import how
 from study.data.opened import Asked
 from study.data.prepare import prepare
+from study.data.reading import Fit, Reading, read
 from study.protocol.plan import Plan
 from study.protocol.rundir import RunDir
 
@@ -255,6 +258,82 @@ def test_the_export_describes_itself(
     }
 
 
+def by_hand(file: Path, size: int, fit: Fit) -> Image.Image:
+    """What the steps of an export say, with Pillow alone."""
+    image: Image.Image = Image.open(file)
+    (width, height), need = image.size, 2 * size
+    longer = max(width, height)
+    image.draft(
+        None,
+        (max(1, need * width // longer), max(1, need * height // longer)) if fit == "pad" else (need, need),
+    )
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = Image.alpha_composite(
+            Image.new("RGBA", image.size, (128, 128, 128, 255)), image.convert("RGBA")
+        )
+    image = image.convert("RGB")
+    width, height = image.size
+    shorter, longer = min(image.size), max(image.size)
+    if fit == "squash":
+        return image.resize((size, size), Image.Resampling.BILINEAR)
+    if fit == "crop":
+        x, y = (width - shorter) / 2, (height - shorter) / 2
+        return image.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + shorter, y + shorter))
+    small = (max(1, round(size * width / longer)), max(1, round(size * height / longer)))
+    square = Image.new("RGB", (size, size), (128, 128, 128))
+    square.paste(
+        image.resize(small, Image.Resampling.BILINEAR), ((size - small[0]) // 2, (size - small[1]) // 2)
+    )
+    return square
+
+
+def test_the_steps_of_an_export_lead_to_what_the_net_was_trained_on(
+    run: RunDir, net: Path, card: dict[str, Any]
+) -> None:
+    assert all(step in (net / "README.md").read_text() for step in card["preprocessing"])
+    data = Plan.load(run.plan).data
+    fits: tuple[tuple[Fit, str], ...] = (
+        ("squash", "its width and its height"),
+        ("crop", "its middle"),
+        ("pad", "on grey (128)"),
+    )
+    for fit, word in fits:
+        said = how(dataclasses.replace(data, fit=fit))
+        assert word in " ".join(said["preprocessing"])
+        for file in sorted(run.path.parent.glob("images/*/*/*.*")):
+            got = read(file, Reading(**said["reading"]))
+            assert (got == np.asarray(by_hand(file, data.size, fit)).transpose(2, 0, 1)).all()
+
+
+def test_a_folder_is_listed_alike_by_the_export_and_predict(
+    run: RunDir, net: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "photos"
+    for name in ("b.png", ".hidden.png", "sub/a.db", ".dots/c.png"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20)).save(place / name, format="PNG")
+    for name in ("._b.png", "notes.txt", "lost.jpg", "sub/Thumbs.db"):
+        (place / name).write_text("no image")
+    (place / "sub" / "up").symlink_to(place)
+    (tmp_path / "hollow").mkdir()
+    given = [str(place), str(tmp_path / "hollow")]
+    assert main(["predict", str(run), ARMS[0], *given]) == 2
+    ours = capsys.readouterr()
+    done = subprocess.run(
+        [sys.executable, str(net / "load.py"), *given],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    names = [line.split("\t")[0] for line in done.stdout.splitlines()]
+    assert names == [row["image"] for row in csv.DictReader(ours.out.splitlines())]
+    assert names == [str(place / name) for name in (".hidden.png", "b.png", "sub/a.db")]
+    assert sorted(done.stderr.splitlines()) == sorted(ours.err.splitlines())
+
+
 def test_onnx_says_what_torch_says_and_how_to_feed_it(
     run: RunDir, net: Path, card: dict[str, Any], wanted: dict[str, Any]
 ) -> None:
@@ -263,7 +342,7 @@ def test_onnx_says_what_torch_says_and_how_to_feed_it(
     told = {prop.key: prop.value for prop in onnx.load(net / "net.onnx").metadata_props}
     assert json.loads(told["classes"]) == card["classes"]
     assert json.loads(told["reading"]) == card["reading"]
-    assert told["normalisation"] == card["normalisation"]
+    assert json.loads(told["preprocessing"]) == card["preprocessing"]
     with np.load(run.sealed) as sealed:
         pixels = sealed["pixels"].astype(np.float32)
     session = onnxruntime.InferenceSession(str(net / "net.onnx"), providers=["CPUExecutionProvider"])

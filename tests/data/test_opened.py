@@ -165,13 +165,21 @@ def test_colours_of_16_bits_are_told(tmp_path: Path) -> None:
     def chunk(kind: bytes, held: bytes) -> bytes:
         return struct.pack(">I", len(held)) + kind + held + struct.pack(">I", zlib.crc32(kind + held))
 
-    row = b"\0" + struct.pack(">3H", 40000, 4095, 255) * 16
-    file = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", 16, 16, 16, 2, 0, 0, 0))
-    file += chunk(b"IDAT", zlib.compress(row * 16)) + chunk(b"IEND", b"")
-    (tmp_path / "train" / "cat" / "deep.png").write_bytes(file)
-    prepared = folder(tmp_path)
-    assert "1 of 81 images of 16 bits per colour, of which the upper 8 are read" in prepared.card.note
-    assert [156, 15, 0] in prepared.train.pixels[:, :, 0, 0].tolist()
+    def note(*values: int) -> str:
+        """With an image of this colour, with an alpha of full range if it has a fourth value."""
+        row = b"\0" + struct.pack(f">{len(values)}H", *values) * 16
+        file = b"\x89PNG\r\n\x1a\n" + chunk(
+            b"IHDR", struct.pack(">2I5B", 16, 16, 16, 2 if len(values) == 3 else 6, 0, 0, 0)
+        )
+        file += chunk(b"IDAT", zlib.compress(row * 16)) + chunk(b"IEND", b"")
+        (tmp_path / "train" / "cat" / "deep.png").write_bytes(file)
+        prepared = folder(tmp_path)
+        assert [value >> 8 for value in values[:3]] in prepared.train.pixels[:, :, 0, 0].tolist()
+        return prepared.card.note
+
+    assert note(40000, 4095, 255) == "1 of 81 images of 16 bits per colour divided by 256 to the range of 8"
+    for values in ((4095, 4095, 255), (4095, 0, 0, 65535)):
+        assert "WARNING: no value of these reaches 32768, as in train/cat/deep.png: " in note(*values)
 
 
 def test_guessing_is_told_before_anything_is_measured(tmp_path: Path) -> None:

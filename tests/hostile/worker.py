@@ -97,7 +97,8 @@ def _load(arguments: list[str]) -> int:
         runpy.run_path("net/load.py", run_name="__main__")
     finally:
         sys.path[:] = before
-        sys.modules.pop("reading", None)
+        for name in ("listing", "reading"):
+            sys.modules.pop(name, None)
     return 0
 
 

@@ -19,28 +19,10 @@ from study.storage.objects import Storage, Stored, at_the_edge
 FETCHED = "fetched"
 AT_ONCE = 16
 """Objects that are fetched side by side."""
-NO_IMAGES = frozenset(
-    [
-        ".7z",
-        ".avi",
-        ".ckpt",
-        ".gz",
-        ".h5",
-        ".mp4",
-        ".npy",
-        ".npz",
-        ".onnx",
-        ".parquet",
-        ".pt",
-        ".pth",
-        ".rar",
-        ".safetensors",
-        ".tar",
-        ".tgz",
-        ".xz",
-        ".zip",
-    ]
-)
+NO_IMAGES = {
+    ".7z", ".avi", ".ckpt", ".gz", ".h5", ".mp4", ".npy", ".npz", ".onnx", ".parquet", ".pt", ".pth", ".rar", ".safetensors",
+    ".tar", ".tgz", ".xz", ".zip",
+}  # fmt: skip
 """Suffixes of what is large and no image."""
 
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from study.data.images import Files, shown
-from study.data.kinds import candidate, hidden, is_image
-from study.data.listing import dotted, files, folders, has_image
+from study.data.listing import candidate, dotted, files, folders, has_image, hidden, is_image
 from study.data.parts import role
 from study.data.sources import Content, Part, Source
 from study.protocol.errors import InputError
