@@ -13,10 +13,12 @@ from typing import Any, Literal
 from study.protocol.budget import Budget
 from study.protocol.metrics import Name
 from study.protocol.records import Config
-from study.protocol.text import counted, listed
+from study.protocol.text import counted, few, listed
 
 LAYOUT_AXIS = "cardinality"
 """The axis that decides which layout is faster: grouped convolutions have kernels of their own."""
+NAMED = 3
+"""Parameters of a net that a sentence names."""
 MATCHED = 0.05
 """Arms whose MACs differ by more are not matched: ResNeXt's own "matched" templates differ by up to 4.5 %."""
 
@@ -254,10 +256,6 @@ def pinned(spaces: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     return said
 
 
-def _few(names: Sequence[str]) -> str:
-    return listed([*names[:3], *(["others"] if names[3:] else [])])
-
-
 def starts(weights: Mapping[str, Weights], arms: Sequence[str], size: int) -> list[str]:
     """Sentences on what the arms begin from, and where that is not the same; none if all begin at random."""
     if not weights:
@@ -267,11 +265,11 @@ def starts(weights: Mapping[str, Weights], arms: Sequence[str], size: int) -> li
         + (f" at {w.size} pixels" if w.size else "")
         + (
             f"; {counted(len(w.new), 'parameter')} start{'s' if len(w.new) == 1 else ''} anew{', the head as its classes are others' if w.head == 'new' else ''}: "
-            f"{_few(w.new)}"
+            f"{few(w.new, NAMED)}"
             if w.new
             else ""
         )
-        + (f"; adapted to the size or channels of these images: {_few(w.adapted)}" if w.adapted else "")
+        + (f"; adapted to the size or channels of these images: {few(w.adapted, NAMED)}" if w.adapted else "")
         + ("; the head is kept, though nothing says what its classes were" if w.head == "kept" else "")
         for arm, w in weights.items()
     ]

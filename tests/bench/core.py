@@ -16,7 +16,7 @@ import torch
 from support import old_core
 from torch import nn
 
-from bench.gpu.common import a_net, a_run, config, speed
+from bench.gpu.common import a_net, a_run, config
 from bench.timing import in_turns, parser, save, table
 from study.memory import keep_freed
 from study.training import loop
@@ -26,13 +26,16 @@ CORES = {"old": old_core, "today": loop}
 
 
 def images_per_second(net: nn.Module, arm: str, batch: int, steps: int, core: ModuleType) -> float:
-    """Of an epoch of this many steps, after another that warms up."""
-    run = a_run(net, arm, config(arm, batch), steps=steps, epochs=2, module=core)
-    return speed(run, steps * batch)
+    """Per CPU second, which other work disturbs less, of an epoch of this many steps after another that warms up."""
+    epochs = a_run(net, arm, config(arm, batch), steps=steps, epochs=2, module=core).epochs()
+    next(epochs)
+    began = time.process_time()
+    next(epochs)
+    return steps * batch / (time.process_time() - began)
 
 
 def side_by_side(arm: str, batch: int, seconds: float, turns: int) -> dict[str, float]:
-    """Images/s of each core, the median of ``turns`` epochs of about ``seconds``."""
+    """Images per CPU second of each core, the median of ``turns`` epochs of about ``seconds``."""
     net = a_net(arm, config(arm, batch))
     steps = max(2, round(seconds * images_per_second(net, arm, batch, 2, loop) / batch))
     return in_turns(
@@ -57,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         (arm, f"{it['old']:.0f}", f"{it['today']:.0f}", f"{it['today'] / it['old']:.3f}")
         for arm, it in found.items()
     ]
-    print(table([f"images/s, batch {given.batch}, one core", "old", "today", "today / old"], rows))
+    print(table([f"images per CPU second, batch {given.batch}", "old", "today", "today / old"], rows))
     print(f"medians of {given.turns} turns; measured in {time.perf_counter() - began:.0f} s")
     save(given.json, found)
 
