@@ -46,24 +46,26 @@ class Columns:
         spec: str,
         kinds: Mapping[str, str],
         images: Collection[str],
-        paths: Collection[str],
+        paths: Collection[str] | None,
         classes: Mapping[str, Sequence[str]],
     ) -> "Columns":
-        """``kinds``: what each column holds. ``images``, ``paths``: those that can hold images, or paths of images; ``classes``: names
-        of the labels, by column. Raises InputError.
-        """  # fmt: skip
+        """``kinds``: what each column holds. ``images``, ``paths``: those that can hold images, or paths of images (None: paths are
+        no images here). ``classes``: names of the labels, by column. Raises InputError.
+        """
         names = list(kinds)
         others = [
             names[at] for what in ("label", "split", "group") if (at := column(names, what)) is not None
         ]
-        candidates = [n for n in names if n in images] or [n for n in names if n in paths and n not in others]
+        candidates = [n for n in names if n in images] or [
+            n for n in names if n in (paths or ()) and n not in others
+        ]
         there = f"its columns are {listed([shown(f'{name} ({kind[:40]})') for name, kind in kinds.items()])}"
         by_name = column(candidates, "image")
         alone = len(candidates) == 1 and (candidates[0] in images or column(names, "image") is None)
         if by_name is None and not alone:
             raise InputError(
                 f"{spec} has no column that is clearly the image ({there}): call it image, and let it hold the bytes of image files"
-                f"{' or their paths' if paths else ''}"
+                f"{' or their paths' if paths is not None else ''}"
             )
         image = candidates[by_name or 0]
         others = [name for name in names if name != image]
@@ -105,11 +107,13 @@ class Unpacked:
             else {"bytes" if isinstance(picture, bytes) else "path": picture}
         )
         content, path = held.get("bytes"), held.get("path")
-        if not isinstance(content, bytes | None) or (content is None and not isinstance(path, str)):
-            what = "no image" if content is None and path is None else "no image that can be read"
+        if not isinstance(content, bytes | None) or (
+            content is None and not (isinstance(path, str) and path)
+        ):
+            what = "no image" if content is None and not path else "no image that can be read"
             raise InputError(
-                f"{self.spec}: {place} has {what} in column {shown(columns.image)}: write the bytes of an image file there, or remove "
-                "the row"
+                f"{self.spec}: {place} has {what} in column {shown(columns.image)}: write the bytes of an image file there (in parquet, its "
+                "path will do), or remove the row"
             )
         split = text_of(cells[columns.split]) if columns.split else None
         part = split or part
@@ -130,7 +134,7 @@ class Unpacked:
     def _label(self, value: Any, columns: Columns, place: str) -> str | None:
         if isinstance(value, list | tuple | dict | bytes):
             raise InputError(
-                f"{self.spec}: the label of {place} is a {type(value).__name__}: an image has one label, a number or a name, in column "
+                f"{self.spec}: the label of {place} is of type {type(value).__name__}: an image has one label, a number or a name, in column "
                 f"{shown(columns.label)}"
             )
         if columns.classes and isinstance(value, int):

@@ -261,7 +261,7 @@ def test_parquet_that_says_too_little(tmp_path: Path, monkeypatch: pytest.Monkey
     bad("no column that is clearly the image", a=[1, 2], label=[1, 2])
     bad("has one class, '1'", **{"": [b"x", b"y"]}, label=[1, 1])
     bad(
-        r"its columns are image .list<element: double>. and label .string..: call it image",
+        r"its columns are image .list<element: double>. and label .string..: call it image.*or their paths",
         image=[[0.5]],
         label=["x"],
     )
@@ -272,7 +272,8 @@ def test_parquet_that_says_too_little(tmp_path: Path, monkeypatch: pytest.Monkey
         a=[1],
         b=[2],
     )
-    bad("the label of row 1 of x.parquet is a list", image=[b"x"], label=[[1, 2]])
+    bad("the label of row 1 of x.parquet is of type list", image=[b"x"], label=[[1, 2]])
+    bad("row 1 of x.parquet has no image in column path", path=[""], label=[1])
     bad("row 2 of x.parquet has no image", image=[b"x", None], label=[1, 2])
     bad("2 images of 3 without a label", image=[b"x"] * 3, label=[1, None, None])
     refused(f"parquet:{tmp_path / 'no.parquet'}", tmp_path, "cannot be read as parquet")

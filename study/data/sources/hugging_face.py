@@ -69,7 +69,7 @@ def _columns(spec: str, datasets: Any, part: Any) -> Columns:
     raw = [name for name, kind in kinds.items() if getattr(kind, "dtype", "") in ("binary", "large_binary")]
     classes = {name: kind.names for name, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)}
     return Columns.of(
-        f"hf:{spec}", {n: getattr(k, "dtype", str(k)) for n, k in kinds.items()}, images or raw, (), classes
+        f"hf:{spec}", {n: getattr(k, "dtype", str(k)) for n, k in kinds.items()}, images or raw, None, classes
     )
 
 
