@@ -34,11 +34,12 @@ class Plan(Question, Measured):
         """The ROPE's half-width as it was given, ``0.5 pt``."""
         return f"{self.judged.typed(self.rope)} {self.judged.unit}".rstrip()
 
-    @property
+    @functools.cached_property
     def guess(self) -> float:
         """The score without looking at images."""
         counts = self.data.train_counts or (1,) * len(self.data.classes)
-        return self.judged.guessing([count / sum(counts) for count in counts])
+        total = sum(counts)
+        return self.judged.guessing([count / total for count in counts])
 
     @property
     def share(self) -> float:

@@ -348,7 +348,9 @@ class Diary:
         for trial, row in zip(trials, right, strict=True):
             wrong = (self.labels + self.rng.integers(1, classes, len(self.labels))) % classes
             predicted = np.where(row, self.labels, wrong)
-            logs = log_probabilities(0.9 * np.eye(classes)[predicted] + 0.1 / classes)
+            probabilities = np.full((len(predicted), classes), 0.1 / classes)
+            probabilities[np.arange(len(predicted)), predicted] += 0.9
+            logs = log_probabilities(probabilities)
             np.savez(
                 self.folder / "predictions" / f"{trial}.npz",
                 labels=self.labels,
