@@ -207,7 +207,13 @@ def _sources(plan: Plan, arm: str, out: Path) -> list[Path]:
         if name.startswith(provenance.ARMS):
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             copies.append(Path(shutil.copyfile(provenance.ROOT / name, out / name)))
-    for module in (listing, reading):  # they lie beside load.py, without a package
+    return copies + write_reading(out)
+
+
+def write_reading(out: Path) -> list[Path]:
+    """Write what ``load.py`` reads images by beside it, without a package; the files."""
+    copies = []
+    for module in (listing, reading):
         source = Path(str(module.__file__))
         copies.append(out / source.name)
         copies[-1].write_text(source.read_text().replace("from study.data.", "from "))

@@ -29,6 +29,7 @@ from rich.table import Table
 from hostile import ground
 from hostile.kinds import KINDS
 from hostile.worker import LIMIT, Met
+from study.commands.export import write_reading
 from study.commands.loader import LOAD
 
 AT_ONCE = 600
@@ -46,6 +47,7 @@ def prepare(folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     ground.tree(folder / "tree")
     (folder / "base" / "net" / "load.py").write_text(LOAD)
+    write_reading(folder / "base" / "net")
 
 
 def drawn(folder: Path, kind: str, seed: int, start: int, stop: int) -> Generator[Met]:
