@@ -30,6 +30,7 @@ from study.training import checkpoint
 
 LEAVE_SECONDS = 20.0
 """Time for running trials to write their checkpoints when the study stops."""
+GRANT_SECONDS = 0.1
 VAIN = 12
 """Workers in a row, over some minutes, that never began: after as many the study stops."""
 
@@ -58,6 +59,7 @@ class Runner(tune.Callback):
         self._left_at = 0.0
         self._waiting: dict[str, Callable[[], bool]] = {}
         """Trials without a machine, and whether each has one now."""
+        self._granted_at = 0.0
         self._vain = 0
         self.not_before = 0.0
         """No trial starts earlier: workers could not be had."""
@@ -140,7 +142,8 @@ class Runner(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
         self._silence.heard_of(_id(trial))
-        self._start_paying()
+        if self._waiting.pop(_id(trial), None):
+            self._schedule.slots.grant(_id(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -187,8 +190,8 @@ class Runner(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         del iteration, trials, info
-        self._start_paying()
         now = time.monotonic()
+        self._start_paying(now)
         if self.leaving():
             self._left_at = self._left_at or now
             if now - self._left_at > LEAVE_SECONDS:
@@ -203,8 +206,11 @@ class Runner(tune.Callback):
                 self.leave_for(error)
         self._tick()
 
-    def _start_paying(self) -> None:
-        """Called at every step, ten times a second at least."""
+    def _start_paying(self, now: float) -> None:
+        """Of the trials that wait for a machine, those that have one by now: looked for ten times a second."""
+        if now < self._granted_at + GRANT_SECONDS:
+            return
+        self._granted_at = now
         for trial_id in [t for t, has_machine in self._waiting.items() if has_machine()]:
             del self._waiting[trial_id]
             self._schedule.slots.grant(trial_id)

@@ -167,6 +167,11 @@ class StudyTrial(tune.Trainable):
         assert self._run is not None
         self._checkpoints.save({"measures": self._measures, **self._run.state(final=final)}, final=final)
 
+    def get_auto_filled_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """None: the driver reads messages alone, and would unpack, flatten and keep statistics of what Tune adds to each."""
+        del args, kwargs
+        return {}
+
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Tune asks for it when the study stops; it goes to the study's own place, not to Tune's."""
         del checkpoint_dir

@@ -18,6 +18,7 @@ from study.execution import cluster, ray_patches  # first: they set what Ray rea
 
 # isort: split
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -62,7 +63,7 @@ def run_trials(
         schedule, pool, weights, run, runner, home=mirror.uri if mirror else str(run.path.resolve())
     )
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(schedule.plan.machine.slots)
-    ray_patches.survive_memory_kills()
+    ray_patches.use_our_actor_manager()
     ray_patches.silence_missing_results()
     try:
         tuner.fit()
@@ -188,6 +189,8 @@ class _KeepsWorkers(FIFOScheduler):
         """What most trials ask Ray for, once one was added."""
         self._large: list[Any] = []
         """Trials that hold more, and wait for it."""
+        self._pending: collections.deque[Any] = collections.deque()
+        """Trials in the order in which they were added, without those that have begun."""
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         if Assignment.of(trial.config).fraction == self._machine.fraction:
@@ -195,13 +198,16 @@ class _KeepsWorkers(FIFOScheduler):
         else:
             self._large.append(trial)
         self._keep(tune_controller)
+        self._pending.append(trial)
         self._runner.added(trial, lambda: ray_patches.has_machine(tune_controller, trial))
         super().on_trial_add(tune_controller, trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Tune asks after every event."""
+        """Tune asks after every event, and its own answer looks through all trials that ever were."""
         self._keep(tune_controller)
-        return super().choose_trial_to_run(tune_controller)
+        while self._pending and self._pending[0].status != Trial.PENDING:
+            self._pending.popleft()
+        return self._pending[0] if self._pending else None
 
     def _keep(self, wrapped: Any) -> None:
         if self._usual is None:

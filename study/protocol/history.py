@@ -157,6 +157,8 @@ class History:
 
     def spent(self, arm: str, *phases: Phase, pair: int | None = None) -> float:
         """Resource-seconds booked for the arm, in these phases or in all; running trials up to their last record."""
+        if len(phases) == 1 and pair is not None:
+            return self._spent.get((arm, phases[0], pair), 0.0)
         return sum(
             cost
             for (a, phase, i), cost in self._spent.items()

@@ -1,6 +1,7 @@
 """Which trial holds which part of the machine, since when, and what that costs."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -31,6 +32,9 @@ class Slots:
         self._ledger = ledger
         self._clock = clock
         self._holds: dict[str, Hold] = {}
+        self._of: dict[tuple[str, Phase, int], dict[str, Hold]] = defaultdict(dict)
+        """The same by arm, phase and pair, each in the order of ``_holds``."""
+        self._used = 0
         self._beat = clock()
 
     def __contains__(self, trial_id: str) -> bool:
@@ -41,12 +45,15 @@ class Slots:
 
     def fits(self, fraction: float) -> bool:
         """Whether one more trial that holds ``fraction`` finds room."""
-        used = sum(self._machine.slots_of(hold.fraction) for hold in self._holds.values())
-        return used + self._machine.slots_of(fraction) <= self._machine.slots
+        return self._used + self._machine.slots_of(fraction) <= self._machine.slots
 
     def take(self, trial_id: str, fraction: float, *, base: float = 0.0, reason: str = "") -> None:
         """The trial holds ``fraction`` from now on, and pays for it."""
-        self._holds[trial_id] = Hold(since=self._clock(), base=base, fraction=fraction, reason=reason)
+        if trial_id in self._holds:
+            self._used -= self._machine.slots_of(self._holds[trial_id].fraction)
+        self._used += self._machine.slots_of(fraction)
+        hold = Hold(since=self._clock(), base=base, fraction=fraction, reason=reason)
+        self._holds[trial_id] = self._of[self._group(trial_id)][trial_id] = hold
 
     def wait(self, trial_id: str) -> None:
         """The trial has no machine yet: it keeps its slot but pays nothing until ``grant``."""
@@ -60,8 +67,13 @@ class Slots:
     def release(self, trial_id: str) -> float:
         """End the hold; the resource-seconds that the trial held."""
         cost = self.held(trial_id)
-        del self._holds[trial_id]
+        self._used -= self._machine.slots_of(self._holds.pop(trial_id).fraction)
+        del self._of[self._group(trial_id)][trial_id]
         return cost
+
+    def _group(self, trial_id: str) -> tuple[str, Phase, int]:
+        trial = self._ledger.trials[trial_id]
+        return trial.arm, trial.phase, trial.pair
 
     def held(self, trial_id: str) -> float:
         """Resource-seconds that a running trial has held until now."""
@@ -70,16 +82,22 @@ class Slots:
 
     def spent(self, arm: str, *phases: Phase, pair: int | None = None) -> float:
         """As ``History.spent``, but running trials count up to now instead of to their last report."""
-        booked = self._ledger.spent(arm, *phases, pair=pair)
-        for trial_id in self._holds:
-            trial = self._ledger.trials[trial_id]
-            if trial.arm == arm and (not phases or trial.phase in phases) and pair in (None, trial.pair):
-                booked += self.held(trial_id) - self._ledger.booked[trial_id]
-        return booked
+        if len(phases) == 1 and pair is not None:  # asked at every epoch of a search
+            holds = self._of[arm, phases[0], pair]
+        else:
+            holds = {t: h for t, h in self._holds.items() if self._is_of(t, arm, phases, pair)}
+        spent, booked, now = self._ledger.spent(arm, *phases, pair=pair), self._ledger.booked, self._clock()
+        for trial_id, hold in holds.items():
+            spent += hold.base + max(0.0, now - hold.since) * hold.fraction - booked[trial_id]
+        return spent
+
+    def _is_of(self, trial_id: str, arm: str, phases: tuple[Phase, ...], pair: int | None) -> bool:
+        its_arm, phase, its_pair = self._group(trial_id)
+        return its_arm == arm and (not phases or phase in phases) and pair in (None, its_pair)
 
     def running(self, arm: str) -> int:
         """How many of the arm's trials hold a slot."""
-        return sum(self._ledger.trials[t].arm == arm for t in self._holds)
+        return sum(len(trials) for group, trials in self._of.items() if group[0] == arm)
 
     def beat(self) -> None:
         """If it is time, book what every running trial has held, which a kill -9 would erase."""
@@ -92,7 +110,8 @@ class Slots:
         """The study stops here for now: book what is held; every running trial will have to resume."""
         if self._holds:
             self.book(self._holds)
-            self._holds.clear()
+            for trial_id in list(self._holds):
+                self.release(trial_id)
 
     def book(self, trials: Iterable[str]) -> None:
         """Write down what these trials have held until now."""

@@ -355,6 +355,28 @@ def test_a_trial_pays_nothing_while_it_waits_for_a_machine(tmp_path: Path) -> No
         assert schedule.end(first.trial.id, "worker died").cost == 11.0
 
 
+def test_what_the_pairs_have_spent_is_what_the_search_has(tmp_path: Path) -> None:
+    """While trials run, end, wait for another machine and resume."""
+    now = [0.0]
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        schedule = Schedule(a_plan(minutes=60, slots=8), ledger, ARMS, clock=lambda: now[0])
+
+        def disturbed(trial: Trial, epoch: int) -> str:
+            slots = schedule.slots
+            for arm in ARMS:
+                each = [slots.spent(arm, "search", pair=pair) for pair in range(schedule.plan.pairs)]
+                assert sum(each) == pytest.approx(slots.spent(arm, "search"))
+            running = [t for t in ledger.open if t.id in slots and t.id != trial.id]
+            if epoch == 2 and running:
+                schedule.put_back(running[0].id, "no worker")
+                assert schedule.next() is not None
+                schedule.resumed(running[0].id, len(ledger.epochs[running[0].id]), 0.0)
+            assert not slots.fits(1.0) or len(running) < 7
+            return diverges(trial, epoch)
+
+        drive(schedule, now, disturbed)
+
+
 def test_an_arm_with_a_working_default_is_kept(tmp_path: Path) -> None:
     """The search must learn that half of the space fails, even after many failures in a row."""
 
