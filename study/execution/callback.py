@@ -30,7 +30,6 @@ from study.training import checkpoint
 
 LEAVE_SECONDS = 20.0
 """Time for running trials to write their checkpoints when the study stops."""
-GRANT_SECONDS = 0.1
 VAIN = 12
 """Workers in a row, over some minutes, that never began: after as many the study stops."""
 
@@ -207,8 +206,8 @@ class Runner(tune.Callback):
         self._tick()
 
     def _start_paying(self, now: float) -> None:
-        """Of the trials that wait for a machine, those that have one by now: looked for ten times a second."""
-        if now < self._granted_at + GRANT_SECONDS:
+        """Of the trials that wait for a machine, those that have one by now; every 0.1 s, or with thousands that wait every second."""
+        if now < self._granted_at + max(0.1, len(self._waiting) / 5000):
             return
         self._granted_at = now
         for trial_id in [t for t, has_machine in self._waiting.items() if has_machine()]:

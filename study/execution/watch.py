@@ -20,7 +20,7 @@ from study.protocol.question import Machine
 from study.protocol.settings import SETTINGS
 
 SIGN_SECONDS = 1.0
-"""Between two looks for silent trials: with a thousand trials a look takes as long as a result."""
+"""Between two looks for silent trials."""
 
 
 class Silence:
@@ -73,8 +73,11 @@ class Silence:
             return
         self._looked = now
         for trial_id, ray_trial in self._trials.items():
+            silent = now - self._heard[trial_id]
+            if silent <= SETTINGS.silence_floor:  # nobody's patience is shorter
+                continue
             actor = ray_trial.temporary_state.ray_actor
-            if actor is not None and now - self._heard[trial_id] > self._patience(trial_id):
+            if actor is not None and silent > self._patience(trial_id):
                 self._ended.add(trial_id)
                 self.heard_of(trial_id)
                 ray.kill(actor)
