@@ -171,7 +171,7 @@ class _Actors(RayActorManager):
         super()._actor_task_failed(tracked_actor_task, exception)
 
 
-def use_our_actor_manager() -> None:
+def take_events_as_they_come() -> None:
     """Have Tune take each event as it comes, and go on when Ray's memory monitor ends a worker.
 
     For each event Tune 2.60 shuffles and asks for the futures of all trials, which with a thousand of them takes 2 ms of 3; and at an

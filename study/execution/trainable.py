@@ -49,7 +49,7 @@ from study.training.trial import training
 LONGEST_SLICE = 8.0
 """Less than half of ``callback.LEAVE_SECONDS``: a study that stops waits for its trials' reports, then for their checkpoints."""
 REPORTS_PER_SECOND = 100
-"""Of all trials together; a driver takes some hundreds at most, at 3 ms each."""
+"""Of all trials together; a driver takes some hundreds at most, at 2 ms each."""
 
 
 def slice_seconds(slots: int) -> float:

@@ -63,7 +63,7 @@ def run_trials(
         schedule, pool, weights, run, runner, home=mirror.uri if mirror else str(run.path.resolve())
     )
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(schedule.plan.machine.slots)
-    ray_patches.use_our_actor_manager()
+    ray_patches.take_events_as_they_come()
     ray_patches.silence_missing_results()
     try:
         tuner.fit()
