@@ -56,9 +56,7 @@ class Runner(tune.Callback):
         self._disk = watch.Disk(run.path)
         self._nodes = watch.Nodes(schedule.plan.machine, say)
         self._left_at = 0.0
-        self._waiting: dict[str, Callable[[], bool]] = {}
-        """Trials without a machine, and whether each has one now."""
-        self._granted_at = 0.0
+        self._waiting = watch.Waiting(schedule.slots)
         self._vain = 0
         self.not_before = 0.0
         """No trial starts earlier: workers could not be had."""
@@ -79,8 +77,7 @@ class Runner(tune.Callback):
         trial_id = _id(ray_trial)
         self._silence.watch(trial_id, ray_trial)
         if not has_machine():
-            self._waiting[trial_id] = has_machine
-            self._schedule.slots.wait(trial_id)
+            self._waiting.watch(trial_id, has_machine)
 
     def begins(self, trial_id: str) -> None:
         self._silence.begins(trial_id)
@@ -141,8 +138,7 @@ class Runner(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
         self._silence.heard_of(_id(trial))
-        if self._waiting.pop(_id(trial), None):
-            self._schedule.slots.grant(_id(trial))
+        self._waiting.granted(_id(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -190,7 +186,7 @@ class Runner(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         del iteration, trials, info
         now = time.monotonic()
-        self._start_paying(now)
+        self._waiting.look(now)
         if self.leaving():
             self._left_at = self._left_at or now
             if now - self._left_at > LEAVE_SECONDS:
@@ -205,18 +201,9 @@ class Runner(tune.Callback):
                 self.leave_for(error)
         self._tick()
 
-    def _start_paying(self, now: float) -> None:
-        """Of the trials that wait for a machine, those that have one by now; every 0.1 s, or with thousands that wait every second."""
-        if now < self._granted_at + max(0.1, len(self._waiting) / 5000):
-            return
-        self._granted_at = now
-        for trial_id in [t for t, has_machine in self._waiting.items() if has_machine()]:
-            del self._waiting[trial_id]
-            self._schedule.slots.grant(trial_id)
-
     def _forget(self, trial_id: str) -> None:
         self._silence.forget(trial_id)
-        self._waiting.pop(trial_id, None)
+        self._waiting.forget(trial_id)
 
     def _never_began(self, trial_id: str, reason: str) -> None:
         """No worker could be had, as while Ray still counts on a lost node: wait, and try again."""

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from study.protocol.errors import StudyError
 from study.protocol.question import Machine
 from study.protocol.settings import SETTINGS
+from study.scheduling.slots import Slots
 
 SIGN_SECONDS = 1.0
 """Between two looks for silent trials."""
@@ -91,6 +92,35 @@ class Silence:
 def _end_process(process: int) -> None:
     with suppress(ProcessLookupError):
         os.kill(process, signal.SIGKILL)
+
+
+class Waiting:
+    """The trials that wait for a machine: they pay from when Ray grants it."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._has_machine: dict[str, Callable[[], bool]] = {}
+        self._looked = 0.0
+
+    def watch(self, trial_id: str, has_machine: Callable[[], bool]) -> None:
+        self._has_machine[trial_id] = has_machine
+        self._slots.wait(trial_id)
+
+    def granted(self, trial_id: str) -> None:
+        """The trial has its machine, if it waited for one."""
+        if self._has_machine.pop(trial_id, None):
+            self._slots.grant(trial_id)
+
+    def forget(self, trial_id: str) -> None:
+        """The trial no longer runs."""
+        self._has_machine.pop(trial_id, None)
+
+    def look(self, now: float) -> None:
+        """Every 0.1 s; while thousands wait, every second."""
+        if now >= self._looked + max(0.1, len(self._has_machine) / 5000):
+            self._looked = now
+            for trial_id in [t for t, has_machine in self._has_machine.items() if has_machine()]:
+                self.granted(trial_id)
 
 
 class Disk:
