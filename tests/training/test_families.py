@@ -85,7 +85,7 @@ def trial_of(arm: str, epochs: int = 1, recipe: str = "sgd", **changes: float | 
         **search_spaces.load(arm, recipe).default(),
         "batch_size": 8,
         "augment": "none",
-        **({"adamw_lr": 0.0003} if recipe == "modern" else {"lr": 0.005}),
+        **({"adamw_lr": 0.0003} if recipe == "modern" else {"lr": 0.001}),
         **changes,
     }
     return Trial(
