@@ -183,5 +183,6 @@ def main() -> int:
         if one.fault or given.again:
             said = f"{one.fault or 'clean'}\n  {one.what}\n  {one.commands} {one.codes}\n{one.where}"
             console.print(f"{one.kind}/{one.index}: {said}")
-    console.print(table(given.results, given.seed))
+    if not given.again:
+        console.print(table(given.results, given.seed))
     return 1 if any(one.fault for one in met) else 0
