@@ -150,13 +150,13 @@ def _across(arguments: list[str]) -> int:
     )
     given = parser.parse_args(arguments)
 
-    from analysis.across import SCOPE, join
+    from analysis.across import join
     from analysis.report import across_page
     from study.storage.fetch import local
 
     joined = join([local(run) for run in given.runs])
     page = across_page.write(joined, given.to)
-    _say(*joined.table(), SCOPE, *joined.notes, joined.headline, str(page))
+    _say(*filter(None, (*joined.table(), joined.scope, *joined.notes, joined.headline, str(page))))
     return 0
 
 

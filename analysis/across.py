@@ -5,7 +5,7 @@ data set of the kind. Refused where the studies do not ask the same question: ot
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,13 +16,17 @@ from analysis.answer import Answer
 from analysis.results import Evidence, read
 from analysis.statistics.random_effects import Pooled, pooled
 from analysis.statistics.superiority import holm
+from analysis.words import NEITHER
 from study.protocol.errors import InputError
 from study.protocol.metrics import METRICS, Metric, Name
 from study.protocol.plan import Plan
+from study.protocol.rundir import RunDir
 from study.protocol.text import amount, counted, listed
 
 FEWEST = 5
 """Data sets from which a mean over them is given."""
+SAME = 0.5
+"""Two data sets that share more of their images than this are one."""
 OWN_AXES = ("batch_size", "augment")
 """Axes whose options depend on the images and on the machine's memory."""
 SCOPE = (
@@ -53,11 +57,13 @@ class Row:
     """``p`` adjusted over the data sets."""
     search: str
     """What one search could spend."""
+    learnt: bool
+    """Whether one arm at least is shown to be above guessing: else the difference says nothing about them."""
 
     @property
     def counts(self) -> bool:
         """Whether it enters the mean."""
-        return self.delta is not None and self.se is not None
+        return self.learnt and self.delta is not None and self.se is not None
 
     @property
     def verdict(self) -> str:
@@ -90,11 +96,16 @@ class Joined:
     def headline(self) -> str:
         return " ".join(pair.sentence for pair in self.pairs)
 
+    @property
+    def scope(self) -> str:
+        """What a mean holds for; empty where none is given."""
+        return SCOPE if any(pair.pooled for pair in self.pairs) else ""
+
     def table(self) -> list[str]:
         """Every study's answer on a line, for a terminal."""
         lines, metric = [], METRICS[self.metric]
         for pair in self.pairs:
-            lines.append(f"{metric.minus(pair.first, pair.second)}:")
+            lines.append(f"{metric.minus(pair.first, pair.second)}, {metric.title}:")
             width = max(len(row.data) for row in pair.rows)
             for row in pair.rows:
                 span = "nothing claimed"
@@ -172,6 +183,19 @@ def _check_other_images(studies: Sequence[tuple[Path, Evidence]]) -> None:
             raise InputError(
                 f"{a} and {b} are about the same images: a data set counts once. To spend more on one, resume it with a larger --budget"
             )
+        if not (ours.weights or theirs.weights) and (shared := _shared(a, b)) > SAME:
+            raise InputError(
+                f"{a} and {b} share {100 * shared:.0f} % of their images, if in other parts: a data set counts once"
+            )
+
+
+def _shared(one: Path, other: Path) -> float:
+    """Share of the smaller set's training images that are in both, by the lists that the studies left; 0 where one left none."""
+    try:
+        a, b = (np.load(RunDir(run).images, allow_pickle=False) for run in (one, other))
+        return len(np.intersect1d(a, b)) / min(len(a), len(b))
+    except (OSError, ValueError, ZeroDivisionError, EOFError):
+        return 0.0
 
 
 def _pair(
@@ -226,12 +250,13 @@ def _row(run: Path, plan: Plan, a: Answer, first: str) -> Row:
         p=a.p if claimed else None,
         holm_p=None,
         search=amount(a.budget_per_search, plan.budget.resource),
+        learnt=not a.doubt.startswith(NEITHER),
     )
 
 
 def _sentence(first: str, second: str, joint: Pooled | None, sets: int, metric: Metric) -> str:
     if joint is None:
-        return f"{first} against {second}: {counted(sets, 'data set')} with an answer. {FEW}"
+        return f"{first} against {second}: {counted(sets, 'data set')} with an answer about the architectures. {FEW}"
     e = joint.mean
     ahead, behind, sign = (first, second, 1) if e.delta >= 0 else (second, first, -1)
     low, high = sorted((sign * e.low, sign * e.high))
@@ -259,6 +284,9 @@ def _notes(
         notes.append(
             f"{listed(silent)} claims nothing about a pair of tuned architectures: it stands in the table and does not enter its mean."
         )
+    margins = sorted({e.plan.margin for _, e, _ in found})
+    if len(margins) > 1:
+        notes.append(f"The studies had other margins ({listed(margins)}): their words do not mean the same.")
     shares = [a.budget_per_search for _, _, answers in found for a in answers.values()]
     if max(shares) > 2 * min(shares) > 0:
         resource = found[0][1].plan.budget.resource
@@ -266,6 +294,7 @@ def _notes(
             f"The searches had {amount(min(shares), resource)} to {amount(max(shares), resource)}: arms can rank otherwise with "
             "more, so part of the difference between data sets may be budget."
         )
+    notes += _doubts(found)
     copies = [run.name for run, e, _ in found if e.plan.earlier]
     if copies:
         notes.append(f"{listed(copies)} looked at test images that an earlier study had looked at.")
@@ -274,3 +303,14 @@ def _notes(
             f"The intervals over data sets hold together for all {couples} pairs of arms, by Bonferroni."
         )
     return tuple(notes)
+
+
+def _doubts(found: Sequence[tuple[Path, Evidence, dict[frozenset[str], Answer]]]) -> Iterator[str]:
+    """What each study itself says against its answers."""
+    for run, _, answers in found:
+        claimed = [a for a in answers.values() if a.word != "nothing claimed"]
+        for doubt in dict.fromkeys(a.doubt for a in claimed if a.doubt):
+            end = " Its difference does not enter the mean." if doubt.startswith(NEITHER) else ""
+            yield f"{run.name}: {doubt}{end}"
+        if any(a.p_first is None and not a.doubt for a in claimed):
+            yield f"{run.name}: runs failed, and count as guessing."

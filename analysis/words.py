@@ -21,6 +21,10 @@ def worded(low: float, high: float, rope: float) -> Word:
     return "practical tie" if -rope <= low and high <= rope else "inconclusive"
 
 
+NEITHER = "Neither of them is"
+"""How the doubt begins about two arms that are not shown to have learnt anything."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Doubts:
     """What is known against the nets and their test images."""
@@ -57,7 +61,7 @@ class Doubts:
                 )
         if len(self.idle) == 2 or (self.idle and not word.startswith("better")):
             word = "inconclusive"
-            who = "Neither of them is" if len(self.idle) == 2 else f"{self.idle[0]} is not"
+            who = NEITHER if len(self.idle) == 2 else f"{self.idle[0]} is not"
             metric = self.judge.metric
             better = "below" if metric.lower else "above"
             doubt = f"{who} shown to be {better} {metric.guess} ({metric.value(self.guessing)})."

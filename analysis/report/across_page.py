@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.across import SCOPE, Across, Joined, Row
+from analysis.across import Across, Joined, Row
 from analysis.report import figures, pages
 from analysis.report.section import Drawing, Section, Table, plain
 from analysis.report.sections.default_tuned import draw_differences
@@ -31,7 +31,7 @@ def write(joined: Joined, folder: Path) -> Path:
     svg = {s.drawing.name: figures.svg(s.drawing.draw()) for s in sections if s.drawing}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        rundir.write(folder / HTML, pages.across(joined, SCOPE, sections, svg))
+        rundir.write(folder / HTML, pages.across(joined, sections, svg))
         rundir.write(folder / JSON, json.dumps(facts(joined), indent=1, allow_nan=False).encode() + b"\n")
     except OSError as error:
         raise StudyError(f"the page cannot be written to {folder}: {error.strerror}") from error
@@ -47,7 +47,7 @@ def facts(joined: Joined) -> dict[str, object]:
         "metric": joined.metric,
         "pairs": [plain(asdict(pair)) for pair in joined.pairs],
         "notes": list(joined.notes),
-        "scope": SCOPE,
+        "scope": joined.scope,
     }
 
 
@@ -96,6 +96,8 @@ def _cells(row: Row, pair: Across) -> tuple[str, ...]:
         metric = METRICS[pair.metric]
         delta = metric.number(row.delta, sign=True)
         span = f"{metric.number(row.low, sign=True)} to {metric.number(row.high, sign=True)}"
+        if len({r.level for r in pair.rows}) > 1:
+            span += f" ({level(row.level)})"
     chances = (f"{p:.3g}" if p is not None else "–" for p in (row.p, row.holm_p))
     return (row.data, row.verdict, delta, span, str(row.pairs), *chances, weight, row.search, row.run)
 

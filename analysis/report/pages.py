@@ -29,10 +29,10 @@ def markdown(context: Context, sections: Sequence[Section]) -> bytes:
     return _render("report.md.jinja", _answer(context) | {"sections": sections})
 
 
-def across(joined: Joined, scope: str, sections: Sequence[Section], figures: Mapping[str, bytes]) -> bytes:
+def across(joined: Joined, sections: Sequence[Section], figures: Mapping[str, bytes]) -> bytes:
     """The page over several studies; ``figures``: name -> SVG."""
     inline = {name: _inline(svg, name) for name, svg in figures.items()}
-    facts = {"joined": joined, "scope": scope, "sections": sections, "figures": inline}
+    facts = {"joined": joined, "sections": sections, "figures": inline}
     return _render("across.html.jinja", facts)
 
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.synthetic import write_run
 
@@ -13,9 +14,16 @@ from study.protocol.errors import InputError
 from study.protocol.plan import Plan
 
 
-def study(folder: Path, number: int, *, share: float = 5400.0, **changes: object) -> Path:
+def study(
+    folder: Path,
+    number: int,
+    *,
+    share: float = 5400.0,
+    tuned: tuple[float, float] = (0.92, 0.94),
+    **changes: object,
+) -> Path:
     """A finished study of its own data set."""
-    run = write_run(folder / f"run{number}", tuned=(0.92, 0.94), seed=number, luck_sd=0.004, share=share)
+    run = write_run(folder / f"run{number}", tuned=tuned, seed=number, luck_sd=0.004, share=share)
     plan = Plan.load(run / "plan.json")
     card = replace(plan.data, spec=f"folder:set{number}", fingerprint=f"{number:064d}")
     (run / "plan.json").unlink()
@@ -80,3 +88,23 @@ def test_a_study_without_a_claim_stands_in_the_table_and_not_in_the_mean(
     assert [row.counts for row in pair.rows] == [True] * 5 + [False]
     assert pair.pooled is not None
     assert len(pair.pooled.weights) == 5
+
+
+def test_arms_that_learnt_nothing_do_not_enter_the_mean(five: list[Path], tmp_path: Path) -> None:
+    """Their difference is small and its interval narrow, whatever the architectures are."""
+    joined = join([*five, study(tmp_path, 9, tuned=(0.1, 0.1))])
+    (pair,) = joined.pairs
+    assert [row.counts for row in pair.rows] == [True] * 5 + [False]
+    assert pair.pooled is not None
+    assert pair.pooled.mean == join(five).pairs[0].pooled.mean  # type: ignore[union-attr]
+    assert any(note.startswith("run9: ") for note in joined.notes)
+
+
+def test_one_set_in_two_splits_is_one_set(five: list[Path], tmp_path: Path) -> None:
+    again = study(tmp_path, 8)
+    for run, images in ((five[0], range(100)), (again, range(30, 130))):
+        np.save(run / "images.npy", np.array(images, dtype=np.uint64))
+    with pytest.raises(InputError, match="70 % of their images"):
+        join([five[0], again])
+    np.save(again / "images.npy", np.arange(60, 160, dtype=np.uint64))
+    assert join([five[0], again]).arms == ("resnet8", "resnext8")
