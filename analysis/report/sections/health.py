@@ -230,17 +230,18 @@ def _undecided(evidence: Evidence, arm: str) -> list[str]:
     return [sentence]
 
 
-def first_rung(evidence: Evidence) -> list[tuple[str, str, bool]]:
+def first_rung(evidence: Evidence) -> list[tuple[str, str, bool | None]]:
     """How well the first rung, which stops most trials, ranks settings: over the random ones, which nothing stopped.
 
-    Per arm its rank correlation with the end in words, and whether that is shown to be above 0; empty without rungs.
+    Per arm its rank correlation with the end in words, and whether that is shown to be above 0, None where too few settings
+    were finished to ask; empty without rungs.
     """
-    found = []
+    found: list[tuple[str, str, bool | None]] = []
     for arm in evidence.plan.arms if evidence.plan.rungs else ():
         finished = evidence.history.full_length(arm, "slice")
         curves = [[e.val_score for e in evidence.history.epochs[t.id]] for t in finished]
         if len(curves) < FEWEST:
-            found.append((arm, f"has {counted(len(curves), 'finished setting')}, too few", False))
+            found.append((arm, f"has {counted(len(curves), 'finished setting')}, too few", None))
             continue
         first, last = (np.array([curve[at] for curve in curves]) for at in (evidence.plan.rungs[0] - 1, -1))
         rho, low, high = rank_correlation(first, last)
@@ -252,7 +253,7 @@ def first_rung(evidence: Evidence) -> list[tuple[str, str, bool]]:
 
 
 def _unranked(evidence: Evidence) -> list[str]:
-    unsure = [f"{arm} {words}" for arm, words, shown in first_rung(evidence) if not shown]
+    unsure = [f"{arm} {words}" for arm, words, shown in first_rung(evidence) if shown is False]
     if evidence.open or not unsure:
         return []
     sentence = (
