@@ -23,7 +23,6 @@ from study.protocol.budget import Budget
 from study.protocol.errors import InputError
 from study.protocol.metrics import METRICS, NAMES, Name
 from study.protocol.plan import EPOCHS_CEILING
-from study.protocol.rundir import PLAN
 from study.protocol.text import Parser
 from study.storage.lease import SYNC_SECONDS
 from study.storage.objects import is_uri
@@ -169,6 +168,12 @@ class Request:
         return place if is_uri(place) else None
 
     @property
+    def running(self) -> list[str]:
+        """The words on where and how it runs, which a resumed study takes again."""
+        words = {"--address": self.address, "--wait-for": self.wait_for, "--log": ",".join(self.log)}
+        return [str(word) for flag, value in words.items() if value for word in (flag, value)]
+
+    @property
     def command(self) -> str:
         """The command that asks the same question again, with every default spelled out but the length."""
         chosen = {
@@ -247,9 +252,7 @@ def _check_resume(run: str, given: set[str]) -> None:
     """What is asked, on what, for how much: the run's plan has all of it."""
     allowed = {"resume", "accept-changed-code", "address", "wait-for", "log", "verbose", "budget", "arms"}
     if others := sorted(f"--{name}" for name in given - allowed):
-        raise InputError(
-            f"--resume takes the whole question from {run}/{PLAN}: leave out {', '.join(others)}"
-        )
+        raise InputError(f"--resume takes the whole question from {run}: leave out {', '.join(others)}")
     if {"budget", "arms"} <= given:
         raise InputError(
             "--resume with a larger --budget is a second look, and with --arms one arm more: a study is extended once, "

@@ -91,13 +91,7 @@ def _failed(error: StudyError | ArmError | OSError, request: Request, place: Run
 def _say_how_to_resume(request: Request, place: RunDir, say: Say) -> None:
     if request.plan or not place.plan.exists():
         return
-    words = ["--resume", request.uri or str(place)]
-    for flag, value in (
-        ("--address", request.address),
-        ("--wait-for", request.wait_for),
-        ("--log", ",".join(request.log)),
-    ):
-        words += [flag, str(value)] if value else []
+    words = ["--resume", request.uri or str(place), *request.running]
     say(
         f"the work so far is kept: python -m analysis {quote(str(place))} shows it\n"
         f"go on with: python study/run.py {join(words)}"

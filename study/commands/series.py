@@ -25,7 +25,7 @@ from study.protocol import rundir
 from study.protocol.budget import Budget
 from study.protocol.codec import from_plain, parse
 from study.protocol.errors import DONE, UNFINISHED, InputError, StudyError
-from study.protocol.rundir import PLAN, RunDir
+from study.protocol.rundir import RunDir
 from study.protocol.text import escaped, first_line
 from study.storage.objects import is_uri
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int | None:
         return None  # the single study's parser says what is wrong
     try:
         if own.resume:
-            return _resume(own, others)
+            return _resume(own.resume, argv)
         asked = of(own, others)
         return None if asked is None else run(asked, place_of(own.out), print)
     except StudyError as error:
@@ -82,15 +82,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _resume(own: argparse.Namespace, others: Sequence[str]) -> int | None:
-    folder = Path(own.resume)
-    if is_uri(own.resume) or not (folder / SERIES).is_file():
+def _resume(place: str, argv: Sequence[str]) -> int | None:
+    folder = Path(place)
+    if is_uri(place) or not (folder / SERIES).is_file():
         return None
-    if own.budget or any(word.partition("=")[0] == "--arms" for word in others):
+    asked = cli.parse(list(argv))
+    if asked.budget or asked.arms:
         raise InputError(
             f"{folder} has several studies: give --budget or --arms with the study of one data set"
         )
-    return run(read(folder), folder, print)
+    return run(read(folder), folder, print, again=asked)
 
 
 def of(own: argparse.Namespace, others: Sequence[str]) -> Series | None:
@@ -139,14 +140,19 @@ def read(folder: Path) -> Series:
     return series
 
 
-def run(series: Series, folder: Path, say: Say, *, study: Sequence[str] = STUDY) -> int:
+def run(
+    series: Series, folder: Path, say: Say, *, again: cli.Request | None = None, study: Sequence[str] = STUDY
+) -> int:
     """Run the unfinished studies in order, then join the answers. Returns the exit code.
 
-    A study that stops or is refused ends the series there. Raises InputError, StudyError and OSError.
+    ``again`` is the command that resumes the series: what it says of running it goes to every study. A study that stops or is refused ends the series there. Raises InputError, StudyError and OSError.
     """
     planning = "--plan" in series.flags
+    flags = [*series.flags, *(again.running if again else ())]
+    resumed: list[str] = []
     for member in series.members:  # every bad word is refused before the first study costs anything
-        cli.parse(["--data", member.data, "--budget", member.budget, *series.flags])
+        resumed = cli.parse(["--data", member.data, "--budget", member.budget, *flags]).running
+    resumed += ["--accept-changed-code"] if again and again.accept_changed_code else []
     if not planning and not (folder / SERIES).exists():
         folder.mkdir(parents=True)
         body = {"format": FORMAT} | asdict(series)
@@ -156,8 +162,8 @@ def run(series: Series, folder: Path, say: Say, *, study: Sequence[str] = STUDY)
         if not planning and home.ledger.exists() and look(home).state == "finished":
             continue
         say(f"data set {number} of {len(series.members)}: {member.data}, {member.budget}")
-        words = ["--data", member.data, "--budget", member.budget, "--out", str(home.path), *series.flags]
-        code = _process([*study, *(["--resume", str(home.path)] if (home.path / PLAN).exists() else words)])
+        words = ["--data", member.data, "--budget", member.budget, "--out", str(home), *flags]
+        code = _process([*study, *(["--resume", str(home), *resumed] if home.plan.exists() else words)])
         if code != DONE:
             say(
                 f"data set {number} of {len(series.members)} did not finish. Go on with: python study/run.py --resume {quote(str(folder))}"

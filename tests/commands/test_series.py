@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from study import cli
 from study.commands import series
 from study.protocol.errors import InputError
 
@@ -52,7 +53,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
 
 
 def test_a_series_goes_on_where_it_stopped_and_ends_with_one_page(study: tuple[str, ...]) -> None:
-    asked = asked_by("--data set1,set2,set3 --budget 30cpu-minutes --arms tiny_resnet,tiny_resnext")
+    asked = asked_by("--data set1,set2,set3 --budget 30cpu-minutes --arms tiny_resnet,tiny_resnext --log a,b")
     assert asked is not None
     assert [m.budget for m in asked.members] == ["10cpu-minutes"] * 3
     folder = series.place_of("many")
@@ -60,10 +61,12 @@ def test_a_series_goes_on_where_it_stopped_and_ends_with_one_page(study: tuple[s
     assert series.run(asked, folder, said.append, study=study) == 143
     assert any("--resume many" in line for line in said)
     assert not (folder / "across.html").exists()
-    assert series.run(series.read(folder), folder, said.append, study=study) == 0
+    again = cli.parse(["--resume", "many", "--address", "host:1", "--wait-for", "2", "--accept-changed-code"])
+    assert series.run(series.read(folder), folder, said.append, again=again, study=study) == 0
     lines = Path("asked").read_text().splitlines()
     assert len(lines) == 4  # two finished, the third begun and resumed
-    assert lines[3].startswith("--resume many/3-set3")
+    running = "--address host:1 --wait-for 2 --log a,b"
+    assert lines[3] == f"--resume many/3-set3 {running} --accept-changed-code"
     facts = json.loads((folder / "across.json").read_text())
     assert [row["data"] for row in facts["pairs"][0]["rows"]] == ["set1", "set2", "set3"]
     assert facts["pairs"][0]["pooled"] is None  # three are too few
@@ -120,3 +123,12 @@ def test_a_series_at_a_uri_and_a_damaged_one_are_refused(tmp_path: Path) -> None
         series.read(tmp_path)
     assert series.main(["--resume", str(tmp_path)]) == 2
     assert series.main(["--resume", str(tmp_path), "--budget", "9cpu-minutes"]) == 2
+
+
+@pytest.mark.parametrize("words", ["--frobnicate", "--seed 7", "--data other", "--out elsewhere", "--plan"])
+def test_what_a_resumed_series_cannot_take_is_refused(words: str, tmp_path: Path) -> None:
+    member = {"data": "digits", "budget": "9cpu-minutes", "folder": "1-digits"}
+    (tmp_path / series.SERIES).write_text(json.dumps({"format": 1, "members": [member], "flags": []}))
+    with pytest.raises(SystemExit) as refused:
+        series.main(["--resume", str(tmp_path), *words.split()])
+    assert refused.value.code == 2
