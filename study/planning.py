@@ -122,7 +122,7 @@ def make_plan(
         recipe_about=load_recipe(request.recipe).about,
         test=request.test,
         pictures=not request.no_pictures,
-        earlier=looks.earlier_studies(place.parent, place.name, prepared.test_source),
+        earlier=looks.earlier_studies(place, prepared.test_source),
         test_source=prepared.test_source,
         weights=weights,
     )

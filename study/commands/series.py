@@ -25,11 +25,10 @@ from study.protocol import rundir
 from study.protocol.budget import Budget
 from study.protocol.codec import from_plain, parse
 from study.protocol.errors import DONE, UNFINISHED, InputError, StudyError
-from study.protocol.rundir import RunDir
+from study.protocol.rundir import SERIES, RunDir
 from study.protocol.text import escaped, first_line
 from study.storage.objects import is_uri
 
-SERIES = "series.json"
 FORMAT = 1
 ROOT = Path(__file__).resolve().parent.parent.parent
 STUDY = (sys.executable, str(ROOT / "study" / "run.py"))

@@ -23,7 +23,7 @@ from study.protocol.levels import Level
 from study.protocol.plan import Plan
 from study.protocol.question import Audit, Earlier
 from study.protocol.records import Extension
-from study.protocol.rundir import PLAN, RunDir
+from study.protocol.rundir import SERIES, RunDir, runs_in
 from study.protocol.text import level
 
 MOST_PAIRS = 20
@@ -32,18 +32,19 @@ FINAL = ("better", "practical tie")
 """Answers that no second look may take back."""
 
 
-def earlier_studies(folder: Path, own: str, source: str) -> tuple[Earlier, ...]:
-    """The studies in ``folder``, besides the one called ``own``, that opened the same test files, by name.
+def earlier_studies(place: Path, source: str) -> tuple[Earlier, ...]:
+    """The studies beside the one at ``place`` that opened the same test files, by name: in its folder, and in that of its series.
 
     A study that cannot be read is skipped: the plan says which ones count.
     """
-    found = []
-    for path in sorted(folder.glob(f"*/{PLAN}")):
-        run = RunDir(path.parent)
+    found, place = [], place.absolute()
+    folder = place.parent.parent if (place.parent / SERIES).is_file() else place.parent
+    for path in runs_in(folder):
+        run = RunDir(path)
         try:
-            if run.name == own or not (path.is_file() and run.ledger.is_file()):
+            if path == place or not run.plan.is_file():
                 continue
-            if parse(path.read_text())["test_source"] != source:
+            if parse(run.plan.read_text())["test_source"] != source:
                 continue
             if b'"record":"TestOpened"' not in run.ledger.read_bytes():
                 continue
@@ -60,7 +61,7 @@ def earlier_studies(folder: Path, own: str, source: str) -> tuple[Earlier, ...]:
             ).own
             for couple in itertools.combinations(plan.arms, 2)
         )
-        found.append(Earlier(run=run.name, arms=plan.arms, level=took))
+        found.append(Earlier(run=str(path.relative_to(folder)), arms=plan.arms, level=took))
     return tuple(found)
 
 

@@ -15,6 +15,8 @@ PLAN, LEDGER, CLAIM, LOG, SEALED = "plan.json", "ledger.jsonl", ".claimed", "ray
 PICTURES = "pictures.npz"
 IMAGES = "images.npy"
 CHECKPOINTS, PREDICTIONS, VALIDATION, FIGURES = "checkpoints", "predictions", "validation", "figures"
+SERIES = "series.json"
+"""Marks a folder of runs as the series of several data sets."""
 HTML, MARKDOWN, VERDICT = "report.html", "report.md", "verdict.json"
 FOREIGN = "wandb"
 """A tool's own folder in a run: full of links of its making; the study neither reads nor writes there."""
@@ -159,6 +161,12 @@ class RunDir:
                     raise FinalError(f"{entry} is not a file, and a study holds files only: remove it")
             if Path(folder) == self.path and FOREIGN in folders:
                 folders.remove(FOREIGN)
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The folders of runs in ``folder``, those of its series among them, in order."""
+    places = [folder, *(path.parent for path in folder.glob(f"*/{SERIES}"))]
+    return sorted(path.parent for place in places for path in place.glob(f"*/{LEDGER}"))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 from study import cli
 from study.commands import series
 from study.protocol.errors import InputError
+from study.protocol.rundir import SERIES
 
 STUDY = """\
 import shutil, sys
@@ -115,10 +116,10 @@ def test_a_series_at_a_uri_and_a_damaged_one_are_refused(tmp_path: Path) -> None
         '"members": [1], "flags": []',
         f'"members": [{member % "../x"}], "flags": []',
     ):
-        (tmp_path / series.SERIES).write_text(f'{{"format": 1, {body}}}')
+        (tmp_path / SERIES).write_text(f'{{"format": 1, {body}}}')
         with pytest.raises(InputError, match="is no series"):
             series.read(tmp_path)
-    (tmp_path / series.SERIES).write_text("[" * 100_000)
+    (tmp_path / SERIES).write_text("[" * 100_000)
     with pytest.raises(InputError, match="nested too deeply"):
         series.read(tmp_path)
     assert series.main(["--resume", str(tmp_path)]) == 2
@@ -128,7 +129,7 @@ def test_a_series_at_a_uri_and_a_damaged_one_are_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize("words", ["--frobnicate", "--seed 7", "--data other", "--out elsewhere", "--plan"])
 def test_what_a_resumed_series_cannot_take_is_refused(words: str, tmp_path: Path) -> None:
     member = {"data": "digits", "budget": "9cpu-minutes", "folder": "1-digits"}
-    (tmp_path / series.SERIES).write_text(json.dumps({"format": 1, "members": [member], "flags": []}))
+    (tmp_path / SERIES).write_text(json.dumps({"format": 1, "members": [member], "flags": []}))
     with pytest.raises(SystemExit) as refused:
         series.main(["--resume", str(tmp_path), *words.split()])
     assert refused.value.code == 2

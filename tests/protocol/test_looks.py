@@ -17,6 +17,7 @@ from study.protocol.ledger import Ledger, read
 from study.protocol.plan import Plan
 from study.protocol.question import Earlier
 from study.protocol.records import Phase, Scored, TestOpened
+from study.protocol.rundir import SERIES
 from study.scheduling.schedule import Schedule
 
 
@@ -183,9 +184,15 @@ def test_studies_that_opened_the_same_test_files_are_counted(tmp_path: Path) -> 
                 pass
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "plan.json").write_text("{")
-    found = looks.earlier_studies(tmp_path, "two", "s" * 64)
+    found = looks.earlier_studies(tmp_path / "two", "s" * 64)
     assert found == (Earlier(run="one", arms=tuple(ARMS), level=0.05),)
-    assert looks.earlier_studies(tmp_path, "new", "u" * 64) == ()
+    assert looks.earlier_studies(tmp_path / "new", "u" * 64) == ()
+    series = tmp_path / "series"
+    series.mkdir()
+    (series / SERIES).write_text("{}")
+    (tmp_path / "two").rename(series / "1-two")
+    assert looks.earlier_studies(series / "1-two", "s" * 64) == found
+    assert [e.run for e in looks.earlier_studies(tmp_path / "new", "s" * 64)] == ["one", "series/1-two"]
     again = dataclasses.replace(plan, earlier=found)
     assert levels.of_pair(again, *ARMS, first=4).alpha == 0.025
     assert levels.of_pair(again, "tiny_resnet", "another", first=4).alpha == 0.05
