@@ -37,7 +37,7 @@ def net(repo: Path) -> str:
     """The file of weights that a first study exports."""
     done = command(
         repo,
-        "--budget 2cpu-minutes --arms tiny_resnet:lr=0.1,tiny_resnet:lr=0.02 --data folder:images --epochs 3 --out first",
+        "--budget 4cpu-minutes --arms tiny_resnet:lr=0.1,tiny_resnet:lr=0.02 --data folder:images --epochs 3 --out first",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert word(repo, "export", "first", "tiny_resnet:lr=0.1", "--out", "net").returncode == 0
@@ -49,7 +49,7 @@ def net(repo: Path) -> str:
 def begun(repo: Path, net: str) -> Path:
     done = command(
         repo,
-        f"--budget 2cpu-minutes --arms tiny_resnet@{net},tiny_resnet --data folder:others --epochs 3 --out second --recipe sgd",
+        f"--budget 4cpu-minutes --arms tiny_resnet@{net},tiny_resnet --data folder:others --epochs 3 --out second --recipe sgd",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "begins from weights trained on" in done.stdout

@@ -139,17 +139,17 @@ def test_a_terminal_that_goes_or_asks_stops_the_study_in_order(repo: Path, what:
 
 
 def test_sigterm_stops_in_order_and_the_study_can_go_on(repo: Path) -> None:
-    """To the study's process alone, as a batch system sends it."""
+    """To the study's whole process group, as ``timeout`` sends it; a batch system's may come to its process alone."""
     home = begun(repo, "stopped").name
     study = subprocess.Popen(
         [sys.executable, "study/run.py", "--resume", home],
-        cwd=repo, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=repo, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
     )  # fmt: skip
     ledger = repo / home / "ledger.jsonl"
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline and not (ledger.exists() and '"Epoch"' in ledger.read_text()):
         time.sleep(0.2)
-    study.send_signal(signal.SIGTERM)
+    os.killpg(study.pid, signal.SIGTERM)
     output, errors = study.communicate(timeout=60)
     assert study.returncode == 143, output + errors
     assert "Traceback" not in output + errors

@@ -47,6 +47,7 @@ def connect(address: str | None, log: Path) -> str:
     else:
         ray_patches.keep_token_private()
     ray_patches.stay_on_loopback(wanted=not address)
+    ray_patches.leave_process_group()
     modules = [str(Path(m.__path__[0])) for m in (study, search_spaces)]
     try:
         context = ray.init(

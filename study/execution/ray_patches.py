@@ -29,7 +29,7 @@ os.environ.update(
 import ray
 import ray.exceptions
 from ray._common.utils import get_default_ray_temp_dir
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray._private.utils import get_dashboard_dependency_error
 from ray._raylet import Config  # type: ignore[attr-defined]
 from ray.air.execution._internal.actor_manager import RayActorManager
@@ -37,6 +37,19 @@ from ray.air.execution._internal.event_manager import RayEventManager
 from ray.tune.execution import tune_controller
 
 # -- starting and joining Ray
+
+
+class _OwnGroup(services.ConsolePopen):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"process_group": 0, **options})
+
+
+def leave_process_group() -> None:
+    """Start Ray's processes in groups of their own: what signals the study's whole group, as ``timeout`` does, asks the study to stop.
+
+    Ray 2.60 keeps them in the study's, where SIGTERM would end them before its trials' last checkpoints.
+    """
+    vars(services)["ConsolePopen"] = _OwnGroup
 
 
 def stay_on_loopback(*, wanted: bool) -> None:
