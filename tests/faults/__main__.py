@@ -41,6 +41,11 @@ def main() -> int:
     parser.add_argument("--to", type=Path, metavar="FILE", help="append the results")
     parser.add_argument("--table", type=Path, metavar="FILE", help="only show what was appended")
     given = parser.parse_args()
+    for flag, asked, known in (("--stages", given.stages, stages), ("--kinds", given.kinds, kinds)):
+        for odd in {word for word in asked.split(",") if word not in known and ":" not in word}:
+            parser.error(f"{flag} {odd}: one of {', '.join(known)}")
+    if given.table and not given.table.is_file():
+        parser.error(f"--table {given.table}: no such file")
     signal.signal(signal.SIGTERM, stop)
     console = Console(highlight=False, markup=False, width=180)
     if given.table:
@@ -103,21 +108,29 @@ def one(
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """One line per kind of fault; a study with several counts for each of its kinds."""
+    """One line per kind of fault, where a study counts for each of its kinds; the last over the studies, each once.
+
+    A dash: not compared, as where the clock decides what a study draws.
+    """
     found = Table(
-        "kind", "faults", "lost", "doubled", "spend off by", "verdict same", "not survived", "the last one"
-    )
+        "kind", "faults", "studies", "lost", "doubled", "spend off by", "verdict same", "not survived", "the last one"
+    )  # fmt: skip
     kinds: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    what: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        for kind, what in row["faults"]:
-            kinds[kind].append(row | {"what": what})
-    whole = [row for each in kinds.values() for row in each]
-    for kind, of in [*sorted(kinds.items()), ("all", whole)]:
+        for kind in dict.fromkeys(kind for kind, _ in row["faults"]) or ["none came"]:
+            kinds[kind].append(row)
+        for kind, said in row["faults"]:
+            what[kind].append(said)
+    for kind, of in [*sorted(kinds.items()), ("all", rows)]:
+        faults = what[kind] if kind != "all" else [said for each in what.values() for said in each]
+        counts = ([row[name] for row in of if row[name] is not None] for name in ("lost", "doubled"))
         asked = [row["verdict"] for row in of if row["verdict"] is not None]
+        off = [abs(row["difference"]) for row in of if row["difference"] is not None]
         found.add_row(
-            kind, str(len(of)), str(sum(row["lost"] for row in of)), str(sum(row["doubled"] for row in of)),
-            f"{max((row['difference'] for row in of), default=0):.2g} s", f"{sum(asked)} of {len(asked)}",
-            str(sum(bool(row["error"]) for row in of)), of[-1]["what"][:90] if of else "",
+            kind, str(len(faults)), str(len(of)), *(str(sum(each)) if each else "–" for each in counts),
+            f"{max(off):.2g} s" if off else "–", f"{sum(asked)} of {len(asked)}",
+            str(sum(bool(row["error"]) for row in of)), faults[-1][:80] if faults else "",
         )  # fmt: skip
     return found
 

@@ -249,7 +249,8 @@ def compared(home: Path, calm: Path) -> dict[str, Any]:
         found["difference"] = max(found["difference"], abs(on_the_clock(home)))
         return found | {"verdict": said(home) == said(calm)}
     except (StudyError, OSError, ValueError, KeyError) as error:
-        return {"lost": -1, "doubled": -1, "difference": -1.0, "verdict": False, "unreadable": repr(error)}
+        nothing = {"lost": None, "doubled": None, "difference": None, "verdict": False}
+        return nothing | {"error": f"unreadable: {error!r}"}
 
 
 def compared_trials(home: Path, calm: Path) -> dict[str, Any]:
@@ -316,8 +317,8 @@ def on_the_wall_clock(ground: Ground, kind: str, number: str, say: Callable[[str
         "stage": kind,
         "seed": number,
         "error": "",
-        "lost": 0,
-        "doubled": 0,
+        "lost": None,
+        "doubled": None,
         "verdict": None,
     }
     try:

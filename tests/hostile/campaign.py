@@ -167,11 +167,13 @@ def main() -> int:
     parser.add_argument("--ground", type=Path, help="a folder for the valid files, kept for the next time")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"default {RESULTS}")
     given = parser.parse_args()
+    kind, _, number = (given.again or f"{given.kinds.partition(',')[0]}/0").partition("/")
+    if not number.isdigit() or {*given.kinds.split(","), kind} - set(KINDS):
+        parser.error(f"kinds are {', '.join(KINDS)}, and --again takes KIND/NUMBER")
     console = Console(highlight=False, markup=False, soft_wrap=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.ground or Path(temporary)
         if given.again:
-            kind, _, number = given.again.partition("/")
             prepare(folder)
             met = list(drawn(folder, kind, given.seed, int(number), int(number) + 1))
         else:
