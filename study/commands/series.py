@@ -8,6 +8,7 @@ on as it does alone; the series adds the order, the division of the budget, and 
 import argparse
 import datetime
 import json
+import math
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shlex import quote
 
@@ -24,7 +25,7 @@ from study.commands.status import look
 from study.protocol import rundir
 from study.protocol.budget import Budget
 from study.protocol.codec import from_plain, parse
-from study.protocol.errors import DONE, UNFINISHED, InputError, StudyError
+from study.protocol.errors import BAD_INPUT, DONE, UNFINISHED, InputError, StudyError
 from study.protocol.rundir import SERIES, RunDir
 from study.protocol.text import escaped, first_line
 from study.storage.objects import is_uri
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> int | None:
         return None  # the single study's parser says what is wrong
     try:
         if own.resume:
-            return _resume(own.resume, argv)
+            return _resume(own, others)
         asked = of(own, others)
         return None if asked is None else run(asked, place_of(own.out), print)
     except StudyError as error:
@@ -81,16 +82,34 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _resume(place: str, argv: Sequence[str]) -> int | None:
-    folder = Path(place)
-    if is_uri(place) or not (folder / SERIES).is_file():
+def _resume(own: argparse.Namespace, words: Sequence[str]) -> int | None:
+    folder = Path(own.resume)
+    if is_uri(own.resume) or not (folder / SERIES).is_file():
         return None
-    asked = cli.parse(list(argv))
-    if asked.budget or asked.arms:
+    given = {"--resume": own.resume, "--data": own.data, "--out": own.out}  # the last two to be refused
+    others = [word for flag, value in given.items() if value for word in (flag, value)]
+    asked, series = cli.parse([*words, *others]), read(folder)
+    if asked.arms:
+        raise InputError(f"{folder} has several studies: give --arms with the study of one data set")
+    if own.budget:
+        series = _paid_anew(series, folder, own.budget)
+    return run(series, folder, print, again=asked)
+
+
+def _paid_anew(series: Series, folder: Path, word: str) -> Series:
+    """Divide other budgets among the studies that have not begun. Raises InputError where all have."""
+    begun = {member for member in series.members if RunDir(folder / member.folder).plan.exists()}
+    if len(begun) == len(series.members):
+        first = folder / series.members[0].folder
         raise InputError(
-            f"{folder} has several studies: give --budget or --arms with the study of one data set"
+            f"every study of {folder} has begun, and keeps its budget; one whose answer is open looks again for more: "
+            f"python study/run.py --resume {quote(str(first))} --budget AMOUNT"
         )
-    return run(read(folder), folder, print, again=asked)
+    amounts = iter(_budgets(word, len(series.members) - len(begun)))
+    members = tuple(m if m in begun else replace(m, budget=next(amounts)) for m in series.members)
+    if len({Budget.parse(member.budget).resource for member in members}) > 1:
+        raise InputError(f"--budget {word}: the studies of {folder} that have begun have another resource")
+    return replace(series, members=members)
 
 
 def of(own: argparse.Namespace, others: Sequence[str]) -> Series | None:
@@ -152,8 +171,8 @@ def run(
     for member in series.members:  # every bad word is refused before the first study costs anything
         resumed = cli.parse(["--data", member.data, "--budget", member.budget, *flags]).running
     resumed += ["--accept-changed-code"] if again and again.accept_changed_code else []
-    if not planning and not (folder / SERIES).exists():
-        folder.mkdir(parents=True)
+    if not planning:
+        folder.mkdir(parents=True, exist_ok=True)
         body = {"format": FORMAT} | asdict(series)
         rundir.write(folder / SERIES, json.dumps(body, indent=1).encode() + b"\n")
     for number, member in enumerate(series.members, start=1):
@@ -164,11 +183,14 @@ def run(
         words = ["--data", member.data, "--budget", member.budget, "--out", str(home), *flags]
         code = _process([*study, *(["--resume", str(home), *resumed] if home.plan.exists() else words)])
         if code != DONE:
+            resume = f"python study/run.py --resume {quote(str(folder))}"
             say(
-                f"data set {number} of {len(series.members)} did not finish. Go on with: python study/run.py --resume {quote(str(folder))}"
+                f"the series stopped at data set {number} of {len(series.members)}. Go on with: {resume}"
                 if not planning
                 else f"this is what {member.data} would need; the other data sets are not planned"
             )
+            if not planning and code == BAD_INPUT and not home.plan.exists():
+                say(f"with another budget for the data sets that have not begun: {resume} --budget AMOUNT")
             return code
     if not planning:
         _across(series, folder, say)
@@ -213,8 +235,13 @@ def _budgets(word: str, sets: int) -> list[str]:
             f"--budget {word!r} for {sets} data sets: give one amount, which is divided equally, or one for each"
         )
     amounts = [Budget.parse(part) for part in parts]
-    if len(parts) == 1:
-        share = Budget(seconds=amounts[0].seconds / sets, resource=amounts[0].resource)
+    if len({amount.resource for amount in amounts}) > 1:
+        raise InputError(
+            f"--budget {word}: all data sets run on the same kind of machine: give GPU or CPU time"
+        )
+    if len(parts) == 1 and sets > 1:
+        minutes = math.floor(amounts[0].seconds / 60 / sets * 100 + 1e-6) / 100
+        share = Budget(seconds=60 * minutes, resource=amounts[0].resource)
         amounts = [Budget.parse(str(share))] * sets  # parsed, so that too small a share is refused
     return [str(amount) for amount in amounts]
 

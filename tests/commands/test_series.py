@@ -97,6 +97,7 @@ def test_one_data_set_is_no_series(tmp_path: Path) -> None:
         ("--data digits,digits --budget 4cpu-minutes", "counts once"),
         ("--data digits,cifar10 --budget 4cpu-minutes,4cpu-minutes,4cpu-minutes", "one for each"),
         ("--data digits,cifar10 --budget 1cpu-minutes", "out of range"),
+        ("--data digits,cifar10 --budget 4cpu-minutes,4gpu-minutes", "same kind of machine"),
         ("--data digits,cifar10", "one for each"),
     ],
 )
@@ -123,7 +124,6 @@ def test_a_series_at_a_uri_and_a_damaged_one_are_refused(tmp_path: Path) -> None
     with pytest.raises(InputError, match="nested too deeply"):
         series.read(tmp_path)
     assert series.main(["--resume", str(tmp_path)]) == 2
-    assert series.main(["--resume", str(tmp_path), "--budget", "9cpu-minutes"]) == 2
 
 
 @pytest.mark.parametrize("words", ["--frobnicate", "--seed 7", "--data other", "--out elsewhere", "--plan"])
@@ -133,3 +133,17 @@ def test_what_a_resumed_series_cannot_take_is_refused(words: str, tmp_path: Path
     with pytest.raises(SystemExit) as refused:
         series.main(["--resume", str(tmp_path), *words.split()])
     assert refused.value.code == 2
+
+
+def test_the_budget_of_what_has_not_begun_can_be_changed(
+    study: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asked_by("--data set1,set3,set2 --budget 10cpu-minutes")
+    assert asked is not None
+    assert [m.budget for m in asked.members] == ["3.33cpu-minutes"] * 3
+    assert series.run(asked, Path("many"), lambda _: None, study=study) == 143
+    monkeypatch.setattr(series, "_process", lambda _: 143)
+    assert series.main(["--resume", "many", "--budget", "5cpu-minutes"]) == 143
+    assert [m.budget for m in series.read(Path("many")).members] == ["3.33cpu-minutes"] * 2 + ["5cpu-minutes"]
+    assert series.main(["--resume", "many", "--budget", "5gpu-minutes"]) == 2
+    assert series.main(["--resume", "many", "--budget", "5cpu-minutes,6cpu-minutes"]) == 2
