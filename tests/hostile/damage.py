@@ -220,7 +220,13 @@ def table(rng: random.Random, rows: Rows) -> tuple[str, Rows]:  # noqa: C901  # 
         case "tall":  # one long cell, for whose column numpy would make room in every row
             rows = [rows[0], ["x" * 100_000, *rows[i][1:]], *rows[1:] * (20_000 // max(1, len(rows)))]
         case _:  # as many images, runs and classes as rows
-            rows = [rows[0], *([f"{cell[:20]}{k}" for cell in rows[-1]] for k in range(30_000))]
+            rows = [
+                rows[0],
+                *(
+                    [f"{cell[:20]}{k}" for cell in rows[-1]]
+                    for k in range(min(30_000, 2_000_000 // (len(rows[-1]) or 1)))
+                ),
+            ]
     return what, rows
 
 
@@ -240,6 +246,7 @@ def of_table(rng: random.Random, rows: Rows) -> tuple[str, bytes]:
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         told, rows = table(rng, rows)
         what.append(told)
+        rows = rows[: 3_000_000 // max(len(row) for row in rows)] if rows and any(rows) else rows
     data = as_text(rng, rows)
     if rng.random() < 0.25:
         told, data = of_bytes(rng, data)
