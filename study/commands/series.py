@@ -15,13 +15,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shlex import quote
 
 from study import cli
 from study.commands.status import look
+from study.data.sources import chosen_source
 from study.protocol import rundir
 from study.protocol.budget import Budget
 from study.protocol.codec import from_plain, parse
@@ -118,10 +119,8 @@ def of(own: argparse.Namespace, others: Sequence[str]) -> Series | None:
     Raises InputError where the budgets do not fit the data sets.
     """
     names = [name.strip() for name in own.data.split(",") if name.strip()]
-    if len(names) < 2 or _is_one_folder(own.data):
+    if len(names) < 2 or _is_one_path(own.data):
         return None
-    if len(set(names)) < len(names):
-        raise InputError(f"--data {own.data}: a data set counts once")
     budgets = _budgets(own.budget, len(names))
     members = tuple(
         Member(data=name, budget=budget, folder=f"{number}-{_safe(name)}")
@@ -170,6 +169,7 @@ def run(
     resumed: list[str] = []
     for member in series.members:  # every bad word is refused before the first study costs anything
         resumed = cli.parse(["--data", member.data, "--budget", member.budget, *flags]).running
+    _check_data([m.data for m in series.members if not RunDir(folder / m.folder).plan.exists()])
     resumed += ["--accept-changed-code"] if again and again.accept_changed_code else []
     if not planning:
         folder.mkdir(parents=True, exist_ok=True)
@@ -246,8 +246,29 @@ def _budgets(word: str, sets: int) -> list[str]:
     return [str(amount) for amount in amounts]
 
 
-def _is_one_folder(data: str) -> bool:
-    return Path(data.removeprefix("folder:")).exists()
+def _is_one_path(data: str) -> bool:
+    prefix, _, path = data.partition(":")
+    return bool(_there(data) or ("," not in prefix and _there(path)))
+
+
+def _there(word: str) -> Path | None:
+    with suppress(OSError, RuntimeError):  # a name too long, no such user's home
+        return path.resolve() if word and (path := Path(word).expanduser()).exists() else None
+    return None
+
+
+def _check_data(names: Sequence[str]) -> None:
+    """Raises InputError for a name of nothing, a path where nothing lies, and what is named twice."""
+    found: dict[tuple[str, str], str] = {}
+    for name in names:
+        source, argument = chosen_source(name)
+        path = _there(argument)
+        if not path and source.spelling.partition(":")[2] in ("PATH", "FILE"):
+            raise InputError(f"--data {name}: there is nothing at {argument}")
+        what = (source.spelling, str(path or argument))
+        if what in found:
+            raise InputError(f"--data: {found[what]} and {name} are one data set, and a data set counts once")
+        found[what] = name
 
 
 def _safe(name: str) -> str:

@@ -8,7 +8,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from study.data.images import Files, Images, memory_for_images, shown
 from study.data.opened import Asked, open_parts
 from study.data.parts import check, divide
 from study.data.sealed import Prepared, some, source_of
-from study.data.sources import Content, Part, sources, spellings
+from study.data.sources import Content, Part, chosen_source
 from study.data.split import sealed_share, split
 from study.protocol.errors import InputError
 from study.protocol.plan import Plan
@@ -96,18 +95,8 @@ def _sealed_images(labels: NDArray[np.int64], share: float) -> int:
 
 
 def _content(spec: str, root: Path) -> Content:
-    known = sources()
-    for source in known:
-        if (argument := source.argument(spec)) is not None:
-            return source.read(argument, root)
-    with suppress(OSError, RuntimeError):  # a name too long, no such user's home
-        for source in reversed(known):  # a folder of shards is for parquet before it is one of images
-            if spec and source.takes(spec):
-                return source.read(spec, root)
-    raise InputError(
-        f"no data set {spec!r}. There are: {', '.join(spellings())}, or the path of a folder that holds <class>/<image> or "
-        "train/<class>/<image>, or of a table"
-    )
+    source, argument = chosen_source(spec)
+    return source.read(argument, root)
 
 
 def _source(part: Part, chosen: NDArray[np.int64] | None = None) -> str:

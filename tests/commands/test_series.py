@@ -50,6 +50,8 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     root = Path(__file__).parents[2]
     (tmp_path / "study.py").write_text(STUDY.format(path=[str(root), str(root / "tests")]))
     monkeypatch.chdir(tmp_path)
+    for number in (1, 2, 3):
+        Path(f"set{number}").mkdir()
     return sys.executable, str(tmp_path / "study.py")
 
 
@@ -86,7 +88,8 @@ def test_a_budget_for_each_data_set_and_flags_for_all() -> None:
 def test_one_data_set_is_no_series(tmp_path: Path) -> None:
     comma = tmp_path / "a,b"
     comma.mkdir()
-    for data in ("digits", "digits,", f"folder:{comma}", str(comma)):
+    (tmp_path / "t,x.csv").touch()
+    for data in ("digits", "digits,", f"folder:{comma}", str(comma), f"csv:{tmp_path / 't,x.csv'}"):
         assert asked_by(f"--data {data} --budget 4cpu-minutes") is None
     assert asked_by("--budget 4cpu-minutes") is None
 
@@ -95,12 +98,16 @@ def test_one_data_set_is_no_series(tmp_path: Path) -> None:
     ("words", "says"),
     [
         ("--data digits,digits --budget 4cpu-minutes", "counts once"),
+        ("--data set1,folder:./set1/ --budget 4cpu-minutes", "counts once"),
+        ("--data digits,nope --budget 4cpu-minutes", "no data set 'nope'"),
+        ("--data digits,csv:nope.csv --budget 4cpu-minutes", "nothing at nope.csv"),
         ("--data digits,cifar10 --budget 4cpu-minutes,4cpu-minutes,4cpu-minutes", "one for each"),
         ("--data digits,cifar10 --budget 1cpu-minutes", "out of range"),
         ("--data digits,cifar10 --budget 4cpu-minutes,4gpu-minutes", "same kind of machine"),
         ("--data digits,cifar10", "one for each"),
     ],
 )
+@pytest.mark.usefixtures("study")
 def test_what_cannot_be_divided_is_refused(words: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert series.main(words.split()) == 2
     assert says in capsys.readouterr().err

@@ -6,6 +6,7 @@ alike for all sources.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from study.data.images import Files
 from study.protocol import plugins
+from study.protocol.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,22 @@ class Source:
 def sources() -> list[Source]:
     """All of them, by file and in each file's order."""
     return [source for module in plugins.modules(__name__).values() for source in module.SOURCES]
+
+
+def chosen_source(spec: str) -> tuple[Source, str]:
+    """The source that ``spec`` means, and its argument; nothing is read. Raises InputError where none does."""
+    known = sources()
+    for source in known:
+        if (argument := source.argument(spec)) is not None:
+            return source, argument
+    with suppress(OSError, RuntimeError):  # a name too long, no such user's home
+        for source in reversed(known):  # a folder of shards is for parquet before it is one of images
+            if spec and source.takes(spec):
+                return source, spec
+    raise InputError(
+        f"no data set {spec!r}. There are: {', '.join(spellings())}, or the path of a folder that holds <class>/<image> or "
+        "train/<class>/<image>, or of a table"
+    )
 
 
 def spellings() -> list[str]:
