@@ -29,6 +29,7 @@ from study.protocol.codec import from_plain, parse
 from study.protocol.errors import BAD_INPUT, DONE, UNFINISHED, InputError, StudyError
 from study.protocol.rundir import SERIES, RunDir
 from study.protocol.text import escaped, first_line
+from study.signals import SIGNALS
 from study.storage.objects import is_uri
 
 FORMAT = 1
@@ -154,6 +155,8 @@ def read(folder: Path) -> Series:
         member.folder for member in series.members if not re.fullmatch(r"\w[\w-]*", member.folder)
     ]:
         raise InputError(f"{folder / SERIES} is no series: its study {outside[0]!r:.60} is no folder in it")
+    if odd := [word for word in series.flags if word.startswith(("-h", "--help", "--plan", "--out"))]:
+        raise InputError(f"{folder / SERIES} is no series: {odd[0]!r:.60} is no flag of its studies")
     return series
 
 
@@ -175,26 +178,38 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         body = {"format": FORMAT} | asdict(series)
         rundir.write(folder / SERIES, json.dumps(body, indent=1).encode() + b"\n")
+    worst = DONE
     for number, member in enumerate(series.members, start=1):
         home = RunDir(folder / member.folder)
-        if not planning and home.ledger.exists() and look(home).state == "finished":
+        if not planning and _is_done(home):
             continue
         say(f"data set {number} of {len(series.members)}: {member.data}, {member.budget}")
         words = ["--data", member.data, "--budget", member.budget, "--out", str(home), *flags]
         code = _process([*study, *(["--resume", str(home), *resumed] if home.plan.exists() else words)])
         if code != DONE:
+            worst = worst or code
+            if planning and code < 128:
+                continue
             resume = f"python study/run.py --resume {quote(str(folder))}"
-            say(
-                f"the series stopped at data set {number} of {len(series.members)}. Go on with: {resume}"
-                if not planning
-                else f"this is what {member.data} would need; the other data sets are not planned"
-            )
+            if not planning:
+                say(f"the series stopped at data set {number} of {len(series.members)}. Go on with: {resume}")
             if not planning and code == BAD_INPUT and not home.plan.exists():
                 say(f"with another budget for the data sets that have not begun: {resume} --budget AMOUNT")
             return code
     if not planning:
         _across(series, folder, say)
-    return DONE
+    return worst
+
+
+def _is_done(home: RunDir) -> bool:
+    """Whether a study has its report. What one left that was killed before its plan is removed. Raises InputError while it measures."""
+    state = look(home).state if home.ledger.exists() else "stopped"
+    if state == "finished":
+        return home.html.exists() and home.verdict.exists()
+    if state == "measuring":
+        raise InputError(f"{home} is being measured by {home.holder()}: go on when that has ended")
+    home.discard_false_start()
+    return False
 
 
 def _across(series: Series, folder: Path, say: Say) -> None:
@@ -207,25 +222,34 @@ def _across(series: Series, folder: Path, say: Say) -> None:
 
 
 def _process(command: Sequence[str]) -> int:
-    """Run it to its end. Signals are the study's: the terminal sends them to both, others are passed on."""
-    child = subprocess.Popen(command)
-    with _passed_on(child):
+    """Run it to its end. It has a process group of its own: a signal, the terminal's or another's, comes here and is passed on once."""
+    child: subprocess.Popen[bytes] | None = None
+    met: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        met.append(number)
+        if child:
+            child.send_signal(number)
+
+    with _handled(pass_on):
+        child = subprocess.Popen(command, process_group=0)
         code = child.wait()
+    if code == DONE and met:
+        return 128 + met[0]
     return 128 - code if code < 0 else code
 
 
 @contextmanager
-def _passed_on(child: "subprocess.Popen[bytes]") -> Iterator[None]:
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    signal.signal(signal.SIGINT, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM))
-    if before[signal.SIGHUP] != signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: None)
+def _handled(handler: Callable[[int, object], None]) -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        if number != signal.SIGHUP or before[number] != signal.SIG_IGN:  # respects nohup
+            signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def _budgets(word: str, sets: int) -> list[str]:

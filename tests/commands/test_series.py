@@ -9,7 +9,7 @@ import pytest
 from study import cli
 from study.commands import series
 from study.protocol.errors import InputError
-from study.protocol.rundir import SERIES
+from study.protocol.rundir import SERIES, RunDir
 
 STUDY = """\
 import shutil, sys
@@ -64,6 +64,11 @@ def test_a_series_goes_on_where_it_stopped_and_ends_with_one_page(study: tuple[s
     assert series.run(asked, folder, said.append, study=study) == 143
     assert any("--resume many" in line for line in said)
     assert not (folder / "across.html").exists()
+    home = RunDir(folder / "1-set1")
+    assert series._is_done(home)
+    home.verdict.rename("verdict")
+    assert not series._is_done(home)  # is resumed for its report
+    Path("verdict").rename(home.verdict)
     again = cli.parse(["--resume", "many", "--address", "host:1", "--wait-for", "2", "--accept-changed-code"])
     assert series.run(series.read(folder), folder, said.append, again=again, study=study) == 0
     lines = Path("asked").read_text().splitlines()
@@ -123,6 +128,7 @@ def test_a_series_at_a_uri_and_a_damaged_one_are_refused(tmp_path: Path) -> None
         '"members": 3',
         '"members": [1], "flags": []',
         f'"members": [{member % "../x"}], "flags": []',
+        f'"members": [{member % "x"}], "flags": ["--help"]',
     ):
         (tmp_path / SERIES).write_text(f'{{"format": 1, {body}}}')
         with pytest.raises(InputError, match="is no series"):
@@ -154,3 +160,38 @@ def test_the_budget_of_what_has_not_begun_can_be_changed(
     assert [m.budget for m in series.read(Path("many")).members] == ["3.33cpu-minutes"] * 2 + ["5cpu-minutes"]
     assert series.main(["--resume", "many", "--budget", "5gpu-minutes"]) == 2
     assert series.main(["--resume", "many", "--budget", "5cpu-minutes,6cpu-minutes"]) == 2
+
+
+SLEEPER = """\
+import os, signal, sys, time
+signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+os.kill(os.getppid(), signal.SIGINT)
+time.sleep(30)
+sys.exit(7)
+"""
+
+
+def test_a_signal_to_the_series_alone_stops_its_study() -> None:
+    assert series._process([sys.executable, "-c", SLEEPER]) == 130
+
+
+@pytest.mark.usefixtures("study")
+def test_a_plan_is_made_for_every_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[str] = []
+
+    def refuses(words: list[str]) -> int:
+        planned.append(words[words.index("--data") + 1])
+        return 2
+
+    monkeypatch.setattr(series, "_process", refuses)
+    assert series.main(["--data", "set1,set2", "--budget", "4cpu-minutes", "--plan"]) == 2
+    assert planned == ["set1", "set2"]
+
+
+def test_what_was_killed_as_it_measured_begins_anew(tmp_path: Path) -> None:
+    home = RunDir(tmp_path / "1-digits")
+    home.take()
+    home.sign()
+    home.ledger.touch()
+    assert not series._is_done(home)
+    assert not home.path.exists()
