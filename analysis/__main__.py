@@ -32,7 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # a name that no file can have, or a folder that may not be read
         return _refuse(f"{str(error.filename)[:200]}: {error.strerror}")
     except MemoryError:
-        return _refuse("what was given does not fit into this machine's memory: give smaller files, or parquet in place of CSV")
+        return _refuse(
+            "what was given does not fit into this machine's memory: give smaller files, or parquet in place of CSV"
+        )
 
 
 def _report(arguments: list[str]) -> int:
