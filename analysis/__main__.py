@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from study.protocol.errors import StudyError
+from study.protocol.rundir import SERIES
 from study.protocol.text import Parser, escaped
 
 
@@ -62,7 +63,12 @@ def _report(arguments: list[str]) -> int:
     from analysis.report.build import gate, write
     from study.storage.fetch import local
 
-    report = write(local(given.run), pictures=not given.no_pictures)
+    home = local(given.run)
+    if (home / SERIES).is_file():
+        return _refuse(
+            f"{home} holds the studies of several data sets: python -m analysis across {home}/*/ joins them"
+        )
+    report = write(home, pictures=not given.no_pictures)
     codes = []
     for flag, arm, answers in (
         ("--expect", given.expect, report.answers),

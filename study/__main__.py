@@ -22,7 +22,7 @@ from study.protocol.text import Parser, escaped
 WORDS = """\
 words:
   python -m study list                    the runs in runs/: state, spending, verdict
-  python -m study status runs/ID          how far a study has come
+  python -m study status runs/ID          how far a study, or a series of several data sets, has come
   python -m study rerun runs/ID TRIAL     train one trial again: the same numbers, or exit code 1
   python -m study export runs/ID ARM      an arm's best confirmed net: weights, config, how to load it
   python -m study predict runs/ID ARM IMAGE...

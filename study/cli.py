@@ -78,7 +78,7 @@ class Request:
     )  # fmt: skip
     data: str = _flag(
         QUESTION, str, "NAME",
-        "; ".join(f"{source.spelling}: {source.help}" for source in sources()) + "; A,B,C: a study each, within one budget (default cifar10)",
+        "; ".join(f"{source.spelling}: {source.help}" for source in sources()) + "; A,B,C: a study each, within one budget, or --budget X,Y,Z; --resume takes their folder (default cifar10)",
         default="cifar10",
     )  # fmt: skip
     recipe: str = _flag(

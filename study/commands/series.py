@@ -20,7 +20,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shlex import quote
 
+from rich.console import Group
+from rich.text import Text
+
 from study import cli
+from study.commands.list import listing
 from study.commands.status import look
 from study.data.sources import chosen_source
 from study.protocol import rundir
@@ -32,7 +36,7 @@ from study.protocol.text import escaped, first_line
 from study.signals import SIGNALS
 from study.storage.objects import is_uri
 
-FORMAT = 1
+FORMAT, PAGE = 1, "across.html"
 ROOT = Path(__file__).resolve().parent.parent.parent
 STUDY = (sys.executable, str(ROOT / "study" / "run.py"))
 Say = Callable[[str], None]
@@ -190,15 +194,32 @@ def run(
             worst = worst or code
             if planning and code < 128:
                 continue
-            resume = f"python study/run.py --resume {quote(str(folder))}"
             if not planning:
-                say(f"the series stopped at data set {number} of {len(series.members)}. Go on with: {resume}")
+                say(
+                    f"the series stopped at data set {number} of {len(series.members)}. Go on with: {_again(folder)}"
+                )
             if not planning and code == BAD_INPUT and not home.plan.exists():
-                say(f"with another budget for the data sets that have not begun: {resume} --budget AMOUNT")
+                say(
+                    f"with another budget for the data sets that have not begun: {_again(folder)} --budget AMOUNT"
+                )
             return code
     if not planning:
         _across(series, folder, say)
     return worst
+
+
+def overview(folder: Path) -> Group:
+    """A line for each study of a series, and how it goes on. Raises InputError."""
+    members = read(folder).members
+    waiting = [m.data for m in members if not RunDir(folder / m.folder).ledger.exists()]
+    lines = [f"not begun: {', '.join(waiting)}"] if waiting else []
+    page = folder / PAGE
+    lines.append(f"report: {page}" if page.exists() else f"when it is stopped, go on with: {_again(folder)}")
+    return Group(listing(folder), *(Text(escaped(line)) for line in lines))
+
+
+def _again(folder: Path) -> str:
+    return f"python study/run.py --resume {quote(str(folder))}"
 
 
 def _is_done(home: RunDir) -> bool:

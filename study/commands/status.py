@@ -24,7 +24,7 @@ from study.protocol.history import History
 from study.protocol.looks import finished
 from study.protocol.plan import Plan
 from study.protocol.records import setting
-from study.protocol.rundir import LEDGER, PLAN, RunDir
+from study.protocol.rundir import LEDGER, PLAN, SERIES, RunDir
 from study.protocol.text import duration
 from study.storage.fetch import local
 
@@ -51,7 +51,13 @@ class Run:
 
 
 def command(given: argparse.Namespace, console: Console) -> int:
-    console.print(overview(RunDir(local(given.run)), given.run))
+    home = local(given.run)
+    if (home / SERIES).is_file():
+        from study.commands import series
+
+        console.print(series.overview(home))
+    else:
+        console.print(overview(RunDir(home), given.run))
     return DONE
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from analysis.__main__ import main as report
 from study import cli
+from study.__main__ import main as words
 from study.commands import series
 from study.protocol.errors import InputError
 from study.protocol.rundir import SERIES, RunDir
@@ -55,7 +57,9 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     return sys.executable, str(tmp_path / "study.py")
 
 
-def test_a_series_goes_on_where_it_stopped_and_ends_with_one_page(study: tuple[str, ...]) -> None:
+def test_a_series_goes_on_where_it_stopped_and_ends_with_one_page(
+    study: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = asked_by("--data set1,set2,set3 --budget 30cpu-minutes --arms tiny_resnet,tiny_resnext --log a,b")
     assert asked is not None
     assert [m.budget for m in asked.members] == ["10cpu-minutes"] * 3
@@ -64,6 +68,11 @@ def test_a_series_goes_on_where_it_stopped_and_ends_with_one_page(study: tuple[s
     assert series.run(asked, folder, said.append, study=study) == 143
     assert any("--resume many" in line for line in said)
     assert not (folder / "across.html").exists()
+    assert words(["status", "many"]) == words(["list", "."]) == 0
+    shown = capsys.readouterr().out
+    assert "many/1-set1" in shown
+    assert "--resume many" in shown
+    assert report(["many"]) == 2
     home = RunDir(folder / "1-set1")
     assert series._is_done(home)
     home.verdict.rename("verdict")
