@@ -116,10 +116,10 @@ class Joined:
         return lines
 
 
-def join(runs: Sequence[Path]) -> Joined:
-    """Read the finished studies in ``runs`` and join them.
+def join(runs: Sequence[Path], *, partial: bool = False) -> Joined:
+    """Read the finished studies in ``runs`` and join them; with ``partial``, those that have an answer, if two do.
 
-    Raises InputError where a study has no answer yet, or where two do not ask the same question.
+    Raises InputError where a study has no answer, or where two do not ask the same question.
     """
     if len(runs) < 2:
         raise InputError(
@@ -129,12 +129,19 @@ def join(runs: Sequence[Path]) -> Joined:
     for (run, evidence), (other, base) in zip(studies[1:], itertools.repeat(studies[0]), strict=False):
         _check_same_question(run, evidence.plan, other, base.plan)
     _check_other_images(studies)
-    found = [(run, evidence, _answers(run, evidence)) for run, evidence in studies]
+    found, left = [], list[str]()
+    for run, evidence in studies:
+        try:
+            found.append((run, evidence, _answers(run, evidence)))
+        except InputError as error:
+            if not partial or len(left) + 3 > len(studies):
+                raise
+            left.append(f"Left out: {error}.")
     arms, metric = studies[0][1].plan.arms, studies[0][1].plan.judged
     couples = list(itertools.combinations(arms, 2))
     confidence = 1 - 0.05 / len(couples)
     pairs = tuple(_pair(first, second, found, confidence, metric) for first, second in couples)
-    return Joined(arms=arms, metric=metric.name, pairs=pairs, notes=_notes(found, len(couples)))
+    return Joined(arms=arms, metric=metric.name, pairs=pairs, notes=(*_notes(found, len(couples)), *left))
 
 
 def _answers(run: Path, evidence: Evidence) -> dict[frozenset[str], Answer]:

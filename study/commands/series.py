@@ -237,7 +237,7 @@ def _across(series: Series, folder: Path, say: Say) -> None:
     from analysis.across import SCOPE, join
     from analysis.report import across_page
 
-    joined = join([folder / member.folder for member in series.members])
+    joined = join([folder / member.folder for member in series.members], partial=True)
     page = across_page.write(joined, folder)
     say("\n".join(["", *joined.table(), SCOPE, *joined.notes, joined.headline, f"report: {page}"]))
 

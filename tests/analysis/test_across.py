@@ -78,6 +78,11 @@ def test_what_does_not_ask_the_same_question_is_refused(five: list[Path], tmp_pa
     unfinished = write_run(tmp_path / "unfinished", confirmed=False)
     with pytest.raises(InputError, match="no answer yet"):
         join([five[0], unfinished])
+    with pytest.raises(InputError, match="no answer yet"):
+        join([five[0], unfinished], partial=True)
+    some = join([*five[:2], unfinished], partial=True)
+    assert [row.run for row in some.pairs[0].rows] == [run.name for run in five[:2]]
+    assert "no answer yet" in some.notes[-1]
 
 
 def test_a_study_without_a_claim_stands_in_the_table_and_not_in_the_mean(
