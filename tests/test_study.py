@@ -73,7 +73,7 @@ def finished(repo: Path) -> Finished:
     log = repo / "openings"
     began = time.monotonic()
     flags = (
-        "--budget 2cpu-minutes --arms tiny_resnet,moody --data folder:images --epochs 3 --seed 3 --out out"
+        "--budget 4cpu-minutes --arms tiny_resnet,moody --data folder:images --epochs 3 --seed 3 --out out"
     )
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, "out", str(log), *flags.split()],
