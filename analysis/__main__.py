@@ -166,7 +166,7 @@ def _across(arguments: list[str]) -> int:
 
     joined = join([local(run) for run in given.runs])
     page = across_page.write(joined, given.to)
-    _say(*filter(None, (*joined.table(), joined.scope, *joined.notes, joined.headline, str(page))))
+    _say(*joined.lines, str(page))
     return 0
 
 

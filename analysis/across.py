@@ -101,6 +101,11 @@ class Joined:
         """What a mean holds for; empty where none is given."""
         return SCOPE if any(pair.pooled for pair in self.pairs) else ""
 
+    @property
+    def lines(self) -> list[str]:
+        """All of it for a terminal."""
+        return [*self.table(), *filter(None, (self.scope,)), *self.notes, self.headline]
+
     def table(self) -> list[str]:
         """Every study's answer on a line, for a terminal."""
         lines, metric = [], METRICS[self.metric]

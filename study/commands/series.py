@@ -234,12 +234,12 @@ def _is_done(home: RunDir) -> bool:
 
 
 def _across(series: Series, folder: Path, say: Say) -> None:
-    from analysis.across import SCOPE, join
+    from analysis.across import join
     from analysis.report import across_page
 
     joined = join([folder / member.folder for member in series.members], partial=True)
     page = across_page.write(joined, folder)
-    say("\n".join(["", *joined.table(), SCOPE, *joined.notes, joined.headline, f"report: {page}"]))
+    say("\n".join(["", *joined.lines, f"report: {page}"]))
 
 
 def _process(command: Sequence[str]) -> int:
