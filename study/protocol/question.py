@@ -69,6 +69,11 @@ class DataCard:
     near: int = 0
     """Test images that look like a training image, saved again in another size, format or quality."""
 
+    @property
+    def noted(self) -> str:
+        """``note``, which has a line for each thing, on one line."""
+        return self.note.replace("\n", "; ")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:

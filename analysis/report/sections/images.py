@@ -13,7 +13,7 @@ def section(context: Context) -> Section | None:
         title="The images",
         text=tuple(classes.sentences(card)),
         tables=(Table(head=classes.COLUMNS, rows=tuple(classes.rows(card))),),
-        note=card.note.replace("\n", "; "),
+        note=card.noted,
     )
 
 

@@ -12,9 +12,7 @@ def section(context: Context) -> Section:
     opened = len(history.opened)
     manifests = ", ".join(m.sha256 for m in history.manifests)
     # the section on the images has it
-    note = (
-        f" ({plan.data.note.replace(chr(10), '; ')})" if plan.data.note and not plan.data.train_counts else ""
-    )
+    note = f" ({plan.data.noted})" if plan.data.note and not plan.data.train_counts else ""
     versions = ", ".join(f"{name} {version}" for name, version in sorted(plan.versions.items()))
     shown, takes = _forecast(context)
     return Section(
