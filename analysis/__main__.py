@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from study.protocol.errors import StudyError
-from study.protocol.rundir import SERIES
+from study.protocol.rundir import SERIES, unnamed
 from study.protocol.text import Parser, escaped
 
 
@@ -154,9 +154,8 @@ def _across(arguments: list[str]) -> int:
     parser.add_argument(
         "--to",
         type=Path,
-        default=Path("across"),
         metavar="DIR",
-        help="where the page is written (default across)",
+        help="where the page is written (default: runs/<time>-<process>-across)",
     )
     given = parser.parse_args(arguments)
 
@@ -165,7 +164,7 @@ def _across(arguments: list[str]) -> int:
     from study.storage.fetch import local
 
     joined = join([local(run) for run in given.runs])
-    page = across_page.write(joined, given.to)
+    page = across_page.write(joined, given.to or unnamed("across"))
     _say(*joined.lines, str(page))
     return 0
 

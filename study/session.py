@@ -5,8 +5,6 @@ refuses before anything takes time: no image is read and neither torch nor Ray i
 """
 
 import dataclasses
-import datetime
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,7 +25,7 @@ from study.protocol.ledger import Ledger
 from study.protocol.plan import Plan
 from study.protocol.question import Weights
 from study.protocol.records import Cost, Extension, Session
-from study.protocol.rundir import PLAN, RunDir, discard_partial
+from study.protocol.rundir import PLAN, RunDir, discard_partial, unnamed
 from study.protocol.text import duration
 from study.storage.fetch import check_new, has_study, home_of
 from study.storage.objects import is_uri
@@ -137,8 +135,7 @@ def place_of(request: Request) -> RunDir:
         return RunDir(Path(place))
     stem = Path(request.data.rpartition(":")[2]).name or "images"
     safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
-    # two that start in one second differ by their process
-    return RunDir(Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}-{safe}")
+    return RunDir(unnamed(safe))
 
 
 @contextmanager

@@ -6,7 +6,6 @@ on as it does alone; the series adds the order, the division of the budget, and 
 # ruff: noqa: T201 - a command speaks to its user
 
 import argparse
-import datetime
 import json
 import math
 import os
@@ -14,7 +13,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from rich.text import Text
 from study import cli
 from study.commands.list import listing
 from study.commands.status import look
-from study.data.sources import chosen_source
+from study.data import ahead
 from study.protocol import rundir
 from study.protocol.budget import Budget
 from study.protocol.codec import from_plain, parse
@@ -37,6 +36,8 @@ from study.signals import SIGNALS
 from study.storage.objects import is_uri
 
 FORMAT, PAGE = 1, "across.html"
+NOHUP = (signal.SIGHUP, signal.SIGTSTP)
+"""Signals that stay ignored where they were."""
 ROOT = Path(__file__).resolve().parent.parent.parent
 STUDY = (sys.executable, str(ROOT / "study" / "run.py"))
 Say = Callable[[str], None]
@@ -140,7 +141,7 @@ def place_of(out: str) -> Path:
         raise InputError(
             f"--out {out}: several data sets are kept in a folder; start one study per data set for URIs"
         )
-    place = Path(out or f"runs/{datetime.datetime.now():%Y-%m-%d-%H%M%S}-{os.getpid()}-series")
+    place = Path(out) if out else rundir.unnamed("series")
     if place.exists():
         raise InputError(f"--out {out} exists: give a new folder, or go on with --resume {out}")
     return place
@@ -155,6 +156,8 @@ def read(folder: Path) -> Series:
         series: Series = from_plain(Series, body)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / SERIES} is no series: {first_line(error)}") from error
+    if not series.members:
+        raise InputError(f"{folder / SERIES} is no series: it has no studies")
     if outside := [
         member.folder for member in series.members if not re.fullmatch(r"\w[\w-]*", member.folder)
     ]:
@@ -173,10 +176,11 @@ def run(
     """
     planning = "--plan" in series.flags
     flags = [*series.flags, *(again.running if again else ())]
-    resumed: list[str] = []
-    for member in series.members:  # every bad word is refused before the first study costs anything
-        resumed = cli.parse(["--data", member.data, "--budget", member.budget, *flags]).running
-    _check_data([m.data for m in series.members if not RunDir(folder / m.folder).plan.exists()])
+    # whatever is bad is refused before the first study costs anything
+    asked = [cli.parse(["--data", m.data, "--budget", m.budget, *flags]) for m in series.members][-1]
+    say("looking through the data sets ...")
+    ahead.check([m.data for m in series.members if not RunDir(folder / m.folder).plan.exists()], asked.test)
+    resumed = asked.running
     resumed += ["--accept-changed-code"] if again and again.accept_changed_code else []
     if not planning:
         folder.mkdir(parents=True, exist_ok=True)
@@ -243,7 +247,10 @@ def _across(series: Series, folder: Path, say: Say) -> None:
 
 
 def _process(command: Sequence[str]) -> int:
-    """Run it to its end. It has a process group of its own: a signal, the terminal's or another's, comes here and is passed on once."""
+    """Run it to its end. It has a process group of its own: a signal, the terminal's or another's, comes here and is passed on once.
+
+    Ctrl-Z stops it with the series, and ``fg`` lets both go on.
+    """
     child: subprocess.Popen[bytes] | None = None
     met: list[int] = []
 
@@ -252,7 +259,14 @@ def _process(command: Sequence[str]) -> int:
         if child:
             child.send_signal(number)
 
-    with _handled(pass_on):
+    def pause(*_: object) -> None:
+        if child:
+            child.send_signal(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)  # until the shell lets it go on
+        if child:
+            child.send_signal(signal.SIGCONT)
+
+    with _handled(dict.fromkeys(SIGNALS, pass_on) | {signal.SIGTSTP: pause}):
         child = subprocess.Popen(command, process_group=0)
         code = child.wait()
     if code == DONE and met:
@@ -261,10 +275,10 @@ def _process(command: Sequence[str]) -> int:
 
 
 @contextmanager
-def _handled(handler: Callable[[int, object], None]) -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in SIGNALS:
-        if number != signal.SIGHUP or before[number] != signal.SIG_IGN:  # respects nohup
+def _handled(handlers: Mapping[signal.Signals, Callable[[int, object], None]]) -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in handlers}
+    for number, handler in handlers.items():
+        if number not in NOHUP or before[number] != signal.SIG_IGN:
             signal.signal(number, handler)
     try:
         yield
@@ -293,27 +307,13 @@ def _budgets(word: str, sets: int) -> list[str]:
 
 def _is_one_path(data: str) -> bool:
     prefix, _, path = data.partition(":")
-    return bool(_there(data) or ("," not in prefix and _there(path)))
+    return _there(data) or ("," not in prefix and _there(path))
 
 
-def _there(word: str) -> Path | None:
+def _there(word: str) -> bool:
     with suppress(OSError, RuntimeError):  # a name too long, no such user's home
-        return path.resolve() if word and (path := Path(word).expanduser()).exists() else None
-    return None
-
-
-def _check_data(names: Sequence[str]) -> None:
-    """Raises InputError for a name of nothing, a path where nothing lies, and what is named twice."""
-    found: dict[tuple[str, str], str] = {}
-    for name in names:
-        source, argument = chosen_source(name)
-        path = _there(argument)
-        if not path and source.spelling.partition(":")[2] in ("PATH", "FILE"):
-            raise InputError(f"--data {name}: there is nothing at {argument}")
-        what = (source.spelling, str(path or argument))
-        if what in found:
-            raise InputError(f"--data: {found[what]} and {name} are one data set, and a data set counts once")
-        found[what] = name
+        return bool(word) and Path(word).expanduser().exists()
+    return False
 
 
 def _safe(name: str) -> str:

@@ -1,5 +1,6 @@
 """The folder of one run: the names of its files, the one atomic write, and the claim that keeps two studies apart."""
 
+import datetime
 import os
 import socket
 import stat
@@ -161,6 +162,11 @@ class RunDir:
                     raise FinalError(f"{entry} is not a file, and a study holds files only: remove it")
             if Path(folder) == self.path and FOREIGN in folders:
                 folders.remove(FOREIGN)
+
+
+def unnamed(what: str) -> Path:
+    """A new folder for what was given none: two that start in one second differ by their process."""
+    return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}-{what}"
 
 
 def runs_in(folder: Path) -> list[Path]:

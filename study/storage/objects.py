@@ -110,6 +110,14 @@ class Storage:
             files, base = self._place
             files.delete_file(f"{base}/{name}")
 
+    def exists(self) -> bool:
+        """Whether anything lies there: one or two requests."""
+        from pyarrow.fs import FileType
+
+        with _one_line():
+            files, base = self._place
+            return bool(files.get_file_info(base).type != FileType.NotFound)
+
     def files(self, folder: str = "") -> dict[str, Stored]:
         """Objects under ``folder``, by name; none when there is no such folder."""
         from pyarrow.fs import FileSelector

@@ -55,7 +55,12 @@ def test_five_data_sets_give_a_mean_and_the_next_one(five: list[Path], tmp_path:
     assert all(f"set{number}" in page for number in range(5))
 
 
-def test_fewer_than_five_give_the_table_only(five: list[Path]) -> None:
+def test_fewer_than_five_give_the_table_only(
+    five: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["across", *map(str, five[:3])]) == 0
+    assert [path.parent.parent for path in tmp_path.rglob("across.html")] == [tmp_path / "runs"]
     (pair,) = join(five[:3]).pairs
     assert pair.pooled is None
     assert len(pair.rows) == 3

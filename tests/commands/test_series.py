@@ -1,10 +1,16 @@
 """Several data sets in one command: which studies start, which resume after a stop, and what is refused."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+from support.pictures import fill
 
 from analysis.__main__ import main as report
 from study import cli
@@ -53,7 +59,8 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     (tmp_path / "study.py").write_text(STUDY.format(path=[str(root), str(root / "tests")]))
     monkeypatch.chdir(tmp_path)
     for number in (1, 2, 3):
-        Path(f"set{number}").mkdir()
+        fill(Path(f"set{number}"), {"a": 4, "b": 4})
+    Path("bare").mkdir()
     return sys.executable, str(tmp_path / "study.py")
 
 
@@ -114,7 +121,15 @@ def test_one_data_set_is_no_series(tmp_path: Path) -> None:
         ("--data digits,digits --budget 4cpu-minutes", "counts once"),
         ("--data set1,folder:./set1/ --budget 4cpu-minutes", "counts once"),
         ("--data digits,nope --budget 4cpu-minutes", "no data set 'nope'"),
-        ("--data digits,csv:nope.csv --budget 4cpu-minutes", "nothing at nope.csv"),
+        ("--data digits,csv:nope.csv --budget 4cpu-minutes", "nope.csv"),
+        ("--data digits,parquet:nope --budget 4cpu-minutes", "nope"),
+        ("--data digits,torchvision:MNISTS --budget 4cpu-minutes", "MNISTS is not known"),
+        ("--data digits,cifar10,torchvision:CIFAR10 --budget 9cpu-minutes", "counts once"),
+        ("--data digits,hf:gone/x/y --budget 4cpu-minutes", "no name of the hub"),
+        ("--data digits,hf:~nobody-here/x --budget 4cpu-minutes", "no name of the hub"),
+        ("--data digits,s3://bucket --budget 4cpu-minutes", "no folder of its own"),
+        ("--data set1,set2 --budget 6cpu-minutes --test val", "val"),
+        ("--data set1,set2,folder:bare --budget 9cpu-minutes", "holds no class folders"),
         ("--data digits,cifar10 --budget 4cpu-minutes,4cpu-minutes,4cpu-minutes", "one for each"),
         ("--data digits,cifar10 --budget 1cpu-minutes", "out of range"),
         ("--data digits,cifar10 --budget 4cpu-minutes,4gpu-minutes", "same kind of machine"),
@@ -182,6 +197,29 @@ sys.exit(7)
 
 def test_a_signal_to_the_series_alone_stops_its_study() -> None:
     assert series._process([sys.executable, "-c", SLEEPER]) == 130
+
+
+def test_ctrl_z_stops_the_study_too_and_both_go_on() -> None:
+    code = "import sys; from study.commands import series; sys.exit(series._process(sys.argv[1:]))"
+    study = "print(flush=True); import time; time.sleep(60)"
+    command = [sys.executable, "-c", code, sys.executable, "-c", study]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as whole:
+        assert whole.stdout is not None
+        whole.stdout.readline()  # the study has begun
+        (child,) = psutil.Process(whole.pid).children()
+        whole.send_signal(signal.SIGTSTP)
+        assert os.WIFSTOPPED(os.waitpid(whole.pid, os.WUNTRACED)[1])
+        _becomes(child, stopped=True)
+        whole.send_signal(signal.SIGCONT)
+        _becomes(child, stopped=False)
+        whole.terminate()
+        assert whole.wait() == 128 + signal.SIGTERM
+
+
+def _becomes(process: psutil.Process, *, stopped: bool) -> None:
+    until = time.monotonic() + 30
+    while (process.status() == psutil.STATUS_STOPPED) != stopped:
+        assert time.monotonic() < until
 
 
 @pytest.mark.usefixtures("study")

@@ -29,6 +29,7 @@ from analysis.__main__ import main as analyse
 from analysis.report import build
 from study.__main__ import main as study_word
 from study.cli import parse
+from study.data import ahead
 from study.protocol.errors import InputError, LedgerError
 from study.protocol.ledger import Ledger, read
 from study.protocol.plan import Plan
@@ -590,6 +591,8 @@ def test_a_folder_of_a_bucket_is_the_same_study(uri: str, tmp_path: Path) -> Non
         storage.put(f"{file.relative_to(tmp_path / 'images')}", file.read_bytes())
     storage.put(".cache/x.png", b"")
     storage.put("weights.pt", b"large")
+    ahead.check(["digits", uri], "")
+    assert not (tmp_path / "downloads").exists()
     the_same(data(uri, tmp_path), tmp_path / "images")
     kept = {p: p.stat().st_ino for p in (tmp_path / "downloads").rglob("*.*")}
     assert len([p for p in kept if p.suffix]) == len(images)
@@ -604,6 +607,8 @@ def test_a_folder_of_a_bucket_is_the_same_study(uri: str, tmp_path: Path) -> Non
 
 def test_a_bucket_that_gives_no_images(server: Server, tmp_path: Path) -> None:
     refused(server.uri("empty"), tmp_path, "holds no images")
+    with pytest.raises(InputError, match="holds no images"):
+        ahead.check(["digits", server.uri("empty")], "")
     refused("s3://key:secret@bucket/folder", tmp_path, "leave out the part up to the @")
     refused("s3://bucket", tmp_path, "names no folder of its own")
     refused(

@@ -44,6 +44,18 @@ class Content:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outline:
+    """What is known of a data set within seconds: nothing is fetched or decoded."""
+
+    name: str = ""
+    """Equal for all spellings of one set; empty: as it was typed."""
+    content: Content | None = None
+    """All of it, where reading only lists files of this machine."""
+    files: Sequence[Path] = ()
+    """Else those of this machine that hold it, in a fixed order."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """One spelling of ``--data``, and what it stands for."""
 
@@ -54,6 +66,8 @@ class Source:
     read: Callable[[str, Path], Content]
     """From the argument behind the prefix (empty for a name) and the folder that downloads go to. Raises InputError."""
 
+    outline: Callable[[str], Outline] = lambda _: Outline()
+    """From the argument. Raises InputError for whatever this can know to be wrong."""
     takes: Callable[[str], bool] = lambda _: False
     """Whether a path without a prefix is one of this kind."""
 

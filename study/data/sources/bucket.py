@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from study.data.sources import Content, Source, folder
+from study.data.sources import Content, Outline, Source, folder
 from study.protocol.errors import InputError
 from study.protocol.text import counted
 from study.storage.objects import Storage, Stored, at_the_edge
@@ -45,6 +45,14 @@ def read(scheme: str, argument: str, downloads: Path) -> Content:
         classes=found.classes, parts=found.parts, unlabelled=found.unlabelled,
         notes=(*found.notes, f"{counted(len(listing), 'file')} of {size:.1f} MiB are kept in {root}"),
     )  # fmt: skip
+
+
+def outline(scheme: str, argument: str) -> Outline:
+    uri = f"{scheme}:{argument}"
+    with at_the_edge(uri):
+        if not Storage(uri).exists():
+            raise InputError(f"{uri} holds no images: name a folder with class folders in it")
+    return Outline()
 
 
 def _wanted(name: str) -> bool:
@@ -88,6 +96,11 @@ def _short(text: str) -> str:
 
 
 SOURCES = tuple(
-    Source(spelling=f"{scheme}://BUCKET/FOLDER", help=f"a folder of {whose}", read=partial(read, scheme))
+    Source(
+        spelling=f"{scheme}://BUCKET/FOLDER",
+        help=f"a folder of {whose}",
+        read=partial(read, scheme),
+        outline=partial(outline, scheme),
+    )
     for scheme, whose in (("s3", "S3, fetched once"), ("gs", "Google's storage, fetched once"))
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from study.data.images import check_file, shown
 from study.data.parts import role
-from study.data.sources import Content, Source
+from study.data.sources import Content, Outline, Source
 from study.data.table import COLUMNS, Row, column, content, text_of
 from study.protocol.errors import InputError
 from study.protocol.text import counted, listed, separator
@@ -172,6 +172,7 @@ SOURCES = (
         spelling="csv:FILE",
         help="a table with columns path and label, perhaps split and group",
         read=read,
+        outline=lambda argument: Outline(content=read(argument, Path())),
         takes=_takes,
     ),
 )

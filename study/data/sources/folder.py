@@ -9,7 +9,7 @@ from pathlib import Path
 from study.data.images import Files, shown
 from study.data.listing import candidate, dotted, files, folders, has_image, hidden, is_image
 from study.data.parts import role
-from study.data.sources import Content, Part, Source
+from study.data.sources import Content, Outline, Part, Source
 from study.protocol.errors import InputError
 from study.protocol.text import counted, few, listed
 
@@ -117,6 +117,7 @@ SOURCES = (
         spelling="folder:PATH",
         help="your own, in <class>/* or in train/<class>/* and test/<class>/*",
         read=read,
+        outline=lambda argument: Outline(content=read(argument, Path())),
         takes=lambda spec: Path(spec).expanduser().is_dir(),
     ),
 )

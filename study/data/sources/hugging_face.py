@@ -4,12 +4,13 @@ That library runs no code of a data set since version 4, and is never asked to.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from study.data.images import shown
-from study.data.sources import Content, Source
+from study.data.sources import Content, Outline, Source
 from study.data.table import Row, content
 from study.data.unpack import Columns, Unpacked
 from study.protocol.errors import InputError
@@ -21,14 +22,11 @@ SAVED = ("dataset_dict.json", "state.json")
 
 def read(argument: str, downloads: Path) -> Content:
     """Raises InputError when it cannot be had, or has no images and labels."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise InputError(
-            f"hf:{argument} needs the datasets library: pip install 'resnext-study[datasets]'"
-        ) from error
+    _check_installed(argument)
+    import datasets
+
     name, config = _split(argument)
-    folder = Path(name).expanduser()
+    folder = _folder(name)
     unpacked = Unpacked(downloads, name)
     with _quiet(datasets):
         try:
@@ -55,12 +53,41 @@ def read(argument: str, downloads: Path) -> Content:
     return content(f"hf:{argument}", unpacked.root, rows, [f"columns {listed(columns.used)}"])
 
 
+def outline(argument: str) -> Outline:
+    _check_installed(argument)
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    name, _ = _split(argument)
+    folder = _folder(name)
+    if folder.is_dir():
+        return Outline(files=sorted(path for path in folder.rglob("*") if path.is_file()))
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise InputError(
+            f"hf:{shown(argument)} is no folder that is there, and no name of the hub, as hf:uoft-cs/cifar100"
+        ) from error
+    return Outline()
+
+
+def _check_installed(argument: str) -> None:
+    if find_spec("datasets") is None:
+        raise InputError(f"hf:{argument} needs the datasets library: pip install 'resnext-study[datasets]'")
+
+
 def _split(argument: str) -> tuple[str, str | None]:
     """The name or folder, and the configuration."""
-    if Path(argument).expanduser().is_dir():
+    if _folder(argument).is_dir():
         return argument, None
     name, _, config = argument.rpartition(":")
     return (name, config or None) if name else (argument, None)
+
+
+def _folder(name: str) -> Path:
+    with suppress(RuntimeError):  # no such user's home
+        return Path(name).expanduser()
+    return Path(name)
 
 
 def _columns(spec: str, datasets: Any, part: Any) -> Columns:
@@ -112,6 +139,7 @@ SOURCES = (
         spelling="hf:NAME_OR_FOLDER[:CONFIG]",
         help="a data set of the Hugging Face hub, or a folder of one (pip install 'resnext-study[datasets]')",
         read=read,
+        outline=outline,
         takes=_takes,
     ),
 )

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from study.data.images import check_file, shown
 from study.data.listing import has_image
-from study.data.sources import Content, Source
+from study.data.sources import Content, Outline, Source
 from study.data.table import Row, content
 from study.data.unpack import Columns, Unpacked, part_of
 from study.memory import free_memory
@@ -22,21 +23,37 @@ BYTES_PER_ROW = 700
 
 def read(argument: str, downloads: Path) -> Content:
     """Raises InputError when there are no such files, or no images and labels in them."""
+    unpacked = Unpacked(downloads, argument)
+    with _readable(argument):
+        path, shards, columns = _opened(argument)
+        rows = list(_rows(path, shards, columns, unpacked))
+    return content(argument, unpacked.root, rows, [f"columns {listed(columns.used)}"])
+
+
+def outline(argument: str) -> Outline:
+    with _readable(argument):
+        return Outline(files=_opened(argument)[1])
+
+
+@contextmanager
+def _readable(argument: str) -> Iterator[None]:
     import pyarrow
 
     try:
-        path = Path(argument).expanduser().absolute()
-        shards = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-        if not shards:
-            raise InputError(f"{shown(path)} holds no .parquet files")
-        _check_sizes(shards)
-        unpacked = Unpacked(downloads, argument)
-        columns = _columns(shards[0], argument)
-        rows = list(_rows(path, shards, columns, unpacked))
+        yield
     except (OSError, RuntimeError, pyarrow.ArrowException) as error:  # RuntimeError: no such user's home
         line = str(error).strip().partition("\n")[0]
         raise InputError(f"{shown(argument)} cannot be read as parquet: {line}") from error
-    return content(argument, unpacked.root, rows, [f"columns {listed(columns.used)}"])
+
+
+def _opened(argument: str) -> tuple[Path, list[Path], Columns]:
+    """The path, its shards, and the columns of the first."""
+    path = Path(argument).expanduser().absolute()
+    shards = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not shards:
+        raise InputError(f"{shown(path)} holds no .parquet files")
+    _check_sizes(shards)
+    return path, shards, _columns(shards[0], argument)
 
 
 def _check_sizes(shards: list[Path]) -> None:
@@ -120,6 +137,7 @@ SOURCES = (
         spelling="parquet:PATH",
         help="a file or a folder of shards, with columns image and label",
         read=read,
+        outline=outline,
         takes=_takes,
     ),
 )

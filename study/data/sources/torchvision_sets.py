@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.data.images import shown
-from study.data.sources import Content, Part, Source
+from study.data.sources import Content, Outline, Part, Source
 from study.data.table import Row, content
 from study.protocol.errors import InputError
 
@@ -46,9 +46,7 @@ SETS: Mapping[str, Mapping[str, Arguments]] = {
 
 def read(name: str, downloads: Path) -> Content:
     """Raises InputError, with what would help, when the set is not known or cannot be fetched."""
-    known = {each.casefold(): each for each in SETS}.get(name.casefold())
-    if known is None:
-        raise InputError(f"torchvision:{shown(name)} is not known. There are: {', '.join(SETS)}")
+    known = _known(name)
     from torchvision import datasets
 
     kind = getattr(datasets, known)
@@ -76,6 +74,18 @@ def read(name: str, downloads: Path) -> Content:
             file = str(Path(path).absolute().relative_to(root))
             rows.append(Row(file=file, name=file, label=classes[label], part=part))
     return content(known, root, rows)
+
+
+def outline(name: str) -> Outline:
+    return Outline(name=f"torchvision:{_known(name)}")
+
+
+def _known(name: str) -> str:
+    """As torchvision spells it."""
+    known = {each.casefold(): each for each in SETS}.get(name.casefold())
+    if known is None:
+        raise InputError(f"torchvision:{shown(name)} is not known. There are: {', '.join(SETS)}")
+    return known
 
 
 def _pixels(data: Any) -> NDArray[np.uint8]:
@@ -110,8 +120,16 @@ def _classes(own: Any, labels: list[Any]) -> tuple[str, ...]:
 
 SOURCES = (
     Source(
-        spelling="cifar10", help="60,000 colour images of 10 classes", read=lambda _, to: read("CIFAR10", to)
+        spelling="cifar10",
+        help="60,000 colour images of 10 classes",
+        read=lambda _, to: read("CIFAR10", to),
+        outline=lambda _: outline("CIFAR10"),
     ),
-    Source(spelling="cifar100", help="the same of 100 classes", read=lambda _, to: read("CIFAR100", to)),
-    Source(spelling="torchvision:NAME", help=f"its own sets: {', '.join(SETS)}", read=read),
+    Source(
+        spelling="cifar100",
+        help="the same of 100 classes",
+        read=lambda _, to: read("CIFAR100", to),
+        outline=lambda _: outline("CIFAR100"),
+    ),
+    Source(spelling="torchvision:NAME", help=f"its own sets: {', '.join(SETS)}", read=read, outline=outline),
 )
