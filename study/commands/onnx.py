@@ -1,6 +1,7 @@
 """A net as ONNX: pixels in, class probabilities out, and how the pixels come about in the file's own metadata."""
 
 import json
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -66,6 +67,9 @@ def write_onnx(
 
 def _apart(net: nn.Module, pixels: Tensor, file: Path) -> float | None:
     """The largest difference of a probability between onnxruntime and torch; None without onnxruntime."""
+    os.environ.setdefault(
+        "ORT_DISABLE_TELEMETRY", "1"
+    )  # else 1.32 keeps a database for Microsoft in the home
     try:
         import onnxruntime
     except ImportError:

@@ -167,6 +167,15 @@ def read(folder: Path) -> Series:
     return series
 
 
+def _write(series: Series, folder: Path) -> None:
+    body = {"format": FORMAT} | asdict(series)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        rundir.write(folder / SERIES, json.dumps(body, indent=1).encode() + b"\n")
+    except OSError as error:
+        raise rundir.unwritable(folder, error) from error
+
+
 def run(
     series: Series, folder: Path, say: Say, *, again: cli.Request | None = None, study: Sequence[str] = STUDY
 ) -> int:
@@ -183,9 +192,7 @@ def run(
     resumed = asked.running
     resumed += ["--accept-changed-code"] if again and again.accept_changed_code else []
     if not planning:
-        folder.mkdir(parents=True, exist_ok=True)
-        body = {"format": FORMAT} | asdict(series)
-        rundir.write(folder / SERIES, json.dumps(body, indent=1).encode() + b"\n")
+        _write(series, folder)
     worst = DONE
     for number, member in enumerate(series.members, start=1):
         home = RunDir(folder / member.folder)

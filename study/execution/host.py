@@ -12,6 +12,7 @@ from study.protocol.errors import InputError
 
 UNPINNED = {"OMP_PROC_BIND": "false"}
 """For the driver and the workers: with OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY every process takes the same core."""
+TEMPORARY = ("RAY_TMPDIR", "TMPDIR")
 PATH_BYTES = 107
 """Of a socket, on Linux; macOS has 103."""
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_MetricsHead"
@@ -29,9 +30,15 @@ ELSEWHERE = ("/tmp", *(f"{top}/study-{os.getuid()}" for top in ("/tmp", "/var/tm
 def prepared(say: Callable[[str], None]) -> Iterator[None]:
     """Give this process and its children a home that can be written, for the duration, and no core of their own.
 
-    Call it before torch and Ray are imported.
+    Call it before torch and Ray are imported. Raises InputError if there is no folder for temporary files.
     """
     os.environ.update(UNPINNED)
+    # Ray's processes, wherever they run, are to find the same folder
+    os.environ.update({name: os.path.abspath(os.environ[name]) for name in TEMPORARY if os.environ.get(name)})  # noqa: PTH100
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise InputError(f"{error.strerror}. Set TMPDIR to a folder that you can write") from error
     home = Path(os.path.expanduser("~"))  # noqa: PTH111  # Path.home() raises where there is none
     mine = home.is_absolute() and os.access(home, os.W_OK | os.X_OK)
     if mine or os.access(home / ".ray" / "auth_token", os.R_OK):

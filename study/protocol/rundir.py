@@ -112,9 +112,7 @@ class RunDir:
                 f"--out {self} has just been taken by another study: give another directory"
             ) from error
         except OSError as error:
-            raise InputError(
-                f"{self} cannot be written: {error.strerror}; --out DIRECTORY chooses another place"
-            ) from error
+            raise unwritable(self.path, error) from error
 
     def _occupied(self) -> str:
         what, hint = "something else", ""
@@ -167,6 +165,11 @@ class RunDir:
 def unnamed(what: str) -> Path:
     """A new folder for what was given none: two that start in one second differ by their process."""
     return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}-{what}"
+
+
+def unwritable(place: Path, error: OSError) -> InputError:
+    """For a new run or series."""
+    return InputError(f"{place} cannot be written: {error.strerror}; --out DIRECTORY chooses another place")
 
 
 def runs_in(folder: Path) -> list[Path]:

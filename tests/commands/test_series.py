@@ -134,10 +134,16 @@ def test_one_data_set_is_no_series(tmp_path: Path) -> None:
         ("--data digits,cifar10 --budget 1cpu-minutes", "out of range"),
         ("--data digits,cifar10 --budget 4cpu-minutes,4gpu-minutes", "same kind of machine"),
         ("--data digits,cifar10", "one for each"),
+        (
+            "--data set1,set2 --budget 4cpu-minutes --arms tiny_resnet,tiny_resnext --out study.py/x",
+            "--out DIRECTORY",
+        ),
     ],
 )
 @pytest.mark.usefixtures("study")
-def test_what_cannot_be_divided_is_refused(words: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_divided_or_written_is_refused(
+    words: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert series.main(words.split()) == 2
     assert says in capsys.readouterr().err
 

@@ -15,7 +15,7 @@ FLAGS = "--arms tiny_resnet,tiny_resnext --data digits --epochs 3"
 
 @pytest.fixture(autouse=True)
 def _hosts() -> None:
-    if why := missing():
+    if why := missing(("ip", "unshare")):
         pytest.skip(why)
 
 

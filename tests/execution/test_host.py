@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,28 @@ def test_without_a_home_there_is_one_for_the_time(tmp_path: Path, monkeypatch: p
     assert not home.exists()
     assert str(home) in notes[0]
     assert str(tmp_path / "file") in notes[0]
+
+
+def test_a_relative_temporary_folder_is_the_same_one_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_PROC_BIND", "")  # put back
+    monkeypatch.setenv("TMPDIR", "mine")
+    monkeypatch.setenv("RAY_TMPDIR", "")
+    with host.prepared(print):
+        assert os.environ["TMPDIR"] == str(tmp_path / "mine")
+        assert os.environ["RAY_TMPDIR"] == ""
+
+
+def test_without_a_folder_for_temporary_files_the_variable_to_set_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_PROC_BIND", "")  # put back
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc"])
+    with pytest.raises(InputError, match="TMPDIR"), host.prepared(print):
+        pass
 
 
 def test_ray_gets_a_folder_with_room_for_its_sockets_names(

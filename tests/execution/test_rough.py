@@ -1,6 +1,5 @@
-"""Studies on machines as they are found. Real commands as root, with processes and mounts of their own."""
+"""Studies on machines as they are found. Real commands, begun as root, with processes and mounts of their own."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,44 +7,86 @@ from pathlib import Path
 import pytest
 from support.cluster_up import missing
 
+from study.protocol.plan import Plan
+from study.protocol.rundir import RunDir
+
 ROOT = Path(__file__).parents[2]
-STUDY = "study/run.py --budget 4cpu-minutes --data digits --arms tiny_resnet,tiny_resnext --plan"
-PROXY = {f"{what}_proxy": "http://10.255.255.1:3128" for what in ("http", "https", "grpc", "all")}
-ALONE = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc")
+STUDY = "study/run.py --budget 4cpu-minutes --data digits --arms tiny_resnet,tiny_resnext"
+PROXY = "http://10.255.255.1:3128"
+"""Where nothing answers."""
+ALONE = (
+    "unshare",
+    "--mount",
+    "--propagation",
+    "private",
+    "--uts",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+)
+LITTLE = f"""
+mkdir -p /tmp/ray
+mount -t tmpfs -o size=64m none /dev/shm
+mount -t tmpfs -o ro none /tmp/ray
+exec {sys.executable} {STUDY} --plan
+"""
+LONG = "long" * 20
+ROUGHEST = f"""
+set -e
+mount -t tmpfs none /mnt
+mkdir /mnt/out && mount --bind $0 /mnt/out
+mkdir -m 777 /mnt/{LONG}
+mount --bind . . && mount -o remount,ro,bind .
+for place in {sys.base_prefix} {sys.prefix} $PWD; do
+    case $place in /root/*) mkdir -p /mnt/open$place && mount --rbind $place /mnt/open$place;; esac
+done
+if [ -d /mnt/open ]; then chmod 755 /mnt/open/root && mount --rbind /mnt/open/root /root; fi
+cd $PWD
+mkdir -p /tmp/ray
+mount -t tmpfs -o ro none /dev/shm
+mount -t tmpfs -o mode=755 none /tmp/ray
+hostname in-no-hosts-file
+exec taskset 1 setpriv --reuid 12345 --regid 12345 --clear-groups \
+    env -i TMPDIR=/mnt/{LONG} OMP_PLACES=cores OMP_NUM_THREADS=64 \
+    {" ".join(f"{what}_proxy={PROXY}" for what in ("http", "https", "grpc", "all"))} \
+    {sys.executable} {STUDY} --out /mnt/out
+"""
+"""The script of a user in no passwd file, without an environment but what does harm, in a folder that cannot be written."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.hosts]
 
 
-@pytest.mark.parametrize(
-    ("mounts", "environment", "says"),
-    [
-        (
-            "mount -t tmpfs -o ro none /dev/shm; mount -t tmpfs none /tmp/ray; taskset -p 1 $$",
-            PROXY | {"HOME": "/proc", "TMPDIR": "{long}", "OMP_PLACES": "cores"},
-            ["(/proc)", "too long a path", "1 trials side by side, 1 core each"],
-        ),
-        (
-            "mount -t tmpfs -o size=64m none /dev/shm; mount -t tmpfs -o ro none /tmp/ray",
-            {},
-            ["/tmp/ray is another user's"],
-        ),
-    ],
-    ids=["one core, no home, no shared memory", "little shared memory, /tmp/ray not ours"],
-)
-def test_a_rough_machine_is_no_obstacle(
-    tmp_path: Path, mounts: str, environment: dict[str, str], says: list[str]
-) -> None:
-    if why := missing():
+@pytest.fixture(autouse=True)
+def _tools() -> None:
+    if why := missing(("unshare", "mount", "setpriv", "taskset")):
         pytest.skip(why)
-    long = tmp_path / ("long" * 20)
-    long.mkdir()
-    Path("/tmp/ray").mkdir(exist_ok=True)
-    given = {name: value.format(long=long) for name, value in environment.items()}
+
+
+def _run(script: str, place: Path, timeout: float) -> str:
+    """All that the study in ``script`` printed, which had to end well."""
     done = subprocess.run(
-        [*ALONE, "bash", "-c", f'{mounts}; exec "$0" {STUDY}', sys.executable],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, **given},
+        [*ALONE, "bash", "-c", script, str(place)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, check=False,
     )  # fmt: skip
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    for part in (*says, "This budget can"):
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_little_shared_memory_and_a_strangers_folder_are_no_obstacle(tmp_path: Path) -> None:
+    said = _run(LITTLE, tmp_path, 300)
+    assert "/tmp/ray is another user's" in said
+    assert "This budget can" in said
+
+
+def test_a_study_reaches_its_verdict_on_the_roughest_machine(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    said = _run(ROUGHEST, tmp_path, 550)
+    for part in ("(~)", "too long a path", "/tmp/ray is another user's", "/tmp/study-12345/ray"):
         assert part in said
+    run = RunDir(tmp_path)
+    plan = Plan.load(run.plan)
+    assert (plan.machine.slots, plan.machine.threads) == (1, 1)
+    assert run.verdict.exists()
+    assert run.html.exists()
+    assert run.html.stat().st_uid == 12345

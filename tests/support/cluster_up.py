@@ -23,6 +23,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = ("apt-get", "exportfs", "crontab", "sudo mkdir", "boto3")
+TOOLS = ("sshd", "ssh", "rsync", "ip", "unshare")
 HEAD, WORKER = "10.213.77.2", "10.213.77.3"
 BRIDGE = "study-br"
 STUDY = "--budget 8cpu-minutes --arms tiny_resnet,tiny_resnext --data digits --epochs 3 --seed 3"
@@ -40,13 +41,12 @@ exec /usr/sbin/sshd -D -e -f "$0/sshd_config"
 """Process 1 of a host. $0: its folder, $1: the shared disk, $2: its name, $3: Python's folder, perhaps in root's home."""
 
 
-def missing() -> str:
-    """The reason why this machine cannot run it; empty if it can."""
+def missing(tools: tuple[str, ...] = TOOLS) -> str:
+    """The reason why this machine cannot run what needs root, namespaces and ``tools``; empty if it can."""
     if os.geteuid() != 0:
         return "needs root, to make hosts of namespaces"
-    tools = [t for t in ("sshd", "ssh", "rsync", "ip", "unshare") if not shutil.which(t, path=_PATH)]
-    if tools:
-        return f"needs {', '.join(tools)}"
+    if absent := [tool for tool in tools if not shutil.which(tool, path=_PATH)]:
+        return f"needs {', '.join(absent)}"
     tried = subprocess.run(
         ["unshare", "--net", "--pid", "--fork", "--mount-proc", "true"], capture_output=True, check=False
     )
