@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray.cluster_utils import Cluster
+from support.nodes import a_head
 
 from study.execution import cluster
 from study.execution.tasks import run_tasks
@@ -24,9 +24,7 @@ GPU = Budget.parse("1gpu-hours")
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[Any]:
     """Start a node with two GPUs of a kind, or of no kind known to Ray; the head has no GPU."""
-    made = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0, "include_dashboard": False}
-    )
+    made = a_head(num_cpus=1, num_gpus=0)
 
     def node(kind: str, gpus: int = 2) -> Any:
         kinds = {f"accelerator_type:{kind}": 1} if kind else {}

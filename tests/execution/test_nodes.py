@@ -17,7 +17,7 @@ from faults.ground import (
     prepare_ground,
     run_out,
 )
-from ray.cluster_utils import Cluster
+from support.nodes import a_head
 
 from study.protocol.ledger import read, records
 from study.protocol.plan import Plan
@@ -32,7 +32,7 @@ OUTAGE = 45.0
 @contextmanager
 def a_cluster(*workers: str) -> Iterator[tuple[Any, list[Any]]]:
     """A head without cores, and a one-core node per entry of ``workers``, the kind of GPU it claims to have."""
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    made = a_head(num_cpus=0)
     try:
         yield made, [add(made, kind) for kind in workers]
     finally:

@@ -279,9 +279,9 @@ def check_bytes(home: Path, calm: Path) -> None:
 
 def node_killed(ground: Ground, home: Path, dice: random.Random) -> str:
     """Two nodes of Ray's test cluster; the second is killed during a trial."""
-    from ray.cluster_utils import Cluster
+    from support.nodes import a_head
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = a_head(num_cpus=1)
     try:
         second = cluster.add_node(num_cpus=1)
         session = ground.session(home, "--address", cluster.address, clocked=False)

@@ -529,7 +529,7 @@ def test_nodes_share_only_the_bucket(
     ground: Ground, undisturbed: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The nodes' processes cannot see the driver's folder."""
-    from ray.cluster_utils import Cluster
+    from support.nodes import a_head
 
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs root, to hide a folder")
@@ -537,7 +537,7 @@ def test_nodes_share_only_the_bucket(
     uri = "s3://bucket/studies/apart"
     at = Storage(server.uri("studies/apart"))
     at.put("plan.json", (undisturbed / "plan.json").read_bytes())
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = a_head(num_cpus=0)
     try:
         cluster.add_node(num_cpus=1)
         output = ends(
