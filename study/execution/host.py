@@ -40,8 +40,7 @@ def prepared(say: Callable[[str], None]) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{error.strerror}. Set TMPDIR to a folder that you can write") from error
     home = Path(os.path.expanduser("~"))  # noqa: PTH111  # Path.home() raises where there is none
-    mine = home.is_absolute() and os.access(home, os.W_OK | os.X_OK)
-    if mine or os.access(home / ".ray" / "auth_token", os.R_OK):
+    if (home.is_absolute() and _takes(home)) or os.access(home / ".ray" / "auth_token", os.R_OK):
         yield
         return
     with tempfile.TemporaryDirectory() as instead:
@@ -51,6 +50,18 @@ def prepared(say: Callable[[str], None]) -> Iterator[None]:
             "Set HOME to keep what is fetched"
         )
         yield
+
+
+def _takes(folder: Path) -> bool:
+    """Whether a file can be written there: a disk or a quota may be full, which no permission shows."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        return False
+    return True
 
 
 def place_for_ray(say: Callable[[str], None]) -> None:

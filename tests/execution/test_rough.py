@@ -29,7 +29,8 @@ LITTLE = f"""
 mkdir -p /tmp/ray
 mount -t tmpfs -o size=64m none /dev/shm
 mount -t tmpfs -o ro none /tmp/ray
-exec {sys.executable} {STUDY} --plan
+mount -t tmpfs -o size=4k none /mnt && echo full > /mnt/file
+HOME=/mnt exec {sys.executable} {STUDY} --plan
 """
 LONG = "long" * 20
 ROUGHEST = f"""
@@ -73,8 +74,9 @@ def _run(script: str, place: Path, timeout: float) -> str:
     return done.stdout
 
 
-def test_little_shared_memory_and_a_strangers_folder_are_no_obstacle(tmp_path: Path) -> None:
+def test_little_shared_memory_a_full_home_and_a_strangers_folder_are_no_obstacle(tmp_path: Path) -> None:
     said = _run(LITTLE, tmp_path, 300)
+    assert "(/mnt)" in said
     assert "/tmp/ray is another user's" in said
     assert "This budget can" in said
 
