@@ -79,7 +79,7 @@ def _section(pair: Across, number: int, several: bool) -> Section:
         text=tuple(filter(None, (pair.sentence if several else "", spread))),
         tables=(Table(head=head, rows=tuple(_cells(row, pair) for row in pair.rows)),),
         note="Each row is that study's own answer, with its own interval. p by Holm is adjusted over the data sets, for claims about "
-        "single sets. The mean is that of a random-effects model (REML, Hartung-Knapp interval, METHOD.md 9); the wide bar is the "
+        "single sets. The mean is that of a random-effects model (REML; Hartung-Knapp interval, widened for errors that few pairs leave open: METHOD.md 9); the wide bar is the "
         "interval for the true difference on the next data set."
         if joint is not None
         else "Each row is that study's own answer, with its own interval. p by Holm is adjusted over the data sets.",

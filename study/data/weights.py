@@ -112,9 +112,16 @@ def check_unseen(starts: Mapping[str, Start], prepared: Prepared) -> None:
 
 def write_seen(path: Path, prepared: Prepared, starts: Sequence[Start]) -> None:
     """Write the hashes of all images that a net of the study may have seen, itself or through its weights, ascending; those
-    listed before stay.
+    listed before stay. Raises InputError when these cannot be read.
     """
-    seen = [prepared.seen, *(start.seen for start in starts), *([np.load(path)] if path.exists() else [])]
+    seen = [prepared.seen, *(start.seen for start in starts)]
+    if path.exists():
+        try:
+            seen.append(_hashes(path.read_bytes()))
+        except ValueError as error:
+            raise InputError(
+                f"{shown(path)} is damaged: put back a copy, or remove it, and it is made anew of this study's images"
+            ) from error
     with replacing(path) as file:
         np.save(file, np.unique(np.concatenate(seen)))
 
@@ -249,14 +256,22 @@ def _seen(path: Path, about: Mapping[str, str]) -> Hashes:
             raise InputError(
                 f"{shown(side)} is not the list of images that {shown(path.name)} was exported with"
             )
-        seen: Hashes = np.load(io.BytesIO(listed), allow_pickle=False)
-        if seen.dtype != NONE.dtype or seen.ndim != 1:
-            raise ValueError(f"its hashes are {seen.dtype}")
+        return _hashes(listed)
     except InputError:
         raise
-    except Exception as error:  # foreign bytes: numpy has a dozen ways to fail
+    except (OSError, ValueError) as error:
         raise InputError(
             f"{shown(path)} was exported with the list of its training images, {IMAGES}, which cannot be read beside it: copy "
             "the whole folder of the export"
         ) from error
+
+
+def _hashes(listed: bytes) -> Hashes:
+    """Raises ValueError."""
+    try:
+        seen: Hashes = np.load(io.BytesIO(listed), allow_pickle=False)
+        if seen.dtype != NONE.dtype or seen.ndim != 1:
+            raise ValueError(f"its hashes are {seen.dtype}")
+    except Exception as error:  # foreign bytes: numpy has a dozen ways to fail
+        raise ValueError(str(error)) from error
     return seen

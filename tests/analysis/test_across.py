@@ -116,5 +116,9 @@ def test_one_set_in_two_splits_is_one_set(five: list[Path], tmp_path: Path) -> N
         np.save(run / "images.npy", np.array(images, dtype=np.uint64))
     with pytest.raises(InputError, match="70 % of their images"):
         join([five[0], again])
+    (again / "images.npy").write_bytes((again / "images.npy").read_bytes().replace(b"}", b" "))
+    assert join([five[0], again]).arms == ("resnet8", "resnext8")  # an unreadable list says nothing
+    np.save(again / "images.npy", np.array(["2026-11-28"], dtype="M8[s]"))
+    assert join([five[0], again]).arms == ("resnet8", "resnext8")
     np.save(again / "images.npy", np.arange(60, 160, dtype=np.uint64))
     assert join([five[0], again]).arms == ("resnet8", "resnext8")

@@ -230,6 +230,9 @@ def test_what_a_study_hands_on_includes_what_its_weights_had_seen(tmp_path: Path
     weights.write_seen(tmp_path / "images.npy", prepared, [])
     listed = np.load(tmp_path / "images.npy")
     assert set(listed) == {1, 2, *prepared.seen}
+    (tmp_path / "images.npy").write_bytes((tmp_path / "images.npy").read_bytes()[:-1])
+    with pytest.raises(InputError, match="is damaged"):
+        weights.write_seen(tmp_path / "images.npy", prepared, [])
 
 
 def test_a_list_of_images_that_is_missing_or_another_is_refused(tmp_path: Path) -> None:

@@ -61,7 +61,14 @@ def drawn(folder: Path, kind: str, seed: int, start: int, stop: int) -> Generato
 def _one_process(folder: Path, kind: str, seed: int, start: int, stop: int) -> Generator[Met]:
     tree = folder / "tree"
     words = [sys.executable, "-m", "hostile.worker", kind, *map(str, (seed, start, stop, folder))]
-    put = {"PYTHONPATH": f"{tree}:{tree / 'tests'}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    own = (
+        folder / f"home-{kind}-own"
+    )  # the user's home and the place for temporary files, where Ray's folder is
+    (own / "ray").mkdir(parents=True, exist_ok=True)
+    caches = {"MPLCONFIGDIR": "home-mpl", "HF_HOME": "home-hf", "TORCHINDUCTOR_CACHE_DIR": "home-torch"}
+    put = {name: str(folder / cache) for name, cache in caches.items()}
+    put |= {"HOME": str(own), "TMPDIR": str(own), "PYTHONDONTWRITEBYTECODE": "1"}
+    put |= {"PYTHONPATH": f"{tree}:{tree / 'tests'}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(

@@ -16,11 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
 from hostile import damage
-from hostile.ground import ARMS
+from hostile.ground import ARMS, SETS
 from study.protocol.codec import checksum
 
 Drawn = tuple[str, list[list[str]]]
@@ -35,7 +36,7 @@ GOOD = (
     ["word", "status", "run"], ["word", "list", "."], ["word", "export", "run", ARMS[0], "--out", "out"], ["word", "predict", "run", ARMS[0], "pictures", "--to", "p.json"],
     ["word", "predict", "run", ARMS[0], "images", "--format", "json"], ["word", "rerun", "run", "arm0-search-0"], ["word", "log", "run", "--to", "tensorboard"],
     ["analysis", "run", "--expect", ARMS[0]], ["analysis", "compare", "a.npz", "b.npz", "--rope", "1", "--json"], ["analysis", "compare", "a.csv", "b.parquet"],
-    ["analysis", "tables", "run", "--to", "t", "--format", "parquet"], ["analysis", "across", "run", "begun", "--to", "x"], ["load", "pictures"],
+    ["analysis", "tables", "run", "--to", "t", "--format", "parquet"], ["analysis", "across", *SETS, "--to", "x"], ["load", "pictures"],
 )  # fmt: skip
 PLACES = (
     "run", "begun", "images", "net", "run/plan.json", "labels.csv", "a.npz", "a.csv", "zero", "fifo", "gone", ".", "..", "net/net.onnx", "pictures/RGBA.png",
@@ -120,7 +121,11 @@ def plans(rng: random.Random, home: Path) -> Drawn:
 
 def ledgers(rng: random.Random, home: Path) -> Drawn:
     """Damaged bytes, which the checksums find, and records edited by hand under new checksums."""
-    path = home / "run" / "ledger.jsonl"
+    what = _ledger(rng, home / "run" / "ledger.jsonl")
+    return f"ledger {what}", [["word", "status", "run"], *_meet(rng, "run")]
+
+
+def _ledger(rng: random.Random, path: Path) -> str:
     if rng.random() < 0.3:
         what, data = damage.of_bytes(rng, path.read_bytes())
     else:
@@ -153,8 +158,7 @@ def ledgers(rng: random.Random, home: Path) -> Drawn:
                         else lines
                     )
         data = signed(lines)
-    what += damage.at(rng, path, data)
-    return f"ledger {what}", [["word", "status", "run"], *_meet(rng, "run")]
+    return what + damage.at(rng, path, data)
 
 
 def signed(lines: list[Any]) -> bytes:
@@ -182,7 +186,7 @@ def _meet(rng: random.Random, run: str) -> list[list[str]]:
         ["word", "export", run, ARMS[0], "--out", "out"],
         ["word", "predict", run, ARMS[1], "pictures/RGBA.png"],
         ["word", "rerun", run, "arm0-baseline-0"],
-        ["analysis", "across", run, "begun"],
+        ["analysis", "across", run, SETS[0]],
         ["study", "--resume", run, "--budget", "2cpu-hours"],
     ]
     return [rng.choice(quick), *([rng.choice(slow)] if rng.random() < 0.3 else [])]
@@ -218,6 +222,46 @@ def npz(rng: random.Random, home: Path) -> Drawn:
         names[4]: [["word", "predict", "run", ARMS[0], "pictures/RGBA.png"]],
     }
     return f"{path.relative_to(home)}: {what}", words.get(name, [*SHOWN[1:]][: 1 + (rng.random() < 0.2)])
+
+
+def across(rng: random.Random, home: Path) -> Drawn:
+    """The studies of several data sets, one of them damaged or all edited alike, and which of them are joined."""
+    runs, what = list(SETS), ""
+    run = home / rng.choice(runs)
+    match rng.choice(("plan", "plans", "plans", "ledger", "ledger", "predictions", "images", "runs")):
+        case "plan":
+            what, data = damage.of_json(rng, (run / "plan.json").read_bytes())
+            what = f"{run.name}: {what} {damage.at(rng, run / 'plan.json', data)}"
+        case "plans":  # or the first check, that all ask the same, would be the last
+            for _ in range(rng.choice((1, 1, 2, 4))):
+                body = json.loads((run / "plan.json").read_bytes())
+                path = rng.choice(damage.places(body))
+                old = functools.reduce(lambda inner, key: inner[key], path, body)
+                alike = (new for _ in range(20) if type(new := damage.junk(rng, old)) is type(old))
+                value = next(alike, None)
+                what += f"{'.'.join(map(str, path))} = {value!r:.60} "
+                for each in (home / name / "plan.json" for name in runs):
+                    edited = damage.put(json.loads(each.read_bytes()), path, value) if path else body
+                    each.unlink()  # a link
+                    each.write_text(json.dumps(edited))
+        case "ledger":
+            what = f"{run.name}: ledger {_ledger(rng, run / 'ledger.jsonl')}"
+        case "predictions":
+            file = rng.choice(sorted(run.glob("*/*.npz")))
+            what, data = damage.of_arrays(rng, file.read_bytes())
+            what = f"{file.relative_to(home)}: {what} {damage.at(rng, file, data)}"
+        case "images":
+            kept = np.load(run / "images.npy")
+            np.save(raw := io.BytesIO(), damage.array(rng, kept))
+            what, data = rng.choice((("an array", raw.getvalue()), damage.of_bytes(rng, raw.getvalue())))
+            what = f"{run.name}/images.npy: {what} {damage.at(rng, run / 'images.npy', data)}"
+        case _:
+            for _ in range(rng.choice((1, 1, 2, 6))):
+                runs.insert(rng.randrange(6), rng.choice((word(rng), "run", "begun", "--to", *SETS)))
+    rng.shuffle(runs)
+    return what, [
+        ["analysis", "across", *runs, *rng.choice(([], ["--to", rng.choice(("x", "x/y", "run", word(rng)))]))]
+    ]
 
 
 def csvs(rng: random.Random, home: Path) -> Drawn:
@@ -396,5 +440,5 @@ def exports(rng: random.Random, home: Path) -> Drawn:
 
 
 KINDS: dict[str, Callable[[random.Random, Path], Drawn]] = {
-    "flags": flags, "plans": plans, "ledgers": ledgers, "npz": npz, "csvs": csvs, "parquets": parquets, "images": images, "arms": arms, "exports": exports,
+    "flags": flags, "plans": plans, "ledgers": ledgers, "npz": npz, "csvs": csvs, "parquets": parquets, "images": images, "arms": arms, "exports": exports, "across": across,
 }  # fmt: skip

@@ -7,6 +7,7 @@ import contextlib
 import faulthandler
 import importlib
 import io
+import itertools
 import json
 import os
 import random
@@ -167,6 +168,30 @@ def give(argv: list[str]) -> tuple[int, str, str]:
     return int(code or 0) if isinstance(code, int) else -1, fault_of(code or 0, said, told), told[-1500:]
 
 
+def state(folder: Path) -> dict[Path, tuple[int, ...]]:
+    """Everything in it, but other workers' homes and drawn arms: a file's size, time and place on disk, a folder's mode."""
+    found: dict[Path, tuple[int, ...]] = {}
+    for at, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith("home-")]
+        for name in (*folders, *(name for name in files if not name.startswith("drawn_"))):
+            with contextlib.suppress(FileNotFoundError):
+                s = os.lstat(path := Path(at, name))
+                found[path] = (
+                    (s.st_mode,) if name in folders else (s.st_mode, s.st_size, s.st_mtime_ns, s.st_ino)
+                )
+    return found
+
+
+def unlike(one: dict[Path, tuple[int, ...]], two: dict[Path, tuple[int, ...]]) -> set[Path]:
+    return {path for path in one.keys() | two.keys() if one.get(path) != two.get(path)}
+
+
+def places(argv: list[str]) -> list[str]:
+    """Where it asks for something to be written."""
+    pairs = [word.partition("=")[::2] for word in argv] + list(itertools.pairwise(argv))
+    return [place for flag, place in pairs if flag in ("--to", "--out")]
+
+
 def meet(kind: str, seed: int, index: int, base: Path, home: Path) -> Met:
     """Draw the input and give it to its commands, the first that fails being the last."""
     import search_spaces
@@ -174,24 +199,32 @@ def meet(kind: str, seed: int, index: int, base: Path, home: Path) -> Met:
     from hostile.kinds import KINDS
 
     rng = random.Random(f"{seed}/{kind}/{index}")
-    beside = set(base.parent.iterdir())
+    outside = base.parent, base.parent / f"home-{kind}-own"
     codes: list[int] = []
     fault = where = ""
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     with contextlib.chdir(copied(base, home)):
         what, commands = KINDS[kind](rng, home)
+        asked = [home / place for argv in commands for place in places(argv)]
+        before_it = state(home), *map(state, outside)
         for argv in commands:
             code, fault, where = give(argv)
             codes.append(code)
             if fault:
                 fault = f"{fault} [{' '.join(argv)[:150]}]"
                 break
+        inputs = {home / path.name for path in base.iterdir()} - {home / "run", home / "begun"}
+        after_it = state(home), *map(state, outside)
+    changed = {path for one, two in zip(before_it, after_it, strict=True) for path in unlike(one, two)}
+    changed -= {
+        path for path in changed if path.is_relative_to(home) and inputs.isdisjoint({path, *path.parents})
+    }
+    changed -= {path for path in changed for place in asked if path.is_relative_to(os.path.normpath(place))}
     shutil.rmtree(home)
     for arm in (Path(search_spaces.__file__).parent).glob("drawn_*.py"):
         arm.unlink()
-    new = set(base.parent.iterdir()) - beside
-    if strays := [path.name for path in new if not path.name.startswith("home-")]:
-        fault = fault or f"writes elsewhere: {sorted(strays)}"
+    if changed:
+        fault = fault or f"writes elsewhere: {sorted(map(str, changed))[:5]}"
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     seconds = time.monotonic() - began
     return Met(
