@@ -34,31 +34,30 @@ def test_damaged_tables_are_read_or_refused(base: Path) -> None:
     assert any({*one.codes} == {0} for one in met)
 
 
-@pytest.mark.parametrize(
-    ("argv", "written", "found"),
-    [
-        (["analysis", "run"], "../base/images/train/flat/new.png", True),
-        (["analysis", "run"], "../tree/study/deep/new.py", True),
-        (["analysis", "run"], "images/train/flat/new.png", True),
-        (["analysis", "run"], "labels.csv", True),
-        (["analysis", "run"], "run/report.html", False),
+def test_a_file_written_elsewhere_is_a_finding_at_any_depth(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = ["analysis", "run"]
+    for argv, written, found in (
+        (plain, "../base/images/train/flat/new.png", True),
+        (plain, "../tree/study/deep/new.py", True),
+        (plain, "images/train/flat/new.png", True),
+        (plain, "labels.csv", True),
+        (plain, "run/report.html", False),
         (["analysis", "across", "--to", "images/x"], "images/x/new.png", False),
         (["analysis", "across", "--to=x"], "images/x", True),
-    ],
-)
-def test_a_file_written_elsewhere_is_a_finding_at_any_depth(
-    argv: list[str], written: str, found: bool, base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def writes(_: list[str]) -> int:
-        Path(written).parent.mkdir(parents=True, exist_ok=True)
-        Path(written).unlink(missing_ok=True)
-        Path(written).write_text("new")
-        return 0
+    ):
 
-    monkeypatch.setattr(worker, "command", lambda _: writes)
-    monkeypatch.setitem(KINDS, "flags", lambda *_: ("", [argv]))
-    met = worker.meet("flags", 0, 0, base, base.with_name("home-1"))
-    assert ("writes elsewhere" in met.fault) == found
+        def writes(_: list[str], place: str = written) -> int:
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+            Path(place).unlink(missing_ok=True)
+            Path(place).write_text("new")
+            return 0
+
+        monkeypatch.setattr(worker, "command", lambda _, writes=writes: writes)
+        monkeypatch.setitem(KINDS, "flags", lambda *_, argv=argv: ("", [argv]))
+        met = worker.meet("flags", 0, 0, base, base.with_name("home-1"))
+        assert ("writes elsewhere" in met.fault) == found, written
 
 
 @pytest.mark.long
