@@ -1,7 +1,9 @@
-"""Cores and memory: how many a process may use, how much a machine has free, how much a training process keeps, and which errors mean that there is too little."""
+"""Cores, memory and threads: how many a process may use, how much a machine has free, how much a training process keeps, and which errors mean that there is too little."""
 
 import ctypes
+import math
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -79,6 +81,20 @@ def _walls() -> Iterator[tuple[int, int]]:
             size = int((group / wall).read_text())
             spare = dict(x.split() for x in (group / "memory.stat").read_text().splitlines())
             yield size, size - int((group / used).read_text()) + int(spare.get(reclaimed, 0))
+
+
+def free_threads() -> float:
+    """Threads that may still be started under the limits on this user and on the groups around this process."""
+    left = [math.inf]
+    for _, group in groups("pids"):
+        with suppress(OSError, ValueError):  # "max" where there is no limit
+            left.append(int((group / "pids.max").read_text()) - int((group / "pids.current").read_text()))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if limit != resource.RLIM_INFINITY and os.getuid():
+        found = psutil.process_iter(["uids", "num_threads"])
+        mine = [p.info["num_threads"] for p in found if p.info["uids"] and p.info["uids"].real == os.getuid()]
+        left.append(limit - sum(filter(None, mine)))
+    return max(0, min(left))
 
 
 def out_of_memory(error: BaseException) -> bool:

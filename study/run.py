@@ -55,7 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     place = session.place_of(request)
     try:
-        with host.prepared(console.print), session.open_run(request, place, console.print) as opened:
+        with (
+            host.prepared(console.print, starts_ray=not request.address),
+            session.open_run(request, place, console.print) as opened,
+        ):
             if opened.extension:
                 opened.extension = _still_open(opened.run, opened.extension)
             if opened.plan and opened.answered:

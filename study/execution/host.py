@@ -1,13 +1,16 @@
 """What this machine lets a study use: a home, and a folder for Ray's files. Without Ray and torch, which it prepares."""
 
 import os
+import resource
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from study.memory import cores, free_memory, free_threads
 from study.protocol.errors import InputError
 
 UNPINNED = {"OMP_PROC_BIND": "false"}
@@ -21,17 +24,22 @@ LONGEST = PATH_BYTES - len(SOCKET)
 
 ROOM = 100 * 2**20
 """Bytes for the logs of Ray's processes and the code that it ships; a study leaves about 2 MB."""
+FILES, THREADS, THREADS_PER_CORE, MEMORY = 256, 300, 50, 1.25 * 2**30
+"""What Ray 2.60 and a process that trains a small net do not start without; a study on two cores has 442 threads."""
 SHARED_MEMORY = "/dev/shm"
 ELSEWHERE = ("/tmp", *(f"{top}/study-{os.getuid()}" for top in ("/tmp", "/var/tmp")))
 """Where Ray's files may go if not where the environment says."""
 
 
 @contextmanager
-def prepared(say: Callable[[str], None]) -> Iterator[None]:
+def prepared(say: Callable[[str], None], *, starts_ray: bool = False) -> Iterator[None]:
     """Give this process and its children a home that can be written, for the duration, and no core of their own.
 
-    Call it before torch and Ray are imported. Raises InputError if there is no folder for temporary files.
+    Call it before torch and Ray are imported. Raises InputError if there is no folder for temporary files, or no Ray can start
+    here and one is to.
     """
+    if starts_ray:
+        _check_limits()
     os.environ.update(UNPINNED)
     # Ray's processes, wherever they run, are to find the same folder
     os.environ.update({name: os.path.abspath(os.environ[name]) for name in TEMPORARY if os.environ.get(name)})  # noqa: PTH100
@@ -62,6 +70,37 @@ def _takes(folder: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _check_limits() -> None:
+    """Raises InputError where Ray's processes cannot start or reach each other: Ray would take minutes, or end without a word."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=5).close()
+    except OSError as error:
+        raise InputError(
+            f"Ray's processes speak to each other at 127.0.0.1, which cannot be reached here: {error.strerror or error}. Bring "
+            "the loopback device up (ip link set lo up)"
+        ) from error
+    files, threads, needed = (
+        resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        free_threads(),
+        THREADS + THREADS_PER_CORE * cores(),
+    )
+    if 0 <= files < FILES:
+        raise InputError(
+            f"a process may open {files} files here, and Ray needs {FILES}: raise the limit (ulimit -n)"
+        )
+    if threads < needed:
+        raise InputError(
+            f"{threads:.0f} more threads may be started here, and Ray and the trials take about {needed}: raise the limit of this "
+            "user (ulimit -u), job or container (pids.max, docker run --pids-limit)"
+        )
+    if (free := free_memory()) < MEMORY:
+        raise InputError(
+            f"{free / 2**30:.2f} GiB of memory are free on this machine or under the limit of this job or container, and Ray with "
+            f"one process that trains takes {MEMORY / 2**30:.2f} at the least: ask for more"
+        )
 
 
 def place_for_ray(say: Callable[[str], None]) -> None:

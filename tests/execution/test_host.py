@@ -58,6 +58,35 @@ def test_cores_are_limited_by_the_tightest_quota(
         assert memory.cores() == left
 
 
+def test_threads_are_limited_by_the_fullest_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, top = tmp_path / "cgroup", tmp_path / "groups"
+    mine.write_text("8:pids:/job/step\n0::/")
+    monkeypatch.setattr(memory, "OWN_CGROUP", mine)
+    monkeypatch.setattr(memory, "CGROUPS", top)
+    monkeypatch.setattr(os, "getuid", lambda: 0)  # whom the limit on a user does not concern
+    for path, limit, used in (("", "max", 900), ("job", "500", 120), ("job/step", "400", 10)):
+        group = top / "pids" / path
+        group.mkdir(parents=True, exist_ok=True)
+        (group / "pids.max").write_text(limit)
+        (group / "pids.current").write_text(str(used))
+    assert memory.free_threads() == 380
+
+
+@pytest.mark.parametrize(
+    ("has", "names"), [("FILES", "ulimit -n"), ("THREADS", "pids.max"), ("MEMORY", "GiB of memory")]
+)
+def test_a_machine_on_which_ray_cannot_start_is_refused_at_once(
+    has: str, names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_PROC_BIND", "")  # put back
+    monkeypatch.setattr(host, "free_threads", lambda: 10_000)
+    with host.prepared(print, starts_ray=True):
+        pass
+    monkeypatch.setattr(host, has, 2**62)
+    with pytest.raises(InputError, match=names), host.prepared(print, starts_ray=True):
+        pass
+
+
 @pytest.mark.parametrize("pins", ["OMP_PLACES=cores", "OMP_PROC_BIND=true", "GOMP_CPU_AFFINITY=0"])
 def test_trials_are_not_pinned_to_one_core(pins: str) -> None:
     """torch's OpenMP reads these when it is loaded, and would pin every trial's process to the same core."""

@@ -81,6 +81,14 @@ def test_little_shared_memory_a_full_home_and_a_strangers_folder_are_no_obstacle
     assert "This budget can" in said
 
 
+def test_without_a_loopback_device_ray_is_not_started(tmp_path: Path) -> None:
+    words = ["unshare", "--net", sys.executable, *STUDY.split(), "--out", str(tmp_path / "run")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 2
+    assert "loopback" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_study_reaches_its_verdict_on_the_roughest_machine(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     said = _run(ROUGHEST, tmp_path, 550)
