@@ -11,7 +11,9 @@ from study.protocol.plan import Plan
 from study.protocol.rundir import RunDir
 
 ROOT = Path(__file__).parents[2]
-STUDY = "study/run.py --budget 4cpu-minutes --data digits --arms tiny_resnet,tiny_resnext"
+STUDY = (
+    "study/run.py --budget 4cpu-minutes --data digits --train-fraction 0.3 --arms tiny_resnet,tiny_resnext"
+)
 PROXY = "http://10.255.255.1:3128"
 """Where nothing answers."""
 ALONE = (

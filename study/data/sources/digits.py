@@ -1,5 +1,6 @@
 """``digits``: 1,797 grey images of 8 x 8 pixels that come with scikit-learn; nothing is downloaded."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from study.data.sources import Content, Part, Source
 
 
 def read(_argument: str, _downloads: Path) -> Content:
+    os.environ.setdefault("JOBLIB_MULTIPROCESSING", "0")  # else it warns where there is no shared memory
     from sklearn.datasets import load_digits
 
     digits = load_digits()
