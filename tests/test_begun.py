@@ -1,4 +1,4 @@
-"""A study from an earlier study's export, as a user runs both: real Ray, real training; and what it refuses."""
+"""A study from an earlier study's export, as a user runs it: real Ray, real training; and what it refuses."""
 
 import json
 import shutil
@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.nets import with_nets
 from support.pictures import make_images
 from support.user import command, user_repo
 
+from study.data.prepare import prepare
 from study.data.weights import FILE
 from study.protocol.ledger import read
 from study.protocol.plan import Plan
@@ -35,12 +37,8 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def net(repo: Path) -> str:
     """The file of weights that a first study exports."""
-    done = command(
-        repo,
-        "--budget 4cpu-minutes --arms tiny_resnet:lr=0.1,tiny_resnet:lr=0.02 --data folder:images --epochs 3 --out first",
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert word(repo, "export", "first", "tiny_resnet:lr=0.1", "--out", "net").returncode == 0
+    with_nets(repo / "first", prepare(f"folder:{repo / 'images'}", seed=0, root=repo), ("tiny_resnet", "small_resnet"))
+    assert word(repo, "export", "first", "tiny_resnet", "--out", "net").returncode == 0
     assert {FILE, IMAGES, "config.json", "load.py"} <= {file.name for file in (repo / "net").iterdir()}
     return f"net/{FILE}"
 

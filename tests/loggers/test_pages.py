@@ -17,16 +17,17 @@ from typing import Any
 
 import psutil
 import pytest
+from faults.ground import a_plan
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from support.browser import Browser, opened
+from support.user import user_repo
 
 from study.protocol.history import History
 from study.protocol.ledger import read
 from study.protocol.plan import Plan
 
 pytestmark = pytest.mark.long
-ROOT = Path(__file__).parents[2]
 ARMS = ("tiny_resnet", "tiny_resnext")
 FINISHED = re.compile(r'ray_study_trials{[^}]*arm="(\w+)"[^}]*state="finished"} [1-9]')
 SECONDS = 240
@@ -52,17 +53,19 @@ class Running:
 def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("study")
     (folder / "token").write_text(os.urandom(32).hex())
-    home, log = folder / "out", folder / "log"
+    repo = user_repo(folder)
+    home, log = repo / "out", folder / "log"
+    home.mkdir()
+    a_plan(repo, slots=2, budget=3600.0).save(home / "plan.json")  # an hour, of trials of seconds
     with log.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, "study/run.py", "--budget", "20cpu-minutes", "--data", "digits", "--epochs", "3",
-             "--arms", ",".join(ARMS), "--log", "optuna,tensorboard", "--out", home],
-            cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT,
+            [sys.executable, "study/run.py", "--resume", "out", "--log", "optuna,tensorboard"],
+            cwd=repo, stdout=stream, stderr=subprocess.STDOUT,
             env={**os.environ, "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY_AUTH_MODE": "token"},
         )  # fmt: skip
     try:
         deadline = time.monotonic() + SECONDS
-        while not (home / "plan.json").exists() or not all(
+        while not (home / "ledger.jsonl").exists() or not all(
             read(home / "ledger.jsonl").ends[arm, "finished"] for arm in ARMS
         ):
             assert process.poll() is None, log.read_text()
@@ -118,7 +121,7 @@ def test_rays_dashboard_shows_the_study_and_its_trials(
     jobs = browser.read(
         f"{study.dashboard}/#/jobs", "study/run.py", picture=tmp_path / "jobs.png", cookies=cookie
     )
-    assert "--budget 20cpu-minutes" in jobs
+    assert "--resume out" in jobs
     browser.read(
         f"{study.dashboard}/#/actors", "Trainable", "ALIVE", picture=tmp_path / "actors.png", cookies=cookie
     )

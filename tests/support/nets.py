@@ -10,6 +10,7 @@ from torch import nn
 import search_spaces
 from study.data.images import Images
 from study.data.sealed import Prepared, unseal
+from study.data.weights import write_seen
 from study.execution.final_test import probabilities_of
 from study.protocol import metrics
 from study.protocol.ledger import read
@@ -33,6 +34,7 @@ def with_nets(folder: Path, prepared: Prepared, arms: tuple[str, str]) -> RunDir
     plan.save(run.plan)
     history = read(run.ledger)
     prepared.seal(run.sealed)
+    write_seen(run.images, prepared, [])
     test = unseal(run.sealed, history.manifests[-1])
     scores: dict[str, float] = {}
     run.checkpoints.mkdir()
