@@ -37,7 +37,11 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def net(repo: Path) -> str:
     """The file of weights that a first study exports."""
-    with_nets(repo / "first", prepare(f"folder:{repo / 'images'}", seed=0, root=repo), ("tiny_resnet", "small_resnet"))
+    with_nets(
+        repo / "first",
+        prepare(f"folder:{repo / 'images'}", seed=0, root=repo),
+        ("tiny_resnet", "small_resnet"),
+    )
     assert word(repo, "export", "first", "tiny_resnet", "--out", "net").returncode == 0
     assert {FILE, IMAGES, "config.json", "load.py"} <= {file.name for file in (repo / "net").iterdir()}
     return f"net/{FILE}"
