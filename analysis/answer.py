@@ -18,7 +18,7 @@ from analysis.luck import Luck
 from analysis.runs import Runs
 from analysis.statistics.intervals import Estimate, Reals, Refused, one_image, rope_probabilities, t_interval
 from analysis.statistics.superiority import holm
-from analysis.verdict import Verdict, of_nets
+from analysis.verdict import Verdict, of_nets, take
 from analysis.words import Doubts
 from study.protocol.levels import FEWEST_PAIRS, Level
 from study.protocol.metrics import Metric
@@ -157,11 +157,13 @@ def judge(
     guessing: float = 0.0,
     copies: int = 0,
     more: str = "",
+    sized: str = "",
 ) -> Answer:
     """The answer for two arms.
 
     ``search``: one search's share in words (``1.2 gpu-hours``). ``guessing``: the score without looking at images. ``copies``:
-    test images that are training images too. ``more``: sentence on what more pairs would do and cost.
+    test images that are training images too. ``more``: sentence on what more pairs would do and cost; ``sized``: the same where
+    an arm is ahead and only the size is open.
     """
     common = sorted(first.runs.keys() & second.runs.keys())
     base = Answer(
@@ -193,7 +195,18 @@ def judge(
     unlearnt = [f.arm for f in (first, second) if not _learnt(f, guessing)]
     judge = first.runs[common[0]].judge
     doubts = Doubts(guessing=guessing, copies=copies, images=luck.images, idle=unlearnt, judge=judge)
-    return _claimed(found, (first, second), interval, level, search, doubts, told)
+    answer = _claimed(found, (first, second), interval, level, search, doubts, told)
+    if answer.word == "better, size unclear" and not answer.doubt:
+        return replace(answer, advice=sized)
+    if answer.word == "practical tie":
+        return replace(answer, advice=take(first.arm, second.arm, _cost(first), _cost(second)))
+    return answer
+
+
+def _cost(finds: Finds) -> float | None:
+    """Mean resource-seconds of a full run of its finds; None where one is unknown."""
+    costs = [cost for r in finds.runs.values() if (cost := r.full_run) is not None]
+    return sum(costs) / len(costs) if len(costs) == len(finds.runs) else None
 
 
 def _guarded(found: Answer, idle: Sequence[Finds], told: str) -> Answer:

@@ -11,8 +11,13 @@ from study.protocol.looks import MOST_PAIRS, budget_for
 AGAIN = "A new study on these test images asks again at half the error (it counts this one); fresh test images ask anew."
 
 
-def what_would_decide(evidence: Evidence, luck: Luck | None, one: str, other: str) -> str:
-    """What would decide between two arms, for a true gap of the margin: the measured gap is no size to plan for."""
+def what_would_decide(
+    evidence: Evidence, luck: Luck | None, one: str, other: str, *, ahead: bool = False
+) -> str:
+    """What would decide between two arms, for a true gap of the margin: the measured gap is no size to plan for.
+
+    ``ahead``: one is, and whether by more than the margin is open.
+    """
     plan, history = evidence.plan, evidence.history
     if all(unsearched(plan, history, arm) for arm in (one, other)):
         budget = searching_budget(plan, history)
@@ -29,20 +34,22 @@ def what_would_decide(evidence: Evidence, luck: Luck | None, one: str, other: st
         return f"This study took in an arm, and takes no further look. {AGAIN}"
     if extension is not None:
         return f"This question has had its second look, and a third would err more than it says. {AGAIN}"
-    return within(evidence, luck, one, other)
+    return within(evidence, luck, one, other, ahead=ahead)
 
 
-def within(evidence: Evidence, luck: Luck, one: str, other: str) -> str:
+def within(evidence: Evidence, luck: Luck, one: str, other: str, *, ahead: bool = False) -> str:
     """The pairs that a gap of the margin takes and their cost, or what would help instead."""
     plan, have = evidence.plan, searches(evidence.plan, evidence.history)
     level = later(evidence, one, other)
     kinds = known(luck, have)
     needed = [pairs_needed(kind, plan.rope, level, at_least=have + 1) for kind in kinds]
     gap = f"a true gap of the margin, {plan.judged.gap(plan.rope)}, with {100 * POWER:.0f} % power"
+    if ahead:  # as far from the margin as a gap of the margin is from 0
+        gap = f"that a true gap of {plan.judged.gap(2 * plan.rope)} exceeds the margin, with {100 * POWER:.0f} % power"
     if needed[1] is None:
         return f"What shows {gap}: {limit(luck, plan.rope, level(2 * have), POWER)}; a wider margin, asked beforehand, takes fewer."
     ends = [str(n) if n and n <= MOST_PAIRS else f"over {MOST_PAIRS}" for n in (needed[0], needed[2])]
-    roughly = f"{' to '.join(dict.fromkeys(ends))}, since {have} pairs measure their luck roughly"
+    roughly = f"{' to '.join(dict.fromkeys(ends))}, since {have} pairs measure roughly how much pairs differ"
     twice = min(2 * have, MOST_PAIRS)
     reach = plan.judged.gap(half_width(luck, twice, level(twice)))
     if needed[1] > MOST_PAIRS:

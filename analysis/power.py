@@ -86,8 +86,11 @@ def rate(plan: Plan) -> Level:
     return lambda _pairs: alpha
 
 
-def promise(plan: Plan, *, measured: Luck | None = None, pairs: int | None = None) -> str:
-    """What the plan's pairs of searches can show; once they have run, from the luck ``measured`` over ``pairs``."""
+def promise(
+    plan: Plan, *, measured: Luck | None = None, pairs: int | None = None, alpha: float | None = None
+) -> str:
+    """What the plan's pairs of searches can show; once they have run, from the luck ``measured`` over ``pairs``, at the error
+    ``alpha`` of the interval over them."""
     have = pairs or plan.pairs
     if have < min(PAIRS):
         fewest = min(PAIRS)
@@ -95,7 +98,7 @@ def promise(plan: Plan, *, measured: Luck | None = None, pairs: int | None = Non
             f"One search per arm: the nets in hand are compared, and nothing is said about architectures. {fewest} pairs of "
             f"searches, which say something, are made from --budget {allocation.budget_for_pairs(plan, fewest)} --epochs {plan.epochs} on."
         )
-    alpha = rate(plan)(have)
+    alpha = rate(plan)(have) if alpha is None else alpha
     kinds = assumed(plan) if measured is None else known(measured, have)
     metric = plan.judged
     gaps = [metric.number(half_width(luck, have, alpha, power=POWER)) for luck in kinds]
@@ -125,10 +128,11 @@ def promise(plan: Plan, *, measured: Luck | None = None, pairs: int | None = Non
 
 def price(plan: Plan, *, measured: Luck | None = None, pairs: int | None = None) -> tuple[str, str]:
     """What a study that decides at the plan's margin and run length would take, each in 80 % of studies: to name an arm
-    that is ahead by the margin, and to prove equal arms equal. A gap between these two takes more."""
+    that is ahead by the margin, and to prove equal arms equal. A gap between these two takes more. With ``measured`` luck the
+    new study's test images are fresh."""
     have = pairs or plan.pairs
     kinds = assumed(plan) if measured is None else known(measured, have)
-    level, margin = rate(plan), plan.margin
+    level, margin = rate(plan if measured is None else dataclasses.replace(plan, earlier=())), plan.margin
 
     def line(goal: str, power: float) -> str:
         takes = [takes_pairs(plan, luck, plan.rope, level, power) for luck in kinds]

@@ -15,7 +15,7 @@ from analysis import outputs
 from analysis.outputs import Labels
 from analysis.runs import Judge, Runs
 from study.protocol import allocation, consistency
-from study.protocol.accounting import trained
+from study.protocol.accounting import trained, unsearched
 from study.protocol.errors import StudyError
 from study.protocol.history import History
 from study.protocol.metrics import ACCURACY, Scores, log_probabilities
@@ -113,6 +113,12 @@ def choices(history: History, arm: str, look: int) -> list[Choice]:
     """The finds of the arm's searches, of all looks up to this one."""
     found = [c for m in history.manifests if m.look <= look for c in m.choices.get(arm, ())]
     return sorted(found, key=lambda choice: choice.pair)
+
+
+def had_none(evidence: Evidence, arm: str) -> bool:
+    """Whether no search of the arm could be paid for, so that the default was confirmed in each."""
+    found = choices(evidence.history, arm, evidence.look)
+    return unsearched(evidence.plan, evidence.history, arm) and all(choice.default for choice in found)
 
 
 def in_hand(history: History, arm: str, look: int) -> Choice | None:

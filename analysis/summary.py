@@ -10,13 +10,13 @@ import pandas as pd
 from analysis import answer, further, verdict
 from analysis.answer import Answer, Finds
 from analysis.luck import Luck
-from analysis.results import Evidence, beat_default, choices, in_hand
+from analysis.results import Evidence, beat_default, choices, had_none, in_hand
 from analysis.runs import Runs, apart
 from analysis.statistics.intervals import Estimate, Refused
 from analysis.statistics.tunability import Interval, binomial
 from analysis.verdict import Verdict, judge, of_nets
 from study.protocol import accounting, levels, looks
-from study.protocol.accounting import searches, unsearched
+from study.protocol.accounting import searches
 from study.protocol.levels import Level
 from study.protocol.metrics import Metric
 from study.protocol.records import Config
@@ -129,23 +129,24 @@ def headline(answers: list[Answer], nets: list[Verdict], metric: Metric, *, sear
             ]
         )
     groups: dict[str, list[str]] = {}
+    held = list(dict.fromkeys(a.held for a in against))
     for a in against:
-        groups.setdefault(_SHORT[a.word], []).append(_beside(a, metric, look))
+        groups.setdefault(_SHORT[a.word], []).append(_beside(a, metric, look, alone=len(held) > 1))
     said = "; ".join(f"{word} {listed(names)}" for word, names in groups.items())
     doubts = "".join(f" {d}" for d in dict.fromkeys(a.doubt for a in against) if d)
     return (
-        f"Of {len(against) + 1} arms, each tuned with a search of {search}, {leader} has the highest mean: {said} "
-        f"({against[0].held}).{doubts}"
+        f"Of {len(against) + 1} arms, each tuned with a search of {search}, {leader} has the highest mean: {said}"
+        f"{f' ({held[0]})' if len(held) == 1 else ''}.{doubts}"
     )
 
 
-def _beside(a: Answer, metric: Metric, look: int) -> str:
-    """The other arm, with the leader's lead over it."""
+def _beside(a: Answer, metric: Metric, look: int, *, alone: bool) -> str:
+    """The other arm, with the leader's lead over it; ``alone``: with the level of its interval too."""
     if a.delta is None or a.low is None or a.high is None:
         return a.second
     ends = f"{metric.number(a.low, sign=True)} to {metric.number(a.high, sign=True)}"
     early = ", decided at the first look" if a.look < look else ""
-    return f"{a.second} ({metric.gap(a.delta, sign=True)}, {ends}{early})"
+    return f"{a.second} ({metric.gap(a.delta, sign=True)}, {f'{a.held}: ' if alone else ''}{ends}{early})"
 
 
 _SHORT = {
@@ -199,9 +200,7 @@ def _finds(evidence: Evidence, arm: str, look: int = 0) -> Finds:
         runs=runs,
         beat=beat_default(evidence.history, arm, {c.pair for c in found}),
         defaults=sum(choice.default for choice in found),
-        searched=not (
-            unsearched(evidence.plan, evidence.history, arm) and all(choice.default for choice in found)
-        ),
+        searched=not had_none(evidence, arm),
         tuned=not _unchanged(evidence, arm),
     )
 
@@ -209,8 +208,10 @@ def _finds(evidence: Evidence, arm: str, look: int = 0) -> Finds:
 def _answer(
     evidence: Evidence, first: Finds, second: Finds, net: Verdict | None, lucks: list[Luck]
 ) -> Answer:
-    """The answer on two arms. What the first look decided is final: a second look judges open answers only."""
-    now = level_of(evidence, first.arm, second.arm)
+    """The answer on two arms. What the first look decided is final: a second look judges open answers, and whether a lead
+    exceeds the margin; that an arm is ahead it cannot take back."""
+    now, decided = level_of(evidence, first.arm, second.arm), None
+    luck: Luck | None = None
     extension = evidence.history.extension
     if evidence.look > 1 and extension is not None and extension.pairs:
         early = [_finds(evidence, arm, 1) for arm in (first.arm, second.arm)]
@@ -218,12 +219,19 @@ def _answer(
         found, luck = _judged(evidence, early[0], early[1], net, level)
         if found.word in looks.FINAL and luck is not None:
             lucks.append(luck)
-            return replace(
-                found, look=1, sentence=f"{found.sentence} The first look decided this, which is final."
-            )
-    found, luck = _judged(evidence, first, second, net, now)
-    lucks += [luck] if luck else []
+            return _final(found)
+        decided = found if found.word == "better, size unclear" else None
+    found, later = _judged(evidence, first, second, net, now)
+    if decided is not None and luck is not None and found.word == "open":
+        lucks.append(luck)
+        return _final(decided)
+    lucks += [later] if later else []
     return found
+
+
+def _final(found: Answer) -> Answer:
+    """What the first look decided, at a second."""
+    return replace(found, look=1, sentence=f"{found.sentence} The first look decided this, which is final.")
 
 
 def _judged(
@@ -231,7 +239,8 @@ def _judged(
 ) -> tuple[Answer, Luck | None]:
     """The answer at a level, and the luck of its pairs of searches if there are enough."""
     plan, luck = evidence.plan, None
-    if len(first.runs.keys() & second.runs.keys()) >= levels.FEWEST_PAIRS:
+    searched = first.searched or second.searched
+    if searched and len(first.runs.keys() & second.runs.keys()) >= levels.FEWEST_PAIRS:
         _, luck = answer.over_pairs(first.runs, second.runs, confidence=level.confidence)
     share = search_share(evidence, first.arm, second.arm)
     found = answer.judge(
@@ -246,6 +255,7 @@ def _judged(
         guessing=evidence.guessing,
         copies=plan.data.copies,
         more=further.what_would_decide(evidence, luck, first.arm, second.arm),
+        sized=further.what_would_decide(evidence, luck, first.arm, second.arm, ahead=True),
     )
     return found, luck
 

@@ -190,21 +190,40 @@ def _failures(first: Runs, second: Runs, e: Estimate) -> str:
     return f"{listed(shown)} failed{'; that alone makes the interval this wide' if alone else ''}."
 
 
+def take(one: str, other: str, cost: float | None, other_cost: float | None) -> str:
+    """Which of two tied arms to take, by the resource-seconds of their full runs; empty where these are unknown."""
+    if cost is None or other_cost is None:
+        return ""
+    cheaper = _less(one, other, cost, other_cost)
+    return (
+        f"Take {cheaper}: {_saving(cost, other_cost)}."
+        if cheaper
+        else "Their full runs cost the same: take either."
+    )
+
+
 def _advice(word: Word, first: Runs, second: Runs, cheaper: str | None) -> str:
     if first.full_run is None or second.full_run is None:
         return ""
-    dear, cheap = sorted((first.full_run, second.full_run), reverse=True)
-    saving = f"its full run costs {100 * (1 - cheap / dear):.0f} % less" if cheaper else ""
     if word == "practical tie":
-        return f"Take {cheaper}: {saving}." if cheaper else "Their full runs cost the same: take either."
+        return take(first.arm, second.arm, first.full_run, second.full_run)
     if cheaper is None:
         return "Their full runs cost the same."
-    return f"{cheaper} is the cheaper one: {saving}."
+    return f"{cheaper} is the cheaper one: {_saving(first.full_run, second.full_run)}."
+
+
+def _saving(cost: float, other: float) -> str:
+    cheap, dear = sorted((cost, other))
+    return f"its full run costs {100 * (1 - cheap / dear):.0f} % less"
 
 
 def _cheaper(first: Runs, second: Runs) -> str | None:
     if first.full_run is None or second.full_run is None:
         return None
-    if math.isclose(first.full_run, second.full_run, rel_tol=SAME_COST):
+    return _less(first.arm, second.arm, first.full_run, second.full_run)
+
+
+def _less(one: str, other: str, cost: float, other_cost: float) -> str | None:
+    if math.isclose(cost, other_cost, rel_tol=SAME_COST):
         return None
-    return first.arm if first.full_run < second.full_run else second.arm
+    return one if cost < other_cost else other

@@ -194,7 +194,7 @@ def describe_second_look(plan: Plan, history: History, extension: Extension) -> 
     wide = _half_width(after, now.alpha)
     narrower = (
         f"an interval of about {wide / _half_width(before, first.alpha):.0%} of the present width if the searches go on "
-        "to differ as they do"
+        "to differ as they do and the test images leave little open"
         if before > 1
         else f"the first interval on architectures, {wide:.1f} sd of the differences between pairs either way"
     )

@@ -121,6 +121,7 @@ def test_identical_finds_claim_no_certainty() -> None:
     same = Finds(arm="beta", runs=a.runs, beat=5)
     found = answer.judge(a, same, rope=ROPE, level=ALONE, search="1 cpu-minute")
     assert found.word == "practical tie"
+    assert found.advice == "Their full runs cost the same: take either."
     assert found.se is not None
     assert found.se > 0
 

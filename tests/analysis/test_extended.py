@@ -12,6 +12,7 @@ from support.synthetic import AUGMENTATION, RATE, SPACES, Diary, right_wrong, wr
 
 from analysis import answer, further, summary
 from analysis.__main__ import main
+from analysis.luck import POWER, Luck, half_width
 from analysis.results import read
 from study.protocol import allocation, levels, looks, validation
 from study.protocol.budget import Budget
@@ -295,13 +296,29 @@ def test_what_the_first_look_decided_is_final(tmp_path: Path) -> None:
     assert "decided at the first look" in body["headline"]
 
 
+def test_that_an_arm_is_ahead_is_final_and_how_far_is_not(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", tuned=(0.93, 0.91), luck_sd=0.006, rope=0.018, spaces=SPACES, runs=RUNS)
+    (first,) = composed(run)["answer"]
+    assert first["word"] == "better, size unclear"
+    assert "exceeds the margin" in first["advice"]
+    plan, _ = load(RunDir(run))
+    extend(run, more_pairs(plan, 4), plan.arms, range(4, 8), 0.92)  # arms alike now
+    (second,) = composed(run)["answer"]
+    assert (second["word"], second["ahead"], second["look"]) == (first["word"], first["ahead"], 1)
+    assert (second["level"], second["pairs"]) == (first["level"], 4)
+
+
 def test_the_report_of_a_second_look_states_its_money_and_pairs(open_still: Path) -> None:
     plan, _ = load(RunDir(open_still))
     extend(open_still, more_pairs(plan, 4), plan.arms, range(4, 8), 0.92)
     body = composed(open_still)
     assert body["budget_seconds"] == 2 * plan.budget.seconds
     assert body["search_against_search"]["pairs"] == 8
+    (found,) = body["answer"]
+    luck = Luck(**body["search_against_search"]["luck"][0])
     text = (open_still / "report.md").read_text()
+    gap = half_width(luck, 8, 1 - found["level"], power=POWER)
+    assert f"is about {100 * gap:.2f} pt (" in text  # at the level of the interval shown
     assert text.startswith("# resnet8 against resnext8 on cifar10, 6cpu-hours\n")
     assert "8 searches, in pairs, per arm" in text
     assert "of 6.00 h" in text
@@ -351,7 +368,10 @@ def test_a_study_without_any_search_speaks_of_none(tmp_path: Path) -> None:
     assert body["headline"].startswith(found["guard"])
     assert "tuned here" not in body["headline"]
     assert "--budget" in found["advice"]
-    assert "in hand (default)" in (run / "report.md").read_text()
+    page = (run / "report.md").read_text()
+    assert "in hand (default)" in page
+    for claim in ("found nothing better", "began with the same", "the answer stands", "Luck of one pair"):
+        assert claim not in page
     plan, history = load(RunDir(run))
     with pytest.raises(InputError, match="got nothing"):
         looks.second_look(plan, history, Budget.parse("9cpu-hours"))

@@ -41,6 +41,13 @@ def test_an_undeclared_second_look_gets_the_rest_of_six_percent() -> None:
         second_level(4, 4, spent=0.027, total=0.05)
 
 
+@pytest.mark.parametrize("first", [1, 4])
+def test_the_first_of_two_declared_looks_says_what_both_hold(first: int) -> None:
+    """Also where one search per arm says nothing about architectures: the nets take their part."""
+    found = levels.of(looks=2, first=first, now=first)
+    assert (found.alpha, found.label) == (levels.FIRST_DECLARED, "95 % over both looks")
+
+
 @pytest.mark.parametrize("couples", [1, 3, 10])
 @pytest.mark.parametrize(("first", "now"), [(3, 4), (4, 8), (8, 20)])
 @pytest.mark.parametrize(("declared", "total"), [(2, 0.05), (1, 0.06)])

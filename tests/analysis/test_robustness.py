@@ -22,15 +22,15 @@ ARMS = ("cheap", "dear")
 class Book:
     """A ledger in memory, with trials of stated epochs, accuracy and seconds per epoch."""
 
-    def __init__(self) -> None:
-        self.history = History()
+    def __init__(self, pairs: int = 3) -> None:
+        self.history, self.pairs = History(), pairs
 
     def trial(
         self, arm: str, phase: Phase, lr: float, *, val: float, epochs: int, seconds: float, state: str = ""
     ) -> str:
         index = len(self.history.of(arm, phase))
         name = f"{arm}-{phase}-{index}"
-        pair = index % 3 if phase == "search" else 0
+        pair = index % self.pairs if phase == "search" else 0
         self.history.add(
             Trial(id=name, arm=arm, phase=phase, index=index, pair=pair, config={"lr": lr}, seed=zlib.crc32(name.encode()), fold=0, epochs=3)
         )  # fmt: skip
@@ -60,7 +60,7 @@ class Book:
                     pair=pair, config=config, default=config == {"lr": 0.5}, trials=(), val_accuracy=0.9, lead=None,
                     lead_se=None, run_variance=0.0, runs=2, ties="",
                 )
-                for pair in range(3)
+                for pair in range(self.pairs)
             )
             for arm, config in confirmed.items()
         }  # fmt: skip
@@ -99,6 +99,20 @@ def test_every_currency_cuts_at_the_smaller_arms_total(book: Book) -> None:
     assert [f.setting for f in epochs.found] == [{"lr": 2}, {"lr": 2}]
     assert [f.standing for f in time.found] == ["same finds", "same finds"]
     assert [f.standing for f in trials.found] == ["not found", "same finds"]
+
+
+def test_further_pairs_of_a_second_look_are_compared_too() -> None:
+    made = Book(pairs=4)
+    for arm, searched in zip(ARMS, (4, 3), strict=True):
+        made.trial(arm, "baseline", 0.5, val=0.70, epochs=3, seconds=10.0)
+        for lr in range(2, 2 + searched):
+            made.trial(arm, "search", lr, val=0.8, epochs=3, seconds=10.0)
+    _, _, trials = robustness.replay(made.evidence(cheap={"lr": 2}, dear={"lr": 2}))
+    assert [(f.used, f.of) for f in trials.found] == [(3, 4), (3, 3)]
+    assert [f.standing for f in trials.found] == [
+        "still found",
+        "same finds",
+    ]  # pair 4 of cheap lost its find
 
 
 def test_the_last_trial_is_cut_at_an_epoch(book: Book) -> None:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from analysis import summary
 from analysis.report import figures
 from analysis.report.section import Context, Drawing, Part, Section, Table, brief
+from analysis.results import had_none
 from analysis.summary import Findings
 from study.protocol.metrics import Metric
 
@@ -34,7 +35,7 @@ def section(context: Context) -> Section | None:
         title="Default against tuned",
         drawing=None if apart.empty else Drawing("forest", partial(forest, accuracies, apart, context)),
         tables=(Table(head=head, rows=rows),),
-        items=tuple(_gains(context.found, metric)),
+        items=tuple(_gains(context)),
         note="Default: the fixed setting, before any search. Tuned: the net in hand, the best of what the arm's searches "
         f"found by validation, retrained with fresh seeds. {searches}"
         "Intervals are for new runs and new images, each at its stated level alone unless the answer says otherwise.",
@@ -59,9 +60,9 @@ def _row(row: dict[str, Any], metric: Metric) -> tuple[str, ...]:
     )
 
 
-def _gains(found: Findings, metric: Metric) -> list[str]:
+def _gains(context: Context) -> list[str]:
     """What tuning gained each arm, and how the defaults compare."""
-    items = []
+    found, metric, items = context.found, context.metric, []
     for gain in found.gains:
         e = gain.estimate
         if e.high < 0:
@@ -73,8 +74,9 @@ def _gains(found: Findings, metric: Metric) -> list[str]:
                 f"{gain.arm}: its net in hand and its default are not shown to differ: {brief(e, metric)}."
             )
     items += [
-        f"{arm}: its net in hand is of the default setting, since the search found nothing better: no gain of tuning is "
-        "estimated."
+        f"{arm}: its net in hand is of the default setting, since "
+        f"{'no search could be paid for' if had_none(context.evidence, arm) else 'the search found nothing better'}: no gain "
+        "of tuning is estimated."
         for arm in found.unchanged
     ]
     return items + [

@@ -37,7 +37,7 @@ def section(context: Context) -> Section:
             ),
             f"Run it again: `{again(plan)}`",
             "Build this page again: `python -m analysis FOLDER`, with the folder that holds this file.",
-            f"{shown} What a new study that decides would take, by estimate:",
+            f"{shown} What a new study {'on fresh test images ' if context.found.lucks else ''}would take to decide, by estimate:",
         ),
         items=takes,
         note=f"{plan.machine.name}, {plan.machine.slots} trials side by side. Seed {plan.seed}. {versions}. Code "
@@ -48,9 +48,16 @@ def section(context: Context) -> Section:
 def _forecast(context: Context) -> tuple[str, tuple[str, ...]]:
     """What the plan can show, and what a new study that decides would take: by the largest measured luck, if any."""
     plan = context.evidence.plan
-    luck = max(context.found.lucks, key=lambda luck: luck.sd, default=None)
-    pairs = len(luck.differences) if luck else None
-    return promise(plan, measured=luck, pairs=pairs), price(plan, measured=luck, pairs=pairs)
+    over = [a for a in context.found.answers if a.differences]  # as many as there are lucks
+    answer, luck = max(
+        zip(over, context.found.lucks, strict=True), key=lambda both: both[1].sd, default=(None, None)
+    )
+    if answer is None or luck is None:
+        return promise(plan), price(plan)
+    return (
+        promise(plan, measured=luck, pairs=answer.pairs, alpha=1 - answer.level),
+        price(plan, measured=luck, pairs=answer.pairs),
+    )
 
 
 def _groups(count: int) -> list[str]:

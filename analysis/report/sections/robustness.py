@@ -6,11 +6,12 @@ study's own rule (``study.protocol.selection.find``) then says what each search 
 how selection would judge a new find stays unknown.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 from analysis.report.section import Context, Part, Section, Table
-from analysis.results import Evidence, in_hand
+from analysis.results import Evidence, choices, had_none, in_hand
 from study.protocol.history import History
 from study.protocol.plan import Plan
 from study.protocol.records import Config, Outcome, Trial
@@ -63,7 +64,11 @@ def section(context: Context) -> Section:
             "The searches cannot be cut to equal amounts yet: no setting has been frozen for confirmation."
         ]
         return Section(title=TITLE, text=tuple(said), facts={"currencies": [], "sentences": said})
-    said = _standings(replayed)
+    if all(had_none(context.evidence, f.arm) for equal in replayed for f in equal.found):
+        said = ["No search could be paid for, so there is none to cut."]
+        return Section(title=TITLE, text=tuple(said), facts={"currencies": [], "sentences": said})
+    answered = any(not answer.guard for answer in context.found.answers)
+    said = _standings(replayed, answered=answered)
     rows = tuple(
         (
             f"{equal.currency}: {f.arm}",
@@ -108,11 +113,12 @@ def _found(evidence: Evidence, arm: str, currency: Currency, *, amount: float, s
     held = in_hand(history, arm, evidence.look)
     assert held is not None
     confirmed = held.config
-    entered, studied = _finds(plan, cut, arm), _finds(plan, history, arm)
+    pairs = [choice.pair for choice in choices(history, arm, evidence.look)]
+    entered, studied = _finds(plan, cut, arm, pairs), _finds(plan, history, arm, pairs)
     standing: Standing = "not found"
     if entered == studied:
         standing = "same finds"
-    elif held.default or confirmed in entered:
+    elif held.default or confirmed in entered.values():
         standing = "still found"
     config = best.config if standing == "not found" and best else confirmed
     own = evidence.tuned.get(arm)
@@ -193,13 +199,14 @@ def _amount(currency: Currency, used: float) -> str:
     return duration(used) if currency == "resource-time" else f"{used:.0f}"
 
 
-def _standings(replayed: list[Equal]) -> list[str]:
-    """What it means for the answer."""
+def _standings(replayed: list[Equal], *, answered: bool) -> list[str]:
+    """What it means for the answer, if there is one."""
     standings = [f.standing for e in replayed for f in e.found]
     if set(standings) == {"same finds"}:
-        return ["Under all three every search would have found the same: the answer stands."]
+        same = "Under all three every search would have found the same"
+        return [f"{same}: the answer stands." if answered else f"{same}."]
     if "not found" not in standings:
-        return [_IN_PART]
+        return [f"{_IN_PART}: the answer stands only in part." if answered else f"{_IN_PART}."]
     lost: dict[str, list[str]] = {}
     for e in replayed:
         if missing := listed([f.arm for f in e.found if f.standing == "not found"]):
@@ -211,16 +218,12 @@ def _standings(replayed: list[Equal]) -> list[str]:
     ]
 
 
-_IN_PART = (
-    "Under all three a search of every arm would still have come to its setting in hand, but other searches to other settings: "
-    "the answer stands only in part."
-)
+_IN_PART = "Under all three a search of every arm would still have come to its setting in hand, but other searches to other settings"
 
 
-def _finds(plan: Plan, history: History, arm: str) -> list[Config]:
+def _finds(plan: Plan, history: History, arm: str, pairs: Sequence[int]) -> dict[int, Config | None]:
     """The finds of the arm's searches, by pair."""
-    found = (find(plan, history, arm, pair) for pair in range(plan.pairs))
-    return [config for config in found if config is not None]
+    return {pair: find(plan, history, arm, pair) for pair in pairs}
 
 
 PART = Part(order=80, build=section, key="what_changes_the_answer")

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from analysis.report.section import Context, Part, Section, Table
-from analysis.results import Evidence, choices
+from analysis.results import Evidence, choices, had_none
 from study.protocol.text import counted, listed
 
 BEGAN = (
@@ -45,7 +45,9 @@ def section(context: Context) -> Section:
         title="Search against search",
         text=tuple(text) or ("No search of an arm has a scored run of what it found yet.",),
         tables=(Table(head=(f"mean test {metric.axis}", *arms, *heads), rows=tuple(rows)),) if rows else (),
-        note=f"{BEGAN}{OVER if found.lucks else ''}" if rows else "",
+        note=f"{BEGAN}{OVER if found.lucks else ''}"
+        if rows and not all(had_none(evidence, arm) for arm in arms)
+        else "",
         facts={
             "pairs": len(numbers) or evidence.plan.pairs,
             "sentences": text,
@@ -71,6 +73,8 @@ def _searches(evidence: Evidence, arm: str) -> str:
     """How much each search of the arm had, and how many found something."""
     spent = list(full_runs(evidence, arm).values())
     found = choices(evidence.history, arm, evidence.look)
+    if had_none(evidence, arm):
+        return f"{arm}: no search could be paid for; the default was confirmed in its place."
     kept = sum(choice.default for choice in found)
     ends = list(dict.fromkeys(f"{end:.1f}" for end in (min(spent), max(spent)))) if spent else []
     each = "each " if len(found) > 1 else ""

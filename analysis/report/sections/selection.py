@@ -1,7 +1,7 @@
 """What selection decided: for every search, the default or what it found (METHOD.md 3)."""
 
 from analysis.report.section import Context, Part, Section, Table
-from analysis.results import choices, in_hand
+from analysis.results import choices, had_none, in_hand
 from analysis.summary import default_setting
 from study.protocol.metrics import Metric
 from study.protocol.records import Choice, Config
@@ -33,9 +33,12 @@ def section(context: Context) -> Section:
     name = "validation, %" if metric.name == "accuracy" else f"validation {metric.axis}"
     head = (name, "chosen", "its mean", "lead over the default", "standard error")
     kept = [f["arm"] for f in facts if f["default"]]
+    none = all(had_none(evidence, f["arm"]) for f in facts)
     text.insert(
         0,
-        f"The search found nothing better than the default in {len(kept)} of {len(rows)} searches."
+        "No search could be paid for: the default was confirmed in each."
+        if none
+        else f"The search found nothing better than the default in {len(kept)} of {len(rows)} searches."
         if kept
         else "In every search a setting led the default by half a standard error or more.",
     )
