@@ -21,7 +21,7 @@ from support.edited import append, edit
 from support.reports import composed
 from support.synthetic import Diary, plan, verdict_json, write_run
 
-from analysis import frames, summary
+from analysis import frames, scores
 from analysis.__main__ import main
 from analysis.report import figures
 from analysis.report.build import write
@@ -591,7 +591,7 @@ def test_tables_add_up_to_the_ledger(finished: Path) -> None:
         assert spend.loc[spend["arm"] == arm, "cost"].sum() == pytest.approx(evidence.history.spent(arm))
         assert spend.loc[spend["arm"] == arm, "share"].sum() == pytest.approx(1)
     assert len(frames.epochs(evidence.history)) == sum(map(len, evidence.history.epochs.values()))
-    table = summary.accuracies(evidence)
+    table = scores.accuracies(evidence)
     assert list(table["runs"]) == [4, 5, 4, 5]
     assert (table["low"] < table["mean"]).all()
 
@@ -600,7 +600,7 @@ def test_figures_draw_the_table_and_nothing_else(finished: Path) -> None:
     evidence = read(finished)
     palette = figures.colours(evidence.plan.arms)
     ax = Figure().subplots()
-    table = summary.accuracies(evidence).assign(shown=lambda t: t["kind"])
+    table = scores.accuracies(evidence).assign(shown=lambda t: t["kind"])
     default_tuned.draw_forest(table, ax, palette, ACCURACY)
     dots = [line for line in ax.lines if line.get_marker() == "o"]
     assert [len(np.asarray(line.get_xdata())) for line in dots] == list(table["runs"])

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from analysis.report import figures
 from analysis.report.section import Context, Drawing, Part, Section, Table
 from analysis.results import Evidence
-from analysis.summary import accuracies
+from analysis.scores import accuracies
 from study.protocol.metrics import Metric
 from study.protocol.text import duration, listed
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import summary
+from analysis import scores
 from analysis.report import figures
 from analysis.report.section import Context, Drawing, Part, Section, Table, brief
 from analysis.results import had_none
@@ -17,7 +17,7 @@ from study.protocol.metrics import Metric
 
 def section(context: Context) -> Section | None:
     """None before a run has been scored on the test images."""
-    accuracies = summary.accuracies(context.evidence)
+    accuracies = scores.accuracies(context.evidence)
     if accuracies.empty:
         return None
     metric, unchanged = context.metric, context.found.unchanged
