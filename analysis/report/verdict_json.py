@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from analysis import summary
+from analysis import scores, summary
 from analysis.report.section import Context, plain
 from analysis.report.sections import health
 from analysis.results import in_hand
@@ -45,7 +45,7 @@ def _body(context: Context) -> dict[str, Any]:
         "metric": plan.metric,
         "rope": plan.rope,
         "arms": list(plan.arms),
-        "accuracies": plain(summary.accuracies(evidence).to_dict("records")),
+        "accuracies": plain(scores.accuracies(evidence).to_dict("records")),
         "failure_rates": {arm: asdict(rate) for arm, rate in summary.failure_rates(evidence).items()},
         "gains": {c.arm: asdict(c.estimate) for c in found.gains},
         "defaults": [asdict(c.estimate) | {"label": c.short} for c in found.defaults],

@@ -33,7 +33,9 @@ def section(context: Context) -> Section:
     name = "validation, %" if metric.name == "accuracy" else f"validation {metric.axis}"
     head = (name, "chosen", "its mean", "lead over the default", "standard error")
     kept = [f["arm"] for f in facts if f["default"]]
-    none = all(had_none(evidence, f["arm"]) for f in facts)
+    none = all(
+        had_none(evidence, arm) for arm in evidence.plan.arms if choices(evidence.history, arm, evidence.look)
+    )
     text.insert(
         0,
         "No search could be paid for: the default was confirmed in each."
