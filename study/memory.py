@@ -4,6 +4,7 @@ import ctypes
 import math
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -90,7 +91,7 @@ def free_threads() -> float:
         with suppress(OSError, ValueError):  # "max" where there is no limit
             left.append(int((group / "pids.max").read_text()) - int((group / "pids.current").read_text()))
     limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-    if limit != resource.RLIM_INFINITY and os.getuid():
+    if limit != resource.RLIM_INFINITY and os.getuid() and sys.platform == "linux":  # macOS counts processes
         found = psutil.process_iter(["uids", "num_threads"])
         mine = [p.info["num_threads"] for p in found if p.info["uids"] and p.info["uids"].real == os.getuid()]
         left.append(limit - sum(filter(None, mine)))
