@@ -7,7 +7,7 @@ two nets in hand beside it and never names an architecture.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -240,15 +240,15 @@ def _claimed(
     """The word for the interval, as far as the doubts let it stand, with its sentence."""
     judged, doubt, remedy = doubts.hold_back(interval.low, interval.high, found.rope)
     word: Word = "open" if judged == "inconclusive" else judged
-    failed = " ".join(f"{_failed(f)} failed." for f in finds if any(r.guessed for r in f.runs.values()))
+    lost = failed(finds)
     said = _sentence(word, found, interval, level, search, doubts.judge.metric)
     p_second, p_tie, p_first = rope_probabilities(interval, found.rope)
-    known = not (doubt or failed)
+    known = not (doubt or lost)
     return replace(
         found,
         word=word,
         ahead=(found.first if interval.delta > 0 else found.second) if word.startswith("better") else None,
-        sentence=_joined(said, doubt, failed, told if word == "open" else ""),
+        sentence=_joined(said, doubt, lost, told if word == "open" else ""),
         advice=remedy or ("" if word in ("better", "practical tie") else found.advice),
         p_first=p_first if known else None,
         p_tie=p_tie if known else None,
@@ -270,9 +270,13 @@ def _joined(*sentences: str) -> str:
     return " ".join(filter(None, sentences))
 
 
-def _failed(finds: Finds) -> str:
-    runs = finds.runs.values()
-    return f"{sum(r.guessed for r in runs)} of {sum(len(r.correct) for r in runs)} {finds.arm} runs"
+def failed(finds: Iterable[Finds]) -> str:
+    """How many confirmation runs of each arm failed: a sentence for each that has any, else empty."""
+    counts = {
+        f.arm: (sum(r.guessed for r in f.runs.values()), sum(len(r.correct) for r in f.runs.values()))
+        for f in finds
+    }
+    return " ".join(f"{lost} of {runs} {arm} runs failed." for arm, (lost, runs) in counts.items() if lost)
 
 
 def _learnt(finds: Finds, guessing: float) -> bool:

@@ -4,9 +4,9 @@ from analysis.luck import POWER, Level, Luck, half_width, pairs_needed
 from analysis.power import known, limit
 from analysis.results import Evidence
 from study.protocol import allocation, levels
-from study.protocol.accounting import searches, searching_budget, unsearched
+from study.protocol.accounting import dearer, searches, searching_budget, unsearched
 from study.protocol.allocation import PAIRS
-from study.protocol.looks import MOST_PAIRS, budget_for
+from study.protocol.looks import MOST_PAIRS, NO_THIRD, budget_for
 
 AGAIN = "A new study on these test images asks again at half the error (it counts this one); fresh test images ask anew."
 
@@ -25,15 +25,17 @@ def what_would_decide(
     extension = history.extension
     if luck is None:
         fewest = min(PAIRS)
-        more = "" if extension else ", or --resume RUN with a larger --budget"
+        new = allocation.budget_for_pairs(plan, fewest, dearer=max(1.0, dearer(plan, history)))
+        lasts = not (extension or any(unsearched(plan, history, arm) for arm in plan.arms))
+        more = f"{_way(evidence, fewest)} makes as many, each as large as this one, or " if lasts else ""
         return (
-            f"Comparing architectures takes at least {fewest} pairs of searches: --budget "
-            f"{allocation.budget_for_pairs(plan, fewest)}{more}."
+            f"Comparing architectures takes at least {fewest} pairs of searches: {more}a new study with --budget {new} --epochs "
+            f"{plan.epochs}."
         )
     if extension is not None and not extension.pairs:
         return f"This study took in an arm, and takes no further look. {AGAIN}"
     if extension is not None:
-        return f"This question has had its second look, and a third would err more than it says. {AGAIN}"
+        return f"{NO_THIRD} {AGAIN}"
     return within(evidence, luck, one, other, ahead=ahead)
 
 

@@ -74,7 +74,14 @@ def find(evidence: Evidence) -> Findings:
                 nets += [net] if net else []
             answers = answer.with_holm(answers)
             share = amount(search_share(evidence, *_arms(evidence)), evidence.plan.budget.resource)
-            said = headline(answers, nets, evidence.plan.judged, search=share, look=evidence.look)
+            said = headline(
+                answers,
+                nets,
+                evidence.plan.judged,
+                search=share,
+                look=evidence.look,
+                failed=answer.failed(_finds(evidence, arm) for arm in _arms(evidence)),
+            )
         except Refused as refusal:
             answers, nets, lucks = [], [], []
             said = f"No answer: {refusal}."
@@ -108,10 +115,12 @@ def find(evidence: Evidence) -> Findings:
     )
 
 
-def headline(answers: list[Answer], nets: list[Verdict], metric: Metric, *, search: str, look: int) -> str:
+def headline(
+    answers: list[Answer], nets: list[Verdict], metric: Metric, *, search: str, look: int, failed: str = ""
+) -> str:
     """The one sentence for the terminal: the answer, or the leader against each other arm.
 
-    ``search``: a search's share in words; ``look``: the latest one.
+    ``search``: a search's share in words; ``look``: the latest one; ``failed``: which runs did, if any.
     """
     if len(answers) == 1:
         return answers[0].sentence
@@ -132,7 +141,7 @@ def headline(answers: list[Answer], nets: list[Verdict], metric: Metric, *, sear
     for a in against:
         groups.setdefault(_SHORT[a.word], []).append(_beside(a, metric, look, alone=len(held) > 1))
     said = "; ".join(f"{word} {listed(names)}" for word, names in groups.items())
-    doubts = "".join(f" {d}" for d in dict.fromkeys(a.doubt for a in against) if d)
+    doubts = "".join(f" {d}" for d in (*dict.fromkeys(a.doubt for a in against), failed) if d)
     return (
         f"Of {len(against) + 1} arms, each tuned with a search of {search}, {leader} has the highest mean: {said}"
         f"{f' ({held[0]})' if len(held) == 1 else ''}.{doubts}"

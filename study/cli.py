@@ -225,6 +225,12 @@ def _new(request: Request) -> Request:
         raise InputError("--accept-changed-code goes with --resume RUN")
     if request.budget is None:
         raise InputError("--budget is missing: what may the study cost? As in --budget 10cpu-minutes")
+    if len(request.arms) == 1:
+        (alone,) = request.arms
+        other = next(name for name in search_spaces.names() if name != alone)
+        raise InputError(
+            f"--arms {alone}: a comparison needs two or more different arms, as in --arms {alone},{other}"
+        )
     resource, fraction = request.budget.resource, request.fraction
     if fraction is not None:
         if resource == "gpu" and not 0.01 <= fraction <= 1:

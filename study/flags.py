@@ -49,10 +49,10 @@ def arms(word: str) -> tuple[str, ...]:
             search_spaces.check(arm)
     except search_spaces.ArmError as error:
         raise InputError(str(error)) from error
-    if len(asked) < 2 or len(set(asked)) != len(asked):
-        raise InputError(
-            f"--arms {word!r}: a comparison needs two or more different arms, as in --arms {known[0]},{known[1]}"
-        )
+    if not asked:
+        raise InputError(f"--arms {word!r} names no arm: as in --arms {known[0]},{known[1]}")
+    if twice := [arm for arm in dict.fromkeys(asked) if asked.count(arm) > 1]:
+        raise InputError(f"--arms {word!r} names {twice[0]} more than once: name each arm once")
     return asked
 
 

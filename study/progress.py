@@ -13,7 +13,7 @@ from rich.text import Text
 from study.protocol.accounting import budget, share
 from study.protocol.history import History
 from study.protocol.plan import Plan
-from study.protocol.standing import phase, searches, states
+from study.protocol.standing import phase, searches, states, to_go
 from study.protocol.text import duration
 
 if TYPE_CHECKING:
@@ -88,9 +88,8 @@ def _money(schedule: "Schedule") -> tuple[dict[str, float], str]:
     plan, ledger = schedule.plan, schedule.ledger
     spent = {arm: schedule.slots.spent(arm) for arm in plan.arms}
     total = sum(spent.values())
-    whole = budget(plan, ledger)
-    left = max(0.0, whole.seconds - total) / (plan.machine.slots * plan.machine.fraction)
-    return spent, f"{duration(total)} of {whole} spent, about {duration(left)} to go"
+    left = to_go(plan, ledger, total)
+    return spent, f"{duration(total)} of {budget(plan, ledger)} spent, about {duration(left)} to go"
 
 
 def _live_table(schedule: "Schedule") -> Table:

@@ -28,8 +28,9 @@ from study.protocol.errors import BAD_INPUT, DONE, UNFINISHED, InputError, Study
 from study.protocol.metrics import METRICS
 from study.protocol.plan import Plan
 from study.protocol.question import pinned, starts, unmatched
-from study.protocol.records import Extension, Record, Tuning
+from study.protocol.records import Extension, Outcome, Record, Tuning
 from study.protocol.rundir import RunDir
+from study.protocol.standing import overspent
 from study.protocol.text import duration, escaped
 from study.session import Opened, Say
 from study.signals import StopSignal, outlive_terminal
@@ -256,10 +257,15 @@ def _run_trials(opened: Opened, plan: Plan, prepared: "Prepared", console: Conso
     from study.scheduling.schedule import Schedule
 
     ledger, mirror = opened.ledger, opened.mirror
+    warned = bool(overspent(plan, ledger))
 
     def watch(record: Record) -> None:
+        nonlocal warned
         if isinstance(record, Tuning) and (warning := shrunk(plan, ledger)):
             console.print(f"note: {warning}")
+        if isinstance(record, Outcome) and not warned and (warning := overspent(plan, ledger)):
+            warned = True
+            console.print(f"note: {warning}. Ctrl-C stops it, and --resume goes on when the machine is quiet")
 
     ledger.watchers.append(watch)
     schedule = Schedule(plan, ledger, opened.arms)
@@ -295,8 +301,8 @@ def _search_lines(plan: Plan, opened: Opened) -> list[str]:
     """How many full runs each search really had."""
     had = search_runs(plan, opened.ledger)
     runs = "; ".join(f"{arm} {', '.join(f'{r:.1f}' for r in own)}" for arm, own in had.items())
-    warning = shrunk(plan, opened.ledger)
-    return [f"full runs that each search had: {runs}", *([f"warning: {warning}"] if warning else [])]
+    warnings = filter(None, (shrunk(plan, opened.ledger), overspent(plan, opened.ledger)))
+    return [f"full runs that each search had: {runs}", *(f"warning: {warning}" for warning in warnings)]
 
 
 if __name__ == "__main__":

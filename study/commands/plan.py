@@ -3,6 +3,7 @@
 ``--verbose`` adds what was measured to plan it: the complexity audit, the ways to share a GPU or the cores, rungs and folds.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from rich import box
@@ -46,8 +47,14 @@ def overview(plan: Plan, *, verbose: bool = False) -> Group:
 
 
 def _two_looks(plan: Plan) -> str:
-    each = level(levels.of_study(plan, first=plan.pairs).confidence)
-    return f"Two looks: each interval at {each}, so that both together hold at {level(1 - levels.LEVEL)}."
+    first, couples = levels.of_study(plan, first=plan.pairs), math.comb(len(plan.arms), 2)
+    if plan.pairs < levels.FEWEST_PAIRS:
+        return f"Two looks: the first has no interval on architectures, that of the second is at {level(1 - first.own / couples)}."
+    over = f" over all {couples} pairs of arms" if couples > 1 else ""
+    return (
+        f"Two looks: the interval of the first is at {level(first.confidence)}, that of the second so that both together "
+        f"hold at {level(1 - first.own)}{over}."
+    )
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:

@@ -25,6 +25,7 @@ from study.protocol.looks import finished
 from study.protocol.plan import Plan
 from study.protocol.records import setting
 from study.protocol.rundir import LEDGER, PLAN, SERIES, RunDir
+from study.protocol.standing import overspent, to_go
 from study.protocol.text import duration
 from study.storage.fetch import local
 
@@ -98,12 +99,13 @@ def overview(run: RunDir, name: str = "") -> Group:
     plan, history = seen.plan, seen.history
     spent = {arm: history.spent(arm) for arm in plan.arms}
     total = budget(plan, history)
-    left = max(0.0, total.seconds - sum(spent.values())) / (plan.machine.slots * plan.machine.fraction)
-    ending = f", about {duration(left)} to go" if seen.state == "running" else ""
-    lines.append(Text(f"{duration(sum(spent.values()))} of {total} spent{ending}; data {plan.data.spec}"))
+    had = sum(spent.values())
+    ending = f", about {duration(to_go(plan, history, had))} to go" if seen.state == "running" else ""
+    lines.append(Text(f"{duration(had)} of {total} spent{ending}; data {plan.data.spec}"))
     lines += [Text(line) for line in _running(plan, history)]
-    if warning := shrunk(plan, history):
-        lines.append(Text(f"note: {warning}"))
+    lines += [
+        Text(f"note: {warning}") for warning in (shrunk(plan, history), overspent(plan, history)) if warning
+    ]
     ends = {
         "finished": "\n".join(filter(None, (seen.scope, seen.verdict))),
         "stopped": f"go on with: python study/run.py --resume {shlex.quote(name)}",

@@ -156,33 +156,46 @@ def search_share(plan: Plan, history: History, arm: str) -> float:
 
 
 def shrunk(plan: Plan, history: History) -> str:
-    """A notice that full runs cost more than measured and left less than half of the planned search; else empty."""
+    """A notice that full runs cost more than measured and left fewer searches than planned, or less than half of them; else empty."""
     tuning = history.tuning
     if tuning is None:
         return ""
-    dearest = max(tuning.full_run.values())
-    runs, planned = tuning.per_arm / dearest, allocation.tuning_runs(plan)
-    if runs >= SHRUNK * planned and not tuning.pairs:
-        return ""
+    runs, planned = tuning.per_arm / max(tuning.full_run.values()), allocation.tuning_runs(plan)
     pairs = searches(plan, history)
-    fewer = f" instead of {plan.pairs}" if pairs < plan.pairs else ""
-    enough = searching_budget(plan, history)
-    times = max(cost / allocation.full_run(plan, arm) for arm, cost in tuning.full_run.items())
+    if runs >= SHRUNK * planned and pairs == plan.pairs:
+        return ""
+    if all(unsearched(plan, history, arm) for arm in plan.arms):
+        said = f"nothing is left for a search, planned at {planned:.1f} full runs per arm"
+    elif pairs < plan.pairs:
+        said = (
+            f"each arm has {counted(pairs, 'search', 'searches')} of {runs / pairs:.1f} full runs instead of {plan.pairs} of "
+            f"{planned / plan.pairs:.1f}"
+        )
+    else:
+        said = (
+            f"the search has shrunk to {runs:.1f} full runs per arm instead of {planned:.1f}, {runs / pairs:.1f} for each of "
+            f"{counted(pairs, 'search', 'searches')}"
+        )
+    too_few = len(numbers(plan, history)) < min(allocation.PAIRS) <= plan.pairs
+    nets = "; that says nothing about architectures, only about the nets in hand" if too_few else ""
     return (
-        f"the search has shrunk: full runs cost {times:.1f} times what was measured, which leaves {runs:.1f} of them per arm "
-        f"for it instead of {planned:.1f}, {runs / pairs:.1f} for each of {counted(pairs, 'search', 'searches')}{fewer}. A new study with --budget {enough} or shorter --epochs would have "
-        "what was planned"
+        f"full runs cost {dearer(plan, history):.1f} times what was measured, so {said}{nets}. A new study with "
+        f"--budget {searching_budget(plan, history)} or shorter --epochs would have what was planned"
     )
+
+
+def dearer(plan: Plan, history: History) -> float:
+    """How many times what was measured before the study a full run costs, of the arm that is off by most; 1 until that is known."""
+    runs = history.tuning.full_run if history.tuning else {}
+    return max((cost / allocation.full_run(plan, arm) for arm, cost in runs.items()), default=1.0)
 
 
 def searching_budget(plan: Plan, history: History) -> Budget:
     """What a new study would take to have the search that was planned, at the costs that were measured since."""
     assert history.tuning is not None
-    dearest = max(history.tuning.full_run.values())
-    times = max(cost / allocation.full_run(plan, arm) for arm, cost in history.tuning.full_run.items())
-    more = allocation.tuning_runs(plan) * dearest - history.tuning.per_arm
+    more = allocation.tuning_runs(plan) * max(history.tuning.full_run.values()) - history.tuning.per_arm
     return Budget.whole_minutes(
-        max(plan.budget.seconds + 1.1 * more * len(plan.arms), times * plan.budget.seconds),
+        max(plan.budget.seconds + 1.1 * more * len(plan.arms), dearer(plan, history) * plan.budget.seconds),
         plan.budget.resource,
     )
 

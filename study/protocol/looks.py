@@ -30,14 +30,16 @@ MOST_PAIRS = 20
 """Pairs of both looks together up to which the levels were checked (METHOD.md 6)."""
 FINAL = ("better", "practical tie")
 """Answers that no second look may take back."""
+NO_THIRD = "This question has had its second look, and a third would err more than it says."
+"""Why there is no third look: both have used up the error that the study states."""
 
 
 def earlier_studies(place: Path, source: str) -> tuple[Earlier, ...]:
     """The studies beside the one at ``place`` that opened the same test files, by name: in its folder, and in that of its series.
 
-    A study that cannot be read is skipped: the plan says which ones count.
+    Copies of one study count once. A study that cannot be read is skipped: the plan says which ones count.
     """
-    found, place = [], place.absolute()
+    found, place = dict[bytes, Earlier](), place.absolute()
     folder = place.parent.parent if (place.parent / SERIES).is_file() else place.parent
     for path in runs_in(folder):
         run = RunDir(path)
@@ -46,7 +48,8 @@ def earlier_studies(place: Path, source: str) -> tuple[Earlier, ...]:
                 continue
             if parse(run.plan.read_text())["test_source"] != source:
                 continue
-            if b'"record":"TestOpened"' not in run.ledger.read_bytes():
+            opened, line, _ = run.ledger.read_bytes().rpartition(b'"record":"TestOpened"')
+            if not line:
                 continue
             plan, history = load(run)
         except (StudyError, OSError, ValueError, KeyError, TypeError):
@@ -61,8 +64,9 @@ def earlier_studies(place: Path, source: str) -> tuple[Earlier, ...]:
             ).own
             for couple in itertools.combinations(plan.arms, 2)
         )
-        found.append(Earlier(run=str(path.relative_to(folder)), arms=plan.arms, level=took))
-    return tuple(found)
+        found.setdefault(opened, Earlier(run=str(path.relative_to(folder)), arms=plan.arms, level=took))
+    # a copy that looked again begins with what the others have
+    return tuple(e for seen, e in found.items() if not any(o != seen and o.startswith(seen) for o in found))
 
 
 def describe_earlier(plan: Plan) -> str:
@@ -240,10 +244,7 @@ def instead(plan: Plan, name: str, audit: Audit, measured: float) -> str:
 def _can_be_extended(history: History, asked: str) -> None:
     extension = history.extension
     if extension is not None and extension.pairs:
-        raise InputError(
-            f"{asked}: the test images were looked at twice, and a third look would widen the interval until it shows "
-            "nothing. Start a new study on fresh test images"
-        )
+        raise InputError(f"{asked}: {NO_THIRD} Start a new study, on fresh test images")
     if extension is not None:
         raise InputError(
             f"{asked}: the study was extended already, by {', '.join(extension.arms)}, and its error levels are spent. "

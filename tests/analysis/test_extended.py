@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from support.reports import composed
 from support.synthetic import AUGMENTATION, RATE, SPACES, Diary, right_wrong, write_run
+from test_sameness import unpacked
 
 from analysis import answer, further, summary
 from analysis.__main__ import main
 from analysis.luck import POWER, Luck, half_width
+from analysis.report.sections import method
 from analysis.results import read
 from study.protocol import allocation, levels, looks, validation
 from study.protocol.budget import Budget
@@ -108,6 +110,23 @@ def more_pairs(plan: Plan, pairs: int, *, declared: bool = False) -> Extension:
         declared=declared, reason="asked by the test", plan={},
     )  # fmt: skip
     return replace(draft, level=levels.of_study(plan, first=plan.pairs, look=2, extension=draft).alpha)
+
+
+@pytest.mark.parametrize(
+    ("name", "further"),
+    [
+        ("one_look", []),
+        ("second_look", ["--resume RUN --budget 9cpu-minutes"]),
+        ("added_arm", ["--resume RUN --arms tiny_resnet,tiny_resnext,tiny_thin"]),
+    ],
+)
+def test_run_it_again_lists_every_command_that_made_the_answer(
+    tmp_path: Path, name: str, further: list[str]
+) -> None:
+    plan, history = load(RunDir(unpacked(name, tmp_path)))
+    first, *then = method._commands(plan, history.extension)
+    assert f"--epochs {plan.epochs}" in first
+    assert then == [f"python study/run.py {words}" for words in further]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from analysis.__main__ import main
 from analysis.report.build import write
 from analysis.report.sections import generalisation
 from analysis.results import read
+from analysis.summary import find
 from analysis.verdict import judge
 from study.protocol.records import Epoch, Manifest, Outcome, Record, Scored, Trial
 
@@ -319,6 +320,17 @@ def test_a_ratio_agrees_only_when_it_is_known_closely(
     monkeypatch.setattr(generalisation, "epoch_seconds", lambda _, name: seconds[name])
     said, _ = generalisation._time(read(sliced), "resnext8", "resnet8", 0.95)
     assert f", which {word} the post's" in said
+
+
+def test_the_headline_of_three_arms_says_which_runs_failed(tmp_path: Path) -> None:
+    arms = ("a", "b", "c")
+    run = write_run(tmp_path / "run", arms=arms, default=(0.9,) * 3, tuned=(0.95, 0.90, 0.91), failed=1)
+    found = find(read(run))
+    (told,) = {
+        a.sentence[a.sentence.index("1 of ") :].split(".")[0] for a in found.answers if "failed" in a.sentence
+    }
+    assert told.endswith("c runs failed")
+    assert f" {told}." in found.headline
 
 
 def test_three_arms_show_the_leader_against_each_other_arm_and_say_so(tmp_path: Path) -> None:

@@ -36,8 +36,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
         (["--budget", "1e30gpu-hours"], "at most"),
         ([*GOOD, "--arms", "resnet51,resnet50"], "search_spaces/resnet51.py"),
         ([*GOOD, "--arms", "resnet50"], "two or more"),
-        ([*GOOD, "--arms", "resnet50,resnet50"], "different"),
-        ([*GOOD, "--arms", ","], "two or more"),
+        ([*GOOD, "--arms", "resnet50,resnext50,resnet50"], "names resnet50 more than once"),
+        (["--resume", "RUN", "--arms", "resnet50,resnet50"], "names resnet50 more than once"),
+        ([*GOOD, "--arms", ","], "names no arm"),
         ([*GOOD, "--arms", "../evil,resnet50"], "no arm '../evil'"),
         ([*GOOD, "--epochs", "0"], "from 1"),
         ([*GOOD, "--epochs", "many"], "--epochs"),
@@ -115,6 +116,10 @@ def test_studies_that_start_in_one_second_get_two_folders() -> None:
 
 def test_a_cpu_budget_takes_the_small_arms() -> None:
     assert parse(GOOD).arms == ("small_resnet", "small_resnext")
+
+
+def test_the_one_new_arm_alone_is_left_to_the_study_whose_arms_the_refusal_names() -> None:
+    assert parse(["--resume", "RUN", "--arms", "small_resnet"]).arms == ("small_resnet",)
 
 
 def test_the_recorded_command_asks_the_same_question() -> None:

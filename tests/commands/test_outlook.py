@@ -8,9 +8,11 @@ from rich.console import Console
 from support.plans import PLAN
 
 from study.commands.plan import outlook, overview
-from study.protocol import allocation
+from study.protocol import allocation, levels
 from study.protocol.budget import Budget
 from study.protocol.plan import Plan
+from study.protocol.question import Earlier
+from study.protocol.text import level
 
 RICH = dataclasses.replace(PLAN, budget=Budget.parse("20cpu-hours"))
 POOR = dataclasses.replace(
@@ -21,8 +23,8 @@ POOR = dataclasses.replace(
 )
 
 
-def shown(plan: Plan, *, verbose: bool = False) -> list[str]:
-    console = Console(file=io.StringIO(), width=80, highlight=False, markup=False)
+def shown(plan: Plan, *, verbose: bool = False, width: int = 80) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
     console.print(overview(plan, verbose=verbose))
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined,no-any-return]
 
@@ -50,6 +52,26 @@ def test_a_larger_budget_resolves_a_gap_and_names_its_price() -> None:
     can, _, would = outlook(RICH)
     assert f"{RICH.pairs} pairs of searches" in can
     assert f"{100 * RICH.rope:g} pt" in would
+
+
+def test_two_looks_state_the_levels_that_the_study_will_use() -> None:
+    """Also where the first look has no interval, and where earlier studies asked the same."""
+
+    def line(plan: Plan) -> str:
+        (found,) = (
+            text for text in shown(dataclasses.replace(plan, looks=2), width=200) if "Two looks" in text
+        )
+        return found
+
+    again = dataclasses.replace(RICH, earlier=(Earlier(run="x", arms=RICH.arms, level=0.05),))
+    for plan, own in ((RICH, 0.05), (again, 0.025)):
+        announced = dataclasses.replace(plan, looks=2)
+        first = levels.of_pair(announced, *plan.arms, first=plan.pairs)
+        assert first.own == own
+        assert level(first.confidence) in line(plan)
+        assert f"hold at {level(1 - own)}." in line(plan)
+    first = levels.of_pair(dataclasses.replace(POOR, looks=2), *POOR.arms, first=1, look=2, now=3)
+    assert f"no interval on architectures, that of the second is at {level(first.confidence)}" in line(POOR)
 
 
 def test_verbose_adds_what_was_measured() -> None:

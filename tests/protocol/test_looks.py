@@ -2,14 +2,16 @@
 
 import dataclasses
 import functools
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.schedules import ARMS, a_plan, an_arm, diverges, drive, play
+from test_sameness import unpacked
 
 from search_spaces import load
-from study.protocol import allocation, levels, looks
+from study.protocol import allocation, consistency, levels, looks
 from study.protocol.budget import Budget
 from study.protocol.consistency import check
 from study.protocol.errors import InputError
@@ -17,7 +19,7 @@ from study.protocol.ledger import Ledger, read
 from study.protocol.plan import Plan
 from study.protocol.question import Earlier
 from study.protocol.records import Phase, Scored, TestOpened
-from study.protocol.rundir import SERIES
+from study.protocol.rundir import SERIES, RunDir
 from study.scheduling.schedule import Schedule
 
 
@@ -141,11 +143,11 @@ def test_an_impossible_extension_is_refused_with_the_reason(tmp_path: Path) -> N
             looks.second_look(plan, ledger, Budget.parse("20.5cpu-minutes"))
         named = str(caught.value).split("--budget ")[-1].split(" ")[0]
         assert looks.second_look(plan, ledger, Budget.parse(named)).pairs >= 1
-        for arms in (list(ARMS), [*ARMS, "c", "d"], ["tiny_resnet", "c"]):
-            with pytest.raises(InputError, match="exactly one more"):
+        for arms in (list(ARMS), [*ARMS, "c", "d"], ["tiny_resnet", "c"], ["c"]):
+            with pytest.raises(InputError, match=f"exactly one more: --arms {','.join(ARMS)},"):
                 looks.added_arm(plan, ledger, arms)
         ledger.add(looks.second_look(plan, ledger, Budget.parse("35cpu-minutes")))
-        with pytest.raises(InputError, match="third look"):
+        with pytest.raises(InputError, match=looks.NO_THIRD):
             looks.second_look(plan, ledger, Budget.parse("90cpu-minutes"))
 
 
@@ -173,9 +175,11 @@ def test_what_a_refused_arm_is_told_to_do_instead_can_be_done() -> None:
 
 def test_studies_that_opened_the_same_test_files_are_counted(tmp_path: Path) -> None:
     plan = dataclasses.replace(a_plan(minutes=20), test_source="s" * 64)
-    for name, source in (("one", "s" * 64), ("two", "s" * 64), ("other", "t" * 64), ("unopened", "s" * 64)):
+    for seed, (name, source) in enumerate(
+        (("one", "s" * 64), ("two", "s" * 64), ("other", "t" * 64), ("unopened", "s" * 64))
+    ):
         (tmp_path / name).mkdir()
-        own = dataclasses.replace(plan, test_source=source)
+        own = dataclasses.replace(plan, test_source=source, seed=seed)
         own.save(tmp_path / name / "plan.json")
         if name == "unopened":
             (tmp_path / name / "ledger.jsonl").write_text("")
@@ -200,6 +204,21 @@ def test_studies_that_opened_the_same_test_files_are_counted(tmp_path: Path) -> 
     elsewhere = dataclasses.replace(plan, earlier=(Earlier(run="x", arms=("a", "b"), level=0.05),))
     assert "None of them asked for these arms" in looks.describe_earlier(elsewhere)
     assert looks.describe_earlier(plan) == ""
+
+
+def test_copies_of_a_study_count_once_as_the_one_that_looked_again(tmp_path: Path) -> None:
+    went_on = unpacked("second_look", tmp_path)
+    shutil.copytree(went_on, tmp_path / "whole-copy")
+    before = shutil.copytree(went_on, tmp_path / "a-copy-of-before") / "ledger.jsonl"
+    before.write_bytes(before.read_bytes().partition(b'{"record":"Extension"')[0])
+    plan, history = consistency.load(RunDir(went_on))
+    assert history.extension is not None
+    (found,) = looks.earlier_studies(tmp_path / "new", plan.test_source)
+    assert (found.run, found.level) == ("second_look", levels.TOTAL_UNDECLARED)
+    shutil.rmtree(went_on)
+    shutil.rmtree(tmp_path / "whole-copy")
+    (found,) = looks.earlier_studies(tmp_path / "new", plan.test_source)
+    assert (found.run, found.level) == ("a-copy-of-before", levels.LEVEL)
 
 
 def a_finished(plan: Plan, folder: Path) -> Ledger:

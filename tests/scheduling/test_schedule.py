@@ -15,15 +15,17 @@ from support.schedules import ARMS, SECONDS, a_plan, accuracy, all_trials, diver
 
 from search_spaces import Config
 from study.protocol import accounting, allocation, selection, validation
-from study.protocol.accounting import search_runs, shrunk, unspent
+from study.protocol.accounting import dearer, search_runs, shrunk, unspent
 from study.protocol.allocation import slice_runs
 from study.protocol.budget import Budget
 from study.protocol.consistency import check
 from study.protocol.errors import LedgerError, StudyError
-from study.protocol.ledger import Ledger, read
+from study.protocol.history import History
+from study.protocol.ledger import Ledger, read, records
 from study.protocol.plan import Plan
-from study.protocol.records import Epoch, Outcome, Record, Trial
+from study.protocol.records import Epoch, Manifest, Outcome, Record, Trial
 from study.protocol.selection import AHEAD, default_of, found_by, runs_floor
+from study.protocol.standing import overspent, to_go
 from study.scheduling.schedule import Schedule, Start, derive_seed
 
 STAGES = {"baseline": 0, "slice": 1, "search": 1, "select": 2, "confirm": 3}
@@ -299,11 +301,22 @@ def test_a_search_without_budget_confirms_the_default(tmp_path: Path) -> None:
     ledger = play(starved, tmp_path / "ledger.jsonl")
     assert ledger.tuning is not None
     assert ledger.tuning.per_arm == 0
-    assert "the search has shrunk" in shrunk(starved, ledger)
+    assert "nothing is left for a search" in shrunk(starved, ledger)
     for arm in starved.arms:
         hand = ledger.in_hand(arm)
         assert len(ledger.confirmed(arm, hand)) >= runs_floor(starved, ledger, hand=True)
         assert sum(search_runs(starved, ledger)[arm]) < 2  # started before the cost of runs was known
+    history, spent = History(), 0.0
+    for record in records(tmp_path / "ledger.jsonl"):
+        history.add(record)
+        spent = sum(map(history.spent, starved.arms))
+        if isinstance(
+            record, Manifest
+        ):  # said while there is budget left, with the time that the runs still take
+            assert "126 %: full runs came to cost 13.7 times" in overspent(starved, history)
+            assert 2 * to_go(starved, history, spent) > starved.budget.seconds - spent > 0
+    assert overspent(starved, history)
+    assert to_go(starved, history, spent) == 0 < spent - starved.budget.seconds
 
 
 def test_an_interrupted_study_books_its_running_trials_and_resumes(tmp_path: Path) -> None:
@@ -586,7 +599,16 @@ def test_a_slower_machine_makes_fewer_searches_instead_of_empty_ones(tmp_path: P
     ledger = play(quick, tmp_path / "ledger.jsonl")
     assert ledger.tuning is not None
     assert 0 < ledger.tuning.pairs < quick.pairs
-    assert f"for each of {ledger.tuning.pairs} search instead of 3" in shrunk(quick, ledger)
+    assert f"each arm has {ledger.tuning.pairs} search of" in shrunk(quick, ledger)
+    assert "only about the nets in hand" in shrunk(quick, ledger)
+    assert overspent(quick, ledger) == ""
+    enough = allocation.budget_for_pairs(quick, 3, dearer=dearer(quick, ledger))
+    assert enough.seconds > quick.budget.seconds  # measured as slow as it is, it has three
+    slow = {
+        n: dataclasses.replace(a, images_per_second=a.images_per_second / dearer(quick, ledger))
+        for n, a in fast.items()
+    }
+    assert dataclasses.replace(quick, audits=slow, budget=enough).pairs == 3
     check(ledger, quick)
     for arm in quick.arms:
         assert [c.pair for c in ledger.choices(arm)] == list(range(ledger.tuning.pairs))

@@ -1,8 +1,12 @@
 """How the answer was made: searches, seal, data, and the commands that do it again."""
 
+from shlex import quote
+
 from analysis.power import price, promise
 from analysis.report.section import Context, Part, Section, again
 from analysis.results import choices
+from study.protocol.plan import Plan
+from study.protocol.records import Extension
 
 
 def section(context: Context) -> Section:
@@ -35,7 +39,7 @@ def section(context: Context) -> Section:
                 f"Weights of {arm}: {w.source}, SHA-256 `{w.sha256}`, trained on {w.trained_on}"
                 for arm, w in plan.weights.items()
             ),
-            f"Run it again: `{again(plan)}`",
+            f"Run it again: {', then '.join(f'`{command}`' for command in _commands(plan, history.extension))}",
             "Build this page again: `python -m analysis FOLDER`, with the folder that holds this file.",
             f"{shown} What a new study {'on fresh test images ' if context.found.lucks else ''}would take to decide, by estimate:",
         ),
@@ -43,6 +47,14 @@ def section(context: Context) -> Section:
         note=f"{plan.machine.name}, {plan.machine.slots} trials side by side. Seed {plan.seed}. {versions}. Code "
         f"`{plan.code}`",
     )
+
+
+def _commands(plan: Plan, extension: Extension | None) -> list[str]:
+    """All that made the answer; ``RUN`` stands for the folder of the first one's study."""
+    if extension is None:
+        return [again(plan)]
+    flag, _, value = extension.reason.partition(" after ")[0].partition(" ")
+    return [again(plan), f"python study/run.py --resume RUN {flag} {quote(value)}"]
 
 
 def _forecast(context: Context) -> tuple[str, tuple[str, ...]]:

@@ -10,8 +10,9 @@ from matplotlib.patches import Patch
 
 from analysis import frames
 from analysis.report import figures
-from analysis.report.section import Context, Drawing, Part, Section, Table
+from analysis.report.section import Context, Drawing, Part, Section, Table, sentence
 from study.protocol.accounting import budget
+from study.protocol.standing import overspent
 from study.protocol.text import duration, percent
 
 
@@ -26,6 +27,7 @@ def section(context: Context) -> Section:
                 f"Spent: {duration(total)} of {duration(whole)}, {percent(total / whole, 1)} of "
                 f"the budget ({plan.budget.resource} time; fraction held x wall time, start-up included)."
             ),
+            *([sentence(over)] if (over := overspent(plan, history)) else []),
         ),
         drawing=Drawing("spend", partial(spend, spent, context.palette)) if spent["cost"].sum() > 0 else None,
         tables=tuple(
