@@ -42,6 +42,11 @@ def need_gpu(budget: Budget, request: Request) -> None:
         )
 
 
+def checked_here(request: Request) -> bool:
+    """Whether ``quick_check`` has run on this machine before Ray starts, where the trials will run too."""
+    return request.budget is not None and request.budget.resource == "cpu" and not request.address
+
+
 def quick_check(request: Request, arms: Mapping[str, Arm], prepared: "Prepared") -> Callable[[], None]:
     """A check that takes about a second and raises InputError when the budget is hopeless."""
     from study.execution import feasibility
@@ -95,7 +100,7 @@ def make_plan(
         fraction=request.fraction,
         pool=prepared.train,
         train_images=round(request.train_fraction * (1 - allocation.VAL_SHARE[1]) * prepared.card.train),
-        check=quick_check(request, arms, prepared),
+        check=None if checked_here(request) else quick_check(request, arms, prepared),
     )
     plan = Plan(
         arms=tuple(arms),

@@ -147,7 +147,7 @@ def _check_arms(opened: Opened, prepared: "Prepared", say: Say) -> None:
         opened.starts |= planning.check_arms(new, opened.starts, recipe, prepared)
     if plan:
         opened.take_up(prepared, say)
-    elif request.budget and request.budget.resource == "cpu" and not request.address:
+    elif planning.checked_here(request):
         planning.quick_check(request, opened.arms, prepared)()
 
 

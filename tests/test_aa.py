@@ -52,12 +52,14 @@ def test_the_table_and_the_looks_are_read_from_the_file(
     studies: list[Study], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "studies.jsonl"
-    path.write_text("".join(json.dumps(vars(s)) + "\n" for s in studies) + '{"torn')
-    assert aa.read(path) == studies
+    gain = [dataclasses.replace(s, family=list(aa.gains())[-1]) for s in studies]
+    path.write_text("".join(json.dumps(vars(s)) + "\n" for s in [*studies, *gain]) + '{"torn')
+    assert aa.read(path) == [*studies, *gain]
     aa.main(["table", str(path)])
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == aa.HEAD
     assert shown[1].startswith("tuning gains 2 pt            26  3     4")
+    assert shown[3].startswith("gain 2 pt, 5000 val          26  3     4")
     assert "nets (old)" in shown[2]
     aa.main(["looks", str(path)])
     assert "  3, 6     2" in capsys.readouterr().out

@@ -17,7 +17,10 @@ from study.protocol import allocation, classes, levels, looks, question
 from study.protocol.allocation import PAIRS
 from study.protocol.plan import Plan
 from study.protocol.question import Audit, DataCard, Packed
-from study.protocol.text import counted, duration, level
+from study.protocol.text import counted, duration, level, percent
+
+MUCH = 0.05
+"""Part of the budget that measuring takes without a word."""
 
 
 def overview(plan: Plan, *, verbose: bool = False) -> Group:
@@ -33,6 +36,7 @@ def overview(plan: Plan, *, verbose: bool = False) -> Group:
         ),
         _phases(plan),
         *map(Text, outlook(plan)),
+        *_measuring(plan),
         *([Text(_two_looks(plan))] if plan.looks == 2 else []),
     ]
     if warning := question.unmatched(plan.audits):
@@ -44,6 +48,16 @@ def overview(plan: Plan, *, verbose: bool = False) -> Group:
     if told := looks.describe_earlier(plan):
         shown.append(Text(f"note: {told}"))
     return Group(*shown, *(_details(plan) if verbose else ()))
+
+
+def _measuring(plan: Plan) -> list[Text]:
+    """That it took much of a small budget."""
+    share = sum(plan.probe_cost.values()) / plan.budget.seconds
+    return (
+        [Text(f"Measuring took {percent(share, 0)} of the budget; of a larger one it takes about 3 %.")]
+        if share > MUCH
+        else []
+    )
 
 
 def _two_looks(plan: Plan) -> str:

@@ -21,8 +21,8 @@ arm named over both looks without a difference, declared and not.
 
 Families: each recorded table under two names, two pairs of different tables, and synthetic landscapes, among them arms of
 unequal cost, few images, and tuning that gains 2, 0 and -0.5 pt. ``luck`` is the sd of a search's find over all
-studies of a cell. The truth of different arms is the mean difference over all studies of their cell. ``--families gain``
-adds nine: tuning gains of -0.5, 0 and 2 pt by 36, 300 and 5,000 validation images in a fold, to see how often the net in
+studies of a cell. The truth of different arms is the mean difference over all studies of their cell. ``play --families
+gain`` plays nine others: tuning gains of -0.5, 0 and 2 pt by 36, 300 and 5,000 validation images in a fold, to see how often the net in
 hand is worse than the default. For comparison, an imitation of the first version's rule on the same finds: retrain each on
 its own split and the best two twice more; the default is no candidate.
 """
@@ -422,10 +422,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after so long")
     parser.add_argument("--data", type=Path, default=FOLDER, help=f"recorded curves (default {FOLDER})")
     given = parser.parse_args(arguments)
-    known = families(given.data)
-    if given.families == ["gain"]:
-        known, given.families = gains(), None
-    chosen = given.families or list(known)
+    usual = families(given.data)
+    known = usual | gains()
+    chosen = list(gains()) if given.families == ["gain"] else given.families
+    chosen = chosen or list(usual if given.do == "play" else known)
     if given.do != "play":
         made = [s for s in read(given.file) if s.family in chosen]
         print((table if given.do == "table" else looks)(made, {n: known[n] for n in chosen}))

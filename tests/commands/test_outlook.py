@@ -54,6 +54,13 @@ def test_a_larger_budget_resolves_a_gap_and_names_its_price() -> None:
     assert f"{100 * RICH.rope:g} pt" in would
 
 
+def test_measuring_that_takes_much_of_a_small_budget_is_said() -> None:
+    each = RICH.budget.seconds / len(RICH.arms)
+    for share, said in ((0.04, False), (0.12, True)):
+        plan = dataclasses.replace(RICH, probe_cost=dict.fromkeys(RICH.arms, share * each))
+        assert ("Measuring took 12 % of the budget" in "\n".join(shown(plan))) == said
+
+
 def test_two_looks_state_the_levels_that_the_study_will_use() -> None:
     """Also where the first look has no interval, and where earlier studies asked the same."""
 
