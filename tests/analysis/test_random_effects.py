@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from analysis.statistics.intervals import Refused
 from analysis.statistics.random_effects import pooled
@@ -36,6 +37,14 @@ def test_equal_data_sets_have_no_spread_and_are_not_narrower_than_their_errors()
     found = pooled(np.full(6, 0.01), np.full(6, 0.003), np.full(6, 3.0))
     assert found.tau == 0
     assert found.mean.se == pytest.approx(0.003 / np.sqrt(6))  # max(1, q): agreement by chance proves no more
+
+
+def test_the_mean_is_less_sure_where_few_pairs_leave_the_errors_open() -> None:
+    y, errors = np.array([0.02, 0.014, 0.01, 0.025, 0.015]), np.array([0.002, 0.01, 0.01, 0.01, 0.01])
+    few, known = (pooled(y, errors, np.full(5, df)).mean for df in (2.0, 1e6))
+    assert (few.delta, few.se, few.df) == (known.delta, known.se, known.df)
+    by_hartung_and_knapp = few.delta - few.se * stats.t.ppf(0.975, few.df)
+    assert few.low < known.low < by_hartung_and_knapp
 
 
 def test_two_data_sets_are_refused() -> None:
