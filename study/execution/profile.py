@@ -1,6 +1,9 @@
 """Measures before the search: every arm's complexity, speed, memory and layout, and how trials are best packed.
 
-Measuring has a share of the budget: whatever that share cannot pay for is skipped, and the plan says so.
+Measuring has a share of the budget: whatever that share cannot pay for is skipped, and the plan says so. What no study can do
+without is measured all the same (starting the processes, half a second of each arm in one way, its memory), and is more than
+that share of a small budget: 19 to 90 core-seconds for the tiny arms on digits, from a quiet to a very busy machine, which is 4
+to 25 % of 2 to 15 cpu-minutes, and 132 for the small arms at 224 pixels, 11 % of 20. The plan says so from 5 % on.
 """
 
 import time
