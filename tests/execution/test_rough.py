@@ -94,7 +94,7 @@ def test_without_a_loopback_device_ray_is_not_started(tmp_path: Path) -> None:
 def test_a_study_reaches_its_verdict_on_the_roughest_machine(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     said = _run(ROUGHEST, tmp_path, 550)
-    for part in ("(~)", "too long a path", "/tmp/ray is another user's", "/tmp/study-12345/ray"):
+    for part in ("(~)", "too long a path", "/tmp/study-12345/ray"):
         assert part in said
     run = RunDir(tmp_path)
     plan = Plan.load(run.plan)
