@@ -4,7 +4,7 @@ from analysis.luck import POWER, Level, Luck, half_width, pairs_needed
 from analysis.power import known, limit
 from analysis.results import Evidence
 from study.protocol import allocation, levels
-from study.protocol.accounting import dearer, searches, searching_budget, unsearched
+from study.protocol.accounting import repriced, searches, searching_budget, unsearched
 from study.protocol.allocation import PAIRS
 from study.protocol.looks import MOST_PAIRS, NO_THIRD, budget_for
 
@@ -25,7 +25,7 @@ def what_would_decide(
     extension = history.extension
     if luck is None:
         fewest = min(PAIRS)
-        new = allocation.budget_for_pairs(plan, fewest, dearer=max(1.0, dearer(plan, history)))
+        new = allocation.budget_for_pairs(repriced(plan, history), fewest)
         lasts = not (extension or any(unsearched(plan, history, arm) for arm in plan.arms))
         more = f"{_way(evidence, fewest)} makes as many, each as large as this one, or " if lasts else ""
         return (

@@ -190,6 +190,20 @@ def dearer(plan: Plan, history: History) -> float:
     return max((cost / allocation.full_run(plan, arm) for arm, cost in runs.items()), default=1.0)
 
 
+def repriced(plan: Plan, history: History) -> Plan:
+    """The plan at what full runs turned out to cost, where that is more: for what a new study would take."""
+    times = max(1.0, dearer(plan, history))
+    slower = {
+        arm: dataclasses.replace(
+            audit,
+            images_per_second=audit.images_per_second / times,
+            eval_images_per_second=audit.eval_images_per_second / times,
+        )
+        for arm, audit in plan.audits.items()
+    }
+    return dataclasses.replace(plan, audits=slower)
+
+
 def searching_budget(plan: Plan, history: History) -> Budget:
     """What a new study would take to have the search that was planned, at the costs that were measured since."""
     assert history.tuning is not None

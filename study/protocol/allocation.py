@@ -198,10 +198,9 @@ def with_length(plan: "Plan", epochs: int | None) -> "Plan":
     return plan
 
 
-def budget_for_pairs(plan: "Plan", pairs: int, *, dearer: float = 1.0) -> Budget:
-    """The smallest budget that is divided into this many searches per arm, length kept, where full runs cost ``dearer`` times
-    what was measured. Raises KeyError for other numbers."""
-    return _budget_for(plan, dearer * PAIRS[pairs])
+def budget_for_pairs(plan: "Plan", pairs: int) -> Budget:
+    """The smallest budget that is divided into this many searches per arm, length kept. Raises KeyError for other numbers."""
+    return _budget_for(plan, PAIRS[pairs])
 
 
 def budget_for_searches(plan: "Plan", pairs: int) -> Budget:

@@ -15,7 +15,7 @@ from support.schedules import ARMS, SECONDS, a_plan, accuracy, all_trials, diver
 
 from search_spaces import Config
 from study.protocol import accounting, allocation, selection, validation
-from study.protocol.accounting import dearer, search_runs, shrunk, unspent
+from study.protocol.accounting import repriced, search_runs, shrunk, unspent
 from study.protocol.allocation import slice_runs
 from study.protocol.budget import Budget
 from study.protocol.consistency import check
@@ -602,13 +602,10 @@ def test_a_slower_machine_makes_fewer_searches_instead_of_empty_ones(tmp_path: P
     assert f"each arm has {ledger.tuning.pairs} search of" in shrunk(quick, ledger)
     assert "only about the nets in hand" in shrunk(quick, ledger)
     assert overspent(quick, ledger) == ""
-    enough = allocation.budget_for_pairs(quick, 3, dearer=dearer(quick, ledger))
+    slow = repriced(quick, ledger)
+    enough = allocation.budget_for_pairs(slow, 3)
     assert enough.seconds > quick.budget.seconds  # measured as slow as it is, it has three
-    slow = {
-        n: dataclasses.replace(a, images_per_second=a.images_per_second / dearer(quick, ledger))
-        for n, a in fast.items()
-    }
-    assert dataclasses.replace(quick, audits=slow, budget=enough).pairs == 3
+    assert (slow.pairs, dataclasses.replace(slow, budget=enough).pairs) == (1, 3)
     check(ledger, quick)
     for arm in quick.arms:
         assert [c.pair for c in ledger.choices(arm)] == list(range(ledger.tuning.pairs))

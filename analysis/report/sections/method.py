@@ -5,6 +5,7 @@ from shlex import quote
 from analysis.power import price, promise
 from analysis.report.section import Context, Part, Section, again
 from analysis.results import choices
+from study.protocol.accounting import repriced, searches
 from study.protocol.plan import Plan
 from study.protocol.records import Extension
 
@@ -59,13 +60,14 @@ def _commands(plan: Plan, extension: Extension | None) -> list[str]:
 
 def _forecast(context: Context) -> tuple[str, tuple[str, ...]]:
     """What the plan can show, and what a new study that decides would take: by the largest measured luck, if any."""
-    plan = context.evidence.plan
+    history = context.evidence.history
+    plan = repriced(context.evidence.plan, history)
     over = [a for a in context.found.answers if a.differences]  # as many as there are lucks
     answer, luck = max(
         zip(over, context.found.lucks, strict=True), key=lambda both: both[1].sd, default=(None, None)
     )
     if answer is None or luck is None:
-        return promise(plan), price(plan)
+        return promise(plan, pairs=searches(context.evidence.plan, history)), price(plan)
     return (
         promise(plan, measured=luck, pairs=answer.pairs, alpha=1 - answer.level),
         price(plan, measured=luck, pairs=answer.pairs),
