@@ -1,7 +1,7 @@
 """Coverage of the mean over data sets and of the next one, by number of sets, pairs of a study and spread.
 
 Command:   python -m tests.bench.across [--repeats 1000] [--pairs 3] [--spread 0.8]
-Cost:      5 to 9 minutes on a busy core for each number of pairs at 1000 repeats.
+Cost:      7 to 9 minutes on a busy machine for each number of pairs at 1000 repeats.
 
 A set's standard error is drawn with a spread (sd of its logarithm) and estimated from the study's pairs, as in a real study; ``tau`` is in
 units of the median standard error.
