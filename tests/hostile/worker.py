@@ -168,22 +168,26 @@ def give(argv: list[str]) -> tuple[int, str, str]:
     return int(code or 0) if isinstance(code, int) else -1, fault_of(code or 0, said, told), told[-1500:]
 
 
-def state(folder: Path) -> dict[Path, tuple[int, ...]]:
+def state(folder: Path) -> dict[str, tuple[int, ...]]:
     """Everything in it, but other workers' homes and drawn arms: a file's size, time and place on disk, a folder's mode."""
-    found: dict[Path, tuple[int, ...]] = {}
-    for at, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith("home-")]
-        for name in (*folders, *(name for name in files if not name.startswith("drawn_"))):
-            with contextlib.suppress(FileNotFoundError):
-                s = os.lstat(path := Path(at, name))
-                found[path] = (
-                    (s.st_mode,) if name in folders else (s.st_mode, s.st_size, s.st_mtime_ns, s.st_ino)
-                )
+    found: dict[str, tuple[int, ...]] = {}
+    left = [str(folder)]
+    while left:
+        with contextlib.suppress(FileNotFoundError), os.scandir(left.pop()) as inside:
+            for entry in inside:
+                if entry.name.startswith(("home-", "drawn_")):
+                    continue
+                s = entry.stat(follow_symlinks=False)
+                if entry.is_dir(follow_symlinks=False):
+                    found[entry.path] = (s.st_mode,)
+                    left.append(entry.path)
+                else:
+                    found[entry.path] = (s.st_mode, s.st_size, s.st_mtime_ns, s.st_ino)
     return found
 
 
-def unlike(one: dict[Path, tuple[int, ...]], two: dict[Path, tuple[int, ...]]) -> set[Path]:
-    return {path for path in one.keys() | two.keys() if one.get(path) != two.get(path)}
+def unlike(one: dict[str, tuple[int, ...]], two: dict[str, tuple[int, ...]]) -> set[Path]:
+    return {Path(path) for path in one.keys() | two.keys() if one.get(path) != two.get(path)}
 
 
 def places(argv: list[str]) -> list[str]:
