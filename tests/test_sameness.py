@@ -11,7 +11,6 @@ import hashlib
 import json
 import shutil
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,22 +22,15 @@ if __name__ == "__main__":
 
 from bench.aa import families
 from bench.worlds import NAMES, Play, question, worlds
+from support.records import RUNS, unpacked
 
 from analysis.report import build
 
-RECORDED = Path(__file__).parent / "support" / "recorded"
-RUNS = sorted(path.name.removesuffix(".tar.xz") for path in RECORDED.glob("*.tar.xz"))
 TRIALS = {
     ("tuning gains 2 pt", 50): "bd224249e5e74817",
     ("different, unequal costs", 100): "18bbaff9d7362a45",
     ("eight side by side", 25): "6db237aaf0961725",
 }
-
-
-def unpacked(name: str, to: Path) -> Path:
-    with tarfile.open(RECORDED / f"{name}.tar.xz") as tar:
-        tar.extractall(to, filter="data")
-    return to / name
 
 
 def the_same(was: Any, now: Any, where: str = "") -> None:

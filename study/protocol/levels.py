@@ -165,9 +165,8 @@ def of(
             spent = alpha if claims else 0.0
             law = second_level if exact else forecast
             alpha = law(first, now, spent=spent, total=own * halved / couples)
-        if (
-            declared and look == 1 or claims and look > 1
-        ):  # the nets take their part at a first look that claims nothing
+        # the nets take their part at a declared first look that claims nothing
+        if declared and look == 1 or claims and look > 1:
             over.append("both looks")
         if added:
             own += ADDED

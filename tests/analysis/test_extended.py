@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.records import unpacked
 from support.reports import composed
 from support.synthetic import AUGMENTATION, RATE, SPACES, Diary, right_wrong, write_run
-from test_sameness import unpacked
 
 from analysis import answer, further, summary
 from analysis.__main__ import main

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from support.records import unpacked
 from support.synthetic import write_run
-from test_sameness import unpacked
 
 from analysis import frames
 from analysis.__main__ import main

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.records import unpacked
 from support.synthetic import write_run
-from test_sameness import unpacked
 
 from analysis.__main__ import main
 from analysis.report.build import write

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.records import unpacked
 from support.schedules import ARMS, a_plan, an_arm, diverges, drive, play
-from test_sameness import unpacked
 
 from search_spaces import load
 from study.protocol import allocation, consistency, levels, looks
