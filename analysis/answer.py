@@ -7,7 +7,7 @@ two nets in hand beside it and never names an architecture.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -156,18 +156,15 @@ def judge(
     look: int = 1,
     guessing: float = 0.0,
     copies: int = 0,
-    more: str = "",
-    sized: str = "",
 ) -> Answer:
-    """The answer for two arms.
+    """The answer for two arms, without the advice that ``advised`` gives.
 
     ``search``: one search's share in words (``1.2 gpu-hours``). ``guessing``: the score without looking at images. ``copies``:
-    test images that are training images too. ``more``: sentence on what more pairs would do and cost; ``sized``: the same where
-    an arm is ahead and only the size is open.
+    test images that are training images too.
     """
     common = sorted(first.runs.keys() & second.runs.keys())
     base = Answer(
-        word="nothing claimed", sentence="", advice=more, first=first.arm, second=second.arm, ahead=None, delta=None,
+        word="nothing claimed", sentence="", advice="", first=first.arm, second=second.arm, ahead=None, delta=None,
         low=None, high=None, se=None, df=max(0, len(common) - 1), level=level.confidence, held=level.label, rope=rope,
         pairs=len(common), differences=(), luck_sd=None, p=None, holm_p=None, p_first=None, p_tie=None, p_second=None,
         beat=(first.beat, second.beat), guard="", budget_per_search=budget_per_search, look=look, doubt="",
@@ -195,12 +192,20 @@ def judge(
     unlearnt = [f.arm for f in (first, second) if not _learnt(f, guessing)]
     judge = first.runs[common[0]].judge
     doubts = Doubts(guessing=guessing, copies=copies, images=luck.images, idle=unlearnt, judge=judge)
-    answer = _claimed(found, (first, second), interval, level, search, doubts, told)
-    if answer.word == "better, size unclear" and not answer.doubt:
-        return replace(answer, advice=sized)
-    if answer.word == "practical tie":
-        return replace(answer, advice=take(first.arm, second.arm, _cost(first), _cost(second)))
-    return answer
+    return _claimed(found, (first, second), interval, level, search, doubts, told)
+
+
+def advised(found: Answer, first: Finds, second: Finds, outlook: Callable[[bool], str]) -> Answer:
+    """The answer with what to do next, unless it says so already.
+
+    ``outlook``: what more pairs would do and cost, given whether an arm is ahead and only the size is open. It is a forecast,
+    and asked for only where the answer needs one.
+    """
+    if found.advice or found.word == "better":
+        return found
+    if found.word == "practical tie":
+        return replace(found, advice=take(first.arm, second.arm, _cost(first), _cost(second)))
+    return replace(found, advice=outlook(found.word == "better, size unclear"))
 
 
 def _cost(finds: Finds) -> float | None:
@@ -249,7 +254,7 @@ def _claimed(
         word=word,
         ahead=(found.first if interval.delta > 0 else found.second) if word.startswith("better") else None,
         sentence=_joined(said, doubt, lost, told if word == "open" else ""),
-        advice=remedy or ("" if word in ("better", "practical tie") else found.advice),
+        advice=remedy,
         p_first=p_first if known else None,
         p_tie=p_tie if known else None,
         p_second=p_second if known else None,

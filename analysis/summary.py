@@ -68,7 +68,8 @@ def find(evidence: Evidence) -> Findings:
         said = f"No answer yet: {'; '.join(evidence.open)}."
     else:
         try:
-            for first, second in _couples(evidence):
+            found = [_finds(evidence, arm) for arm in _arms(evidence)]
+            for first, second in _couples(found):
                 net = _nets(evidence, first.arm, second.arm)
                 answers.append(_answer(evidence, first, second, net, lucks))
                 nets += [net] if net else []
@@ -80,7 +81,7 @@ def find(evidence: Evidence) -> Findings:
                 evidence.plan.judged,
                 search=share,
                 look=evidence.look,
-                failed=answer.failed(_finds(evidence, arm) for arm in _arms(evidence)),
+                failed=answer.failed(found),
             )
         except Refused as refusal:
             answers, nets, lucks = [], [], []
@@ -179,9 +180,8 @@ def level_of(evidence: Evidence, first: str, second: str, *, look: int = 0) -> L
     )
 
 
-def _couples(evidence: Evidence) -> list[tuple[Finds, Finds]]:
-    """Every pair of arms, the one with the highest mean over its finds first. Raises Refused where an arm has none."""
-    found = [_finds(evidence, arm) for arm in _arms(evidence)]
+def _couples(found: list[Finds]) -> list[tuple[Finds, Finds]]:
+    """Every pair of arms, the one with the highest mean over its finds first."""
     leader = max(found, key=lambda f: float(np.mean([r.mean for r in f.runs.values()])))
     ordered = [leader, *(f for f in found if f is not leader)]
     return list(itertools.combinations(ordered, 2))
@@ -194,7 +194,7 @@ def _arms(evidence: Evidence) -> list[str]:
 
 
 def _finds(evidence: Evidence, arm: str, look: int = 0) -> Finds:
-    """By default those of the latest look that is complete."""
+    """By default those of the latest look that is complete. Raises Refused where no run trained."""
     found = choices(evidence.history, arm, look or evidence.look)
     runs = {c.pair: r for c in found if (r := evidence.finds.get(arm, {}).get(c.pair))}
     if not runs:
@@ -262,10 +262,12 @@ def _judged(
         look=evidence.look,
         guessing=evidence.guessing,
         copies=plan.data.copies,
-        more=further.what_would_decide(evidence, luck, first.arm, second.arm),
-        sized=further.what_would_decide(evidence, luck, first.arm, second.arm, ahead=True),
     )
-    return found, luck
+
+    def outlook(ahead: bool) -> str:
+        return further.what_would_decide(evidence, luck, first.arm, second.arm, ahead=ahead)
+
+    return answer.advised(found, first, second, outlook), luck
 
 
 def search_share(evidence: Evidence, *arms: str) -> float:

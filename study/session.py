@@ -25,7 +25,7 @@ from study.protocol.ledger import Ledger
 from study.protocol.plan import Plan
 from study.protocol.question import Weights
 from study.protocol.records import Cost, Extension, Session
-from study.protocol.rundir import PLAN, RunDir, discard_partial, unnamed
+from study.protocol.rundir import PLAN, RunDir, discard_partial, file_name, unnamed
 from study.protocol.text import duration
 from study.storage.fetch import check_new, has_study, home_of
 from study.storage.objects import is_uri
@@ -133,9 +133,7 @@ def place_of(request: Request) -> RunDir:
         return RunDir(home_of(request.uri))
     if place := request.resume or request.out:
         return RunDir(Path(place))
-    stem = Path(request.data.rpartition(":")[2]).name or "images"
-    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)
-    return RunDir(unnamed(safe))
+    return RunDir(unnamed(file_name(request.data, otherwise="images")))
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def of(own: argparse.Namespace, others: Sequence[str]) -> Series | None:
         return None
     budgets = _budgets(own.budget, len(names))
     members = tuple(
-        Member(data=name, budget=budget, folder=f"{number}-{_safe(name)}")
+        Member(data=name, budget=budget, folder=f"{number}-{rundir.file_name(name, otherwise='data')}")
         for number, (name, budget) in enumerate(zip(names, budgets, strict=True), start=1)
     )
     return Series(members=members, flags=tuple(others))
@@ -321,9 +321,3 @@ def _there(word: str) -> bool:
     with suppress(OSError, RuntimeError):  # a name too long, no such user's home
         return bool(word) and Path(word).expanduser().exists()
     return False
-
-
-def _safe(name: str) -> str:
-    """A folder's name for a data set."""
-    short = Path(name.partition(":")[2] or name).name
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in short)[:40] or "data"

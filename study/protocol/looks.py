@@ -29,7 +29,7 @@ from study.protocol.text import level
 MOST_PAIRS = 20
 """Pairs of both looks together up to which the levels were checked (METHOD.md 6)."""
 FINAL = ("better", "practical tie")
-"""Answers that no second look may take back."""
+"""Answers that a second look does not judge again. An arm that is better by an open margin keeps its lead, too (METHOD.md 6)."""
 NO_THIRD = "This question has had its second look, and a third would err more than it says."
 """Why there is no third look: both have used up the error that the study states."""
 

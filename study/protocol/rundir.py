@@ -162,6 +162,12 @@ class RunDir:
                 folders.remove(FOREIGN)
 
 
+def file_name(data: str, *, otherwise: str) -> str:
+    """What a data source is called in the name of a folder; ``otherwise`` where nothing of its name is left."""
+    stem = Path(data.partition(":")[2] or data).name
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)[:40] or otherwise
+
+
 def unnamed(what: str) -> Path:
     """A new folder for what was given none: two that start in one second differ by their process."""
     return Path("runs") / f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}-{what}"

@@ -120,6 +120,7 @@ def test_identical_finds_claim_no_certainty() -> None:
     a = finds("alpha", [0.9] * 4)
     same = Finds(arm="beta", runs=a.runs, beat=5)
     found = answer.judge(a, same, rope=ROPE, level=ALONE, search="1 cpu-minute")
+    found = answer.advised(found, a, same, lambda _: pytest.fail("a tie needs no forecast"))
     assert found.word == "practical tie"
     assert found.advice == "Their full runs cost the same: take either."
     assert found.se is not None
@@ -150,6 +151,23 @@ def test_the_sentences(gap: float, word: str, says: str) -> None:
     assert "4 pairs of searches" in found.sentence
     assert "95 %" in found.sentence
     assert found.ahead == ("alpha" if word.startswith("better") else None)
+
+
+@pytest.mark.parametrize(
+    ("gap", "asked"), [(0.06, []), (0.012, [True]), (0.004, [False])], ids=["better", "size unclear", "open"]
+)
+def test_a_forecast_is_made_where_the_answer_needs_one(gap: float, asked: list[bool]) -> None:
+    base, made = [0.90, 0.905, 0.895, 0.90], list[bool]()
+    a = finds("alpha", [b + gap + e for b, e in zip(base, (0.004, -0.004, 0.006, -0.006), strict=True)])
+    b = finds("beta", base)
+
+    def outlook(ahead: bool) -> str:
+        made.append(ahead)
+        return "more"
+
+    found = answer.judge(a, b, rope=ROPE, level=ALONE, search="1.2 gpu-hours")
+    assert answer.advised(found, a, b, outlook).advice == ("more" if asked else "")
+    assert made == asked
 
 
 def test_an_open_answer_is_about_the_two_nets_and_names_no_architecture() -> None:

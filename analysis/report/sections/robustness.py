@@ -60,13 +60,11 @@ def section(context: Context) -> Section:
     """The currencies in words and numbers."""
     replayed, metric = replay(context.evidence), context.metric
     if not replayed:
-        said = [
+        return _without(
             "The searches cannot be cut to equal amounts yet: no setting has been frozen for confirmation."
-        ]
-        return Section(title=TITLE, text=tuple(said), facts={"currencies": [], "sentences": said})
+        )
     if all(had_none(context.evidence, f.arm) for equal in replayed for f in equal.found):
-        said = ["No search could be paid for, so there is none to cut."]
-        return Section(title=TITLE, text=tuple(said), facts={"currencies": [], "sentences": said})
+        return _without("No search could be paid for, so there is none to cut.")
     answered = any(not answer.guard for answer in context.found.answers)
     said = _standings(replayed, answered=answered)
     rows = tuple(
@@ -94,6 +92,10 @@ def section(context: Context) -> Section:
 
 
 TITLE = "What changes the answer"
+
+
+def _without(why: str) -> Section:
+    return Section(title=TITLE, text=(why,), facts={"currencies": [], "sentences": [why]})
 
 
 def _equal(evidence: Evidence, currency: Currency) -> Equal:
