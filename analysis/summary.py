@@ -230,11 +230,15 @@ def _answer(
             return _final(found)
         decided = found if found.word == "better, size unclear" else None
     found, later = _judged(evidence, first, second, net, now)
-    if decided is not None and luck is not None and found.word == "open":
+    if decided is not None and luck is not None and (found.word == "open" or found.ahead == _behind(decided)):
         lucks.append(luck)
         return _final(decided)
     lucks += [later] if later else []
     return found
+
+
+def _behind(found: Answer) -> str:
+    return found.second if found.ahead == found.first else found.first
 
 
 def _final(found: Answer) -> Answer:

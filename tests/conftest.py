@@ -24,12 +24,19 @@ settings.register_profile("long", parent=settings.get_profile("short"), max_exam
 settings.load_profile("short")  # --hypothesis-profile overrides this
 
 
+LONGEST = ("test_study.py", "test_faults.py", "test_storage.py", "test_begun.py", "test_method.py")
+"""Files of more than two minutes."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with studies come first, so that no process is left alone with one at the end."""
+    """The longest files come first, then others with studies, so that no process is left alone with one at the end.
+
+    ``--no-loadscope-reorder`` keeps this order; pytest-xdist would begin with the files of the most tests.
+    """
     studies = {
         item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("long")
     }
-    items.sort(key=lambda item: item.path not in studies)
+    items.sort(key=lambda item: (item.path.name not in LONGEST, item.path not in studies))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

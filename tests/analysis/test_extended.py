@@ -1,5 +1,6 @@
 """Reports after a second look or an added arm: intervals, levels and sentences."""
 
+import itertools
 import json
 import re
 from dataclasses import asdict, replace
@@ -43,8 +44,8 @@ def reopened(run: Path, plan: Plan) -> Diary:
     return diary
 
 
-def extend(run: Path, extension: Extension, arms: tuple[str, ...], pairs: range, level: float) -> Diary:
-    """Search, select, confirm and (by ``finish``) score the trials of an extension."""
+def extend(run: Path, extension: Extension, arms: tuple[str, ...], pairs: range, *level: float) -> Diary:
+    """Search, select, confirm and (by ``finish``) score the trials of an extension, at one level or one per arm."""
     plan, _ = load(RunDir(run))
     diary = reopened(run, plan)
     diary.ledger.add(extension)
@@ -80,22 +81,23 @@ def extend(run: Path, extension: Extension, arms: tuple[str, ...], pairs: range,
     }
     hands = {arm: in_hand([*diary.ledger.choices(arm), *found]) for arm, found in choices.items()}
     diary.ledger.add(Manifest.of(choices, hands, look=extension.look))
-    finish(diary, arms, pairs, level)
+    finish(diary, arms, pairs, *level)
     return diary
 
 
-def finish(diary: Diary, arms: tuple[str, ...], pairs: range, level: float) -> None:
-    trials = []
-    for arm in arms:
+def finish(diary: Diary, arms: tuple[str, ...], pairs: range, *level: float) -> None:
+    trials, accuracies = [], list[float]()
+    for arm, good in zip(arms, itertools.cycle(level), strict=False):
         for choice in diary.ledger.choices(arm):
             if choice.pair in pairs:
-                trials += diary.full(arm, "confirm", RUNS, level, choice.config, choice.pair)
+                trials += diary.full(arm, "confirm", RUNS, good, choice.config, choice.pair)
         trials += [t.id for t in diary.ledger.of(arm, "baseline") if t.id not in diary.ledger.scores]
+        accuracies += [good] * (len(trials) - len(accuracies))
     diary.ledger.add(TestOpened(manifest=diary.ledger.manifests[-1].sha256, trials=tuple(trials)))
     tables = right_wrong(
         diary.rng,
         runs=(1,) * len(trials),
-        accuracies=(level,) * len(trials),
+        accuracies=tuple(accuracies),
         images=diary.plan.data.test,
         run_sd=0.001,
     )
@@ -315,13 +317,18 @@ def test_what_the_first_look_decided_is_final(tmp_path: Path) -> None:
     assert "decided at the first look" in body["headline"]
 
 
-def test_that_an_arm_is_ahead_is_final_and_how_far_is_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "later"), [(4, (0.92, 0.92)), (8, (0.80, 0.98))], ids=["alike", "the other far ahead"]
+)
+def test_that_an_arm_is_ahead_is_final_and_how_far_is_not(
+    tmp_path: Path, more: int, later: tuple[float, ...]
+) -> None:
     run = write_run(tmp_path / "run", tuned=(0.93, 0.91), luck_sd=0.006, rope=0.018, spaces=SPACES, runs=RUNS)
     (first,) = composed(run)["answer"]
     assert first["word"] == "better, size unclear"
     assert "exceeds the margin" in first["advice"]
     plan, _ = load(RunDir(run))
-    extend(run, more_pairs(plan, 4), plan.arms, range(4, 8), 0.92)  # arms alike now
+    extend(run, more_pairs(plan, more), plan.arms, range(4, 4 + more), *later)
     (second,) = composed(run)["answer"]
     assert (second["word"], second["ahead"], second["look"]) == (first["word"], first["ahead"], 1)
     assert (second["level"], second["pairs"]) == (first["level"], 4)
