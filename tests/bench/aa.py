@@ -7,9 +7,9 @@ Needs:     the recorded curves of ../shared/data/taskset (synthetic tables stand
 Cost:      0.1 to 1.6 s a study, by budget and table, on one core; ``play`` appends to the file and continues it.
 Expected:  at 50 and 100 full runs per arm the interval over pairs covers in .95 to 1.00, names an arm where there is no
            difference in 0 to 5 % and the wrong one at half an sd of luck in at most .4 %; the nets in hand cover in .57 to
-           .96 and name one in 4 to 43 %. At 25 the guard claims nothing in 0 to 100 %, by family. Over two looks an arm is
-           named in 1 % where 5 % (declared) and 6 % are allowed: between equal arms the test images make most of an
-           interval's width. (900 to 1,000 studies of a cell; 600 to 800 at 100 full runs.)
+           .95 and name one in 5 to 43 %. At 25 the guard claims nothing in 0 to 100 %, by family. Over two looks an arm is
+           named in 2 % where 5 % (declared) and 6 % are allowed: between equal arms the test images make most of an
+           interval's width. (1,000 studies of a cell.)
 
 ``play`` runs whole studies of two arms through the study's own ``Schedule`` in simulated time (see ``worlds``) and records
 every search's find, its true accuracy and its number of confirmations. ``table`` scores the finds on test
