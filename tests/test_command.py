@@ -1,6 +1,5 @@
 """What the command refuses, plans without running, and does when it is asked to stop: real processes, real Ray."""
 
-import dataclasses
 import os
 import pty
 import select
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from faults.ground import a_plan
+from faults.ground import begun
 from support.user import command, example_arm, user_repo
 
 from study.protocol.ledger import read
@@ -93,14 +92,6 @@ def test_planning_runs_nothing(repo: Path) -> None:
     assert not (repo / "runs").exists()
 
 
-def begun(repo: Path, name: str) -> Path:
-    """A study of an hour as it is just after its plan was written; its trials take seconds, and outlast a signal."""
-    home = repo / name
-    home.mkdir()
-    dataclasses.replace(a_plan(repo, slots=2, budget=3600.0), epochs=50).save(home / "plan.json")
-    return home
-
-
 @pytest.mark.long
 @pytest.mark.parametrize(("what", "code"), [("closed", 129), ("Ctrl-C", 130), ("Ctrl-C twice", 130)])
 def test_a_terminal_that_goes_or_asks_stops_the_study_in_order(repo: Path, what: str, code: int) -> None:
@@ -135,30 +126,4 @@ def test_a_terminal_that_goes_or_asks_stops_the_study_in_order(repo: Path, what:
         for trial in history.open:
             assert (home / "checkpoints" / f"{trial.id}.pt").exists() or not history.booked[trial.id]
     shown = subprocess.run([sys.executable, "-m", "analysis", home.name], cwd=repo, check=False)
-    assert shown.returncode == 0
-
-
-def test_sigterm_stops_in_order_and_the_study_can_go_on(repo: Path) -> None:
-    """To the study's whole process group, as ``timeout`` sends it; a batch system's may come to its process alone."""
-    home = begun(repo, "stopped").name
-    study = subprocess.Popen(
-        [sys.executable, "study/run.py", "--resume", home],
-        cwd=repo, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
-    )  # fmt: skip
-    ledger = repo / home / "ledger.jsonl"
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline and not (ledger.exists() and '"Epoch"' in ledger.read_text()):
-        time.sleep(0.2)
-    os.killpg(study.pid, signal.SIGTERM)
-    output, errors = study.communicate(timeout=60)
-    assert study.returncode == 143, output + errors
-    assert "Traceback" not in output + errors
-    assert f"python study/run.py --resume {home}" in output
-    history = read(ledger)
-    held = sum(history.spent(arm) for arm in ("tiny_resnet", "tiny_resnext"))
-    assert history.open
-    for trial in history.open:
-        assert (repo / home / "checkpoints" / f"{trial.id}.pt").exists() or not history.booked[trial.id]
-    assert held > 0
-    shown = subprocess.run([sys.executable, "-m", "analysis", home], cwd=repo, check=False)
     assert shown.returncode == 0

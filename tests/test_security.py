@@ -1,6 +1,7 @@
-"""A local study on a shared machine: its open ports, access to them, and secrets in its files.
+"""A local study on a shared machine: its open ports, access to them, how it stops, and secrets in its files.
 
-The tests inspect one real study, the README's first, while it runs with marked values in its environment.
+The tests inspect one real study while it runs with marked values in its environment. That a finished study has none of them
+in its files: test_study.py.
 """
 
 import os
@@ -15,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from faults.ground import begun
+from support.user import MARKS, marked, user_repo
 
+from study.protocol.ledger import read
 from study.protocol.text import printable
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parent.parent
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 """127.0.0.1, the same as an IPv6 address, and ::1, as /proc/net writes them."""
 ASK = """
@@ -37,31 +40,21 @@ class Running:
     home: Path
     run: Path
     environment: dict[str, str]
-    secrets: tuple[str, ...]
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("marked-folder")
-    home = folder / "home-of-marta"
-    home.mkdir()
-    marked = {
-        "HOME": str(home),
-        "USER": "marta-the-user",
-        "LOGNAME": "marta-the-user",
-        "A_KEY": "hunter2-key",
-    }
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    flags = "--budget 20cpu-minutes --data digits --arms tiny_resnet,tiny_resnext --out run"
+    repo = user_repo(tmp_path_factory.mktemp("marked-folder"))
+    run, environment = begun(repo, "run"), marked(repo.parent)
     study = subprocess.Popen(
-        [sys.executable, str(ROOT / "study" / "run.py"), *flags.split()],
-        cwd=folder, env=kept | marked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, "study/run.py", "--resume", run.name],
+        cwd=repo, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0,
     )  # fmt: skip
-    ledger, deadline = folder / "run" / "ledger.jsonl", time.monotonic() + 240
+    ledger, deadline = run / "ledger.jsonl", time.monotonic() + 240
     while not (ledger.exists() and '"Epoch"' in ledger.read_text()):
         assert study.poll() is None and time.monotonic() < deadline, study.communicate(timeout=60)[0]
         time.sleep(0.3)
-    yield Running(study, home, folder / "run", kept | marked, ("marta", "hunter2", folder.name))
+    yield Running(study, Path(environment["HOME"]), run, environment)
     if study.poll() is None:
         study.send_signal(signal.SIGTERM)
         study.communicate(timeout=60)
@@ -142,15 +135,27 @@ def test_requests_without_the_token_get_no_answer(running: Running) -> None:
         assert ("AuthenticationError" in asked.stderr) != may
 
 
-def test_no_file_contains_the_environment(running: Running) -> None:
-    running.study.send_signal(signal.SIGTERM)
+def test_sigterm_stops_in_order_and_the_study_can_go_on(running: Running) -> None:
+    """To the study's whole process group, as ``timeout`` sends it; a batch system's may come to its process alone."""
+    os.killpg(running.study.pid, signal.SIGTERM)
     output = running.study.communicate(timeout=60)[0]
     assert running.study.returncode == 143, output
+    assert "Traceback" not in output
+    assert f"python study/run.py --resume {running.run.name}" in output
+    history = read(running.run / "ledger.jsonl")
+    assert history.open
+    for trial in history.open:
+        assert (running.run / "checkpoints" / f"{trial.id}.pt").exists() or not history.booked[trial.id]
+    assert sum(map(history.spent, ("tiny_resnet", "tiny_resnext"))) > 0
     shown = subprocess.run(
-        [sys.executable, "-m", "analysis", str(running.run)],
-        cwd=ROOT, env=running.environment, capture_output=True, text=True, timeout=120, check=False,
+        [sys.executable, "-m", "analysis", running.run.name],
+        cwd=running.run.parent, env=running.environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert shown.returncode == 0, shown.stderr
+    assert (running.home / ".ray" / "auth_token").read_text().strip() not in output
+
+
+def test_no_file_contains_the_environment(running: Running) -> None:
     token = (running.home / ".ray" / "auth_token").read_text().strip()
     assert len(token) >= 16
     written = [file for file in running.run.rglob("*") if file.is_file()]
@@ -161,9 +166,8 @@ def test_no_file_contains_the_environment(running: Running) -> None:
         content = file.read_bytes()
         assert token.encode() not in content, file.name
         if file.name != "ray.log":  # Ray's messages name its own folders
-            for secret in running.secrets:
+            for secret in MARKS:
                 assert secret.encode() not in content, file.name
-    assert token not in output
 
 
 def test_a_reason_does_not_name_the_home(monkeypatch: pytest.MonkeyPatch) -> None:

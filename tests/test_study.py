@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from support.edited import edit
-from support.user import command, user_repo
+from support.user import MARKS, command, marked, user_repo
 
 from study.data.prepare import prepare
 from study.protocol import allocation, examples, selection, validation
@@ -64,7 +64,7 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return user_repo(tmp_path_factory.mktemp("user"))
+    return user_repo(tmp_path_factory.mktemp("marked-folder"))
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +72,11 @@ def finished(repo: Path) -> Finished:
     log = repo / "openings"
     began = time.monotonic()
     flags = (
-        "--budget 4cpu-minutes --arms tiny_resnet,moody --data folder:images --epochs 3 --seed 3 --out out"
+        "--budget 2cpu-minutes --arms tiny_resnet,moody --data folder:images --epochs 3 --seed 3 --out out"
     )
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, "out", str(log), *flags.split()],
-        cwd=repo, capture_output=True, text=True, timeout=600, check=False,
+        cwd=repo, env=marked(repo.parent), capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return Finished(
@@ -135,6 +135,15 @@ def test_bud_2_failures_keep_their_reason_and_cost_and_the_worker_lives_on(finis
 def test_only_nets_that_are_scored_are_kept(finished: Finished) -> None:
     kept = {p.stem for p in (finished.home / "checkpoints").iterdir()}
     assert kept == set(finished.history.scores)
+
+
+def test_no_file_contains_the_environment(finished: Finished) -> None:
+    """A study that is stopped, and Ray's token: test_security.py."""
+    written = [path for path in finished.home.rglob("*") if path.is_file()]
+    assert {"plan.json", "ledger.jsonl", "verdict.json", "report.html"} <= {path.name for path in written}
+    for path in written:
+        if path.name != "ray.log":  # Ray's messages name its own folders
+            assert [mark for mark in MARKS if mark.encode() in path.read_bytes()] == [], path.name
 
 
 def test_the_report_is_rebuilt_byte_for_byte(finished: Finished) -> None:

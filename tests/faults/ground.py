@@ -278,3 +278,11 @@ def check_left_behind(home: Path, undisturbed: Path) -> None:
     ours, theirs = ({str(p.relative_to(run)) for p in run.rglob("*")} for run in (home, undisturbed))
     if ours != theirs:
         raise Survived(f"left behind: {sorted(ours - theirs)}; missing: {sorted(theirs - ours)}")
+
+
+def begun(repo: Path, name: str) -> Path:
+    """A study of an hour as it is just after its plan was written; its trials take seconds, and outlast a signal."""
+    home = repo / name
+    home.mkdir()
+    dataclasses.replace(a_plan(repo, slots=2, budget=3600.0), epochs=50).save(home / "plan.json")
+    return home

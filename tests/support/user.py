@@ -1,5 +1,6 @@
 """What a user has: a copy of the repository with two arms and images of their own, and its commands."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,16 @@ from pathlib import Path
 from support.pictures import make_images
 
 ROOT = Path(__file__).parents[2]
+MARKS = ("marta", "hunter2", "marked-folder")
+"""What no file of a study may contain: parts of the environment of ``marked``, and the folder it is in."""
+
+
+def marked(folder: Path) -> dict[str, str]:
+    """An environment whose home, user and key can be found wherever they are written down."""
+    home = folder / "home-of-marta"
+    home.mkdir()
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    return kept | {"HOME": str(home), "USER": "marta-user", "LOGNAME": "marta-user", "A_KEY": "hunter2-key"}
 
 
 def example_arm() -> str:
