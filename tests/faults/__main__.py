@@ -67,13 +67,14 @@ def run(given: argparse.Namespace, folder: Path, console: Console) -> list[dict[
     """Two studies at a time, until there is no time for another."""
     ground, began, rows = prepare_ground(folder), time.monotonic(), list[dict[str, Any]]()
     kinds, stages = given.kinds.split(","), given.stages.split(",")
-    turns = itertools.cycle(enumerate([*stages, *(kind for kind in kinds if kind in campaign.SIDE_BY_SIDE)]))
+    apart = [kind for kind in kinds if kind in campaign.SIDE_BY_SIDE]  # studies of their own
+    turns = itertools.cycle([*(stages if len(apart) < len(kinds) else ()), *apart])
     longest, numbers, lock = [0.0], iter(range(given.studies)), threading.Lock()
 
     def one_after_the_other() -> None:
         while True:
             with lock:
-                number, (_, turn) = next(numbers, None), next(turns)
+                number, turn = next(numbers, None), next(turns)
             since = time.monotonic()
             if number is None or since - began + longest[0] > 60 * given.minutes:
                 return

@@ -279,19 +279,15 @@ def check_bytes(home: Path, calm: Path) -> None:
 
 def node_killed(ground: Ground, home: Path, dice: random.Random) -> str:
     """Two nodes of Ray's test cluster; the second is killed during a trial."""
-    from support.nodes import a_head
+    from support.nodes import two_nodes
 
-    cluster = a_head(num_cpus=1)
-    try:
-        second = cluster.add_node(num_cpus=1)
-        session = ground.session(home, "--address", cluster.address, clocked=False)
+    with two_nodes() as (address, kill):
+        session = ground.session(home, "--address", address, clocked=False)
         moment, until = dice.randrange(2, 30), time.monotonic() + LIMIT
         while session.poll() is None and time.monotonic() < until and so_far(home, training=True) < moment:
             time.sleep(0.05)
-        cluster.remove_node(second, allow_graceful=False)
+        kill()
         ended(session)
-    finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
     return f"after {moment} epochs the second node killed"
 
 
