@@ -25,7 +25,7 @@ settings.load_profile("short")  # --hypothesis-profile overrides this
 
 
 LONGEST = ("test_study.py", "test_faults.py", "test_storage.py", "test_begun.py", "test_method.py")
-"""Files of more than two minutes."""
+"""Files of more than two minutes, in the default suite or by their ``long`` tests."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -51,7 +51,7 @@ def net(repo: Path) -> str:
 def begun(repo: Path, net: str) -> Path:
     done = command(
         repo,
-        f"--budget 2cpu-minutes --arms tiny_resnet@{net},tiny_resnet --data folder:others --epochs 3 --out second --recipe sgd",
+        f"--budget 3cpu-minutes --arms tiny_resnet@{net},tiny_resnet --data folder:others --epochs 3 --out second --recipe sgd",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "begins from weights trained on" in done.stdout

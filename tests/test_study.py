@@ -22,7 +22,7 @@ from support.edited import edit
 from support.user import MARKS, command, marked, user_repo
 
 from study.data.prepare import prepare
-from study.protocol import allocation, examples, selection, validation
+from study.protocol import accounting, allocation, examples, selection, validation
 from study.protocol.history import History
 from study.protocol.ledger import read, records
 from study.protocol.plan import Plan
@@ -72,7 +72,7 @@ def finished(repo: Path) -> Finished:
     log = repo / "openings"
     began = time.monotonic()
     flags = (
-        "--budget 2cpu-minutes --arms tiny_resnet,moody --data folder:images --epochs 3 --seed 3 --out out"
+        "--budget 3cpu-minutes --arms tiny_resnet,moody --data folder:images --epochs 3 --seed 3 --out out"
     )
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, "out", str(log), *flags.split()],
@@ -220,9 +220,12 @@ def test_no_run_begins_beyond_the_share_but_those_that_every_find_gets(finished:
     plan, seen = finished.plan, History()
     for record in records(finished.home / "ledger.jsonl"):
         if isinstance(record, Trial) and record.phase == "confirm":
-            hand = record.pair == seen.in_hand(record.arm)
-            if len(seen.confirmed(record.arm, record.pair)) >= selection.runs_floor(plan, seen, hand=hand):
-                assert seen.spent(record.arm) < plan.share
+            arm, pair = record.arm, record.pair
+            (choice,) = (c for c in seen.choices(arm) if c.pair == pair)
+            floor = selection.runs_floor(plan, seen, hand=pair == seen.in_hand(arm))
+            if len(seen.confirmed(arm, pair)) >= floor:
+                left = accounting.left(plan, seen, arm, spent=seen.spent(arm))
+                assert left >= accounting.run_cost(plan, seen, arm, choice) > 0
         seen.add(record)
     assert seen.manifests
 

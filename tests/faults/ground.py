@@ -79,10 +79,7 @@ class Ground:
 
     def begin(self, name: str, *, slots: int) -> Path:
         """A run directory that holds only its plan."""
-        home = self.repo / name
-        home.mkdir(parents=True)
-        a_plan(self.repo, slots=slots, budget=self.budget).save(home / "plan.json")
-        return home
+        return _planned(self.repo / name, a_plan(self.repo, slots=slots, budget=self.budget))
 
     def session(
         self, home: Path, *flags: str, clocked: bool = True, memory: float = 0.0, writes: str = ""
@@ -282,7 +279,10 @@ def check_left_behind(home: Path, undisturbed: Path) -> None:
 
 def begun(repo: Path, name: str) -> Path:
     """A study of an hour as it is just after its plan was written; its trials take seconds, and outlast a signal."""
-    home = repo / name
-    home.mkdir()
-    dataclasses.replace(a_plan(repo, slots=2, budget=3600.0), epochs=50).save(home / "plan.json")
+    return _planned(repo / name, dataclasses.replace(a_plan(repo, slots=2, budget=3600.0), epochs=50))
+
+
+def _planned(home: Path, plan: Plan) -> Path:
+    home.mkdir(parents=True)
+    plan.save(home / "plan.json")
     return home

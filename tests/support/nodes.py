@@ -31,22 +31,23 @@ def two_nodes() -> Iterator[tuple[str, Callable[[], None]]]:
     with subprocess.Popen(
         [sys.executable, "-P", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+        orders, answers = process.stdin, process.stdout
+        assert orders is not None
+        assert answers is not None
 
         def heard() -> str:
-            line = next((line for line in process.stdout or () if line.startswith(READY)), "")
+            line = next((line for line in answers if line.startswith(READY)), "")
             assert line, "the cluster's process has ended"
             return line.removeprefix(READY).strip()
 
         def kill() -> None:
-            print(KILL, file=process.stdin, flush=True)
+            print(KILL, file=orders, flush=True)
             heard()
 
         try:
             yield heard(), kill
         finally:
-            process.stdin.close()
+            orders.close()  # it shuts the cluster down and ends
 
 
 def main() -> None:
